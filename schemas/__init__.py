@@ -1,0 +1,1 @@
+"""The words everyone shares: messages, settings, topics, node ids. Imports nothing of ours."""

@@ -1,0 +1,239 @@
+"""Settings of the service: defaults, then a TOML file, then the environment (`CANGATE_SECTION__KEY`)."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, SecretStr, StringConstraints, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from schemas.base import Value
+from schemas.messages import MAX_DEADLINE_MS, Gate, StationId
+from schemas.recipe import Recipe
+from schemas.topics import Prefix
+
+Port = Annotated[int, Field(ge=1, le=65_535)]
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[int, Field(ge=0)]
+ShareGroup = Annotated[str, StringConstraints(pattern=r"^[^/+#\x00]*$")]
+
+
+class StationSettings(Value):
+    """Which camera and gate this service belongs to."""
+
+    id: StationId = "line1"
+
+
+class GateSettings(Value):
+    """What the gate does where no judgement was possible."""
+
+    on_error: Gate = Gate.REJECT
+
+
+class DeadlineStart(StrEnum):
+    """From when a deadline runs."""
+
+    CAPTURED_AT = "captured_at"
+    RECEIVED = "received"
+
+
+class DeadlineSettings(Value):
+    """How long a verdict may take."""
+
+    default_ms: Annotated[int, Field(gt=0, le=MAX_DEADLINE_MS)] = 500
+    start: DeadlineStart = DeadlineStart.CAPTURED_AT
+    margin_ms: NonNegative = Field(default=25, description="a missed deadline is declared this much before it passes")
+
+
+class IntakeSettings(Value):
+    """How many accepted events may be in work or waiting; one more is answered ERROR/overload."""
+
+    capacity: Positive = 16
+
+
+class MqttSettings(Value):
+    """Connection to the MQTT broker."""
+
+    enabled: bool = True
+    host: str = "127.0.0.1"
+    port: Port = 1883
+    prefix: str = "cangate"
+    protocol: Literal["5", "3.1.1"] = "5"
+    keepalive_s: Annotated[int, Field(ge=1, le=65_535)] = 15
+    client_id: str = Field(default="", description="empty: cangate-{station}")
+    share_group: ShareGroup = ""
+    session_expiry_s: NonNegative = Field(default=3600, description="how long the broker keeps our session")
+    username: str = ""
+    password: SecretStr | None = None
+    password_file: Path | None = None
+    tls: bool = False
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+    max_json_bytes: Positive = 64 * 1024
+    publish_timeout_s: Annotated[float, Field(gt=0)] = 5.0
+    reconnect_max_s: Annotated[float, Field(gt=0)] = 2.0
+
+    @field_validator("prefix")
+    @classmethod
+    def _prefix_is_a_topic(cls, text: str) -> str:
+        return str(Prefix(text))
+
+
+class OpcUaServerSettings(Value):
+    """The service's own OPC UA server."""
+
+    enabled: bool = True
+    host: str = "127.0.0.1"
+    port: Port = 4840
+    security: tuple[str, ...] = ("None",)
+    anonymous: bool = True
+    users_file: Path | None = None
+    trusted_certs: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+
+
+class OpcUaClientSettings(Value):
+    """The service as client of a PLC's server; an empty endpoint turns it off. Node ids map our words to the PLC's."""
+
+    endpoint: str = ""
+    security: str = "None"
+    username: str = ""
+    password: SecretStr | None = None
+    password_file: Path | None = None
+    trigger: str = ""
+    part_id: str = ""
+    image_uri: str = ""
+    event_id: str = ""
+    verdict: str = ""
+    reject: str = ""
+    score: str = ""
+    result_part_id: str = ""
+    result_trigger_id: str = ""
+    result_seq: str = ""
+    heartbeat: str = ""
+
+
+class OpcUaSettings(Value):
+    """OPC UA in both roles."""
+
+    server: OpcUaServerSettings = OpcUaServerSettings()
+    client: OpcUaClientSettings = OpcUaClientSettings()
+
+
+class HttpSettings(Value):
+    """The operators' page and the HTTP API."""
+
+    enabled: bool = True
+    host: str = "127.0.0.1"
+    port: Port = 8080
+
+
+class ImageSettings(Value):
+    """Where frames may come from, how large they may be, and where pictures for people are kept."""
+
+    roots: tuple[Path, ...] = (Path("data/frames"),)
+    http_hosts: tuple[str, ...] = ()
+    http_timeout_s: Annotated[float, Field(gt=0)] = 2.0
+    max_bytes: Positive = 16 * 1024 * 1024
+    max_pixels: Positive = 64_000_000
+    store: Path = Path("data/images")
+    keep: NonNegative = Field(default=2000, description="how many pictures are kept; 0 keeps none")
+
+
+class JournalSettings(Value):
+    """Where events and verdicts are recorded."""
+
+    url: str = "sqlite:///data/journal.sqlite"
+    sync: Literal["normal", "full"] = "normal"
+
+
+class ModelSettings(Value):
+    """Which model package judges."""
+
+    name: str = ""
+    version: str = "active"
+    store: Path = Path("models")
+
+
+class ComputeSettings(Value):
+    """Where and how wide the pipeline runs."""
+
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    threads: NonNegative = Field(default=0, description="torch threads; 0: one per core")
+    prepare_workers: Positive = Field(default=2, description="threads that load, cut out and normalise frames")
+    max_batch: Positive = Field(default=8, description="largest micro-batch of the compute thread")
+
+
+class LogSettings(Value):
+    """Logging to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["console", "json"] = "console"
+
+
+class Settings(BaseSettings):
+    """All settings. Unknown keys are refused by name.
+
+    Use `Settings.load`; building one directly reads the environment but no file.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="CANGATE_", env_nested_delimiter="__", extra="forbid", frozen=True, allow_inf_nan=False
+    )
+    _toml_file: ClassVar[Path | None] = None
+
+    station: StationSettings = StationSettings()
+    gate: GateSettings = GateSettings()
+    deadline: DeadlineSettings = DeadlineSettings()
+    intake: IntakeSettings = IntakeSettings()
+    mqtt: MqttSettings = MqttSettings()
+    opcua: OpcUaSettings = OpcUaSettings()
+    http: HttpSettings = HttpSettings()
+    images: ImageSettings = ImageSettings()
+    journal: JournalSettings = JournalSettings()
+    model: ModelSettings = ModelSettings()
+    compute: ComputeSettings = ComputeSettings()
+    log: LogSettings = LogSettings()
+    recipe: Recipe = Field(default=Recipe(), description="what `cangate train` uses; a package carries its own")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order the sources: arguments, environment, TOML file."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, cls._toml_file)
+
+    @classmethod
+    def load(cls, path: Path | None = None, **overrides: Any) -> Settings:
+        """Read settings from the TOML file at `path` (None: no file) and the environment.
+
+        Raises:
+            OSError: the file cannot be read.
+            tomllib.TOMLDecodeError: the file is no TOML.
+            pydantic.ValidationError: a key is unknown or a value unusable.
+        """
+        if path is not None and not path.is_file():
+            raise FileNotFoundError(f"configuration file not found: {path}")
+        bound = type("Settings", (cls,), {"_toml_file": path, "__doc__": cls.__doc__})
+        loaded: Settings = bound(**overrides)
+        return loaded
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether binding to `host` keeps a server on this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

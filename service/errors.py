@@ -1,0 +1,94 @@
+"""Every error the service raises on purpose.
+
+CangateError
+├── UsageError                  unusable arguments or configuration: one line, exit status 2
+│   ├── PackageError            a model package that cannot be used
+│   │   ├── PackageNotFound         no such name, version or path
+│   │   └── PackageRefused          tampered, incomplete, or made for another backbone or recipe
+│   └── TrainingError           the training set cannot make a model
+├── FrameError                  no judgement on this frame; carries the contract's reason
+│   ├── FrameMissing                frame_missing
+│   ├── FrameCorrupt                frame_corrupt
+│   ├── FrameRefused                frame_refused
+│   └── RoiNotFound                 roi_not_found
+├── ModelUnavailable            no model is loaded
+├── EmptyMemoryBank             a distance was asked of a bank with no vectors
+├── SinkUnavailable             a verdict could not be published now; it may be tried again
+└── JournalError                the journal could not read or write
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from schemas.messages import Reason
+
+
+class CangateError(Exception):
+    """Root of the tree; its text is one line that a person can act on."""
+
+
+class UsageError(CangateError):
+    """Unusable arguments or configuration."""
+
+
+class PackageError(UsageError):
+    """A model package cannot be used."""
+
+
+class PackageNotFound(PackageError):
+    """No such name, version or path."""
+
+
+class PackageRefused(PackageError):
+    """A package is tampered with, incomplete, or made for another backbone or recipe."""
+
+
+class TrainingError(UsageError):
+    """The training set cannot make a model."""
+
+
+class FrameError(CangateError):
+    """No judgement is possible on this frame."""
+
+    reason: ClassVar[Reason] = Reason.INTERNAL_ERROR
+
+
+class FrameMissing(FrameError):
+    """The frame does not exist, or did not arrive."""
+
+    reason = Reason.FRAME_MISSING
+
+
+class FrameCorrupt(FrameError):
+    """The bytes are no image that can be decoded whole."""
+
+    reason = Reason.FRAME_CORRUPT
+
+
+class FrameRefused(FrameError):
+    """The frame lies outside the allowed roots, is too large, or has the wrong hash."""
+
+    reason = Reason.FRAME_REFUSED
+
+
+class RoiNotFound(FrameError):
+    """No canister was found in the frame."""
+
+    reason = Reason.ROI_NOT_FOUND
+
+
+class ModelUnavailable(CangateError):
+    """No model is loaded."""
+
+
+class EmptyMemoryBank(CangateError):
+    """A distance was asked of a bank with no vectors."""
+
+
+class SinkUnavailable(CangateError):
+    """A verdict could not be published now; it may be tried again."""
+
+
+class JournalError(CangateError):
+    """The journal could not read or write."""

@@ -1,0 +1,1 @@
+"""Frames in, inspections out. No asyncio, no I/O."""

@@ -1,0 +1,126 @@
+"""Values that pass between the stages of the pipeline.
+
+Images are numpy arrays in OpenCV's layout: (H, W, 3) uint8, BGR; masks are (H, W) bool. Coordinates are pixels,
+`xyxy` with exclusive x2 and y2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+BgrImage = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A decoded frame: bgr (H, W, 3) uint8."""
+
+    bgr: BgrImage
+    uri: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.bgr.ndim != 3 or self.bgr.shape[2] != 3 or self.bgr.dtype != np.uint8 or self.bgr.size == 0:
+            raise ValueError(f"a frame is (H, W, 3) uint8, not {self.bgr.shape} {self.bgr.dtype}")
+
+    @property
+    def width(self) -> int:
+        """Width in pixels."""
+        return int(self.bgr.shape[1])
+
+    @property
+    def height(self) -> int:
+        """Height in pixels."""
+        return int(self.bgr.shape[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Roi:
+    """Where the canister is: mask (H, W) bool over the full frame, and its tight bounds.
+
+    `path` names how it was found, e.g. "grabcut" or "grabcut>largest_component>box".
+    """
+
+    mask: Mask
+    xyxy: tuple[int, int, int, int]
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class NormalizedRoi:
+    """The ROI as the embedder sees it.
+
+    bgr: (S, S, 3) uint8, padded to a square and normalised. mask: (S, S) bool, true on the canister.
+    origin_xy, scale: a pixel (x, y) here lies at (origin_x + x / scale, origin_y + y / scale) in the full frame.
+    """
+
+    bgr: BgrImage
+    mask: Mask
+    origin_xy: tuple[float, float]
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class PatchGrid:
+    """Patch embeddings of one ROI.
+
+    vectors: (N, D) float32, unit length, one for each true cell of inside: (rows, cols) bool, in row-major order.
+    """
+
+    vectors: FloatArray
+    inside: Mask
+
+    def __post_init__(self) -> None:
+        if self.vectors.ndim != 2 or len(self.vectors) != int(self.inside.sum()):
+            raise ValueError(f"{self.vectors.shape} vectors for {int(self.inside.sum())} cells inside the mask")
+
+
+@dataclass(frozen=True, slots=True)
+class DamageBox:
+    """One damage box in full-frame pixels; `score` is the peak of the anomaly map inside, in units of distance."""
+
+    xyxy: tuple[int, int, int, int]
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class StageTimes:
+    """Milliseconds spent in each stage after loading."""
+
+    roi: float = 0.0
+    normalize: float = 0.0
+    embed: float = 0.0
+    score: float = 0.0
+    boxes: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A frame that is ready for the embedder."""
+
+    frame: Frame
+    roi: Roi
+    normalized: NormalizedRoi
+    times: StageTimes
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What the pipeline says about one frame.
+
+    score: image anomaly score `s`, in units of distance between unit vectors (0..2). anomaly_map: (rows, cols)
+    float32, distance of each patch to the memory bank, 0 outside the mask. damaged: `s >= tau`.
+    """
+
+    prepared: Prepared
+    score: float
+    threshold: float
+    damaged: bool
+    uncertain: bool
+    boxes: tuple[DamageBox, ...]
+    anomaly_map: FloatArray
+    times: StageTimes

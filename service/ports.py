@@ -1,0 +1,189 @@
+"""The Protocols an adapter fulfils, and the values that cross them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from schemas.messages import Command, CommandReply, Decision, Gate, ImageEvent, ImageRef, Reason, Status, Verdict
+from service.pipeline.types import Frame, Inspection
+
+
+class Clock(Protocol):
+    """Wall time for the wire, monotonic time for everything inside."""
+
+    def now(self) -> datetime:
+        """Return the wall time, aware, UTC."""
+
+    def monotonic(self) -> float:
+        """Return seconds on a clock that never jumps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why an event that named itself is answered without being looked at."""
+
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One image-ready event as an adapter received it.
+
+    frame_bytes: the encoded image where it came with the event. correlation_data: echoed with the verdict (MQTT 5).
+    answered: called once on the event loop when the verdict is stored or confirmed; the source may then acknowledge.
+    """
+
+    event: ImageEvent
+    image: ImageRef | None
+    received_at: datetime
+    received_monotonic: float
+    source: str
+    frame_bytes: bytes | None = None
+    correlation_data: bytes | None = None
+    refusal: Refusal | None = None
+    answered: Callable[[], None] = field(default=lambda: None)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A verdict on its way to the sinks, with the exact bytes that were stored.
+
+    deadline_monotonic: when the gate must have been told, on `Clock.monotonic`. repeated: the event was answered
+    before; only who asks again needs to hear it.
+    """
+
+    verdict: Verdict
+    verdict_json: bytes
+    deadline_monotonic: float
+    correlation_data: bytes | None = None
+    repeated: bool = False
+
+    def gate_at(self, monotonic: float) -> Gate | None:
+        """Return what may still be said to the gate at `monotonic`: after the deadline only REJECT, else None."""
+        in_time = monotonic <= self.deadline_monotonic
+        return self.verdict.gate if in_time or self.verdict.gate is Gate.REJECT else None
+
+
+class Intake(Protocol):
+    """What a source hands its events to."""
+
+    def submit(self, arrival: Arrival) -> None:
+        """Take over `arrival`: never blocks, never raises; exactly one answer follows. Call on the event loop."""
+
+    @property
+    def ready(self) -> bool:
+        """Tell whether a new event would be judged now (a model is loaded, not paused, the queue has room)."""
+
+
+class CommandHandler(Protocol):
+    """What a source hands its commands to."""
+
+    async def handle(self, command: Command, source: str) -> CommandReply:
+        """Carry out `command` and say how it went; never raises."""
+
+
+class VerdictSink(Protocol):
+    """Somewhere that verdicts are published."""
+
+    @property
+    def name(self) -> str:
+        """Short name for logs, metrics and the journal, e.g. "mqtt"."""
+
+    @property
+    def fault(self) -> str | None:
+        """Why nothing can be published now, in one line; None while all is well."""
+
+    async def publish(self, answer: Answer) -> None:
+        """Publish verdict and gate command and return when both are confirmed.
+
+        Everything up to the first await runs in the order of `seq`; keep what must stay in order there. What goes to
+        the gate follows `answer.gate_at`.
+
+        Raises:
+            SinkUnavailable: not confirmed; call again with the same answer.
+        """
+
+    async def publish_status(self, status: Status) -> None:
+        """Show the state of the station. Raises SinkUnavailable."""
+
+
+class Adapter(Protocol):
+    """Something with a wire that runs beside the others, under supervision."""
+
+    @property
+    def name(self) -> str:
+        """Short name, e.g. "mqtt"."""
+
+    async def open(self) -> None:
+        """Claim what must be there at start (ports, files). Raises UsageError where it is not."""
+
+    async def run(self, intake: Intake, commands: CommandHandler) -> None:
+        """Serve until cancelled; reconnect by itself. A raised exception means a defect: it is restarted and logged."""
+
+    async def close(self) -> None:
+        """Say good-bye and let go of everything; bounded in time."""
+
+
+class FrameLoader(Protocol):
+    """Fetches and decodes frames. Called on worker threads."""
+
+    def load(self, image: ImageRef | None, frame_bytes: bytes | None) -> Frame:
+        """Return the decoded frame. Raises FrameMissing, FrameCorrupt or FrameRefused."""
+
+
+@dataclass(frozen=True, slots=True)
+class JournalEntry:
+    """What the journal knows of an event."""
+
+    event_id: str
+    verdict_json: bytes | None
+    deadline_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictQuery:
+    """A page of verdicts, newest first; `before` is a seq."""
+
+    limit: int = 50
+    before: int | None = None
+    decision: Decision | None = None
+    part_id: str | None = None
+
+
+class Journal(Protocol):
+    """What was accepted and what was answered. All calls return when the record is safe from a crash of the process."""
+
+    async def accept(self, arrival: Arrival, deadline_at: datetime) -> JournalEntry | None:
+        """Note an event; return what is known of it where it was noted before, else None."""
+
+    async def store(self, answers: Sequence[Answer]) -> None:
+        """Store verdicts with their exact bytes, in one commit."""
+
+    async def store_late(self, event_id: str, verdict_json: bytes) -> None:
+        """Keep a result that came after its deadline, for the record."""
+
+    async def confirm(self, seqs: Sequence[int], sink: str) -> None:
+        """Note that a sink confirmed these verdicts."""
+
+    async def unanswered(self) -> Sequence[JournalEntry]:
+        """Return events that were accepted and never answered, oldest first."""
+
+    async def last_seq(self) -> int:
+        """Return the highest seq ever stored, 0 where there is none."""
+
+    async def find(self, event_id: str) -> bytes | None:
+        """Return the verdict bytes of an event."""
+
+    async def page(self, query: VerdictQuery) -> Sequence[bytes]:
+        """Return verdict bytes, newest first."""
+
+
+class PictureSink(Protocol):
+    """Takes pictures for people, off the critical path."""
+
+    def offer(self, verdict: Verdict, inspection: Inspection | None, frame: Frame | None) -> None:
+        """Take what may be worth looking at, or drop it where there is no room. Never blocks."""
