@@ -133,7 +133,7 @@ class StagesMs(Message):
 
     def total(self) -> float:
         """Return the sum of all stages that ran, in milliseconds."""
-        return sum(value for _, value in self if value is not None)
+        return float(sum(value for _, value in self if value is not None))
 
 
 class Verdict(Message):
@@ -166,18 +166,16 @@ class Verdict(Message):
     @model_validator(mode="after")
     def _is_complete(self) -> Self:
         if self.decision is not Decision.ERROR:
-            missing = [
-                name for name in ("score", "threshold", "image", "model") if getattr(self, name) is None
-            ]
+            missing = [name for name in ("score", "threshold", "image", "model") if getattr(self, name) is None]
             if missing:
                 raise ValueError(f"a verdict {self.decision} needs {', '.join(missing)}")
         return self
 
     def to_json(self) -> bytes:
         """Return the exact bytes of this verdict: stages that did not run are left out, null stays null elsewhere."""
-        document = self.model_dump_json(by_alias=True, exclude={"stages_ms": {
-            name for name, value in self.stages_ms if value is None
-        }})
+        document = self.model_dump_json(
+            by_alias=True, exclude={"stages_ms": {name for name, value in self.stages_ms if value is None}}
+        )
         return document.encode()
 
 

@@ -95,7 +95,9 @@ class ScoreRecipe(Value):
 class BoxRecipe(Value):
     """Damage boxes from the anomaly map."""
 
-    threshold_ratio: float = Field(default=1.0, gt=0, description="a patch counts at or above this multiple of patch_tau")
+    threshold_ratio: float = Field(
+        default=1.0, gt=0, description="a patch counts at or above this multiple of patch_tau"
+    )
     blur_sigma: float = Field(default=1.0, ge=0, description="blur of the anomaly map, in patches")
     min_area_frac: Fraction = Field(default=0.0005, description="smallest blob, of the ROI's area")
     max_aspect: float = Field(default=30.0, gt=0, description="longest blob, long side / short side")

@@ -1,0 +1,1 @@
+"""Stand-ins for the plant: camera, PLC gate, broker."""

@@ -1,0 +1,1 @@
+"""Where the canister is in the frame."""
