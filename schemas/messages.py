@@ -252,7 +252,7 @@ class Command(Message):
 
     schema_: Literal["cangate/command/1"] = Field(default="cangate/command/1", alias="schema")
     command: CommandName
-    args: dict[str, JsonValue] = {}
+    args: dict[str, JsonValue] = Field(default_factory=dict)
 
 
 class CommandReply(Message):
@@ -263,7 +263,7 @@ class CommandReply(Message):
     command: str | None
     ok: bool
     error: str | None = None
-    result: dict[str, JsonValue] = {}
+    result: dict[str, JsonValue] = Field(default_factory=dict)
 
 
 MESSAGES: tuple[type[Message], ...] = (ImageReady, Verdict, GateCommand, Status, Command, CommandReply)

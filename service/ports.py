@@ -86,6 +86,16 @@ class CommandHandler(Protocol):
         """Carry out `command` and say how it went; never raises."""
 
 
+class StationView(Protocol):
+    """What a page or a probe may ask about the station."""
+
+    def status(self) -> Status:
+        """Return the state of the station now."""
+
+    def not_ready(self) -> Sequence[str]:
+        """Return why the station cannot work, e.g. "mqtt: connection refused"; empty while it can."""
+
+
 class VerdictSink(Protocol):
     """Somewhere that verdicts are published."""
 
@@ -107,8 +117,12 @@ class VerdictSink(Protocol):
             SinkUnavailable: not confirmed; call again with the same answer.
         """
 
-    async def publish_status(self, status: Status) -> None:
-        """Show the state of the station. Raises SinkUnavailable."""
+    async def publish_status(self, status: Status, *, ready: bool) -> None:
+        """Show the state of the station; `ready` is `Intake.ready`. Called on every change and every 500 ms.
+
+        Raises:
+            SinkUnavailable: not shown; the next call carries newer news.
+        """
 
 
 class Adapter(Protocol):
