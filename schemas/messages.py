@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, StringConstraints, model_validator
@@ -58,6 +58,18 @@ class StationState(StrEnum):
     DEGRADED = "degraded"
     FAULT = "fault"
     OFFLINE = "offline"
+
+
+class FaultCode(IntEnum):
+    """What is wrong with a station: below 100 nothing can be judged, from 100 on decisions still flow."""
+
+    NONE = 0
+    MODEL_UNAVAILABLE = 1
+    COMPUTE_STUCK = 2
+    PAUSED = 3
+    SINK_DOWN = 100
+    JOURNAL_FAILING = 101
+    PICTURES_FAILING = 102
 
 
 class ImageEvent(Message):

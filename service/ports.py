@@ -151,11 +151,14 @@ class FrameLoader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class JournalEntry:
-    """What the journal knows of an event."""
+    """An event that the journal has noted, and its verdict where it was answered."""
 
-    event_id: str
-    verdict_json: bytes | None
+    event: ImageEvent
+    image: ImageRef | None
+    source: str
+    received_at: datetime
     deadline_at: datetime
+    verdict_json: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +172,10 @@ class VerdictQuery:
 
 
 class Journal(Protocol):
-    """What was accepted and what was answered. All calls return when the record is safe from a crash of the process."""
+    """What was accepted and what was answered.
+
+    All calls return when the record is safe from a crash of the process, and raise JournalError where they cannot.
+    """
 
     async def accept(self, arrival: Arrival, deadline_at: datetime) -> JournalEntry | None:
         """Note an event; return what is known of it where it was noted before, else None."""
@@ -180,8 +186,14 @@ class Journal(Protocol):
     async def store_late(self, event_id: str, verdict_json: bytes) -> None:
         """Keep a result that came after its deadline, for the record."""
 
-    async def confirm(self, seqs: Sequence[int], sink: str) -> None:
-        """Note that a sink confirmed these verdicts."""
+    async def confirm(self, sink: str, seq: int) -> None:
+        """Note that a sink has confirmed every verdict up to and including `seq`."""
+
+    async def confirmed(self, sink: str) -> int | None:
+        """Return up to which seq a sink has confirmed all verdicts; None for a sink never heard of."""
+
+    async def answered(self, *, after: int, limit: int) -> Sequence[JournalEntry]:
+        """Return answered events with a seq above `after`, in the order of seq."""
 
     async def unanswered(self) -> Sequence[JournalEntry]:
         """Return events that were accepted and never answered, oldest first."""

@@ -1,0 +1,223 @@
+"""One image-ready event in, one verdict out: idempotency, deadline and the fail-safe rule."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+
+import structlog
+
+from schemas.messages import Reason, Verdict
+from schemas.settings import Settings
+from service.compute import Compute, Failed, Job, Judged, LoadedModel, Outcome
+from service.deadline import Deadline
+from service.errors import JournalError
+from service.ports import Answer, Arrival, Clock, Journal, JournalEntry, PictureSink
+from service.verdicts import make_verdict
+
+log = structlog.get_logger(__name__)
+
+_REMEMBERED = 4096
+"""Answers kept in memory for repeated events; older ones come from the journal."""
+
+_JOURNAL_PATIENCE_S = 0.1
+"""How long an event waits for the journal before it is inspected without it."""
+
+
+class Inspector:
+    """Answers every event exactly once.
+
+    The first of {verdict, deadline} decides; a result that comes later is recorded and goes nowhere. An event id that
+    was answered before gets the same bytes again and costs no inference.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        clock: Clock,
+        journal: Journal,
+        compute: Compute,
+        model: Callable[[], LoadedModel | None],
+        dispatch: Callable[[Answer, Arrival], None],
+        pictures: PictureSink | None = None,
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._journal = journal
+        self._compute = compute
+        self._model = model
+        self._dispatch = dispatch
+        self._pictures = pictures
+        self._seq = 0
+        self._answers: OrderedDict[str, asyncio.Future[Answer]] = OrderedDict()
+        self._in_work = 0
+        self._late: set[asyncio.Task[None]] = set()
+        self.journal_fault: str | None = None
+
+    @property
+    def in_work(self) -> int:
+        """Return how many events wait for their inspection or are being inspected."""
+        return self._in_work
+
+    @property
+    def has_room(self) -> bool:
+        """Tell whether one more event would be inspected rather than refused."""
+        return self._in_work < self._settings.intake.capacity
+
+    async def recover(self) -> None:
+        """Take up where the last run ended: number on, and answer what it left unanswered."""
+        self._seq = await self._journal.last_seq()
+        for entry in await self._journal.unanswered():
+            log.warning("recovered", event_id=entry.event.event_id)
+            await self._answer_first(_arrival(entry, self._clock), entry)
+
+    async def inspect(self, arrival: Arrival) -> None:
+        """Answer `arrival`: with a new verdict, or with the one that its event id got before."""
+        first = self._answers.get(arrival.event.event_id)
+        if first is not None:
+            self._dispatch(_repeat(await asyncio.shield(first), arrival), arrival)
+            return
+        await self._answer_first(arrival, None)
+
+    async def _answer_first(self, arrival: Arrival, known: JournalEntry | None) -> None:
+        event_id = arrival.event.event_id
+        answered = self._remember(event_id)
+        deadline = Deadline.of(arrival, self._settings.deadline)
+        known = known or await self._accept(arrival, deadline)
+        if known is not None and known.verdict_json is not None:
+            answer = Answer(Verdict.model_validate_json(known.verdict_json), known.verdict_json, deadline.monotonic)
+            answered.set_result(answer)
+            self._dispatch(_repeat(answer, arrival), arrival)
+            return
+        try:
+            outcome = await self._outcome(arrival, deadline)
+        except Exception as exc:
+            log.exception("inspection_failed", event_id=event_id)
+            outcome = Failed(Reason.INTERNAL_ERROR, type(exc).__name__)
+        # no await from here to dispatch: verdicts leave in the order of their seq
+        self._seq += 1
+        verdict = self._verdict(outcome, arrival, self._seq)
+        answer = Answer(verdict, verdict.to_json(), deadline.monotonic, arrival.correlation_data)
+        answered.set_result(answer)
+        self._dispatch(answer, arrival)
+        _log_part(verdict, outcome)
+        self._show(verdict, outcome)
+
+    def _remember(self, event_id: str) -> asyncio.Future[Answer]:
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._answers[event_id] = future
+        while len(self._answers) > _REMEMBERED and next(iter(self._answers.values())).done():
+            self._answers.popitem(last=False)
+        return future
+
+    async def _accept(self, arrival: Arrival, deadline: Deadline) -> JournalEntry | None:
+        try:
+            async with asyncio.timeout(_JOURNAL_PATIENCE_S):
+                known = await self._journal.accept(arrival, deadline.at)
+        except (JournalError, TimeoutError) as exc:
+            # the gate goes on without its journal; idempotency then rests on what is remembered here
+            self.journal_fault = str(exc) or "the journal does not answer"
+            log.error("journal_accept_failed", event_id=arrival.event.event_id, error=self.journal_fault)
+            return None
+        self.journal_fault = None
+        return known
+
+    async def _outcome(self, arrival: Arrival, deadline: Deadline) -> Outcome:
+        if arrival.refusal is not None:
+            return Failed(arrival.refusal.reason, arrival.refusal.detail)
+        if self._clock.monotonic() >= deadline.decide_by:
+            return Failed(Reason.DEADLINE_MISSED, "the deadline had passed when the event came")
+        model = self._model()
+        if model is None:
+            return Failed(Reason.MODEL_UNAVAILABLE, "no model is loaded")
+        if not self.has_room:
+            return Failed(Reason.OVERLOAD, f"{self._in_work} events are in work", model.ref)
+        job = Job(
+            arrival.image, arrival.frame_bytes, model, wanted=lambda: self._clock.monotonic() < deadline.decide_by
+        )
+        self._in_work += 1
+        work = asyncio.create_task(self._compute.judge(job), name=f"judge {arrival.event.event_id}")
+        work.add_done_callback(self._leave)
+        done, _ = await asyncio.wait({work}, timeout=deadline.decide_by - self._clock.monotonic())
+        if done:
+            return work.result()
+        late = asyncio.create_task(self._record_late(work, arrival, self._clock.now()))
+        self._late.add(late)
+        late.add_done_callback(self._late.discard)
+        return Failed(Reason.DEADLINE_MISSED, "the inspection took too long", model.ref)
+
+    def _leave(self, _: asyncio.Task[Outcome]) -> None:
+        self._in_work -= 1
+
+    async def _record_late(self, work: asyncio.Task[Outcome], arrival: Arrival, missed_at: datetime) -> None:
+        outcome = await work
+        first = await self._answers[arrival.event.event_id]
+        if isinstance(outcome, Judged):
+            verdict = self._verdict(outcome, arrival, first.verdict.seq, late=True)
+            log.warning(
+                "late_result",
+                event_id=verdict.event_id,
+                decision=verdict.decision,
+                late_ms=round((verdict.decided_at - missed_at).total_seconds() * 1000, 1),
+            )
+            try:
+                await self._journal.store_late(verdict.event_id, verdict.to_json())
+            except JournalError as exc:
+                log.error("journal_late_failed", event_id=verdict.event_id, error=str(exc))
+
+    def _verdict(self, outcome: Outcome, arrival: Arrival, seq: int, *, late: bool = False) -> Verdict:
+        return make_verdict(
+            outcome,
+            arrival,
+            station=self._settings.station.id,
+            seq=seq,
+            gate_on_error=self._settings.gate.on_error,
+            decided_at=self._clock.now(),
+            latency_ms=(self._clock.monotonic() - arrival.received_monotonic) * 1000,
+            late=late,
+        )
+
+    def _show(self, verdict: Verdict, outcome: Outcome) -> None:
+        if self._pictures is None:
+            return
+        if isinstance(outcome, Judged):
+            self._pictures.offer(verdict, outcome.inspection, outcome.inspection.prepared.frame)
+        else:
+            self._pictures.offer(verdict, None, outcome.frame)
+
+
+def _repeat(answer: Answer, arrival: Arrival) -> Answer:
+    return replace(answer, correlation_data=arrival.correlation_data, repeated=True)
+
+
+def _arrival(entry: JournalEntry, clock: Clock) -> Arrival:
+    now = clock.now()
+    waited_s = max(0.0, (now - entry.received_at).total_seconds())
+    return Arrival(
+        event=entry.event,
+        image=entry.image,
+        received_at=entry.received_at,
+        received_monotonic=clock.monotonic() - waited_s,
+        source=entry.source,
+    )
+
+
+def _log_part(verdict: Verdict, outcome: Outcome) -> None:
+    log.info(
+        "part",
+        event_id=verdict.event_id,
+        part_id=verdict.part_id,
+        trigger_id=verdict.trigger_id,
+        seq=verdict.seq,
+        decision=verdict.decision,
+        gate=verdict.gate,
+        reason=verdict.reason,
+        detail=outcome.detail if isinstance(outcome, Failed) else None,
+        score=verdict.score,
+        boxes=len(verdict.boxes),
+        latency_ms=verdict.latency_ms,
+    )

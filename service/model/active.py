@@ -1,0 +1,78 @@
+"""The model that judges now, and how it is exchanged while the line runs."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+import torch
+
+from schemas.settings import ModelSettings
+from service.compute import LoadedModel
+from service.errors import PackageError
+from service.model.package import ModelPackage, read_package
+from service.model.registry import ModelRegistry
+
+log = structlog.get_logger(__name__)
+
+
+class ActiveModel:
+    """Holds the loaded model; loading runs beside the line and the exchange is one assignment."""
+
+    def __init__(self, settings: ModelSettings, *, device: torch.device) -> None:
+        self._settings = settings
+        self._device = device
+        self._registry = ModelRegistry(settings.store)
+        self._exchange = asyncio.Lock()
+        self.current: LoadedModel | None = None
+        self.fault: str | None = "no model is configured (model.name is empty)"
+
+    async def load(self) -> None:
+        """Load the configured model; where that fails there is no model, and `fault` says why."""
+        name, version = self._settings.name, self._settings.version
+        if not name:
+            return
+        async with self._exchange:
+            try:
+                await self._take(name if version == "active" else f"{name}@{version}")
+            except PackageError as exc:
+                self.fault = str(exc)
+                log.error("model_unavailable", model=name, error=self.fault)
+
+    async def activate(self, name: str, version: str) -> LoadedModel:
+        """Activate a version in the store and judge with it from now on. Raises PackageError; the old one stays."""
+        async with self._exchange:
+            await asyncio.to_thread(self._registry.activate, name, version)
+            return await self._take(name)
+
+    async def rollback(self, name: str | None) -> LoadedModel:
+        """Go back to the version that was active before. Raises PackageError; the old one stays."""
+        async with self._exchange:
+            name = name or self._name()
+            await asyncio.to_thread(self._registry.rollback, name)
+            return await self._take(name)
+
+    async def set_threshold(self, tau: float) -> LoadedModel:
+        """Make the next version of the model with another tau and judge with it. Raises PackageError."""
+        async with self._exchange:
+            name = self._name()
+            version = await asyncio.to_thread(self._registry.add_with_threshold, name, tau)
+            await asyncio.to_thread(self._registry.activate, name, version)
+            return await self._take(name)
+
+    def _name(self) -> str:
+        if self.current is not None:
+            return self.current.ref.name
+        if self._settings.name:
+            return self._settings.name
+        raise PackageError("no model is loaded and none is configured")
+
+    async def _take(self, reference: str) -> LoadedModel:
+        loaded = await asyncio.to_thread(self._read, reference)
+        self.current, self.fault = loaded, None
+        log.info("model_loaded", model=loaded.ref.name, version=loaded.ref.version, sha256=loaded.ref.sha256)
+        return loaded
+
+    def _read(self, reference: str) -> LoadedModel:
+        package: ModelPackage = read_package(self._registry.resolve(reference))
+        return LoadedModel(package.build_pipeline(self._device), package.ref)

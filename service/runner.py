@@ -1,0 +1,180 @@
+"""Runs the parts side by side and supervises them; judges nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+import structlog
+
+from schemas.messages import StationState
+from service.compute import Compute
+from service.dispatch import Dispatcher, Outbox
+from service.errors import SinkUnavailable
+from service.inspector import Inspector
+from service.ports import Adapter, Arrival, Clock, CommandHandler, Journal, VerdictSink
+from service.station import Station
+
+log = structlog.get_logger(__name__)
+
+_HEARTBEAT_S = 0.5
+_STATUS_MIN_S = 0.02
+_DRAIN_S = 5.0
+_CLOSE_S = 2.5
+_RESTART_S = (0.1, 5.0)
+
+
+class Runner:
+    """The running service: sources hand their events to `submit`, everything else is kept going by `run`."""
+
+    def __init__(
+        self,
+        *,
+        station: Station,
+        inspector: Inspector,
+        compute: Compute,
+        dispatcher: Dispatcher,
+        outboxes: Sequence[Outbox],
+        adapters: Sequence[Adapter],
+        commands: CommandHandler,
+        journal: Journal,
+        clock: Clock,
+        before_ready: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._station = station
+        self._inspector = inspector
+        self._compute = compute
+        self._dispatcher = dispatcher
+        self._outboxes = outboxes
+        self._adapters = adapters
+        self._commands = commands
+        self._journal = journal
+        self._clock = clock
+        self._before_ready = before_ready
+        self._group: asyncio.TaskGroup | None = None
+        self._draining = False
+        self._news = asyncio.Event()
+        self.started = asyncio.Event()
+
+    def submit(self, arrival: Arrival) -> None:
+        """Take over `arrival`: never blocks, never raises; exactly one answer follows.
+
+        While the service shuts down an event is left alone: it is not acknowledged, so its broker keeps it.
+        """
+        if self._draining or self._group is None:
+            return
+        task = self._group.create_task(self._inspector.inspect(arrival), name=f"inspect {arrival.event.event_id}")
+        task.add_done_callback(lambda _: self._news.set())
+        self._news.set()
+
+    @property
+    def ready(self) -> bool:
+        """Tell whether a new event would be judged now."""
+        return not self._draining and self._station.can_judge and self._inspector.has_room
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set, then answer what is in work and close.
+
+        Raises:
+            UsageError: something that must be there at start is not.
+        """
+        try:
+            for adapter in self._adapters:
+                await adapter.open()
+            for outbox in self._outboxes:
+                await outbox.recover(await self._journal.last_seq())
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                serving = [
+                    group.create_task(_supervise(name, part), name=name)
+                    for name, part in [
+                        ("compute", self._compute.run),
+                        ("dispatcher", self._dispatcher.run),
+                        *((f"outbox {outbox.sink.name}", outbox.run) for outbox in self._outboxes),
+                        ("status", self._tell_status),
+                        ("heartbeat", self._beat),
+                    ]
+                ]
+                await self._before_ready()
+                await self._inspector.recover()
+                serving += [
+                    group.create_task(
+                        _supervise(adapter.name, lambda adapter=adapter: adapter.run(self, self._commands)),
+                        name=adapter.name,
+                    )
+                    for adapter in self._adapters
+                ]
+                self.started.set()
+                await stop.wait()
+                await self._drain()
+                for task in serving:
+                    task.cancel()
+        finally:
+            self._group = None
+            await self._close()
+
+    async def _drain(self) -> None:
+        self._draining = True
+        self._news.set()
+        try:
+            async with asyncio.timeout(_DRAIN_S):
+                while self._inspector.in_work or not self._dispatcher.idle:  # noqa: ASYNC110 - two parts, one bound
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            log.warning("drain_incomplete", in_work=self._inspector.in_work)
+
+    async def _close(self) -> None:
+        for adapter in self._adapters:
+            try:
+                async with asyncio.timeout(_CLOSE_S):
+                    await adapter.close()
+            except TimeoutError:
+                log.warning("close_timed_out", adapter=adapter.name)
+        self._compute.close()
+
+    async def _beat(self) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        while True:
+            due = max(due + _HEARTBEAT_S, loop.time())
+            await asyncio.sleep(due - loop.time())
+            self._station.beat()
+            self._news.set()
+
+    async def _tell_status(self) -> None:
+        """Tell every sink what changed, at once but not more often than makes sense."""
+        sinks = [outbox.sink for outbox in self._outboxes]
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            status, ready = self._station.status(), self.ready
+            await asyncio.gather(
+                *(_tell(sink, lambda sink=sink: sink.publish_status(status, ready=ready)) for sink in sinks)
+            )
+            if status.state is not StationState.FAULT:
+                await asyncio.sleep(_STATUS_MIN_S)
+
+
+async def _tell(sink: VerdictSink, publish: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await publish()
+    except SinkUnavailable as exc:
+        log.debug("status_not_shown", sink=sink.name, error=str(exc))
+
+
+async def _supervise(name: str, part: Callable[[], Awaitable[None]]) -> None:
+    """Keep `part` running: a defect ends in a log entry and a fresh start, never in silence."""
+    first, longest = _RESTART_S
+    delay = first
+    loop = asyncio.get_running_loop()
+    while True:
+        began = loop.time()
+        try:
+            await part()
+            log.error("part_ended", part=name)
+        except Exception:
+            log.exception("part_crashed", part=name)
+        if loop.time() - began > 60:
+            delay = first
+        await asyncio.sleep(delay)
+        delay = min(longest, delay * 2)
