@@ -133,7 +133,7 @@ class Inspector:
             return Failed(Reason.DEADLINE_MISSED, "the deadline had passed when the event came")
         model = self._model()
         if model is None:
-            return Failed(Reason.MODEL_UNAVAILABLE, "no model is loaded")
+            return Failed(Reason.MODEL_UNAVAILABLE, "no model is loaded, or the station is paused")
         if not self.has_room:
             return Failed(Reason.OVERLOAD, f"{self._in_work} events are in work", model.ref)
         job = Job(

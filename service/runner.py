@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import structlog
 
-from schemas.messages import StationState
 from service.compute import Compute
 from service.dispatch import Dispatcher, Outbox
 from service.errors import SinkUnavailable
@@ -53,7 +53,7 @@ class Runner:
         self._before_ready = before_ready
         self._group: asyncio.TaskGroup | None = None
         self._draining = False
-        self._news = asyncio.Event()
+        self._news = [asyncio.Event() for _ in outboxes]
         self.started = asyncio.Event()
 
     def submit(self, arrival: Arrival) -> None:
@@ -64,8 +64,8 @@ class Runner:
         if self._draining or self._group is None:
             return
         task = self._group.create_task(self._inspector.inspect(arrival), name=f"inspect {arrival.event.event_id}")
-        task.add_done_callback(lambda _: self._news.set())
-        self._news.set()
+        task.add_done_callback(lambda _: self._announce())
+        self._announce()
 
     @property
     def ready(self) -> bool:
@@ -81,8 +81,9 @@ class Runner:
         try:
             for adapter in self._adapters:
                 await adapter.open()
+            last_seq = await self._journal.last_seq()
             for outbox in self._outboxes:
-                await outbox.recover(await self._journal.last_seq())
+                await outbox.recover(last_seq)
             async with asyncio.TaskGroup() as group:
                 self._group = group
                 serving = [
@@ -91,7 +92,10 @@ class Runner:
                         ("compute", self._compute.run),
                         ("dispatcher", self._dispatcher.run),
                         *((f"outbox {outbox.sink.name}", outbox.run) for outbox in self._outboxes),
-                        ("status", self._tell_status),
+                        *(
+                            (f"status {outbox.sink.name}", partial(self._tell_status, outbox.sink, news))
+                            for outbox, news in zip(self._outboxes, self._news, strict=True)
+                        ),
                         ("heartbeat", self._beat),
                     ]
                 ]
@@ -99,8 +103,7 @@ class Runner:
                 await self._inspector.recover()
                 serving += [
                     group.create_task(
-                        _supervise(adapter.name, lambda adapter=adapter: adapter.run(self, self._commands)),
-                        name=adapter.name,
+                        _supervise(adapter.name, partial(adapter.run, self, self._commands)), name=adapter.name
                     )
                     for adapter in self._adapters
                 ]
@@ -115,7 +118,7 @@ class Runner:
 
     async def _drain(self) -> None:
         self._draining = True
-        self._news.set()
+        self._announce()
         try:
             async with asyncio.timeout(_DRAIN_S):
                 while self._inspector.in_work or not self._dispatcher.idle:  # noqa: ASYNC110 - two parts, one bound
@@ -139,27 +142,22 @@ class Runner:
             due = max(due + _HEARTBEAT_S, loop.time())
             await asyncio.sleep(due - loop.time())
             self._station.beat()
-            self._news.set()
+            self._announce()
 
-    async def _tell_status(self) -> None:
-        """Tell every sink what changed, at once but not more often than makes sense."""
-        sinks = [outbox.sink for outbox in self._outboxes]
+    def _announce(self) -> None:
+        for news in self._news:
+            news.set()
+
+    async def _tell_status(self, sink: VerdictSink, news: asyncio.Event) -> None:
+        """Tell one sink what changed, at once but not more often than makes sense."""
         while True:
-            await self._news.wait()
-            self._news.clear()
-            status, ready = self._station.status(), self.ready
-            await asyncio.gather(
-                *(_tell(sink, lambda sink=sink: sink.publish_status(status, ready=ready)) for sink in sinks)
-            )
-            if status.state is not StationState.FAULT:
-                await asyncio.sleep(_STATUS_MIN_S)
-
-
-async def _tell(sink: VerdictSink, publish: Callable[[], Awaitable[None]]) -> None:
-    try:
-        await publish()
-    except SinkUnavailable as exc:
-        log.debug("status_not_shown", sink=sink.name, error=str(exc))
+            await news.wait()
+            news.clear()
+            try:
+                await sink.publish_status(self._station.status(), ready=self.ready)
+            except SinkUnavailable as exc:
+                log.debug("status_not_shown", sink=sink.name, error=str(exc))
+            await asyncio.sleep(_STATUS_MIN_S)
 
 
 async def _supervise(name: str, part: Callable[[], Awaitable[None]]) -> None:

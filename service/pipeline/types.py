@@ -6,6 +6,7 @@ Images are numpy arrays in OpenCV's layout: (H, W, 3) uint8, BGR; masks are (H, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,9 @@ import numpy.typing as npt
 BgrImage = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float32]
+
+Progress = Callable[[int, int], None]
+"""Told (done, total) from time to time; what it raises cancels the work."""
 
 
 @dataclass(frozen=True, slots=True)

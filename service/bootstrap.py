@@ -1,0 +1,207 @@
+"""The one place where settings become objects."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import structlog
+import torch
+
+from adapters.clock import SystemClock
+from adapters.frames import AllowListedFrames
+from adapters.hmi.server import HmiServer
+from adapters.journal import SqlJournal
+from adapters.mqtt import MqttAdapter
+from adapters.opcua_server import OpcUaServerAdapter
+from adapters.pictures import PictureStore
+from schemas.messages import FaultCode
+from schemas.settings import ComputeSettings, LogSettings, Settings, is_loopback
+from service.commands import StationCommands
+from service.compute import Compute, LoadedModel
+from service.dispatch import Dispatcher, Outbox
+from service.errors import UsageError
+from service.inspector import Inspector
+from service.model.active import ActiveModel
+from service.ports import Adapter, Answer, Arrival, VerdictSink
+from service.runner import Runner
+from service.station import Station
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The parts of a running service that its starter may want to look at."""
+
+    runner: Runner
+    models: ActiveModel
+    hmi: HmiServer | None
+
+
+def configure_logging(settings: LogSettings) -> None:
+    """Send structured log lines to standard error, ours and those of the libraries alike."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer()
+        if settings.format == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.processors.format_exc_info,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=settings.level.upper(), force=True)
+    for talkative in ("asyncua", "uvicorn", "httpx", "amqtt", "transitions", "PIL", "aiosqlite"):
+        logging.getLogger(talkative).setLevel(logging.WARNING)
+
+
+def compute_device(settings: ComputeSettings) -> torch.device:
+    """Return the device to judge on, and set how many threads torch takes. Raises UsageError where it is not there."""
+    torch.set_num_threads(settings.threads or os.cpu_count() or 1)
+    if settings.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(settings.device)
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise UsageError(f"compute.device: {settings.device} is not there")
+    return device
+
+
+def build(settings: Settings, journal: SqlJournal, *, take_free_http_port: bool = False) -> Service:
+    """Wire a service from its settings. Raises UsageError where a setting cannot be used."""
+    _refuse_open_doors(settings)
+    clock = SystemClock()
+    device = compute_device(settings.compute)
+    models = ActiveModel(settings.model, device=device)
+    compute = Compute(
+        AllowListedFrames(settings.images),
+        prepare_workers=settings.compute.prepare_workers,
+        # batching gains nothing on a CPU and makes the first of a batch wait for the last
+        max_batch=1 if device.type == "cpu" else settings.compute.max_batch,
+    )
+    pictures = PictureStore(settings.images.store, keep=settings.images.keep)
+
+    gate_sinks: list[VerdictSink] = []
+    adapters: list[Adapter] = []
+    if settings.mqtt.enabled:
+        mqtt = MqttAdapter(
+            settings.mqtt, station=settings.station.id, clock=clock, max_raw_bytes=settings.images.max_bytes
+        )
+        gate_sinks.append(mqtt)
+        adapters.append(mqtt)
+    if settings.opcua.server.enabled:
+        opcua = OpcUaServerAdapter(settings.opcua.server, station=settings.station.id, clock=clock)
+        gate_sinks.append(opcua)
+        adapters.append(opcua)
+
+    def judging_model() -> LoadedModel | None:
+        return None if station.paused else models.current
+
+    def dispatch(answer: Answer, arrival: Arrival) -> None:
+        if not answer.repeated:
+            station.count(answer.verdict)
+        dispatcher.dispatch(answer, arrival)
+
+    inspector = Inspector(
+        settings,
+        clock=clock,
+        journal=journal,
+        compute=compute,
+        model=judging_model,
+        dispatch=dispatch,
+        pictures=pictures,
+    )
+    outboxes = [Outbox(sink, journal=journal, clock=clock) for sink in gate_sinks]
+    station = Station(
+        settings.station.id,
+        version=version("cangate"),
+        clock=clock,
+        model=lambda: None if models.current is None else models.current.ref,
+        model_fault=lambda: models.fault,
+        in_work=lambda: inspector.in_work,
+        judging_for_s=lambda: compute.judging_for_s,
+        sinks=gate_sinks,
+        side_faults=[
+            (FaultCode.JOURNAL_FAILING, "journal", lambda: inspector.journal_fault or dispatcher.journal_fault),
+            (FaultCode.PICTURES_FAILING, "pictures", lambda: pictures.fault),
+        ],
+    )
+    hmi: HmiServer | None = None
+    if settings.http.enabled:
+        hmi = HmiServer(
+            settings.http,
+            view=station,
+            journal=journal,
+            pictures=pictures,
+            station=settings.station.id,
+            take_free_port=take_free_http_port,
+        )
+        adapters.append(hmi)
+        outboxes.append(Outbox(hmi, journal=None, clock=clock))
+    dispatcher = Dispatcher(journal, outboxes)
+    runner = Runner(
+        station=station,
+        inspector=inspector,
+        compute=compute,
+        dispatcher=dispatcher,
+        outboxes=outboxes,
+        adapters=adapters,
+        commands=StationCommands(settings.station.id, station=station, models=models),
+        journal=journal,
+        clock=clock,
+        before_ready=models.load,
+    )
+    return Service(runner, models, hmi)
+
+
+async def serve(
+    settings: Settings,
+    stop: asyncio.Event,
+    *,
+    take_free_http_port: bool = False,
+    on_started: Callable[[Service], Awaitable[None]] | None = None,
+) -> None:
+    """Run the service until `stop` is set. Raises UsageError where something it needs at start is not there."""
+    async with SqlJournal(settings.journal, station=settings.station.id) as journal:
+        service = build(settings, journal, take_free_http_port=take_free_http_port)
+        running = asyncio.create_task(service.runner.run(stop), name="runner")
+        started = asyncio.create_task(service.runner.started.wait())
+        await asyncio.wait({running, started}, return_when=asyncio.FIRST_COMPLETED)
+        started.cancel()
+        # what was made up to here stays: the collector need not look at it in the middle of a part
+        gc.collect()
+        gc.freeze()
+        if on_started is not None and not running.done():
+            await on_started(service)
+        await running
+
+
+def _refuse_open_doors(settings: Settings) -> None:
+    """Refuse to listen beyond this machine without authentication."""
+    if settings.http.enabled and not is_loopback(settings.http.host):
+        raise UsageError(f"http.host: {settings.http.host} is not this machine, and the page asks nobody who they are")
+    server = settings.opcua.server
+    if server.enabled and server.anonymous and not is_loopback(server.host):
+        raise UsageError(f"opcua.server.host: {server.host} is not this machine; set opcua.server.anonymous = false")

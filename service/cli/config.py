@@ -1,0 +1,73 @@
+"""`cangate config`: look at settings, check them, add users."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import argon2
+import tomli_w
+import typer
+from pydantic import JsonValue
+
+from service.cli.common import ConfigOption, console, load_settings
+from service.errors import UsageError
+
+app = typer.Typer(help="Check or show the configuration; add users of the OPC UA server.", no_args_is_help=True)
+
+_NAME = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
+
+
+class Role(StrEnum):
+    """What a user may do: operator reads, plc writes triggers and acknowledgements, engineer changes models."""
+
+    OPERATOR = "operator"
+    PLC = "plc"
+    ENGINEER = "engineer"
+
+
+@app.command()
+def check(config: ConfigOption = None) -> None:
+    """Check the configuration: exit status 0 where it is usable, else 2 and one line that names the key."""
+    load_settings(config)
+    console.print("configuration is usable")
+
+
+@app.command()
+def show(config: ConfigOption = None) -> None:
+    """Print the effective configuration as TOML: defaults, file and environment joined; secrets are masked."""
+    settings = load_settings(config)
+    console.out(tomli_w.dumps(_without_null(settings.model_dump(mode="json"))), end="")
+
+
+@app.command()
+def add_user(
+    file: Annotated[Path, typer.Argument(help="users_file to add to; made where it does not exist.")],
+    name: Annotated[str, typer.Argument(help="User name.")],
+    role: Annotated[Role, typer.Option(help="What the user may do.")] = Role.OPERATOR,
+    password: Annotated[
+        str, typer.Option(prompt=True, hide_input=True, confirmation_prompt=True, help="Asked for where not given.")
+    ] = "",
+) -> None:
+    """Add a user to a users_file, or give one a new password: one line `name:role:argon2-hash`."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"user name {name!r} must be 1 to 64 letters, digits or _.@-")
+    if not password:
+        raise UsageError("the password is empty")
+    try:
+        lines = file.read_text().splitlines() if file.exists() else []
+        kept = [line for line in lines if not line.startswith(f"{name}:")]
+        file.touch(mode=0o600)
+        file.write_text("\n".join([*kept, f"{name}:{role}:{argon2.PasswordHasher().hash(password)}"]) + "\n")
+    except OSError as exc:
+        raise UsageError(f"{file}: {exc.strerror}") from exc
+    console.print(f"{name} may now log in as {role}")
+
+
+def _without_null(value: JsonValue) -> JsonValue:
+    """TOML has no null: a key without a value is left out."""
+    if isinstance(value, dict):
+        return {key: _without_null(item) for key, item in value.items() if item is not None}
+    return value

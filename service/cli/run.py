@@ -1,0 +1,28 @@
+"""`cangate run`: the service."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+from schemas.settings import Settings
+from service.bootstrap import configure_logging, serve
+from service.cli.common import ConfigOption, load_settings
+
+
+def run(config: ConfigOption = None) -> None:
+    """Run the inspection service until it is told to stop (Ctrl-C or SIGTERM).
+
+    Example: cangate run -c config.toml
+    """
+    settings = load_settings(config)
+    configure_logging(settings.log)
+    asyncio.run(_serve_until_signal(settings))
+
+
+async def _serve_until_signal(settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    await serve(settings, stop)
