@@ -1,0 +1,103 @@
+"""Greedy farthest-point coreset (PatchCore, arXiv 2106.08265, algorithm 1), selected lazily and exactly.
+
+The plain greedy updates every patch's distance to the coreset after every pick. A distance can only shrink, so one that
+was not updated is still an upper bound: only the patches with the largest bounds can be farthest. They form a pool that
+is refreshed by one gemm against the picks they have not seen, and picks are taken from the pool while its farthest
+patch beats every bound outside.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from service.pipeline.types import FloatArray, Progress
+
+SMALL_POOL, LARGE_POOL = 256, 8192
+TIE = 4e-6
+"""Squared distances from a float32 gemm are good to this share of the largest squared length; nearer candidates are
+compared in double precision, so that the picks are those of the greedy in double precision."""
+MAX_CONTENDERS = 16
+CPU = torch.device("cpu")
+
+
+def farthest_point_coreset(
+    patches: FloatArray, count: int, seed: int, progress: Progress | None = None, device: torch.device = CPU
+) -> npt.NDArray[np.int64]:
+    """Pick `count` patches so that each pick is the patch farthest from the picks before it.
+
+    patches: (N, D) float32. Returns (min(count, N),) int64 in the order of selection; the first pick is drawn with
+    `seed`. Equal to the plain greedy, but for patches equally far, of which any may come first. Memory beyond the
+    patches: two numbers a patch and a pool of at most 8,192 rows.
+    """
+    count = min(count, len(patches))
+    if count <= 0:
+        return np.empty(0, np.int64)
+    selection = _Selection(torch.as_tensor(patches, device=device), count)
+    selection.pick(int(np.random.default_rng(seed).integers(len(patches))))
+    pool_size = SMALL_POOL
+    while selection.picked < count:
+        before = selection.picked
+        selection.pick_from_pool(pool_size)
+        # no pick: many bounds are stale, as after the first picks; refresh more of them at a time
+        pool_size = min(2 * pool_size, LARGE_POOL) if selection.picked == before else max(pool_size // 2, SMALL_POOL)
+        if progress is not None:
+            progress(selection.picked, count)
+    return selection.indices.cpu().numpy()
+
+
+class _Selection:
+    """State of one run. bound[i]: squared distance of patch i to the first seen[i] picks, -inf once picked."""
+
+    def __init__(self, points: torch.Tensor, count: int) -> None:
+        self.points = points
+        self.squared = points.square().sum(dim=1)
+        self.tie = TIE * float(self.squared.max())
+        self.bound = torch.full((len(points),), torch.inf, device=points.device)
+        self.seen = torch.zeros(len(points), dtype=torch.int64, device=points.device)
+        self.picks = torch.empty((count, points.shape[1]), dtype=points.dtype, device=points.device)
+        self.indices = torch.empty(count, dtype=torch.int64, device=points.device)
+        self.picked = 0
+
+    def pick(self, index: int) -> None:
+        """Take patch `index` into the coreset."""
+        self.picks[self.picked] = self.points[index]
+        self.indices[self.picked] = index
+        self.bound[index] = -torch.inf
+        self.picked += 1
+
+    def pick_from_pool(self, size: int) -> None:
+        """Refresh the `size` largest bounds and pick while the farthest patch is among them."""
+        largest, pool = self.bound.topk(min(size + 1, len(self.bound)))
+        outside = float(largest[size]) if len(largest) > size else -torch.inf
+        pool = pool[:size]
+        rows, squared = self.points[pool], self.squared[pool]
+        unseen = self.picks[int(self.seen[pool].min()) : self.picked]
+        distance = self.bound[pool]
+        if len(unseen):
+            refreshed = torch.addmm(unseen.square().sum(dim=1), rows, unseen.T, alpha=-2).amin(dim=1) + squared
+            distance = torch.minimum(distance, refreshed)
+        while self.picked < len(self.picks):
+            peak = float(distance.max())
+            if peak < outside:
+                break
+            member = self._farthest(rows, distance, peak)
+            distance[member] = -torch.inf
+            self.pick(int(pool[member]))
+            to_pick = torch.addmv(squared, rows, rows[member], alpha=-2).add_(squared[member])
+            distance = torch.minimum(distance, to_pick)
+        self.bound[pool] = distance
+        self.seen[pool] = self.picked
+
+    def _farthest(self, rows: torch.Tensor, distance: torch.Tensor, peak: float) -> int:
+        """Return the pool member farthest from all picks, in double precision where float32 cannot tell."""
+        contenders = torch.nonzero(distance >= peak - self.tie)[:MAX_CONTENDERS, 0]
+        if len(contenders) == 1:
+            return int(contenders[0])
+        exact = torch.cdist(
+            rows[contenders].double(),
+            self.picks[: self.picked].double(),
+            compute_mode="donot_use_mm_for_euclid_dist",
+        )
+        return int(contenders[exact.amin(dim=1).argmax()])

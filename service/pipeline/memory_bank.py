@@ -1,0 +1,85 @@
+"""The memory bank: what OK patches look like, and how far a patch is from them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from schemas.recipe import MemoryRecipe
+from service.errors import EmptyMemoryBank
+from service.pipeline.coreset import farthest_point_coreset
+from service.pipeline.density import density_filter
+from service.pipeline.nearest import half_squared_norms, nearest
+from service.pipeline.types import FloatArray, Progress
+
+__all__ = ["MemoryBank", "build_memory_bank", "density_filter", "farthest_point_coreset"]
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MemoryBank:
+    """OK patch vectors: vectors (M, D) float32, finite. Distances are computed on `device`."""
+
+    vectors: FloatArray
+    device: torch.device = CPU
+    _points: torch.Tensor = field(init=False, repr=False)
+    _half_norms: torch.Tensor = field(init=False, repr=False)
+    _longest: float = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.vectors.ndim != 2 or self.vectors.dtype != np.float32:
+            raise ValueError(f"a memory bank is (M, D) float32, not {self.vectors.shape} {self.vectors.dtype}")
+        if not np.isfinite(self.vectors).all():
+            raise ValueError("a memory bank holds finite numbers only")
+        points = torch.as_tensor(np.ascontiguousarray(self.vectors), device=self.device)
+        half_norms = half_squared_norms(points)
+        object.__setattr__(self, "_points", points)
+        object.__setattr__(self, "_half_norms", half_norms)
+        object.__setattr__(self, "_longest", math.sqrt(2 * float(half_norms.max())) if len(points) else 0.0)
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return int(self.vectors.shape[1])
+
+    def distances(self, patches: FloatArray) -> FloatArray:
+        """Return the Euclidean distance of each patch to its nearest bank vector.
+
+        patches: (N, D) float32. Returns (N,) float32, within 1e-4 of the bank's longest vector of the exact distance.
+        Raises EmptyMemoryBank. Source: PatchCore, arXiv 2106.08265, eq. 6, without its re-weighting.
+        """
+        if not len(self):
+            raise EmptyMemoryBank("the memory bank holds no vectors")
+        if patches.ndim != 2 or patches.shape[1] != self.dim:
+            raise ValueError(f"patches are (N, {self.dim}), not {patches.shape}")
+        points = torch.as_tensor(patches, device=self.device)
+        return nearest(points, self._points, self._half_norms, self._longest)[0].cpu().numpy()
+
+
+def build_memory_bank(
+    patches: FloatArray,
+    recipe: MemoryRecipe,
+    *,
+    clean: bool,
+    progress: Progress | None = None,
+    device: torch.device = CPU,
+) -> MemoryBank:
+    """Reduce OK patches to a memory bank.
+
+    patches: (N, D) float32. clean: the frames are known to be OK, so no patch is dropped as too rare. progress runs
+    from 0 to its total once for the density filter, where there is one, and once for the coreset. Raises
+    EmptyMemoryBank where there are no patches.
+    """
+    if not len(patches):
+        raise EmptyMemoryBank("no patches to build a memory bank from")
+    if not clean:
+        patches = patches[density_filter(patches, recipe.density_k, recipe.density_keep, progress, device)]
+    count = min(max(1, math.ceil(recipe.coreset_frac * len(patches))), recipe.coreset_max)
+    return MemoryBank(patches[farthest_point_coreset(patches, count, recipe.seed, progress, device)], device)

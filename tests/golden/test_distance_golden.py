@@ -1,0 +1,56 @@
+"""Distances to the memory bank against plain numpy in double precision."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from service.pipeline.memory_bank import MemoryBank
+from service.pipeline.types import FloatArray
+
+
+def unit(rng: np.random.Generator, count: int, dim: int) -> FloatArray:
+    """Return unit vectors (count, dim) float32."""
+    vectors = rng.standard_normal((count, dim))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors.astype(np.float32)
+
+
+def reference(patches: FloatArray, bank: FloatArray) -> np.ndarray:
+    """Return (N,) distances by the definition: subtract, square, add, root, smallest; in double precision."""
+    wide = bank.astype(np.float64)
+    return np.array([np.sqrt(((wide - patch) ** 2).sum(axis=1)).min() for patch in patches.astype(np.float64)])
+
+
+@pytest.mark.parametrize(("patches", "vectors", "dim"), [(1, 1, 1), (37, 5, 3), (700, 2500, 64), (1369, 1000, 768)])
+def test_distances_equal_double_precision(patches: int, vectors: int, dim: int) -> None:
+    """Every tile shape, with and without remainders, agrees to 1e-4 with the definition."""
+    rng = np.random.default_rng(patches)
+    points, bank = unit(rng, patches, dim), unit(rng, vectors, dim)
+
+    distances = MemoryBank(bank).distances(points)
+
+    assert distances.dtype == np.float32
+    np.testing.assert_allclose(distances, reference(points, bank), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.05])
+def test_distances_survive_cancellation(offset: float) -> None:
+    """A patch almost on a bank vector gets its small distance, not the rounding noise of a large one."""
+    rng = np.random.default_rng(3)
+    bank = unit(rng, 1500, 384)
+    crowd = bank[:300] + np.float32(2e-3) * unit(rng, 300, 384)  # decoys that float32 products cannot tell apart
+    bank = np.concatenate([crowd, bank])
+    points = bank[300:600] + np.float32(offset) * unit(rng, 300, 384)
+
+    distances = MemoryBank(bank).distances(points)
+
+    np.testing.assert_allclose(distances, reference(points, bank), atol=2e-5, rtol=0)
+
+
+def test_distances_scale_with_the_vectors() -> None:
+    """Vectors that are not of unit length keep the same relative accuracy."""
+    rng = np.random.default_rng(4)
+    points, bank = 100 * unit(rng, 50, 32), 100 * unit(rng, 80, 32)
+
+    np.testing.assert_allclose(MemoryBank(bank).distances(points), reference(points, bank), rtol=1e-5)
