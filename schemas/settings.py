@@ -131,6 +131,7 @@ class HttpSettings(Value):
     enabled: bool = True
     host: str = "127.0.0.1"
     port: Port = 8080
+    anonymous: bool = Field(default=True, description="must be set to listen beyond this machine: nobody is asked")
 
 
 class ImageSettings(Value):

@@ -13,14 +13,14 @@ from importlib.metadata import version
 
 import structlog
 import torch
-
-from adapters.clock import SystemClock
-from adapters.frames import AllowListedFrames
 from adapters.hmi.server import HmiServer
-from adapters.journal import SqlJournal
 from adapters.mqtt import MqttAdapter
 from adapters.opcua_server import OpcUaServerAdapter
 from adapters.pictures import PictureStore
+
+from adapters.clock import SystemClock
+from adapters.frames import AllowListedFrames
+from adapters.journal import SqlJournal
 from schemas.messages import FaultCode
 from schemas.settings import ComputeSettings, LogSettings, Settings, is_loopback
 from service.commands import StationCommands
@@ -199,9 +199,10 @@ async def serve(
 
 
 def _refuse_open_doors(settings: Settings) -> None:
-    """Refuse to listen beyond this machine without authentication."""
-    if settings.http.enabled and not is_loopback(settings.http.host):
-        raise UsageError(f"http.host: {settings.http.host} is not this machine, and the page asks nobody who they are")
-    server = settings.opcua.server
-    if server.enabled and server.anonymous and not is_loopback(server.host):
-        raise UsageError(f"opcua.server.host: {server.host} is not this machine; set opcua.server.anonymous = false")
+    """Refuse to listen beyond this machine without authentication, unless that was asked for in so many words."""
+    for name, listener in (("http", settings.http), ("opcua.server", settings.opcua.server)):
+        told_so = "anonymous" in listener.model_fields_set
+        if listener.enabled and listener.anonymous and not told_so and not is_loopback(listener.host):
+            raise UsageError(
+                f"{name}.host: {listener.host} is not this machine; to let anybody in, say {name}.anonymous = true"
+            )

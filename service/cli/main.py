@@ -27,7 +27,7 @@ app.add_typer(config.app, name="config")
 app.add_typer(export.app, name="export")
 
 
-def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer's callback signature
+def _print_version(wanted: bool) -> None:
     if wanted:
         console.print(f"cangate {version('cangate')}")
         raise typer.Exit

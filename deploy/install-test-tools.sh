@@ -1,0 +1,34 @@
+#!/bin/sh
+# Installs what the tests need beside Python, where it is missing and where this is Debian and root (or sudo without a
+# password). Exits 0 in any case: a test whose tool is not here is skipped and says which.
+set -u
+PATH=$PATH:/usr/sbin
+missing=""
+command -v mosquitto >/dev/null || missing="$missing mosquitto"
+command -v mosquitto_sub >/dev/null || missing="$missing mosquitto-clients"
+command -v chromium >/dev/null || missing="$missing chromium"
+command -v npm >/dev/null || missing="$missing npm"
+[ -n "$missing" ] || exit 0
+if ! command -v apt-get >/dev/null; then
+    echo "not installed:$missing (this is not Debian); the tests that need them are skipped"
+    exit 0
+fi
+root=""
+if [ "$(id -u)" -ne 0 ]; then
+    if ! sudo -n true 2>/dev/null; then
+        echo "not installed:$missing (run as root: apt-get install$missing); the tests that need them are skipped"
+        exit 0
+    fi
+    root=sudo
+fi
+echo "installing$missing"
+export DEBIAN_FRONTEND=noninteractive
+$root apt-get update -qq
+# a broker of its own must not start with the package: each test starts a private one
+for package in $missing; do
+    $root apt-get install -y -qq --no-install-recommends "$package" >/dev/null || echo "could not install $package"
+done
+if [ -d /run/systemd/system ] && [ "${missing#*mosquitto}" != "$missing" ]; then
+    $root systemctl disable --now mosquitto >/dev/null 2>&1 || true
+fi
+exit 0
