@@ -1,0 +1,312 @@
+"""The station's own OPC UA server: a PLC writes triggers here and reads every verdict as tags."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import importlib.metadata
+import logging
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from asyncua import Server, ua
+from pydantic import TypeAdapter, ValidationError
+
+from adapters.opcua.security import ServerSecurity, StationInternalServer
+from adapters.opcua.tags import TagSpace, TagValue, TagWrites
+from schemas.messages import (
+    Decision,
+    EventId,
+    Gate,
+    ImageEvent,
+    ImageRef,
+    ImageUri,
+    PartId,
+    Reason,
+    StationState,
+    Status,
+)
+from schemas.settings import OpcUaServerSettings
+from schemas.tags import NAMESPACE_URI, RESULT_RING, Tag, VerdictCode, result_seq
+from service.errors import SinkUnavailable, UsageError
+from service.ports import Answer, Arrival, Clock, CommandHandler, Intake, Refusal
+
+ENDPOINT_PATH: Final = "/cangate/"
+PKI: Final = Path("data/pki")
+_CLOSE_S = 2.0
+
+_CODES: Final = {
+    Decision.OK: VerdictCode.OK,
+    Decision.DAMAGED: VerdictCode.DAMAGED,
+    Decision.ERROR: VerdictCode.ERROR,
+}
+_COUNTS: Final = {Decision.OK: Tag.CountOk, Decision.DAMAGED: Tag.CountDamaged, Decision.ERROR: Tag.CountError}
+
+
+class DefaultEventIds:
+    """Event ids for triggers that name none: `{station}-{Trigger}-{start of the service}`.
+
+    A PLC whose counter falls back (it restarted, or the counter wrapped) gets a round number behind that, since the
+    same id again would repeat the verdict of an earlier part.
+    """
+
+    def __init__(self, station: str, start: datetime) -> None:
+        self._station = station
+        self._start = f"{start:%Y%m%dT%H%M%S.%fZ}"
+        self._last = 0
+        self._round = 1
+
+    def next(self, trigger: int) -> str:
+        """Return an id that no earlier trigger of this run was given."""
+        if trigger <= self._last:
+            self._round += 1
+        self._last = trigger
+        suffix = f"-{self._round}" if self._round > 1 else ""
+        return f"{self._station}-{trigger}-{self._start}{suffix}"
+
+
+class OpcUaServerAdapter:
+    """Serves the tags of one station. Fulfils Adapter and VerdictSink (service/ports.py)."""
+
+    def __init__(self, settings: OpcUaServerSettings, *, station: str, clock: Clock, pki: Path = PKI) -> None:
+        self._settings = settings
+        self._station = station
+        self._clock = clock
+        self._pki = pki
+        self._server: Server | None = None
+        self._tags: TagSpace | None = None
+        self._intake: Intake | None = None
+        self._event_ids = DefaultEventIds(station, datetime.fromtimestamp(0, UTC))
+        self._asked: set[str] = set()
+        self._queue = 0
+
+    @property
+    def name(self) -> str:
+        """Short name for logs, metrics and the journal."""
+        return "opcua"
+
+    @property
+    def endpoint(self) -> str:
+        """The URL that clients connect to."""
+        host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
+        return f"opc.tcp://{host}:{self._settings.port}{ENDPOINT_PATH}"
+
+    @property
+    def fault(self) -> str | None:
+        """Why no tag can be written now; None while the server is open."""
+        return None if self._tags else "opcua: the server is not open"
+
+    async def open(self) -> None:
+        """Read certificates and users, build the tags and start to listen.
+
+        Raises:
+            UsageError: a setting or file cannot be used, or the port is taken.
+        """
+        logging.getLogger("asyncua").setLevel(logging.WARNING)
+        security = await asyncio.to_thread(ServerSecurity.load, self._settings, self._pki)
+        await self._refuse_taken_port()
+        self._event_ids = DefaultEventIds(self._station, self._clock.now())
+        server = await self._build(security)
+        tags = await TagSpace.create(server, self._station, self._clock.now())
+        server.iserver.attribute_service = TagWrites(tags, partial(self._on_trigger, tags))
+        try:
+            await server.start()
+        except OSError as exc:
+            raise UsageError(self._cannot_listen(exc)) from exc
+        self._server, self._tags = server, tags
+
+    async def run(self, intake: Intake, commands: CommandHandler) -> None:  # noqa: ARG002 - commands come over MQTT
+        """Hand the PLC's triggers to `intake` until cancelled; no trigger is taken at other times."""
+        self._intake = intake
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            self._intake = None
+            if self._tags:
+                self._tags.write({Tag.Ready: False}, self._clock.now())
+
+    async def close(self) -> None:
+        """Stop the server, within two seconds."""
+        server, self._server, self._tags = self._server, None, None
+        if server is None:
+            return
+        ticking, server.iserver.time_task = server.iserver.time_task, None
+        if ticking:  # asyncua would wait up to a second for the end of its clock's sleep
+            ticking.cancel()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_S):
+                await server.stop()
+
+    async def publish(self, answer: Answer) -> None:
+        """Write all tags of one result, ResultSeq last, before the event loop does anything else.
+
+        A repeated answer is written only where a trigger asked for it: the PLC waits for ResultValid.
+
+        Raises:
+            SinkUnavailable: the server is not open.
+        """
+        tags = self._open_tags()
+        asked_here = answer.verdict.event_id in self._asked
+        self._asked.discard(answer.verdict.event_id)
+        self._queue = max(0, self._queue - 1)
+        if answer.repeated and not asked_here:
+            return
+        counted = {} if answer.repeated else self._counts(answer, tags)
+        tags.write(self._result(answer, tags) | counted | self._sequence(answer), self._clock.now())
+
+    async def publish_status(self, status: Status, *, ready: bool) -> None:
+        """Write Ready, Busy, Fault, FaultCode and Heartbeat.
+
+        Raises:
+            SinkUnavailable: the server is not open.
+        """
+        self._queue = status.queue
+        values: dict[Tag, TagValue] = {
+            Tag.Ready: ready and self._intake is not None,
+            Tag.Busy: self._busy,
+            Tag.Fault: status.state is StationState.FAULT,
+            Tag.FaultCode: status.fault.code if status.fault else 0,
+            Tag.Heartbeat: status.heartbeat % 2**32,
+        }
+        self._open_tags().write(values, self._clock.now())
+
+    @property
+    def _busy(self) -> bool:
+        return bool(self._asked) or self._queue > 0
+
+    def _open_tags(self) -> TagSpace:
+        if self._tags is None:
+            raise SinkUnavailable("opcua: the server is not open")
+        return self._tags
+
+    def _result(self, answer: Answer, tags: TagSpace) -> dict[Tag, TagValue]:
+        verdict, monotonic = answer.verdict, self._clock.monotonic()
+        since_receipt = self._clock.now() - verdict.received_at
+        text = answer.verdict_json.decode()
+        earlier = [result for result in tags.texts(Tag.Results) if result != text]
+        return {
+            Tag.ResultPartId: verdict.part_id or "",
+            Tag.ResultEventId: verdict.event_id,
+            Tag.ResultTriggerId: verdict.trigger_id or 0,
+            Tag.Verdict: int(_CODES[verdict.decision]),
+            Tag.Reject: answer.gate_at(monotonic) is not Gate.PASS,
+            Tag.ResultValid: True,
+            Tag.Score: verdict.score,
+            Tag.Threshold: verdict.threshold,
+            Tag.BoxCount: len(verdict.boxes),
+            Tag.Boxes: tuple(edge for box in verdict.boxes for edge in (box.x1, box.y1, box.x2, box.y2)),
+            Tag.Reason: str(verdict.reason),
+            Tag.ModelVersion: f"{verdict.model.name}@{verdict.model.version}" if verdict.model else "",
+            Tag.DeadlineMissed: verdict.reason is Reason.DEADLINE_MISSED or monotonic > answer.deadline_monotonic,
+            Tag.LatencyMs: max(verdict.latency_ms, since_receipt.total_seconds() * 1000.0),
+            Tag.Results: (text, *earlier[: RESULT_RING - 1]),
+            Tag.Busy: self._busy,
+        }
+
+    def _counts(self, answer: Answer, tags: TagSpace) -> dict[Tag, TagValue]:
+        previous = tags.number(Tag.ResultSeq)
+        decided = _COUNTS[answer.verdict.decision]
+        counts: dict[Tag, TagValue] = {decided: tags.next(decided)}
+        if answer.verdict.reason is Reason.OVERLOAD:
+            counts[Tag.Overruns] = tags.next(Tag.Overruns)
+        if previous not in (0, tags.number(Tag.ResultAck)):
+            counts[Tag.UnackedResults] = tags.next(Tag.UnackedResults)
+        return counts
+
+    @staticmethod
+    def _sequence(answer: Answer) -> dict[Tag, TagValue]:
+        return {Tag.ResultSeq: result_seq(answer.verdict.seq)}
+
+    def _on_trigger(self, tags: TagSpace, trigger: int) -> None:
+        """Take a changed Trigger: judge it where Ready is shown, else count it as missed."""
+        now = self._clock.now()
+        if self._intake is None or not tags.number(Tag.Ready):
+            tags.write({Tag.MissedTriggers: tags.next(Tag.MissedTriggers)}, now)
+            return
+        arrival = self._arrival(trigger, tags, now)
+        self._asked.add(arrival.event.event_id)
+        # Nothing may pass on the strength of the result before: until the new one the tags say reject.
+        waiting: dict[Tag, TagValue] = {Tag.Verdict: int(VerdictCode.NONE), Tag.Reject: True, Tag.ResultValid: False}
+        tags.write(waiting | {Tag.Busy: True, Tag.TriggerAck: trigger}, now)
+        self._intake.submit(arrival)
+
+    def _arrival(self, trigger: int, tags: TagSpace, now: datetime) -> Arrival:
+        unusable: list[str] = []
+
+        def usable(tag: Tag, kind: TypeAdapter[str]) -> str | None:
+            text = tags.text(tag)
+            if not text:
+                return None
+            try:
+                return kind.validate_python(text)
+            except ValidationError as exc:
+                unusable.append(f"{tag.name}: {exc.errors()[0]['msg']}")
+                return None
+
+        event_id = usable(Tag.TriggerEventId, _EVENT_ID) or self._event_ids.next(trigger)
+        part_id = usable(Tag.TriggerPartId, _PART_ID)
+        uri = usable(Tag.TriggerImageUri, _IMAGE_URI)
+        return Arrival(
+            event=ImageEvent(event_id=event_id, part_id=part_id, trigger_id=trigger),
+            image=ImageRef(uri=uri) if uri else None,
+            received_at=now,
+            received_monotonic=self._clock.monotonic(),
+            source=self.name,
+            refusal=Refusal(Reason.FRAME_REFUSED, "; ".join(unusable)) if unusable else None,
+        )
+
+    async def _build(self, security: ServerSecurity) -> Server:
+        server = Server(iserver=StationInternalServer(user_manager=security.users))
+        server.name, server.manufacturer_name, server.product_uri = "cangate", "cangate", NAMESPACE_URI
+        server.application_type = ua.ApplicationType.Server
+        with _no_garbage_collection():
+            await server.init()
+        version = importlib.metadata.version("cangate")
+        await server.set_build_info(NAMESPACE_URI, "cangate", "cangate", version, version, self._clock.now())
+        await server.set_application_uri(NAMESPACE_URI)
+        server.set_endpoint(self.endpoint)
+        server.set_identity_tokens(security.tokens)
+        server.set_security_policy(security.policies)
+        server.set_certificate_validator(security.validate_client)
+        if security.certificate and security.private_key:
+            try:
+                await server.load_certificate(security.certificate)
+                await server.load_private_key(security.private_key)
+            except (OSError, ValueError) as exc:
+                paths = f"{security.certificate} and {security.private_key}"
+                raise UsageError(f"opcua.server: cannot use {paths}: {exc}") from exc
+        return server
+
+    async def _refuse_taken_port(self) -> None:
+        """Try the port before asyncua does, which logs a traceback where it is taken."""
+        loop = asyncio.get_running_loop()
+        try:
+            probe = await loop.create_server(asyncio.Protocol, self._settings.host, self._settings.port)
+        except OSError as exc:
+            raise UsageError(self._cannot_listen(exc)) from exc
+        probe.close()
+        await probe.wait_closed()
+
+    def _cannot_listen(self, exc: OSError) -> str:
+        return f"opcua.server: cannot listen on {self._settings.host}:{self._settings.port}: {exc.strerror or exc}"
+
+
+_EVENT_ID: TypeAdapter[str] = TypeAdapter(EventId)
+_PART_ID: TypeAdapter[str] = TypeAdapter(PartId)
+_IMAGE_URI: TypeAdapter[str] = TypeAdapter(ImageUri)
+
+
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Hold the collector while asyncua makes its 6,000 nodes: it would triple the time to start."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
