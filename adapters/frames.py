@@ -13,15 +13,17 @@ from urllib.parse import unquote, urlsplit
 import cv2
 import httpx
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from schemas.messages import ImageRef
 from schemas.settings import ImageSettings
 from service.errors import FrameCorrupt, FrameMissing, FrameRefused, UsageError
 from service.pipeline.types import BgrImage, Frame
 
-FORMATS = ("JPEG", "MPO", "PNG", "BMP", "TIFF")
-"""What is decoded; MPO is how Pillow names the JPEGs of many phones."""
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF")
+"""What is decoded; Pillow has many more readers, which need not meet hostile bytes."""
+
+_PLUGINS = (BmpImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin)  # importing them is what registers them
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit is checked on the header, before anything is decoded
 
@@ -110,10 +112,13 @@ class AllowListedFrames:
             raise FrameMissing("the image does not exist") from exc
         except OSError as exc:
             raise FrameMissing(f"the image cannot be opened: {exc.strerror}") from exc
-        with os.fdopen(descriptor, "rb") as file:
+        try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise FrameRefused("the image is not a regular file")
-            return self._bounded(file.read(self._settings.max_bytes + 1))
+            with open(descriptor, "rb", closefd=False) as file:
+                return self._bounded(file.read(self._settings.max_bytes + 1))
+        finally:
+            os.close(descriptor)
 
     def _fetch_http(self, uri: str, netloc: str, hostname: str | None) -> bytes:
         if netloc not in self._settings.http_hosts and hostname not in self._settings.http_hosts:

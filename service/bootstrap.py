@@ -74,6 +74,7 @@ def configure_logging(settings: LogSettings) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=settings.level.upper(), force=True)
+    logging.captureWarnings(capture=True)
     for talkative in ("asyncua", "uvicorn", "httpx", "amqtt", "transitions", "PIL", "aiosqlite"):
         logging.getLogger(talkative).setLevel(logging.WARNING)
 

@@ -1,0 +1,162 @@
+"""Every journal keeps the same promises."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from adapters.journal import SqlJournal
+from schemas.messages import Decision, Gate, Reason, StagesMs, Verdict
+from schemas.settings import JournalSettings
+from service.errors import JournalError, UsageError
+from service.ports import Answer, Arrival, Journal, VerdictQuery
+from tests.support.line import arrival
+from tests.support.memory_journal import MemoryJournal
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def journal(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Journal]:
+    if request.param == "memory":
+        yield MemoryJournal()
+    else:
+        settings = JournalSettings(url=f"sqlite:///{tmp_path / 'journal.sqlite'}")
+        async with SqlJournal(settings, station="line1") as opened:
+            yield opened
+
+
+def answer_to(event: Arrival, seq: int, decision: Decision = Decision.ERROR) -> Answer:
+    verdict = Verdict(
+        station="line1",
+        event_id=event.event.event_id,
+        part_id=event.event.part_id,
+        trigger_id=None,
+        seq=seq,
+        decision=Decision.ERROR,
+        gate=Gate.REJECT,
+        reason=Reason.INTERNAL_ERROR,
+        uncertain=False,
+        score=None,
+        threshold=None,
+        image=None,
+        model=None,
+        captured_at=None,
+        received_at=event.received_at,
+        decided_at=event.received_at,
+        latency_ms=1.0,
+        stages_ms=StagesMs(),
+    ).model_copy(update={"decision": decision})
+    return Answer(verdict, verdict.to_json(), event.received_monotonic)
+
+
+async def accept(journal: Journal, event_id: str) -> Arrival:
+    event = arrival(event_id)
+    assert await journal.accept(event, event.received_at + timedelta(seconds=1)) is None
+    return event
+
+
+async def test_journal_starts_empty(journal: Journal) -> None:
+    """A new journal has no verdicts, no numbers and nothing left to answer."""
+    assert await journal.last_seq() == 0
+    assert await journal.unanswered() == []
+    assert await journal.answered(after=0, limit=10) == []
+    assert await journal.page(VerdictQuery()) == []
+    assert await journal.find("nobody") is None
+    assert await journal.confirmed("mqtt") is None
+
+
+async def test_journal_knows_an_event_again(journal: Journal) -> None:
+    """The second time an event comes, the journal returns what it noted, with the verdict once there is one."""
+    event = await accept(journal, "e1")
+    known = await journal.accept(event, event.received_at)
+    assert known is not None
+    assert (known.event, known.image, known.verdict_json) == (event.event, event.image, None)
+    answer = answer_to(event, 1)
+    await journal.store([answer])
+    known = await journal.accept(event, event.received_at)
+    assert known is not None
+    assert known.verdict_json == answer.verdict_json
+
+
+async def test_journal_returns_the_exact_bytes(journal: Journal) -> None:
+    """A stored verdict comes back byte for byte."""
+    event = await accept(journal, "ü/%20 e1")
+    answer = replace(answer_to(event, 7), verdict_json=b'{"any": "bytes\xc3\xbc"}')
+    await journal.store([answer])
+    assert await journal.find("ü/%20 e1") == answer.verdict_json
+    assert await journal.last_seq() == 7
+
+
+async def test_journal_lists_unanswered_events_oldest_first(journal: Journal) -> None:
+    """What was accepted and not answered is what a restart has to answer."""
+    events = [await accept(journal, f"e{number}") for number in range(3)]
+    await journal.store([answer_to(events[1], 1)])
+    assert [entry.event.event_id for entry in await journal.unanswered()] == ["e0", "e2"]
+
+
+async def test_journal_pages_newest_first(journal: Journal) -> None:
+    """Pages go back by seq and can be narrowed to a decision or a part."""
+    answers = []
+    for seq, decision in enumerate([Decision.OK, Decision.DAMAGED, Decision.OK, Decision.ERROR], start=1):
+        event = await accept(journal, f"e{seq}")
+        answers.append(answer_to(event, seq, decision))
+    await journal.store(answers)
+    texts = [answer.verdict_json for answer in answers]
+    assert list(await journal.page(VerdictQuery())) == texts[::-1]
+    assert list(await journal.page(VerdictQuery(limit=2))) == [texts[3], texts[2]]
+    assert list(await journal.page(VerdictQuery(before=3))) == [texts[1], texts[0]]
+    assert list(await journal.page(VerdictQuery(part_id="P-e2"))) == [texts[1]]
+
+
+async def test_journal_keeps_confirmations_per_sink(journal: Journal) -> None:
+    """How far a sink has confirmed is remembered for each sink."""
+    await journal.confirm("mqtt", 3)
+    await journal.confirm("opcua", 9)
+    await journal.confirm("mqtt", 4)
+    assert (await journal.confirmed("mqtt"), await journal.confirmed("opcua")) == (4, 9)
+
+
+async def test_journal_survives_many_writers_at_once(journal: Journal) -> None:
+    """Writes that come together are all kept."""
+    events = await asyncio.gather(*(accept(journal, f"e{number}") for number in range(300)))
+    await asyncio.gather(*(journal.store([answer_to(event, seq + 1)]) for seq, event in enumerate(events)))
+    assert await journal.last_seq() == 300
+    assert await journal.unanswered() == []
+
+
+async def test_sql_journal_is_there_after_a_restart(tmp_path: Path) -> None:
+    """Events, verdicts and confirmations outlive the process that wrote them."""
+    settings = JournalSettings(url=f"sqlite:///{tmp_path / 'sub' / 'journal.sqlite'}")
+    async with SqlJournal(settings, station="line1") as journal:
+        event = await accept(journal, "e1")
+        await journal.store([answer_to(event, 41)])
+        await journal.confirm("mqtt", 41)
+    async with SqlJournal(settings, station="line1") as journal:
+        assert await journal.last_seq() == 41
+        assert await journal.confirmed("mqtt") == 41
+    async with SqlJournal(settings, station="line2") as other:
+        assert await other.last_seq() == 0
+
+
+async def test_sql_journal_keeps_neighbours_of_a_bad_write(tmp_path: Path) -> None:
+    """A seq that is used twice is refused without taking the writes of the same commit along."""
+    async with SqlJournal(JournalSettings(url=f"sqlite:///{tmp_path / 'j.sqlite'}"), station="line1") as journal:
+        events = [await accept(journal, f"e{number}") for number in range(3)]
+        outcomes = await asyncio.gather(
+            *(journal.store([answer_to(event, seq)]) for event, seq in zip(events, [1, 1, 2], strict=True)),
+            return_exceptions=True,
+        )
+        assert [type(outcome) for outcome in outcomes] == [type(None), JournalError, type(None)]
+        assert await journal.last_seq() == 2
+
+
+@pytest.mark.parametrize("url", ["nonsense", "mysql://host/db", "sqlite:////proc/nowhere/journal.sqlite"])
+async def test_sql_journal_refuses_an_unusable_url(url: str) -> None:
+    """A journal that cannot be opened is a configuration error in one line."""
+    with pytest.raises(UsageError, match=r"^journal\.url: "):
+        async with SqlJournal(JournalSettings(url=url), station="line1"):
+            pass

@@ -1,0 +1,101 @@
+"""A journal in memory that fulfils the port."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from schemas.messages import Verdict
+from service.errors import JournalError
+from service.ports import Answer, Arrival, JournalEntry, VerdictQuery
+
+
+@dataclass(slots=True)
+class _Row:
+    entry: JournalEntry
+    seq: int | None = None
+    late: bytes | None = None
+
+
+class MemoryJournal:
+    """Keeps everything in a dict; `failing` makes every call raise, as a full disk does."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, _Row] = {}
+        self.confirmations: dict[str, int] = {}
+        self.failing = False
+
+    @property
+    def highest_seq(self) -> int:
+        return max((row.seq or 0 for row in self.rows.values()), default=0)
+
+    async def accept(self, arrival: Arrival, deadline_at: datetime) -> JournalEntry | None:
+        self._check()
+        known = self.rows.get(arrival.event.event_id)
+        if known is not None:
+            return known.entry
+        self.rows[arrival.event.event_id] = _Row(
+            JournalEntry(arrival.event, arrival.image, arrival.source, arrival.received_at, deadline_at, None)
+        )
+        return None
+
+    async def store(self, answers: Sequence[Answer]) -> None:
+        self._check()
+        for answer in answers:
+            row = self.rows[answer.verdict.event_id]
+            entry = row.entry
+            row.entry = JournalEntry(
+                entry.event, entry.image, entry.source, entry.received_at, entry.deadline_at, answer.verdict_json
+            )
+            row.seq = answer.verdict.seq
+
+    async def store_late(self, event_id: str, verdict_json: bytes) -> None:
+        self._check()
+        self.rows[event_id].late = verdict_json
+
+    async def confirm(self, sink: str, seq: int) -> None:
+        self._check()
+        self.confirmations[sink] = seq
+
+    async def confirmed(self, sink: str) -> int | None:
+        self._check()
+        return self.confirmations.get(sink)
+
+    async def answered(self, *, after: int, limit: int) -> Sequence[JournalEntry]:
+        self._check()
+        return [row.entry for row in self._by_seq() if row.seq is not None and row.seq > after][:limit]
+
+    async def unanswered(self) -> Sequence[JournalEntry]:
+        self._check()
+        return [row.entry for row in self.rows.values() if row.seq is None]
+
+    async def last_seq(self) -> int:
+        self._check()
+        return self.highest_seq
+
+    async def find(self, event_id: str) -> bytes | None:
+        self._check()
+        row = self.rows.get(event_id)
+        return None if row is None else row.entry.verdict_json
+
+    async def page(self, query: VerdictQuery) -> Sequence[bytes]:
+        self._check()
+        found = []
+        for row in reversed(self._by_seq()):
+            assert row.entry.verdict_json is not None
+            verdict = Verdict.model_validate_json(row.entry.verdict_json)
+            if query.before is not None and verdict.seq >= query.before:
+                continue
+            if query.decision not in (None, verdict.decision) or query.part_id not in (None, verdict.part_id):
+                continue
+            found.append(row.entry.verdict_json)
+        return found[: query.limit]
+
+    def _by_seq(self) -> list[_Row]:
+        answered = [row for row in self.rows.values() if row.seq is not None]
+        return sorted(answered, key=lambda row: row.seq or 0)
+
+    def _check(self) -> None:
+        if self.failing:
+            raise JournalError("disk full")

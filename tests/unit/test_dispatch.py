@@ -1,0 +1,186 @@
+"""The way of a verdict out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from schemas.messages import Gate, Reason
+from service.compute import Failed
+from service.dispatch import Dispatcher, Outbox
+from service.ports import Answer, Arrival
+from service.verdicts import make_verdict
+from tests.support.line import CLOCK, RecordingSink, arrival
+from tests.support.memory_journal import MemoryJournal
+from tests.support.waiting import eventually
+
+
+def answer_to(event: Arrival, seq: int, *, repeated: bool = False) -> Answer:
+    verdict = make_verdict(
+        Failed(Reason.FRAME_MISSING, "gone"),
+        event,
+        station="line1",
+        seq=seq,
+        gate_on_error=Gate.REJECT,
+        decided_at=event.received_at,
+        latency_ms=1.0,
+    )
+    return Answer(verdict, verdict.to_json(), CLOCK.monotonic() + 60, repeated=repeated)
+
+
+class Out:
+    """A dispatcher with one sink."""
+
+    def __init__(self, journal: MemoryJournal) -> None:
+        self.journal = journal
+        self.sink = RecordingSink()
+        self.outbox = Outbox(self.sink, journal=journal, clock=CLOCK)
+        self.dispatcher = Dispatcher(journal, [self.outbox])
+        self.acknowledged: list[str] = []
+
+    async def send(self, seq: int, *, repeated: bool = False) -> None:
+        name = f"e{seq}"
+        event = arrival(name, answered=lambda: self.acknowledged.append(name))
+        if not self.journal.failing:
+            await self.journal.accept(event, event.received_at)
+        self.dispatcher.dispatch(answer_to(event, seq, repeated=repeated), event)
+
+    async def idle(self) -> None:
+        await eventually(lambda: self.dispatcher.idle)
+
+
+@asynccontextmanager
+async def an_exit(journal: MemoryJournal | None = None) -> AsyncIterator[Out]:
+    out = Out(journal or MemoryJournal())
+    failing, out.journal.failing = out.journal.failing, False
+    await out.outbox.recover(await out.journal.last_seq())
+    out.journal.failing = failing
+    tasks = [asyncio.create_task(out.outbox.run()), asyncio.create_task(out.dispatcher.run())]
+    try:
+        yield out
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def seqs(out: Out) -> list[int]:
+    return [answer.verdict.seq for answer in out.sink.published]
+
+
+async def test_dispatcher_stores_publishes_and_acknowledges() -> None:
+    """Each verdict is in the journal, at the sink, confirmed, and its source is told."""
+    async with an_exit() as out:
+        for seq in range(1, 101):
+            await out.send(seq)
+        await out.sink.wait_for(100)
+        await out.idle()
+    assert seqs(out) == list(range(1, 101))
+    assert await out.journal.last_seq() == 100
+    assert out.journal.confirmations == {"recorder": 100}
+    assert sorted(out.acknowledged) == sorted(f"e{seq}" for seq in range(1, 101))
+
+
+async def test_outbox_delivers_in_order_after_the_sink_comes_back() -> None:
+    """While a sink is away verdicts wait; then they go out in the order of seq, each once."""
+    async with an_exit() as out:
+        out.sink.down = True
+        for seq in range(1, 6):
+            await out.send(seq)
+        await eventually(lambda: out.sink.attempts > 0)
+        out.sink.down = False
+        await out.send(6)
+        await out.sink.wait_for(6)
+        await out.idle()
+    assert seqs(out) == [1, 2, 3, 4, 5, 6]
+    assert out.journal.confirmations == {"recorder": 6}
+
+
+async def test_dispatcher_acknowledges_what_is_stored_though_the_sink_is_away() -> None:
+    """Stored durably is enough: the source need not wait for a broker."""
+    async with an_exit() as out:
+        out.sink.down = True
+        await out.send(1)
+        await eventually(lambda: out.acknowledged == ["e1"])
+
+
+async def test_dispatcher_publishes_though_the_journal_fails() -> None:
+    """A full disk costs no gate decision; the broker's confirmation then stands for the journal."""
+    journal = MemoryJournal()
+    journal.failing = True
+    async with an_exit(journal) as out:
+        await out.send(1)
+        await out.sink.wait_for(1)
+        await out.idle()
+        assert out.acknowledged == ["e1"]
+        assert out.dispatcher.journal_fault == "disk full"
+
+
+async def test_dispatcher_does_not_acknowledge_what_is_nowhere() -> None:
+    """Neither stored nor confirmed: the source must send it again."""
+    journal = MemoryJournal()
+    journal.failing = True
+    async with an_exit(journal) as out:
+        out.sink.down = True
+        await out.send(1)
+        await eventually(lambda: out.sink.attempts >= 2)
+        assert out.acknowledged == []
+
+
+async def test_outbox_takes_up_what_the_last_run_left_unconfirmed() -> None:
+    """Verdicts that a crash kept from the sink go out first, in order, before new ones."""
+    journal = MemoryJournal()
+    async with an_exit(journal) as out:
+        await out.send(1)
+        await out.sink.wait_for(1)
+        await out.idle()
+        out.sink.down = True
+        for seq in (2, 3):
+            await out.send(seq)
+        await eventually(lambda: journal.highest_seq == 3)
+    async with an_exit(journal) as restarted:
+        await restarted.send(4)
+        await restarted.sink.wait_for(3)
+        await restarted.idle()
+    assert seqs(restarted) == [2, 3, 4]
+    assert journal.confirmations == {"recorder": 4}
+
+
+async def test_outbox_of_a_new_sink_does_not_repeat_history() -> None:
+    """A sink that was never heard of starts with what is new."""
+    journal = MemoryJournal()
+    async with an_exit(journal) as out:
+        await out.send(1)
+        await out.sink.wait_for(1)
+        await out.idle()
+    journal.confirmations.clear()
+    async with an_exit(journal) as out:
+        await out.send(2)
+        await out.sink.wait_for(1)
+    assert seqs(out) == [2]
+
+
+async def test_outbox_spills_to_the_journal_and_returns() -> None:
+    """However long a sink is away, memory holds a bounded number; the rest comes back from the journal in order."""
+    async with an_exit() as out:
+        out.sink.down = True
+        for seq in range(1, 1501):
+            await out.send(seq)
+        await eventually(lambda: out.journal.highest_seq == 1500)
+        assert out.outbox.waiting <= 1100
+        out.sink.down = False
+        await out.sink.wait_for(1500)
+        await out.idle()
+    assert seqs(out) == list(range(1, 1501))
+
+
+async def test_dispatcher_does_not_store_a_repeated_verdict() -> None:
+    """A repeat is published once and changes nothing in the journal."""
+    async with an_exit() as out:
+        await out.send(1)
+        await out.sink.wait_for(1)
+        await out.send(1, repeated=True)
+        await out.sink.wait_for(2)
+        await out.idle()
+    assert [answer.repeated for answer in out.sink.published] == [False, True]
+    assert out.journal.confirmations == {"recorder": 1}

@@ -1,0 +1,236 @@
+"""The heart: one event in, exactly one verdict out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import pytest
+
+from schemas.messages import Decision, Gate, Reason
+from schemas.settings import DeadlineSettings, GateSettings, IntakeSettings, Settings
+from service.compute import Compute, LoadedModel
+from service.errors import FrameCorrupt, FrameError, FrameMissing, FrameRefused, RoiNotFound
+from service.inspector import Inspector
+from service.ports import Answer, Arrival, Refusal
+from tests.support.line import CLOCK, MODEL, OneFrame, ScriptedPipeline, arrival
+from tests.support.memory_journal import MemoryJournal
+from tests.support.waiting import eventually
+
+
+class Line:
+    """An inspector with everything around it in memory."""
+
+    def __init__(self, settings: Settings, pipeline: ScriptedPipeline, loader: OneFrame) -> None:
+        self.journal = MemoryJournal()
+        self.pipeline = pipeline
+        self.loader = loader
+        self.model: LoadedModel | None = pipeline.loaded
+        self.answers: list[Answer] = []
+        self.compute = Compute(loader, prepare_workers=2, max_batch=4)
+        self.inspector = Inspector(
+            settings,
+            clock=CLOCK,
+            journal=self.journal,
+            compute=self.compute,
+            model=lambda: self.model,
+            dispatch=self._dispatch,
+        )
+
+    def _dispatch(self, answer: Answer, arrival: Arrival) -> None:
+        self.answers.append(answer)
+        arrival.answered()
+
+    async def ask(self, event: Arrival) -> Answer:
+        await self.inspector.inspect(event)
+        return self.answers[-1]
+
+
+@asynccontextmanager
+async def a_line(
+    settings: Settings | None = None, *, pipeline: ScriptedPipeline | None = None, error: FrameError | None = None
+) -> AsyncIterator[Line]:
+    line = Line(settings or Settings(), pipeline or ScriptedPipeline(), OneFrame(error))
+    running = asyncio.create_task(line.compute.run())
+    try:
+        yield line
+    finally:
+        line.pipeline.release()
+        running.cancel()
+        line.compute.close()
+
+
+@pytest.mark.parametrize(
+    ("score", "decision", "gate", "reason"),
+    [
+        (0.999, Decision.OK, Gate.PASS, Reason.SCORE_BELOW_THRESHOLD),
+        (1.0, Decision.DAMAGED, Gate.REJECT, Reason.SCORE_AT_OR_ABOVE_THRESHOLD),
+        (1.5, Decision.DAMAGED, Gate.REJECT, Reason.SCORE_AT_OR_ABOVE_THRESHOLD),
+    ],
+)
+async def test_inspector_judges_by_the_threshold(score: float, decision: Decision, gate: Gate, reason: Reason) -> None:
+    """At the threshold itself a part is already damaged."""
+    async with a_line(pipeline=ScriptedPipeline(score=score, threshold=1.0)) as line:
+        verdict = (await line.ask(arrival(trigger_id=9))).verdict
+    assert (verdict.decision, verdict.gate, verdict.reason) == (decision, gate, reason)
+    assert (verdict.score, verdict.threshold, verdict.model) == (score, 1.0, MODEL)
+    assert (verdict.event_id, verdict.part_id, verdict.trigger_id, verdict.seq) == ("e1", "P-e1", 9, 1)
+    assert verdict.image is not None
+    assert (verdict.image.width, verdict.image.height) == (60, 40)
+    assert all(value is not None for _, value in verdict.stages_ms)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (FrameMissing("gone"), Reason.FRAME_MISSING),
+        (FrameCorrupt("half a file"), Reason.FRAME_CORRUPT),
+        (FrameRefused("outside"), Reason.FRAME_REFUSED),
+        (RoiNotFound("blank"), Reason.ROI_NOT_FOUND),
+    ],
+)
+async def test_inspector_answers_a_bad_frame_with_its_reason(error: FrameError, reason: Reason) -> None:
+    """A frame that cannot be judged is an ERROR that rejects, and the next good one is judged."""
+    async with a_line(error=error) as line:
+        verdict = (await line.ask(arrival("bad"))).verdict
+        assert (verdict.decision, verdict.gate, verdict.reason) == (Decision.ERROR, Gate.REJECT, reason)
+        assert (verdict.score, verdict.boxes) == (None, ())
+        line.loader.error = None
+        assert (await line.ask(arrival("good"))).verdict.decision is Decision.OK
+
+
+async def test_inspector_passes_errors_where_the_plant_chose_so() -> None:
+    """`gate.on_error = "PASS"` lets parts pass that could not be judged."""
+    settings = Settings(gate=GateSettings(on_error=Gate.PASS))
+    async with a_line(settings, error=FrameMissing("gone")) as line:
+        assert (await line.ask(arrival())).verdict.gate is Gate.PASS
+
+
+async def test_inspector_answers_a_defect_with_internal_error() -> None:
+    """An unexpected exception in the pipeline ends in a verdict, not in silence."""
+    async with a_line(pipeline=ScriptedPipeline(error=RuntimeError("CUDA error"))) as line:
+        assert (await line.ask(arrival())).verdict.reason is Reason.INTERNAL_ERROR
+
+
+async def test_inspector_without_a_model_says_so() -> None:
+    """Without a model every event is answered `model_unavailable` without loading its frame."""
+    async with a_line() as line:
+        line.model = None
+        assert (await line.ask(arrival())).verdict.reason is Reason.MODEL_UNAVAILABLE
+        assert line.loader.loads == 0
+
+
+async def test_inspector_refuses_what_the_adapter_refused() -> None:
+    """An event that was no valid ImageReady is answered with the adapter's reason and not looked at."""
+    async with a_line() as line:
+        refused = arrival(refusal=Refusal(Reason.FRAME_REFUSED, "deadline_ms: not a number"))
+        assert (await line.ask(refused)).verdict.reason is Reason.FRAME_REFUSED
+        assert line.loader.loads == 0
+
+
+async def test_inspector_answers_an_expired_event_without_inference() -> None:
+    """A deadline that lies in the past on receipt is missed at once."""
+    async with a_line() as line:
+        verdict = (await line.ask(arrival(deadline_ms=100, age_ms=5000))).verdict
+        assert (verdict.reason, verdict.gate) == (Reason.DEADLINE_MISSED, Gate.REJECT)
+        assert line.loader.loads == 0
+
+
+async def test_inspector_decides_before_the_deadline_when_work_takes_too_long() -> None:
+    """The deadline wins over a slow inspection; its result is recorded as late and goes nowhere."""
+    async with a_line(pipeline=ScriptedPipeline(score=9.0)) as line:
+        line.pipeline.hold()
+        answer = await line.ask(arrival(deadline_ms=60))
+        assert answer.verdict.reason is Reason.DEADLINE_MISSED
+        assert CLOCK.monotonic() <= answer.deadline_monotonic + 0.5
+        line.pipeline.release()
+        await eventually(lambda: line.journal.rows["e1"].late is not None)
+    late = line.journal.rows["e1"].late
+    assert late is not None
+    assert b'"late":true' in late
+    assert b'"decision":"DAMAGED"' in late
+    assert len(line.answers) == 1
+
+
+async def test_inspector_repeats_the_first_verdict_byte_for_byte() -> None:
+    """The same event id again gets the same bytes and costs no inference."""
+    async with a_line() as line:
+        first = await line.ask(arrival("same"))
+        again = await line.ask(arrival("same"))
+    assert again.verdict_json == first.verdict_json
+    assert (first.repeated, again.repeated) == (False, True)
+    assert line.pipeline.judged == 1
+
+
+async def test_inspector_repeats_from_the_journal_after_a_restart() -> None:
+    """What another process answered is repeated, and numbering goes on where it ended."""
+    async with a_line() as line:
+        first = await line.ask(arrival("same"))
+        await line.journal.store([first])
+        async with a_line() as restarted:
+            restarted.inspector._journal = line.journal
+            await restarted.inspector.recover()
+            again = await restarted.ask(arrival("same"))
+            assert again.verdict_json == first.verdict_json
+            assert restarted.loader.loads == 0
+            assert (await restarted.ask(arrival("new"))).verdict.seq == 2
+
+
+async def test_inspector_lets_a_twin_wait_for_the_one_in_work() -> None:
+    """An event that comes again while it is in work is answered by the same verdict."""
+    async with a_line() as line:
+        line.pipeline.hold()
+        first = asyncio.create_task(line.inspector.inspect(arrival("same", deadline_ms=60_000)))
+        await asyncio.sleep(0)
+        second = asyncio.create_task(line.inspector.inspect(arrival("same", deadline_ms=60_000)))
+        await asyncio.sleep(0)
+        line.pipeline.release()
+        await asyncio.gather(first, second)
+    assert len({answer.verdict_json for answer in line.answers}) == 1
+    assert line.pipeline.judged == 1
+
+
+async def test_inspector_answers_what_the_last_run_left_open() -> None:
+    """An event that was accepted before a crash is answered at start; expired, it is a missed deadline."""
+    async with a_line() as line:
+        old = arrival("old", deadline_ms=50, age_ms=60_000, trigger_id=5)
+        await line.journal.accept(old, old.received_at - timedelta(seconds=59))
+        await line.inspector.recover()
+        (answer,) = line.answers
+    assert (answer.verdict.event_id, answer.verdict.trigger_id) == ("old", 5)
+    assert answer.verdict.reason is Reason.DEADLINE_MISSED
+
+
+async def test_inspector_refuses_more_than_it_can_hold() -> None:
+    """One event above the capacity is answered `overload` at once; there is room again when work is done."""
+    settings = Settings(intake=IntakeSettings(capacity=2), deadline=DeadlineSettings(default_ms=60_000))
+    async with a_line(settings) as line:
+        line.pipeline.hold()
+        held = [asyncio.create_task(line.inspector.inspect(arrival(f"held{number}"))) for number in range(2)]
+        await eventually(lambda: line.inspector.in_work == 2)
+        assert not line.inspector.has_room
+        assert (await line.ask(arrival("third"))).verdict.reason is Reason.OVERLOAD
+        line.pipeline.release()
+        await asyncio.gather(*held)
+        assert (await line.ask(arrival("fourth"))).verdict.decision is Decision.OK
+
+
+async def test_inspector_goes_on_without_its_journal() -> None:
+    """A journal that fails costs no verdict; the fault is there to be seen until it is gone."""
+    async with a_line() as line:
+        line.journal.failing = True
+        assert (await line.ask(arrival("e1"))).verdict.decision is Decision.OK
+        assert line.inspector.journal_fault == "disk full"
+        assert (await line.ask(arrival("e1"))).repeated
+        line.journal.failing = False
+        await line.ask(arrival("e2"))
+        assert line.inspector.journal_fault is None
+
+
+async def test_inspector_numbers_verdicts_without_gaps() -> None:
+    """`seq` rises by one for each new verdict, in the order in which they leave."""
+    async with a_line(Settings(intake=IntakeSettings(capacity=100))) as line:
+        await asyncio.gather(*(line.inspector.inspect(arrival(f"e{number}")) for number in range(50)))
+    assert [answer.verdict.seq for answer in line.answers] == list(range(1, 51))
