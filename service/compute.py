@@ -7,14 +7,17 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import structlog
 
 from schemas.messages import ImageRef, ModelRef, Reason
 from service.errors import FrameError
-from service.pipeline.pipeline import InspectionPipeline
 from service.pipeline.types import Frame, Inspection, Prepared
 from service.ports import FrameLoader
+
+if TYPE_CHECKING:  # importing it takes seconds (torch), which only who loads a model must spend
+    from service.pipeline.pipeline import InspectionPipeline
 
 log = structlog.get_logger(__name__)
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from adapters.journal import SqlJournal
-from schemas.messages import Decision, Gate, Reason, StagesMs, Verdict
+from schemas.messages import Decision, Gate, JudgedImage, Reason, StagesMs, Verdict
 from schemas.settings import JournalSettings
 from service.errors import JournalError, UsageError
 from service.ports import Answer, Arrival, Journal, VerdictQuery
-from tests.support.line import arrival
+from tests.support.line import MODEL, arrival
 from tests.support.memory_journal import MemoryJournal
 
 
@@ -30,26 +30,27 @@ async def journal(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
 
 
 def answer_to(event: Arrival, seq: int, decision: Decision = Decision.ERROR) -> Answer:
+    judged = decision is not Decision.ERROR
     verdict = Verdict(
         station="line1",
         event_id=event.event.event_id,
         part_id=event.event.part_id,
         trigger_id=None,
         seq=seq,
-        decision=Decision.ERROR,
+        decision=decision,
         gate=Gate.REJECT,
         reason=Reason.INTERNAL_ERROR,
         uncertain=False,
-        score=None,
-        threshold=None,
-        image=None,
-        model=None,
+        score=0.5 if judged else None,
+        threshold=1.0 if judged else None,
+        image=JudgedImage(width=60, height=40) if judged else None,
+        model=MODEL if judged else None,
         captured_at=None,
         received_at=event.received_at,
         decided_at=event.received_at,
         latency_ms=1.0,
         stages_ms=StagesMs(),
-    ).model_copy(update={"decision": decision})
+    )
     return Answer(verdict, verdict.to_json(), event.received_monotonic)
 
 

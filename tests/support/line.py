@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -15,9 +15,11 @@ from adapters.clock import SystemClock
 from schemas.messages import ImageEvent, ImageRef, ModelRef, Status
 from service.compute import LoadedModel
 from service.errors import FrameError, SinkUnavailable
-from service.pipeline.pipeline import InspectionPipeline
 from service.pipeline.types import DamageBox, Frame, Inspection, NormalizedRoi, Prepared, Roi, StageTimes
 from service.ports import Answer, Arrival, Refusal
+
+if TYPE_CHECKING:
+    from service.pipeline.pipeline import InspectionPipeline
 
 MODEL = ModelRef(name="canister", version="1", sha256="0" * 64)
 
