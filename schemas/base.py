@@ -13,9 +13,16 @@ def rfc3339(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as exc:  # year 1 or 9999 with an offset: pydantic turns a ValueError into a validation error
+        raise ValueError("the time lies outside the calendar in UTC") from exc
+
+
 UtcDatetime = Annotated[
     AwareDatetime,
-    AfterValidator(lambda moment: moment.astimezone(UTC)),
+    AfterValidator(_in_utc),
     PlainSerializer(rfc3339, return_type=str, when_used="json"),
 ]
 """An aware point in time: read with any offset, kept in UTC, written with `Z`. A time without offset is invalid."""

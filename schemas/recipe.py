@@ -23,24 +23,41 @@ class RoiMethod(StrEnum):
 
 
 class RoiRecipe(Value):
-    """Region of interest. Fractions refer to the prompt box or to the frame, as each comment says."""
+    """Region of interest: methods grabcut and sam unless a setting says otherwise."""
 
     method: RoiMethod = RoiMethod.GRABCUT
-    work_side: Positive = Field(default=320, description="longer side of the reduced frame the ROI is found on, px")
-    pad_frac: Fraction = Field(default=0.10, description="padding of the coarse box, of its sides")
-    fg_inset: Fraction = Field(default=0.30, description="inset of the box that is taken as surely foreground")
-    vbridge_frac: Fraction = Field(default=0.12, description="height of the vertical closing, of the box height")
-    area_frac_min: Fraction = Field(default=0.02, description="smallest mask, of the frame")
-    area_frac_max: Fraction = Field(default=0.80, description="largest mask, of the frame")
+    work_side: Annotated[int, Field(ge=64)] = Field(
+        default=160, description="method grabcut: longer side of the reduced crop around the box, px"
+    )
+    iterations: Positive = Field(default=3, description="method grabcut: iterations")
+    prominence_min: Fraction = Field(
+        default=0.05, description="how much the best region must look like one upright part, 0..1; below: no ROI"
+    )
+    pad_frac: Fraction = Field(default=0.10, description="padding of the coarse box, of its width and height")
+    fg_inset: Annotated[float, Field(ge=0.05, le=0.45)] = Field(
+        default=0.30, description="inset of the box; what is within is surely the part"
+    )
+    bands_frac: Fraction = Field(
+        default=0.34, description="width of the central bands that the part must cross, of the box's width and height"
+    )
+    vbridge_frac: Fraction = Field(default=0.12, description="widest vertical gap that is bridged, of the box's height")
+    scrap_frac: Fraction = Field(default=0.02, description="smallest piece that is kept, of the largest piece's area")
+    border_frac: Fraction = Field(
+        default=0.002, description="margin along the frame's border that is never part of the mask, of its longer side"
+    )
+    area_frac_min: Fraction = Field(default=0.02, description="smallest mask, of the frame's area")
+    area_frac_max: Fraction = Field(default=0.80, description="largest mask, of the frame's area")
     aspect_min: float = Field(default=0.5, gt=0, description="smallest height / width of the mask's bounds")
     aspect_max: float = Field(default=8.0, gt=0, description="largest height / width of the mask's bounds")
-    iterations: Positive = Field(default=4, description="GrabCut iterations")
+    penalty_max: float = Field(default=1.0, gt=0, description="worst sum of penalties that a mask may have")
     polygon: tuple[tuple[Fraction, Fraction], ...] = Field(
-        default=(), description="method fixed: corners as fractions of the frame's width and height"
+        default=(), description="method fixed: at least three corners, as fractions of the frame's width and height"
     )
     sam_type: str = Field(default="vit_b", pattern="^vit_[blh]$", description="method sam: which SAM")
     sam_checkpoint: str = Field(default="", description="method sam: path of the checkpoint")
-    sam_sha256: str = Field(default="", description="method sam: digest the checkpoint must have; empty: not checked")
+    sam_sha256: str = Field(
+        default="", pattern="^([0-9a-fA-F]{64})?$", description="method sam: digest of the checkpoint; empty: unchecked"
+    )
 
 
 class NormalizeRecipe(Value):
@@ -95,10 +112,10 @@ class ScoreRecipe(Value):
 class BoxRecipe(Value):
     """Damage boxes from the anomaly map."""
 
-    threshold_ratio: float = Field(
-        default=1.0, gt=0, description="a patch counts at or above this multiple of patch_tau"
+    extent_ratio: Fraction = Field(
+        default=0.75, description="a box extends down to this share of patch_tau around a patch that reaches it"
     )
-    blur_sigma: float = Field(default=1.0, ge=0, description="blur of the anomaly map, in patches")
+    blur_sigma: float = Field(default=0.5, ge=0, description="blur of the anomaly map, in patches")
     min_area_frac: Fraction = Field(default=0.0005, description="smallest blob, of the ROI's area")
     max_aspect: float = Field(default=30.0, gt=0, description="longest blob, long side / short side")
     merge_gap_frac: Fraction = Field(default=0.02, description="blobs nearer than this share of the ROI side are one")

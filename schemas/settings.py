@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import tomllib
 from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, StringConstraints, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from schemas.base import Value
 from schemas.messages import MAX_DEADLINE_MS, Gate, StationId
@@ -186,7 +187,6 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix="CANGATE_", env_nested_delimiter="__", extra="forbid", frozen=True, allow_inf_nan=False
     )
-    _toml_file: ClassVar[Path | None] = None
 
     station: StationSettings = StationSettings()
     gate: GateSettings = GateSettings()
@@ -205,29 +205,25 @@ class Settings(BaseSettings):
     @classmethod
     def settings_customise_sources(
         cls,
-        settings_cls: type[BaseSettings],
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic's signature
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic's signature
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic's signature
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Order the sources: arguments, environment, TOML file."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, cls._toml_file)
+        """Let the environment win over what `load` read from the file."""
+        return env_settings, init_settings
 
     @classmethod
-    def load(cls, path: Path | None = None, **overrides: Value) -> Settings:
+    def load(cls, path: Path | None = None) -> Self:
         """Read settings from the TOML file at `path` (None: no file) and the environment.
 
         Raises:
             OSError: the file cannot be read.
-            tomllib.TOMLDecodeError: the file is no TOML.
+            UnicodeDecodeError, tomllib.TOMLDecodeError: the file is no TOML.
             pydantic.ValidationError: a key is unknown or a value unusable.
         """
-        if path is not None and not path.is_file():
-            raise FileNotFoundError(f"configuration file not found: {path}")
-        bound = type("Settings", (cls,), {"_toml_file": path, "__doc__": cls.__doc__})
-        loaded: Settings = bound(**overrides)
-        return loaded
+        return cls(**({} if path is None else tomllib.loads(path.read_text(encoding="utf-8"))))
 
 
 def is_loopback(host: str) -> bool:

@@ -1,0 +1,67 @@
+"""schemas <- service <- adapters: who may import whom, read from the source."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+OURS = {"schemas", "service", "adapters"}
+
+TRANSPORTS = {"paho", "asyncua", "amqtt", "sqlite3", "sqlalchemy", "nicegui", "fastapi", "uvicorn", "httpx"}
+PIPELINE_MAY = {"schemas", "service.pipeline", "service.errors", "numpy", "cv2", "torch", "timm", "segment_anything"}
+
+
+def imports_of(path: Path) -> set[str]:
+    """Return every module that the file at `path` imports, wherever in the file."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.add(node.module or "")
+    return found
+
+
+def files(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+def is_within(module: str, allowed: set[str]) -> bool:
+    return any(module == name or module.startswith(f"{name}.") for name in allowed)
+
+
+def standard(module: str) -> bool:
+    return module.split(".", maxsplit=1)[0] in sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("path", files("schemas"), ids=str)
+def test_schemas_import_nothing_of_ours(path: Path) -> None:
+    """The shared words stand on their own."""
+    assert not [module for module in imports_of(path) if is_within(module, {"service", "adapters"})]
+
+
+@pytest.mark.parametrize("path", files("service"), ids=str)
+def test_service_knows_no_transport(path: Path) -> None:
+    """Only the composition root and the commands may see adapters, and nobody here a transport's library."""
+    composes = path.name == "bootstrap.py" or path.parent.name == "cli"
+    forbidden = TRANSPORTS if composes else TRANSPORTS | {"adapters"}
+    assert not [module for module in imports_of(path) if is_within(module, forbidden)]
+
+
+@pytest.mark.parametrize("path", files("service/pipeline"), ids=str)
+def test_pipeline_is_frames_in_inspections_out(path: Path) -> None:
+    """The pipeline imports schemas and the libraries of its trade: no asyncio, no I/O."""
+    foreign = [m for m in imports_of(path) if not is_within(m, PIPELINE_MAY) and not standard(m)]
+    assert not foreign
+    assert not is_within("asyncio", imports_of(path))
+
+
+@pytest.mark.parametrize("path", files("adapters"), ids=str)
+def test_adapters_do_not_import_the_composition_root(path: Path) -> None:
+    """Adapters are composed, they do not compose."""
+    assert not [module for module in imports_of(path) if is_within(module, {"service.bootstrap", "service.cli"})]
