@@ -1,0 +1,122 @@
+"""From settings to everything that is needed to reach the broker; reads the files that the settings name."""
+
+from __future__ import annotations
+
+import secrets
+import ssl
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import structlog
+
+from schemas.settings import MqttSettings
+from service.errors import UsageError
+
+log = structlog.get_logger(__name__)
+
+_SHARED_SESSION_EXPIRY_S = 5
+"""A worker of a share group that dies keeps its messages from the others for as long as its session lives."""
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerAccess:
+    """How to reach a broker and who to be there.
+
+    session_expiry_s: how long the broker keeps what we have not acknowledged; 3.1.1 knows only for ever (> 0) and not
+    at all (0).
+    """
+
+    host: str
+    port: int
+    client_id: str
+    protocol: Literal["5", "3.1.1"] = "5"
+    keepalive_s: int = 15
+    session_expiry_s: int = 0
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    tls: ssl.SSLContext | None = None
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+def read_access(settings: MqttSettings, *, station: str) -> BrokerAccess:
+    """Return how to reach the broker. Raises UsageError where a file cannot be used, with its name."""
+    password = _password(settings)
+    if password is not None and not settings.username:
+        raise UsageError("mqtt.password is set but mqtt.username is empty")
+    return BrokerAccess(
+        host=settings.host,
+        port=settings.port,
+        client_id=settings.client_id or _client_id(station, settings.share_group),
+        protocol=settings.protocol,
+        keepalive_s=settings.keepalive_s,
+        session_expiry_s=_session_expiry_s(settings),
+        username=settings.username or None,
+        password=password,
+        tls=_tls_context(settings),
+    )
+
+
+def _client_id(station: str, share_group: str) -> str:
+    # the workers of a share group must not push each other out
+    return f"cangate-{station}-{secrets.token_hex(4)}" if share_group else f"cangate-{station}"
+
+
+def _session_expiry_s(settings: MqttSettings) -> int:
+    if not settings.share_group:
+        return settings.session_expiry_s
+    # 3.1.1 cannot say "for five seconds", and for ever would keep a dead worker's messages for ever
+    return min(settings.session_expiry_s, _SHARED_SESSION_EXPIRY_S) if settings.protocol == "5" else 0
+
+
+def _password(settings: MqttSettings) -> str | None:
+    if settings.password is not None:
+        return settings.password.get_secret_value()
+    if settings.password_file is None:
+        return None
+    try:
+        return settings.password_file.read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise UsageError(f"mqtt.password_file {settings.password_file}: {_reason(exc)}") from exc
+
+
+def _tls_context(settings: MqttSettings) -> ssl.SSLContext | None:
+    if not settings.tls:
+        if settings.ca_file or settings.cert_file or settings.key_file:
+            log.warning("mqtt_certificates_unused", reason="mqtt.tls is false")
+        return None
+    if settings.key_file is not None and settings.cert_file is None:
+        raise UsageError("mqtt.key_file is set but mqtt.cert_file is not")
+    for key, path in (
+        ("ca_file", settings.ca_file),
+        ("cert_file", settings.cert_file),
+        ("key_file", settings.key_file),
+    ):
+        if path is not None:
+            _must_be_readable(f"mqtt.{key}", path)
+    try:
+        context = ssl.create_default_context(cafile=settings.ca_file)
+    except OSError as exc:  # ssl.SSLError is one
+        raise UsageError(f"mqtt.ca_file {settings.ca_file}: {_reason(exc)}") from exc
+    if settings.cert_file is not None:
+        try:
+            # an empty password instead of a prompt on the terminal: a service has nobody who could type
+            context.load_cert_chain(settings.cert_file, settings.key_file, password="")
+        except OSError as exc:
+            named = f"{settings.cert_file}" + (f" with {settings.key_file}" if settings.key_file else "")
+            raise UsageError(f"mqtt.cert_file {named}: {_reason(exc)}") from exc
+    return context
+
+
+def _must_be_readable(key: str, path: Path) -> None:
+    try:
+        with path.open("rb"):
+            pass
+    except OSError as exc:
+        raise UsageError(f"{key} {path}: {_reason(exc)}") from exc
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)

@@ -1,0 +1,296 @@
+"""The service as an MQTT client (contract section 2)."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from functools import partial
+from importlib.metadata import version
+
+import structlog
+
+from adapters.mqtt.access import BrokerAccess, read_access
+from adapters.mqtt.codec import (
+    InvalidCommand,
+    Unusable,
+    is_reply_topic,
+    read_command,
+    read_image_ready,
+    read_raw_image,
+)
+from adapters.mqtt.connection import Confirmation, Connection, Incoming, Outgoing
+from adapters.telemetry import REFUSED
+from schemas.messages import CommandReply, GateCommand, StationState, Status
+from schemas.settings import MqttSettings
+from schemas.topics import Leaf, Prefix, StationTopics
+from service.errors import SinkUnavailable, UsageError
+from service.ports import Answer, Arrival, Clock, CommandHandler, Intake
+
+log = structlog.get_logger(__name__)
+
+_FIRST_RETRY_S = 0.1
+_STEADY_S = 10.0
+"""A connection that held this long was a good one: the next attempt after its loss is made at once."""
+
+_STATUS_EVERY_S = 1.0
+_COMMANDS_WAITING = 32
+_GOODBYE_S = 1.0
+_CLOSE_S = 0.5
+_EVENT_LEAVES = (Leaf.IMAGE_READY, Leaf.IMAGE_READY_RAW)
+
+
+class MqttAdapter:
+    """Takes image-ready events and commands from a broker and publishes verdicts, gate commands and status.
+
+    Fulfils `Adapter` and `VerdictSink`. A retained copy on `image-ready` or `cmd` is old news that a broker hands to
+    whoever subscribes: acting on it would judge a part that is long gone, so it is counted and ignored.
+
+    Args:
+        settings: the broker and how to be there.
+        station: id of the station.
+        clock: stamps what comes in.
+        max_raw_bytes: largest image that may come inside a message.
+    """
+
+    name = "mqtt"
+
+    def __init__(self, settings: MqttSettings, *, station: str, clock: Clock, max_raw_bytes: int) -> None:
+        self._settings = settings
+        self._station = station
+        self._clock = clock
+        self._max_raw_bytes = max_raw_bytes
+        self._topics = StationTopics(Prefix(settings.prefix), station)
+        self._leaf_of = {self._topics.of(leaf): leaf for leaf in (*_EVENT_LEAVES, Leaf.COMMAND)}
+        self._not_for_replies = {self._topics.of(leaf) for leaf in Leaf if leaf is not Leaf.REPLY}
+        self._access: BrokerAccess | None = None
+        self._connection: Connection | None = None
+        self._fault: str | None = "not connected yet"
+        self._intake: Intake | None = None
+        self._commands: asyncio.Queue[Incoming] = asyncio.Queue(_COMMANDS_WAITING)
+        self._status = Status(
+            station=station, state=StationState.OFFLINE, since=clock.now(), version=version("cangate")
+        )
+        self._status_told: tuple[Connection, StationState, float] | None = None
+
+    @property
+    def fault(self) -> str | None:
+        """Why nothing can be published now, in one line; None while all is well."""
+        return self._fault
+
+    async def open(self) -> None:
+        """Read what the settings name. A broker that is away is no error: it is tried again and again.
+
+        Raises:
+            UsageError: a file cannot be used.
+        """
+        self._access = await asyncio.to_thread(read_access, self._settings, station=self._station)
+
+    async def run(self, intake: Intake, commands: CommandHandler) -> None:
+        """Serve until cancelled. What is confirmed late can still be published until `close`."""
+        if self._connection is not None:
+            self._connection.abort("restarted")
+        self._intake = intake
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._stay_connected(), name="mqtt connection")
+                group.create_task(self._carry_out(commands), name="mqtt commands")
+        finally:
+            self._intake = None
+
+    async def close(self) -> None:
+        """Publish that the station is offline and disconnect, so that the broker need not say it."""
+        connection, self._connection = self._connection, None
+        self._fault = "closed"
+        if connection is not None:
+            await asyncio.wait([connection.publish(self._offline())], timeout=_GOODBYE_S)
+            await connection.close(timeout_s=_CLOSE_S)
+
+    async def publish(self, answer: Answer) -> None:
+        """Publish the verdict and, where it may still be said, the gate command; return when both are accepted.
+
+        Raises:
+            SinkUnavailable: one was not accepted.
+        """
+        connection = self._require_connection()
+        expires = answer.deadline_monotonic
+        verdict = Outgoing(
+            self._topics.of(Leaf.VERDICT),
+            answer.verdict_json,
+            expires_monotonic=expires,
+            correlation_data=answer.correlation_data,
+        )
+        confirmations = [connection.publish(verdict)]
+        if not answer.repeated:
+            gate = Outgoing(
+                self._topics.of(Leaf.GATE),
+                GateCommand.of(answer.verdict).to_json(),
+                expires_monotonic=expires,
+                wanted=lambda: answer.gate_at(self._clock.monotonic()) is not None,
+            )
+            confirmations.append(connection.publish(gate))
+        await self._confirmed(connection, confirmations)
+
+    async def publish_status(self, status: Status, *, ready: bool) -> None:  # noqa: ARG002 - says nothing more here
+        """Publish the retained status: when its state changed, after a connect, else once a second.
+
+        Raises:
+            SinkUnavailable: it was not accepted.
+        """
+        self._status = status
+        connection = self._require_connection()
+        now = self._clock.monotonic()
+        if self._status_told is not None:
+            told_on, state, told_at = self._status_told
+            if told_on is connection and state is status.state and now - told_at < _STATUS_EVERY_S:
+                return
+        self._status_told = (connection, status.state, now)
+        message = Outgoing(self._topics.of(Leaf.STATUS), status.to_json(), retain=True)
+        await self._confirmed(connection, [connection.publish(message)])
+
+    def _require_connection(self) -> Connection:
+        if self._connection is None:
+            raise SinkUnavailable(self._fault or "not connected")
+        return self._connection
+
+    async def _confirmed(self, connection: Connection, confirmations: Sequence[Confirmation]) -> None:
+        _, silent = await asyncio.wait(confirmations, timeout=self._settings.publish_timeout_s)
+        if silent:
+            # a broker that does not answer would answer for all of it later, after it has been published again
+            connection.abort(f"no acknowledgement within {self._settings.publish_timeout_s:g} s")
+        for confirmation in confirmations:
+            refusal = confirmation.result()
+            if refusal is not None:
+                raise SinkUnavailable(refusal)
+
+    def _offline(self) -> Outgoing:
+        status = self._status.model_copy(
+            update={"state": StationState.OFFLINE, "since": self._clock.now(), "queue": 0, "fault": None}
+        )
+        return Outgoing(self._topics.of(Leaf.STATUS), status.to_json(), retain=True)
+
+    async def _stay_connected(self) -> None:
+        if self._access is None:
+            raise UsageError("the MQTT adapter was not opened")
+        retry_s = _FIRST_RETRY_S
+        while True:
+            began = self._clock.monotonic()
+            fault = f"{self._access}: {await self._serve(self._access)}"
+            if fault != self._fault:
+                self._fault = fault
+                log.warning("mqtt_disconnected", fault=fault)
+            if self._clock.monotonic() - began > _STEADY_S:
+                retry_s = _FIRST_RETRY_S
+            # spread, so that a line of stations does not fall upon a broker that comes back
+            await asyncio.sleep(retry_s * random.uniform(0.5, 1.0))  # noqa: S311 - not a secret
+            retry_s = min(self._settings.reconnect_max_s, retry_s * 2)
+
+    async def _serve(self, access: BrokerAccess) -> str:
+        """Connect and stay until the connection is lost; return why."""
+        connection = Connection(access, clock=self._clock, on_message=self._on_message, will=self._offline())
+        try:
+            await connection.connect()
+            # events of a kept session come before the subscription is confirmed: their answers must find a way out
+            self._connection = connection
+            await self._subscribe(connection)
+            self._fault = None
+            log.info("mqtt_connected", broker=str(access))
+            reason = await asyncio.shield(connection.lost)
+        except SinkUnavailable as exc:
+            reason = str(exc)
+        except asyncio.CancelledError:
+            if self._connection is not connection:
+                connection.abort("cancelled")
+            raise
+        if self._connection is connection:
+            self._connection = None
+        return reason
+
+    async def _subscribe(self, connection: Connection) -> None:
+        events = [self._topics.subscription(leaf, self._settings.share_group) for leaf in _EVENT_LEAVES]
+        # a command is for every worker of a share group
+        filters = [*events, self._topics.subscription(Leaf.COMMAND)]
+        refusals = await connection.subscribe(*filters)
+        for topic_filter, refusal in zip(filters, refusals, strict=True):
+            if refusal is not None:
+                log.warning("mqtt_subscription_refused", topic=topic_filter, reason=refusal)
+        if all(refusals[: len(events)]):
+            connection.abort(f"subscription to {events[0]} refused by the broker: {refusals[0]}")
+            raise SinkUnavailable(connection.lost.result())
+
+    def _on_message(self, connection: Connection, message: Incoming) -> None:
+        if self._intake is None:
+            return  # left unacknowledged: the broker keeps it for the next run
+        leaf = self._leaf_of.get(message.topic)
+        if leaf is None:
+            self._refuse(connection, message, Unusable("foreign_topic", "left over from an earlier subscription"))
+        elif message.retain:
+            self._refuse(connection, message, Unusable("retained", "a retained copy is old news"))
+        elif leaf is not Leaf.IMAGE_READY_RAW and len(message.payload) > self._settings.max_json_bytes:
+            self._refuse(connection, message, Unusable("too_large", f"{len(message.payload)} bytes of JSON"))
+        elif leaf is Leaf.COMMAND:
+            self._take_command(connection, message)
+        else:
+            self._take_event(connection, message, leaf, self._intake)
+
+    def _refuse(self, connection: Connection, message: Incoming, unusable: Unusable) -> None:
+        REFUSED.labels(self.name, unusable.reason).inc()
+        log.warning("mqtt_input_refused", topic=message.topic, reason=unusable.reason, detail=unusable.detail)
+        connection.ack(message)
+
+    def _take_event(self, connection: Connection, message: Incoming, leaf: Leaf, intake: Intake) -> None:
+        if leaf is Leaf.IMAGE_READY:
+            request = read_image_ready(message.payload)
+        else:
+            request = read_raw_image(message.payload, message.user_properties, max_bytes=self._max_raw_bytes)
+        if isinstance(request, Unusable):
+            self._refuse(connection, message, request)
+            return
+        if request.refusal is not None:
+            REFUSED.labels(self.name, "invalid_event").inc()
+        intake.submit(
+            Arrival(
+                event=request.event,
+                image=request.image,
+                received_at=message.received_at,
+                received_monotonic=message.received_monotonic,
+                source=self.name,
+                frame_bytes=request.frame_bytes,
+                correlation_data=message.correlation_data,
+                refusal=request.refusal,
+                answered=partial(connection.ack, message),
+            )
+        )
+
+    def _take_command(self, connection: Connection, message: Incoming) -> None:
+        if self._commands.full():
+            self._refuse(connection, message, Unusable("overload", f"{_COMMANDS_WAITING} commands are waiting"))
+            return
+        self._commands.put_nowait(message)
+        # before it is carried out: a command that brings the service down must not come again with the next start
+        connection.ack(message)
+
+    async def _carry_out(self, commands: CommandHandler) -> None:
+        """Carry out commands one after the other: their order has a meaning."""
+        while True:
+            message = await self._commands.get()
+            topic = message.response_topic or self._topics.of(Leaf.REPLY)
+            if not is_reply_topic(topic) or topic in self._not_for_replies:
+                topic = self._topics.of(Leaf.REPLY)
+                reply = self._invalid(None, "the response topic cannot be used")
+            else:
+                command = read_command(message.payload)
+                if isinstance(command, InvalidCommand):
+                    reply = self._invalid(command.name, command.error)
+                else:
+                    reply = await commands.handle(command, self.name)
+            try:
+                connection = self._require_connection()
+                answer = Outgoing(topic, reply.to_json(), correlation_data=message.correlation_data)
+                await self._confirmed(connection, [connection.publish(answer)])
+            except SinkUnavailable as exc:
+                log.warning("mqtt_reply_lost", command=reply.command, error=str(exc))
+
+    def _invalid(self, name: str | None, error: str) -> CommandReply:
+        REFUSED.labels(self.name, "invalid_command").inc()
+        return CommandReply(station=self._station, command=name, ok=False, error=error)

@@ -1,0 +1,336 @@
+"""One connection to an MQTT broker, from CONNECT to its loss: a generation.
+
+Each connection has a paho client of its own, which is thrown away when it is lost. So nothing that belongs to an old
+session reaches a new one: no stale acknowledgement (packet ids begin anew, and a late one would acknowledge a message
+that nobody has looked at) and no gate command that paho would send again on its own.
+
+paho's network thread only hands over to the event loop; everything else here runs on the loop. paho calls `on_publish`
+while it holds the lock that `publish()` takes, so neither side ever waits for the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import TypeVar, cast
+
+from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from adapters.mqtt.access import BrokerAccess
+from service.errors import SinkUnavailable
+from service.ports import Clock
+
+T = TypeVar("T")
+
+_ANSWER_TIMEOUT_S = 5.0
+"""How long a broker may take to accept a connection or a subscription."""
+
+_MAX_UNCONFIRMED = 20
+"""Publishes on their way at a time, like mosquitto's `max_inflight_messages`; the rest waits here, not in paho."""
+
+_MAX_UNANSWERED = 256
+"""Incoming messages on their way at a time (MQTT 5 Receive Maximum): more than any intake holds, yet a bound."""
+
+_AT_LEAST_ONCE = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A message from the broker, with the time at which it came in."""
+
+    topic: str
+    payload: bytes
+    mid: int
+    qos: int
+    retain: bool
+    received_at: datetime
+    received_monotonic: float
+    correlation_data: bytes | None = None
+    response_topic: str | None = None
+    user_properties: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message to the broker, always QoS 1.
+
+    expires_monotonic: from when on it is worthless (MQTT 5 message expiry). wanted: asked when it is about to leave; a
+    message that is no longer wanted counts as confirmed. The last two properties need MQTT 5.
+    """
+
+    topic: str
+    payload: bytes
+    retain: bool = False
+    expires_monotonic: float | None = None
+    wanted: Callable[[], bool] = lambda: True
+    correlation_data: bytes | None = None
+    user_properties: tuple[tuple[str, str], ...] = ()
+
+
+Confirmation = asyncio.Future[str | None]
+"""None once the broker has accepted a message, else why it has not, in one line. Never an exception."""
+
+
+class Connection:
+    """A connection that is used once.
+
+    Args:
+        access: the broker.
+        clock: stamps what comes in, and tells how long a message is still worth something.
+        on_message: called on the event loop with every message; what has QoS 1 waits for `ack`.
+        will: what the broker publishes when the connection breaks.
+    """
+
+    def __init__(
+        self,
+        access: BrokerAccess,
+        *,
+        clock: Clock,
+        on_message: Callable[[Connection, Incoming], None],
+        will: Outgoing | None = None,
+    ) -> None:
+        self._access = access
+        self._clock = clock
+        self._on_message = on_message
+        self._loop = asyncio.get_running_loop()
+        self._socket: socket.socket | None = None
+        self._abandoned = False
+        self._accepted: asyncio.Future[None] = self._loop.create_future()
+        self._subscribed: asyncio.Future[Sequence[ReasonCode]] = self._loop.create_future()
+        self._window = _MAX_UNCONFIRMED
+        self._waiting: deque[tuple[Outgoing, Confirmation]] = deque()
+        self._unconfirmed: dict[int, Confirmation] = {}
+        self.lost: asyncio.Future[str] = self._loop.create_future()
+        # None once the connection is lost; also unties the two objects, so that paho can tidy up its sockets
+        self._client: Client | None = self._make_client(will)
+
+    async def connect(self) -> None:
+        """Connect and wait until the broker has accepted. Raises SinkUnavailable where it does not."""
+        # a thread that nobody waits for: name resolution may hang, and must not hold up the end of the process
+        threading.Thread(target=self._connect, args=(self._client,), name="mqtt-connect", daemon=True).start()
+        await self._answered(self._accepted, "the broker does not answer")
+
+    async def subscribe(self, *topic_filters: str) -> Sequence[str | None]:
+        """Subscribe with QoS 1. Returns for each filter None, or why the broker refused it.
+
+        Raises:
+            SinkUnavailable: the connection is lost.
+        """
+        if self._client is None:
+            raise SinkUnavailable(self.lost.result())
+        self._client.subscribe([(topic_filter, _AT_LEAST_ONCE) for topic_filter in topic_filters])
+        codes = await self._answered(self._subscribed, "the broker does not answer a subscription")
+        return [str(code) if code.is_failure else None for code in codes]
+
+    def publish(self, message: Outgoing) -> Confirmation:
+        """Publish `message` behind those published before it."""
+        confirmation: Confirmation = self._loop.create_future()
+        if self._client is None:
+            confirmation.set_result(self.lost.result())
+        else:
+            self._waiting.append((message, confirmation))
+            self._issue()
+        return confirmation
+
+    def ack(self, message: Incoming) -> None:
+        """Acknowledge `message`, which came in on this connection; does nothing once it is lost."""
+        if self._client is not None and message.qos == _AT_LEAST_ONCE:
+            self._client.ack(message.mid, message.qos)
+
+    async def close(self, *, timeout_s: float) -> None:
+        """Say good-bye, so that the broker keeps the will to itself."""
+        if self._client is not None:
+            self._client.disconnect()
+            await asyncio.wait([self.lost], timeout=timeout_s)
+            self.abort("closed")
+
+    def abort(self, reason: str) -> None:
+        """Break the connection now, without a word to the broker."""
+        # set before the socket is looked at: `_opened` looks the other way round, so one of the two shuts it
+        self._abandoned = True
+        self._shut_socket()
+        self._lose(reason)
+
+    def _make_client(self, will: Outgoing | None) -> Client:
+        access = self._access
+        mqtt5 = access.protocol == "5"
+        client = Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=access.client_id,
+            protocol=MQTTProtocolVersion.MQTTv5 if mqtt5 else MQTTProtocolVersion.MQTTv311,
+            clean_session=None if mqtt5 else access.session_expiry_s == 0,
+            reconnect_on_failure=False,
+            manual_ack=True,
+        )
+        client.max_inflight_messages = 0  # `_issue` counts; paho would send what it queued however late it is by then
+        if access.username is not None:
+            client.username_pw_set(access.username, access.password)
+        if access.tls is not None:
+            client.tls_set_context(access.tls)
+        if will is not None:
+            client.will_set(will.topic, will.payload, qos=_AT_LEAST_ONCE, retain=will.retain)
+        client.on_socket_open = lambda _client, _userdata, opened: self._opened(cast("socket.socket", opened))
+        client.on_connect = lambda _client, _userdata, _flags, code, properties: self._connected(code, properties)
+        client.on_subscribe = lambda _client, _userdata, _mid, codes, _properties: self._suback(codes)
+        client.on_publish = lambda _client, _userdata, mid, code, _properties: self._puback(mid, code)
+        client.on_message = lambda _client, _userdata, message: self._received(message)
+        client.on_disconnect = lambda _client, _userdata, flags, code, _properties: self._disconnected(
+            code, by_broker=flags.is_disconnect_packet_from_server
+        )
+        return client
+
+    def _issue(self) -> None:
+        while self._client is not None and self._waiting and len(self._unconfirmed) < self._window:
+            message, confirmation = self._waiting.popleft()
+            if not message.wanted():
+                confirmation.set_result(None)
+                continue
+            info = self._client.publish(
+                message.topic, message.payload, _AT_LEAST_ONCE, message.retain, self._properties(message)
+            )
+            if info.rc is MQTTErrorCode.MQTT_ERR_SUCCESS:
+                self._unconfirmed[info.mid] = confirmation
+            else:
+                confirmation.set_result("the connection is lost")
+
+    def _properties(self, message: Outgoing) -> Properties | None:
+        if self._access.protocol != "5":
+            return None
+        properties = _properties_of(PacketTypes.PUBLISH)
+        if message.correlation_data is not None:
+            properties.CorrelationData = message.correlation_data
+        if message.expires_monotonic is not None:
+            left_s = message.expires_monotonic - self._clock.monotonic()
+            properties.MessageExpiryInterval = max(1, math.ceil(left_s))
+        if message.user_properties:
+            properties.UserProperty = list(message.user_properties)
+        return properties
+
+    async def _answered(self, answer: asyncio.Future[T], silence: str) -> T:
+        either: list[asyncio.Future[T] | asyncio.Future[str]] = [answer, self.lost]
+        await asyncio.wait(either, timeout=_ANSWER_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            self.abort(silence)
+            raise SinkUnavailable(self.lost.result())
+        return answer.result()
+
+    def _accept(self, receive_maximum: int) -> None:
+        self._window = min(_MAX_UNCONFIRMED, receive_maximum)
+        _settle(self._accepted, None)
+
+    def _confirm(self, mid: int, refusal: str | None) -> None:
+        # `_issue` runs on the loop as well: it has noted the packet id even where paho was faster than its own return
+        confirmation = self._unconfirmed.pop(mid, None)
+        if confirmation is not None:
+            confirmation.set_result(refusal)
+            self._issue()
+
+    def _lose(self, reason: str) -> None:
+        if self.lost.done():
+            return
+        self._client = None
+        self.lost.set_result(reason)
+        for confirmation in (*self._unconfirmed.values(), *(confirmation for _, confirmation in self._waiting)):
+            confirmation.set_result(reason)
+        self._unconfirmed.clear()
+        self._waiting.clear()
+
+    def _shut_socket(self) -> None:
+        if self._socket is not None:
+            with suppress(OSError):  # closed already
+                # not SSLSocket.shutdown, which would take the TLS state from under paho's thread
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+    # from here on: paho's threads, which only hand over to the event loop
+
+    def _hand_over(self, handler: Callable[[], None]) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody is left to hear it
+            self._loop.call_soon_threadsafe(handler)
+
+    def _connect(self, client: Client) -> None:
+        access = self._access
+        try:
+            if access.protocol == "5":
+                properties = _properties_of(PacketTypes.CONNECT)
+                properties.SessionExpiryInterval = access.session_expiry_s
+                properties.ReceiveMaximum = _MAX_UNANSWERED
+                client.connect(
+                    access.host,
+                    access.port,
+                    access.keepalive_s,
+                    clean_start=access.session_expiry_s == 0,
+                    properties=properties,
+                )
+            else:
+                client.connect(access.host, access.port, access.keepalive_s)
+        except (OSError, ValueError) as exc:  # ValueError: a host name that cannot be one
+            self._hand_over(partial(self._lose, _one_line(exc)))
+        else:
+            client.loop_start()
+
+    def _opened(self, opened: socket.socket) -> None:
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else 40 ms of delayed ACK in every exchange
+        self._socket = opened
+        if self._abandoned:
+            self._shut_socket()
+
+    def _connected(self, code: ReasonCode, properties: Properties | None) -> None:
+        if code.is_failure:
+            self._hand_over(partial(self._lose, f"connection refused by the broker: {code}"))
+        else:
+            self._hand_over(partial(self._accept, getattr(properties, "ReceiveMaximum", _MAX_UNCONFIRMED)))
+
+    def _suback(self, codes: Sequence[ReasonCode]) -> None:
+        self._hand_over(partial(_settle, self._subscribed, codes))
+
+    def _puback(self, mid: int, code: ReasonCode) -> None:
+        self._hand_over(partial(self._confirm, mid, f"refused by the broker: {code}" if code.is_failure else None))
+
+    def _received(self, message: MQTTMessage) -> None:
+        self._hand_over(partial(self._on_message, self, _incoming(message, self._clock)))
+
+    def _disconnected(self, code: ReasonCode, *, by_broker: bool) -> None:
+        who = "closed by the broker" if by_broker else "connection lost"
+        self._hand_over(partial(self._lose, f"{who}: {code}"))
+
+
+def _settle(answer: asyncio.Future[T], value: T) -> None:
+    if not answer.done():
+        answer.set_result(value)
+
+
+def _properties_of(packet_type: int) -> Properties:
+    return Properties(packet_type)  # type: ignore[no-untyped-call] # paho leaves it untyped
+
+
+def _incoming(message: MQTTMessage, clock: Clock) -> Incoming:
+    properties = message.properties
+    return Incoming(
+        topic=message.topic,
+        payload=bytes(message.payload),
+        mid=message.mid,
+        qos=message.qos,
+        retain=message.retain,
+        received_at=clock.now(),
+        received_monotonic=clock.monotonic(),
+        correlation_data=getattr(properties, "CorrelationData", None),
+        response_topic=getattr(properties, "ResponseTopic", None),
+        user_properties=tuple(getattr(properties, "UserProperty", ())),
+    )
+
+
+def _one_line(error: Exception) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__
