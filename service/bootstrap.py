@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import os
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 
 import structlog
-import torch
 from adapters.hmi.server import HmiServer
 from adapters.mqtt import MqttAdapter
 from adapters.opcua_server import OpcUaServerAdapter
@@ -22,9 +20,10 @@ from adapters.clock import SystemClock
 from adapters.frames import AllowListedFrames
 from adapters.journal import SqlJournal
 from schemas.messages import FaultCode
-from schemas.settings import ComputeSettings, LogSettings, Settings, is_loopback
+from schemas.settings import LogSettings, Settings, is_loopback
 from service.commands import StationCommands
 from service.compute import Compute, LoadedModel
+from service.device import compute_device
 from service.dispatch import Dispatcher, Outbox
 from service.errors import UsageError
 from service.inspector import Inspector
@@ -77,17 +76,6 @@ def configure_logging(settings: LogSettings) -> None:
     logging.captureWarnings(capture=True)
     for talkative in ("asyncua", "uvicorn", "httpx", "amqtt", "transitions", "PIL", "aiosqlite"):
         logging.getLogger(talkative).setLevel(logging.WARNING)
-
-
-def compute_device(settings: ComputeSettings) -> torch.device:
-    """Return the device to judge on, and set how many threads torch takes. Raises UsageError where it is not there."""
-    torch.set_num_threads(settings.threads or os.cpu_count() or 1)
-    if settings.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(settings.device)
-    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise UsageError(f"compute.device: {settings.device} is not there")
-    return device
 
 
 def build(settings: Settings, journal: SqlJournal, *, take_free_http_port: bool = False) -> Service:
