@@ -1,1 +1,45 @@
 """Patch embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+
+from schemas.recipe import EmbedRecipe
+from service.pipeline.types import NormalizedRoi, PatchGrid
+
+
+class Embedder(Protocol):
+    """Turns normalised ROIs into unit vectors, one for each patch inside the mask."""
+
+    @property
+    def name(self) -> str:
+        """Name as in the recipe: "starter" or "timm:BACKBONE"."""
+
+    @property
+    def dim(self) -> int:
+        """Length of a patch vector."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of everything that shapes a vector apart from the recipe: version of the code, weights."""
+
+    def embed(self, rois: Sequence[NormalizedRoi]) -> list[PatchGrid]:
+        """Return one grid for each ROI, in order. Not thread-safe: one thread computes."""
+
+
+def build_embedder(recipe: EmbedRecipe, device: torch.device) -> Embedder:
+    """Return the embedder that `recipe` names, ready on `device`.
+
+    Raises UsageError where the backbone or its weights cannot be had.
+    """
+    # a starter pipeline never waits for timm and torchvision to be imported
+    if recipe.embedder == "starter":
+        from service.pipeline.embed.starter import StarterEmbedder  # noqa: PLC0415
+
+        return StarterEmbedder(recipe)
+    from service.pipeline.embed.timm_backbone import TimmEmbedder  # noqa: PLC0415
+
+    return TimmEmbedder.from_recipe(recipe, device)

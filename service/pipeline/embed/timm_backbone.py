@@ -1,0 +1,195 @@
+"""Patch embeddings from any timm backbone that offers feature maps, CNN or ViT."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from timm.data.config import resolve_data_config
+from torch.nn import functional
+
+from schemas.recipe import EmbedRecipe
+from service.errors import UsageError
+from service.pipeline.embed.grid import patch_grid, resized
+from service.pipeline.types import NormalizedRoi, PatchGrid
+
+VERSION = "timm-1"
+"""Changes whenever the same weights would give other vectors."""
+SEED = 0x5EED
+
+
+class TimmEmbedder:
+    """Feature maps of a frozen backbone, joined at the finest grid.
+
+    Each layer is pooled over its neighbourhood (PatchCore, arXiv 2106.08265, section 3.1, as an option) and brought to
+    unit length, so that no layer outweighs another; the joined vector is of unit length again.
+    """
+
+    def __init__(self, recipe: EmbedRecipe, network: torch.nn.Module, side: int, device: torch.device) -> None:
+        self.name = recipe.embedder
+        config = resolve_data_config({}, model=network)  # type: ignore[no-untyped-call]  # timm is typed in part
+        self._mean = torch.tensor(config["mean"], device=device).view(1, 3, 1, 1)
+        self._std = torch.tensor(config["std"], device=device).view(1, 3, 1, 1)
+        self._side = side
+        self._pool = recipe.pool
+        self._device = device
+        # 17-27% faster on convolutional networks, nothing lost on the others
+        self._network = network.eval().requires_grad_(requires_grad=False)
+        self._network = self._network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks the pair
+        self._channels: list[int] = network.feature_info.channels()  # type: ignore[union-attr,operator]  # timm's own attribute
+        self.dim = sum(self._channels)
+        self.digest = _digest(network)
+
+    @classmethod
+    def from_recipe(cls, recipe: EmbedRecipe, device: torch.device) -> TimmEmbedder:
+        """Build the backbone with its weights from `recipe.weights`, or from the hub where that is empty.
+
+        Raises UsageError: unknown backbone, weights that are missing, unreadable or not this backbone's, an input side
+        that does not fit, or a layer that does not exist.
+        """
+        backbone = recipe.embedder.removeprefix("timm:")
+        if not timm.is_model(backbone):
+            raise UsageError(f"timm knows no backbone {backbone!r}")
+        if recipe.pool % 2 == 0:
+            raise UsageError(f"embed.pool must be odd, not {recipe.pool}")
+        checkpoint = Path(recipe.weights) if recipe.weights else None
+        if checkpoint is not None and not checkpoint.is_file():
+            raise UsageError(f"no checkpoint {checkpoint} for {backbone}")
+        with _loading(backbone, checkpoint):
+            network = _create(backbone, recipe, checkpoint)
+        config = resolve_data_config({}, model=network)  # type: ignore[no-untyped-call]  # timm is typed in part
+        side = recipe.input_side or int(config["input_size"][-1])
+        patch_px = _patch_px(network)
+        if side % patch_px:
+            nearest = side // patch_px * patch_px
+            raise UsageError(
+                f"{backbone} takes sides that are multiples of {patch_px} px, such as {nearest}, not {side}"
+            )
+        embedder = cls(recipe, network, side, device)
+        embedder._try_out(backbone)
+        return embedder
+
+    @torch.inference_mode()
+    def embed(self, rois: Sequence[NormalizedRoi]) -> list[PatchGrid]:
+        """Return one grid for each ROI. Vectors are computed in float32."""
+        if not rois:
+            return []
+        images = np.stack([resized(roi.bgr, self._side)[..., ::-1] for roi in rois])
+        features = self._features(torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2))
+        return [patch_grid(each, roi.mask) for each, roi in zip(features, rois, strict=True)]
+
+    def _features(self, rgb: torch.Tensor) -> torch.Tensor:
+        """Return the joined layers (batch, dim, rows, cols): rgb (batch, 3, side, side) uint8."""
+        normalized = (rgb.float() / 255 - self._mean) / self._std
+        layers: list[torch.Tensor] = []
+        for layer, channels in zip(self._network(normalized), self._channels, strict=True):
+            # Swin and its kin keep channels last
+            chw = layer if layer.shape[1] == channels else layer.permute(0, 3, 1, 2)
+            if self._pool > 1:
+                chw = functional.avg_pool2d(chw, self._pool, stride=1, padding=self._pool // 2, count_include_pad=False)
+            layers.append(functional.normalize(chw, dim=1))
+        rows, cols = max((layer.shape[-2:] for layer in layers), key=lambda shape: shape[0])
+        return torch.cat(
+            [
+                layer
+                if layer.shape[-2:] == (rows, cols)
+                else functional.interpolate(layer, (rows, cols), mode="bilinear", align_corners=False)
+                for layer in layers
+            ],
+            dim=1,
+        )
+
+    @torch.inference_mode()
+    def _try_out(self, backbone: str) -> None:
+        """Find out now, not on the first part, whether the network takes this input side."""
+        try:
+            self._features(torch.zeros((1, 3, self._side, self._side), dtype=torch.uint8, device=self._device))
+        except (RuntimeError, AssertionError, ValueError) as exc:
+            raise UsageError(f"{backbone} takes no input of {self._side} px: {_one_line(exc)}") from exc
+
+
+def _create(backbone: str, recipe: EmbedRecipe, checkpoint: Path | None) -> torch.nn.Module:
+    """Build the network with `features_only`, and refuse weights that leave part of it at its random start."""
+    overlay = {} if checkpoint is None else {"file": str(checkpoint), "custom_load": False}
+    indices = recipe.layers or (-1,)
+
+    def build(*, pretrained: bool) -> torch.nn.Module:
+        # ViTs are built for one input size, and resample their position embedding; CNNs know no such argument
+        attempts: tuple[dict[str, int], ...] = ({"img_size": recipe.input_side}, {}) if recipe.input_side else ({},)
+        for attempt, size in enumerate(attempts):
+            torch.manual_seed(SEED)
+            try:
+                network: torch.nn.Module = timm.create_model(
+                    backbone,
+                    pretrained=pretrained,
+                    features_only=True,
+                    out_indices=indices,
+                    pretrained_cfg_overlay=overlay,
+                    **size,  # type: ignore[arg-type]  # keyword arguments of the backbone, which timm cannot type
+                )
+            except TypeError:
+                if attempt + 1 == len(attempts):
+                    raise
+            else:
+                return network
+        raise AssertionError("unreachable")
+
+    with torch.random.fork_rng(devices=[]):
+        network = build(pretrained=True)
+        start = build(pretrained=False).state_dict()
+    # timm loads feature networks leniently: what a foreign checkpoint does not fill keeps its random start in silence
+    untouched = [
+        name
+        for name, value in network.state_dict().items()
+        if value.numel() > 1 and value.min() < value.max() and torch.equal(value, start[name])
+    ]
+    if untouched:
+        raise UsageError(
+            f"{checkpoint or 'hub weights'} lack {len(untouched)} tensors of {backbone}, e.g. {untouched[0]}"
+        )
+    return network
+
+
+@contextlib.contextmanager
+def _loading(backbone: str, checkpoint: Path | None) -> Iterator[None]:
+    """Map what timm, torch and the hub raise while building a network to one line, and keep them from printing more."""
+    loggers = [(logger, logger.level) for logger in map(logging.getLogger, ("timm", "huggingface_hub"))]
+    for logger, _ in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, KeyError, IndexError, TypeError, AssertionError) as exc:
+        source = (
+            f"checkpoint {checkpoint}" if checkpoint else "the hub (name a local checkpoint where there is no network)"
+        )
+        raise UsageError(f"cannot build {backbone} from {source}: {_one_line(exc)}") from exc
+    finally:
+        for logger, level in loggers:
+            logger.setLevel(level)
+
+
+def _patch_px(network: torch.nn.Module) -> int:
+    """Return the side of a transformer's patch; 1 for a CNN, which takes any size."""
+    patch_embed = getattr(getattr(network, "model", None), "patch_embed", None)
+    size = getattr(patch_embed, "patch_size", 1)
+    return int(size[0] if isinstance(size, tuple) else size)
+
+
+def _digest(network: torch.nn.Module) -> str:
+    """Return the SHA-256 of the code's version and every tensor with its name."""
+    digest = hashlib.sha256(VERSION.encode())
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _one_line(exc: BaseException) -> str:
+    """Return the first line of an error's text."""
+    return (str(exc).strip() or type(exc).__name__).splitlines()[0][:200]

@@ -1,0 +1,84 @@
+"""The inspection pipeline: frames in, inspections out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from schemas.recipe import Recipe
+from service.pipeline import scoring
+from service.pipeline.boxes import find_boxes
+from service.pipeline.embed import Embedder
+from service.pipeline.memory_bank import MemoryBank
+from service.pipeline.normalize import normalize
+from service.pipeline.roi import RoiFinder
+from service.pipeline.types import Frame, Inspection, PatchGrid, Prepared, StageTimes
+
+T = TypeVar("T")
+
+
+def _timed(stage: Callable[[], T]) -> tuple[T, float]:
+    """Return what `stage` returns, and the milliseconds it took."""
+    start = time.perf_counter()
+    result = stage()
+    return result, 1e3 * (time.perf_counter() - start)
+
+
+@dataclass(frozen=True, slots=True)
+class InspectionPipeline:
+    """Everything between a decoded frame and its inspection, with one model.
+
+    tau: image threshold, `s >= tau` is damaged. patch_tau: distance that a patch must reach to appear in a box.
+    """
+
+    recipe: Recipe
+    roi_finder: RoiFinder
+    embedder: Embedder
+    bank: MemoryBank
+    tau: float
+    patch_tau: float
+
+    def prepare(self, frame: Frame) -> Prepared:
+        """Find the canister and normalise it. Thread-safe. Raises FrameError where no judgement is possible."""
+        roi, roi_ms = _timed(lambda: self.roi_finder.find(frame.bgr))
+        normalized, normalize_ms = _timed(lambda: normalize(frame.bgr, roi, self.recipe.normalize))
+        return Prepared(frame, roi, normalized, StageTimes(roi=roi_ms, normalize=normalize_ms))
+
+    def judge(self, prepared: Sequence[Prepared]) -> list[Inspection]:
+        """Judge a batch, in order. Call on one thread at a time; each frame is given its share of the embedding time.
+
+        Raises EmptyMemoryBank, and ValueError where a distance is not finite.
+        """
+        if not prepared:
+            return []
+        grids, embed_ms = _timed(lambda: self.embedder.embed([item.normalized for item in prepared]))
+        share_ms = embed_ms / len(prepared)
+        return [self._judge_one(item, grid, share_ms) for item, grid in zip(prepared, grids, strict=True)]
+
+    def inspect(self, frames: Sequence[Frame]) -> list[Inspection]:
+        """Prepare and judge `frames`, in order. Raises FrameError for the first one that cannot be judged."""
+        return self.judge([self.prepare(frame) for frame in frames])
+
+    def _judge_one(self, prepared: Prepared, grid: PatchGrid, embed_ms: float) -> Inspection:
+        distances, distance_ms = _timed(lambda: self.bank.distances(grid.vectors))
+        score, score_ms = _timed(lambda: scoring.image_score(distances, self.recipe.score.statistic))
+        damaged, uncertain = scoring.judge(score, self.tau, self.recipe.score.uncertain_band)
+        anomaly_map = scoring.anomaly_map(distances, grid.inside)
+        # damage spread thinly over many patches: what made the frame damaged is shown, if nothing stands out alone
+        limit = min(self.patch_tau, float(distances.max())) if damaged else self.patch_tau
+        frame_wh = (prepared.frame.width, prepared.frame.height)
+        boxes, boxes_ms = _timed(
+            lambda: find_boxes(anomaly_map, grid.inside, prepared.normalized, frame_wh, limit, self.recipe.boxes)
+        )
+        return Inspection(
+            prepared=prepared,
+            score=score,
+            threshold=self.tau,
+            damaged=damaged,
+            uncertain=uncertain,
+            boxes=boxes,
+            anomaly_map=anomaly_map,
+            times=replace(prepared.times, embed=embed_ms, score=distance_ms + score_ms, boxes=boxes_ms),
+        )

@@ -1,0 +1,150 @@
+"""The timm embedder, with small checkpoints of the right shape and random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from schemas.recipe import EmbedRecipe
+from service.errors import UsageError
+from service.pipeline.embed import Embedder, build_embedder
+from service.pipeline.types import NormalizedRoi
+
+CPU = torch.device("cpu")
+
+
+def make_checkpoint(backbone: str, folder: Path, seed: int = 1) -> Path:
+    """Save random weights of `backbone` the way its authors would, head and all."""
+    torch.manual_seed(seed)
+    path = folder / f"{backbone}.pth"
+    torch.save(timm.create_model(backbone).state_dict(), path)
+    return path
+
+
+def embedder_of(backbone: str, weights: Path, **settings: object) -> Embedder:
+    """Build the timm embedder of a recipe."""
+    recipe = EmbedRecipe.model_validate({"embedder": f"timm:{backbone}", "weights": str(weights), **settings})
+    return build_embedder(recipe, CPU)
+
+
+def roi(seed: int = 0, side: int = 96) -> NormalizedRoi:
+    """Return a noise image whose left half is the object."""
+    mask = np.zeros((side, side), bool)
+    mask[:, : side // 2] = True
+    bgr = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    return NormalizedRoi(bgr=bgr, mask=mask, origin_xy=(0.0, 0.0), scale=1.0)
+
+
+@pytest.fixture(scope="module")
+def resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a ResNet-18 checkpoint."""
+    return make_checkpoint("resnet18", tmp_path_factory.mktemp("weights"))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "settings", "dim", "cells"),
+    [
+        ("resnet18", {"input_side": 64, "layers": (2,)}, 128, 8),
+        ("resnet18", {"input_side": 128, "layers": (2, 3), "pool": 3}, 384, 16),
+        ("convnext_atto", {"input_side": 96, "layers": (1, 2)}, 240, 12),
+        ("vit_tiny_patch16_224", {"input_side": 96, "layers": (3, 11)}, 384, 6),
+        ("vit_small_patch14_dinov2", {"input_side": 112}, 384, 8),
+        ("swin_tiny_patch4_window7_224", {"layers": (1, 2)}, 576, 28),
+    ],
+)
+def test_embed_joins_layers_at_the_finest_grid(
+    tmp_path: Path, backbone: str, settings: dict[str, object], dim: int, cells: int
+) -> None:
+    """CNNs, ViTs and channels-last networks give unit vectors of the half that is object, at any input side."""
+    embedder = embedder_of(backbone, make_checkpoint(backbone, tmp_path), **settings)
+
+    grids = embedder.embed([roi(1), roi(2)])
+
+    assert embedder.dim == dim
+    assert len(grids) == 2
+    for grid in grids:
+        assert grid.inside.shape == (cells, cells)
+        assert grid.vectors.shape == (cells * cells // 2, dim)
+        assert grid.vectors.dtype == np.float32
+        np.testing.assert_allclose(np.linalg.norm(grid.vectors, axis=1), 1, atol=1e-5)
+
+
+def test_embed_of_a_batch_equals_one_by_one(resnet: Path) -> None:
+    """A frame's vectors do not depend on what it is judged together with."""
+    embedder = embedder_of("resnet18", resnet, input_side=64, layers=(2,))
+
+    together = embedder.embed([roi(1), roi(2)])
+    alone = [embedder.embed([each])[0] for each in (roi(1), roi(2))]
+
+    for left, right in zip(together, alone, strict=True):
+        np.testing.assert_allclose(left.vectors, right.vectors, atol=1e-5)
+
+
+def test_embed_of_no_rois_is_empty(resnet: Path) -> None:
+    """No ROIs, no grids."""
+    assert embedder_of("resnet18", resnet, input_side=64).embed([]) == []
+
+
+def test_embedder_equals_the_backbone_it_wraps(resnet: Path) -> None:
+    """The vectors are timm's own features of the RGB image with timm's own mean and deviation."""
+    embedder = embedder_of("resnet18", resnet, input_side=96, layers=(2,))
+    network = timm.create_model("resnet18", features_only=True, out_indices=(2,))
+    network.load_state_dict(torch.load(resnet, weights_only=True), strict=False)
+    rgb = torch.from_numpy(roi().bgr[..., ::-1].copy()).permute(2, 0, 1)[None] / 255
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    with torch.inference_mode():
+        features = network.eval()((rgb - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1))[0][0]
+    expected = torch.nn.functional.normalize(features[:, :, :6].permute(1, 2, 0).reshape(-1, 128), dim=1)
+
+    np.testing.assert_allclose(embedder.embed([roi()])[0].vectors, expected.numpy(), atol=1e-5)
+
+
+def test_digest_follows_the_weights(tmp_path: Path, resnet: Path) -> None:
+    """The same weights from .pth and .safetensors have one digest; other weights have another."""
+    copy = tmp_path / "copy.safetensors"
+    save_file(torch.load(resnet, weights_only=True), copy)
+    other = make_checkpoint("resnet18", tmp_path, seed=2)
+
+    digests = [embedder_of("resnet18", path, input_side=64).digest for path in (resnet, copy, other)]
+
+    assert digests[0] == digests[1] != digests[2]
+    assert len(digests[0]) == 64
+
+
+@pytest.mark.parametrize(
+    ("backbone", "settings", "message"),
+    [
+        ("resnet18x", {}, "timm knows no backbone 'resnet18x'"),
+        ("resnet18", {"weights": "/nowhere/w.pth"}, "no checkpoint /nowhere/w.pth"),
+        ("resnet18", {"weights": __file__}, "cannot build resnet18"),
+        ("resnet18", {"pool": 2}, "must be odd"),
+        ("resnet18", {"layers": (9,)}, "cannot build resnet18"),
+        ("vit_tiny_patch16_224", {}, "of vit_tiny_patch16_224, e.g."),
+    ],
+)
+def test_build_refuses_in_one_line(resnet: Path, backbone: str, settings: dict[str, object], message: str) -> None:
+    """What cannot be built, a foreign checkpoint among it, is one line that names the cause."""
+    with pytest.raises(UsageError, match=message) as caught:
+        embedder_of(backbone, **{"weights": resnet, **settings})  # type: ignore[arg-type]  # one case has a plain text
+    assert "\n" not in str(caught.value)
+
+
+def test_build_refuses_a_side_that_no_patch_divides(tmp_path: Path) -> None:
+    """DINOv2 has patches of 14 pixels; a side in between would lose the rim of the image in silence."""
+    weights = make_checkpoint("vit_small_patch14_dinov2", tmp_path)
+
+    with pytest.raises(UsageError, match="multiples of 14 px, such as 112, not 120"):
+        embedder_of("vit_small_patch14_dinov2", weights, input_side=120)
+
+
+def test_build_without_a_network_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that would come from the hub are refused in one line where it cannot be reached."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+    with pytest.raises(UsageError, match="name a local checkpoint where there is no network"):
+        build_embedder(EmbedRecipe(embedder="timm:convnext_tiny"), CPU)
