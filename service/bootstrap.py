@@ -12,13 +12,13 @@ from importlib.metadata import version
 
 import structlog
 from adapters.hmi.server import HmiServer
-from adapters.mqtt import MqttAdapter
-from adapters.opcua_server import OpcUaServerAdapter
 from adapters.pictures import PictureStore
 
 from adapters.clock import SystemClock
 from adapters.frames import AllowListedFrames
 from adapters.journal import SqlJournal
+from adapters.mqtt import MqttAdapter
+from adapters.opcua.server import OpcUaServerAdapter
 from schemas.messages import FaultCode
 from schemas.settings import LogSettings, Settings, is_loopback
 from service.commands import StationCommands

@@ -10,7 +10,6 @@ from typing import Annotated
 import argon2
 import tomli_w
 import typer
-from pydantic import JsonValue
 
 from service.cli.common import ConfigOption, console, load_settings
 from service.errors import UsageError
@@ -39,7 +38,7 @@ def check(config: ConfigOption = None) -> None:
 def show(config: ConfigOption = None) -> None:
     """Print the effective configuration as TOML: defaults, file and environment joined; secrets are masked."""
     settings = load_settings(config)
-    console.out(tomli_w.dumps(_without_null(settings.model_dump(mode="json"))), end="")
+    console.out(tomli_w.dumps(settings.model_dump(mode="json", exclude_none=True)), end="")
 
 
 @app.command()
@@ -64,10 +63,3 @@ def add_user(
     except OSError as exc:
         raise UsageError(f"{file}: {exc.strerror}") from exc
     console.print(f"{name} may now log in as {role}")
-
-
-def _without_null(value: JsonValue) -> JsonValue:
-    """TOML has no null: a key without a value is left out."""
-    if isinstance(value, dict):
-        return {key: _without_null(item) for key, item in value.items() if item is not None}
-    return value

@@ -10,14 +10,22 @@ import typer
 
 from schemas.messages import MESSAGES
 from service.cli.common import console
+from service.cli.reference import render_reference
 from service.errors import UsageError
 
 app = typer.Typer(help="Write what integrators load into their own tools.", no_args_is_help=True)
 
 
-@app.callback()
-def _group() -> None:
-    """Keep `json-schema` a subcommand while it is the only one."""
+@app.command()
+def reference(
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write.", dir_okay=False)] = Path("reference.md"),
+) -> None:
+    """Write the reference of topics, messages, tags and settings as Markdown."""
+    try:
+        out.write_text(render_reference())
+    except OSError as exc:
+        raise UsageError(f"{out}: {exc.strerror}") from exc
+    console.print(str(out))
 
 
 @app.command()
