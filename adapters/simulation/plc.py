@@ -1,0 +1,212 @@
+"""A simulated PLC with its reject gate: an OPC UA client that knows nothing but contract section 3."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from asyncua import Client, Node, ua
+from asyncua.common.subscription import DataChangeEvent
+
+from adapters.clock import SystemClock
+from schemas.messages import Decision, Gate, Verdict
+from schemas.tags import NAMESPACE_URI, Tag, VerdictCode, result_seq
+from service.ports import Clock
+
+HEARTBEAT_LIMIT_S: Final = 2.0
+_PUBLISHING_MS = 10.0
+_QUEUE_SIZE = 1000
+_RETRY_S = 0.5
+_RECONNECT_MAX_S = 2.0
+_REQUEST_S = 1.0
+_RESULT_TAGS: Final = (
+    Tag.ResultSeq,
+    Tag.ResultValid,
+    Tag.Verdict,
+    Tag.Reject,
+    Tag.ResultEventId,
+    Tag.ResultPartId,
+    Tag.Results,
+    Tag.ResultSeq,
+)
+_CODES: Final = {
+    Decision.OK: VerdictCode.OK,
+    Decision.DAMAGED: VerdictCode.DAMAGED,
+    Decision.ERROR: VerdictCode.ERROR,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class GateAction:
+    """What the gate did with one part; `opened` is false where it rejected."""
+
+    seq: int
+    event_id: str
+    part_id: str
+    verdict: VerdictCode
+    reject: bool
+    opened: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """One consistent sample of the result tags."""
+
+    seq: int
+    valid: bool
+    verdict: VerdictCode
+    reject: bool
+    event_id: str
+    part_id: str
+    ring: tuple[Verdict, ...]
+
+
+class PlcGate:
+    """Triggers inspections and opens or rejects on their results.
+
+    The gate rejects unless a result is valid, says OK, does not say reject, and the heartbeat has risen within two
+    seconds. Results that a newer one (or a newer trigger) has overwritten are taken from the ring of texts, where a
+    PASS counts only while it is at most `hold_s` seconds old.
+    """
+
+    def __init__(self, endpoint: str, station: str, *, clock: Clock | None = None, hold_s: float = 0.5) -> None:
+        self._endpoint = endpoint
+        self._station = station
+        self._clock = clock or SystemClock()
+        self._hold_s = hold_s
+        self._nodes: dict[Tag, Node] = {}
+        self._client: Client | None = None
+        self._actions: asyncio.Queue[GateAction] = asyncio.Queue()
+        self._last_seq: int | None = None
+        self._trigger = 0
+        self._heartbeat: int | None = None
+        self._beat_at = self._clock.monotonic()
+        self.connected = asyncio.Event()
+        """Set once the gate has looked at results and heartbeat for the first time: from then on no result escapes it."""
+
+    @property
+    def trusted(self) -> bool:
+        """Tell whether the station's heartbeat has risen within the last two seconds."""
+        return self._heartbeat is not None and self._clock.monotonic() - self._beat_at <= HEARTBEAT_LIMIT_S
+
+    async def run(self) -> None:
+        """Watch the station until cancelled; reconnect by itself."""
+        logging.getLogger("asyncua").setLevel(logging.WARNING)
+        async with self._connected() as client:
+            namespace = await client.get_namespace_index(NAMESPACE_URI)
+            self._nodes = {tag: client.get_node(f"ns={namespace};s={tag.node_id(self._station)}") for tag in Tag}
+            self._trigger = await self._nodes[Tag.Trigger].read_value()
+            self._client = client
+            subscription = await client.create_subscription(_PUBLISHING_MS, queue_maxsize=_QUEUE_SIZE)
+            watched = [self._nodes[Tag.ResultSeq], self._nodes[Tag.Heartbeat]]
+            await subscription.subscribe_data_change(
+                watched, queuesize=_QUEUE_SIZE, sampling_interval=ua.Duration(_PUBLISHING_MS)
+            )
+            async for event in subscription:
+                if isinstance(event, DataChangeEvent) and event.node == self._nodes[Tag.Heartbeat]:
+                    self._beat(event.value)
+                # A heartbeat, too, is a reason to look: a connection that was lost may have swallowed a ResultSeq.
+                with contextlib.suppress(OSError, TimeoutError, ua.UaError):
+                    await self._take_results(client)
+                    if self._heartbeat is not None:
+                        self.connected.set()
+
+    async def trigger(self, part_id: str, image_uri: str, event_id: str = "") -> int:
+        """Ask for an inspection, texts first and Trigger last; return the trigger id.
+
+        Raises:
+            ConnectionError: the gate is not connected.
+            ua.UaError: the station refused the write.
+        """
+        if self._client is None:
+            raise ConnectionError("the gate is not connected")
+        texts = {Tag.TriggerPartId: part_id, Tag.TriggerImageUri: image_uri, Tag.TriggerEventId: event_id}
+        await self._client.write_values([self._nodes[tag] for tag in texts], list(texts.values()))
+        self._trigger = result_seq(self._trigger + 1)
+        await self._nodes[Tag.Trigger].write_value(self._trigger, ua.VariantType.UInt32)
+        return self._trigger
+
+    async def actions(self) -> AsyncIterator[GateAction]:
+        """Yield what the gate does, in the order of the results, without end."""
+        while True:
+            yield await self._actions.get()
+
+    @contextlib.asynccontextmanager
+    async def _connected(self) -> AsyncIterator[Client]:
+        while True:
+            client = Client(
+                self._endpoint,
+                timeout=_REQUEST_S,
+                watchdog_intervall=_RETRY_S,
+                auto_reconnect=True,
+                reconnect_max_delay=_RECONNECT_MAX_S,
+                reconnect_request_timeout=_REQUEST_S,
+            )
+            client.session_timeout = 60_000
+            try:
+                await client.connect()
+                break
+            except (OSError, TimeoutError, ua.UaError):
+                await asyncio.sleep(_RETRY_S)
+        try:
+            yield client
+        finally:
+            self._client = None
+            await client.disconnect()
+
+    def _beat(self, heartbeat: int | None) -> None:
+        if heartbeat != self._heartbeat:
+            self._heartbeat = heartbeat
+            self._beat_at = self._clock.monotonic()
+
+    async def _take_results(self, client: Client) -> None:
+        """Act on every result that is new, oldest first, and acknowledge the newest."""
+        result = await self._sample(client)
+        if self._last_seq is None:  # what was decided before the gate looked has long passed it
+            self._last_seq = result.seq
+            return
+        if result.seq == self._last_seq:
+            return
+        for action in self._act(result):
+            self._actions.put_nowait(action)
+        self._last_seq = result.seq
+        await self._nodes[Tag.ResultAck].write_value(result.seq, ua.VariantType.UInt32)
+
+    async def _sample(self, client: Client) -> _Result:
+        while True:
+            seq, valid, verdict, reject, event_id, part_id, ring, seq_after = await client.read_values(
+                [self._nodes[tag] for tag in _RESULT_TAGS]
+            )
+            if seq == seq_after:  # else the station wrote between two tags
+                texts = tuple(Verdict.model_validate_json(text) for text in ring)
+                return _Result(seq, valid, VerdictCode(verdict), reject, event_id, part_id, texts)
+
+    def _act(self, result: _Result) -> Iterator[GateAction]:
+        current = result.valid and result.verdict is not VerdictCode.NONE
+        for verdict in reversed(self._unseen(result.ring)):
+            if not current or result_seq(verdict.seq) != result.seq:
+                yield self._from_text(verdict)
+        if current:
+            opened = self.trusted and result.verdict is VerdictCode.OK and not result.reject
+            yield GateAction(result.seq, result.event_id, result.part_id, result.verdict, result.reject, opened)
+
+    def _unseen(self, ring: Sequence[Verdict]) -> list[Verdict]:
+        unseen: list[Verdict] = []
+        for verdict in ring:
+            if result_seq(verdict.seq) == self._last_seq:
+                break
+            unseen.append(verdict)
+        return unseen
+
+    def _from_text(self, verdict: Verdict) -> GateAction:
+        age_s = (self._clock.now() - verdict.received_at).total_seconds()
+        reject = verdict.gate is Gate.REJECT or verdict.late or age_s > self._hold_s
+        opened = self.trusted and verdict.decision is Decision.OK and not reject
+        code = _CODES[verdict.decision]
+        return GateAction(
+            result_seq(verdict.seq), verdict.event_id, verdict.part_id or "", code, reject=reject, opened=opened
+        )
