@@ -8,7 +8,7 @@ segmenter, so it may be off by a tenth of its sides, but it must not take the mo
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp, log, sqrt
 
 import cv2
@@ -136,10 +136,18 @@ def _candidates(solid: ByteMask, min_area_frac: float) -> Iterator[Candidate]:
         region = (labels[y : y + height, x : x + width] == label).astype(np.uint8)
         yield Candidate(region, x, y, open_above=False)
         if area < 0.6 * width * height:
-            # A canister fills 0.75 of its bounds: something else is joined to it, or this is something else.
+            # A canister fills 0.75 of its bounds: its outline has a gap, or something else is joined to it.
+            yield Candidate(_row_spans(region), x, y, open_above=False)
             for body in _bodies(region, x, y):
                 if body.area >= min_area and body.height >= min_height:
                     yield body
+
+
+def _row_spans(region: ByteMask) -> ByteMask:
+    """Return the region with each row filled from its first to its last pixel."""
+    from_left = np.maximum.accumulate(region, axis=1)
+    from_right = np.maximum.accumulate(region[:, ::-1], axis=1)[:, ::-1]
+    return np.asarray(from_left & from_right, np.uint8)
 
 
 def _bodies(region: ByteMask, x: int, y: int) -> Iterator[Candidate]:
@@ -190,18 +198,34 @@ def _trace_body(region: ByteMask, seed_xy: tuple[int, int], radius: float) -> tu
 
 
 def _least_cut(ranked: list[tuple[float, Candidate, ByteMask]]) -> tuple[float, Candidate, ByteMask]:
-    """Return the best candidate, or a larger one of little lower rank around it: a high level loses faint edges."""
+    """Return the best candidate, or a larger one of little lower rank around it: a high level loses faint edges.
+
+    Where another level shows the same body with something joined to its top, the top may have been lost as well.
+    """
     best_score, best, _ = chosen = ranked[0]
-    for entry in ranked[1:]:
-        score, candidate, _ = entry
-        if score < 0.6 * best_score:
-            break
-        shared_width = min(best.x + best.width, candidate.x + candidate.width) - max(best.x, candidate.x)
-        shared_height = min(best.y + best.height, candidate.y + candidate.height) - max(best.y, candidate.y)
-        around = shared_width >= 0.9 * best.width and shared_height >= 0.9 * best.height
+    others = [entry for entry in ranked[1:] if entry[0] >= 0.6 * best_score]
+    for entry in others:
+        candidate = entry[1]
+        around = _overlap(best, candidate) >= 0.8 * _extent(best)
         if around and candidate.width < 1.25 * best.width and candidate.area > 1.15 * chosen[1].area:
             chosen = entry
-    return chosen
+    score, largest, solid = chosen
+    open_above = largest.open_above or any(
+        candidate.open_above and _overlap(largest, candidate) >= 0.8 * max(_extent(largest), _extent(candidate))
+        for _, candidate, _ in others
+    )
+    return score, replace(largest, open_above=open_above), solid
+
+
+def _extent(candidate: Candidate) -> int:
+    return candidate.width * candidate.height
+
+
+def _overlap(one: Candidate, other: Candidate) -> int:
+    """Return the area that the bounds of two candidates share."""
+    width = min(one.x + one.width, other.x + other.width) - max(one.x, other.x)
+    height = min(one.y + one.height, other.y + other.height) - max(one.y, other.y)
+    return max(width, 0) * max(height, 0)
 
 
 def _with_stem(candidate: Candidate, solid: ByteMask) -> ByteMask:
@@ -219,9 +243,10 @@ def _with_stem(candidate: Candidate, solid: ByteMask) -> ByteMask:
         stem = slice(x + round(0.38 * width), x + round(0.62 * width) + 1)
         silhouette[top:y, stem] = 1
         return silhouette
-    above = solid[max(0, y - round(0.4 * height)) : y, middle].any(axis=1)[::-1]
-    rise = len(above) if above.all() else int(np.argmin(above))
-    silhouette[y - rise : y, middle] = solid[y - rise : y, middle]
+    highest = max(0, y - round(0.4 * height))
+    gaps = np.flatnonzero(~solid[highest:y, middle].any(axis=1))
+    top = highest + int(gaps[-1]) + 1 if len(gaps) else highest
+    silhouette[top:y, middle] = solid[top:y, middle]
     return silhouette
 
 
@@ -261,7 +286,7 @@ def _upright(shape: float, recipe: RoiRecipe) -> float:
 
 def _axis(mask: ByteMask) -> tuple[float, float]:
     """Return how far the middles of the rows stray from a straight axis, of the width, and the axis' slope."""
-    height, width = mask.shape
+    width = mask.shape[1]
     rows = np.flatnonzero(mask.any(axis=1))
     left = mask[rows].argmax(axis=1)
     right = width - mask[rows, ::-1].argmax(axis=1)

@@ -40,7 +40,7 @@ def edge_energy(bgr: BgrImage) -> FloatArray:
     along_x = cv2.Sobel(lab, cv2.CV_32F, 1, 0, scale=0.25)
     along_y = cv2.Sobel(lab, cv2.CV_32F, 0, 1, scale=0.25)
     lightness, green_red, blue_yellow = cv2.split(cv2.magnitude(along_x, along_y))
-    return cv2.max(cv2.max(lightness, green_red), blue_yellow)
+    return np.asarray(cv2.max(cv2.max(lightness, green_red), blue_yellow), np.float32)
 
 
 def noise_floor(energy: FloatArray) -> float:
@@ -78,9 +78,9 @@ def solid_regions(edges: npt.NDArray[np.bool_]) -> ByteMask:
         (h, w) uint8 0/1; lines thinner than 3 px that enclose nothing are gone.
     """
     kernel = np.ones((3, 3), np.uint8)
-    solid: ByteMask = cv2.morphologyEx(edges.astype(np.uint8), cv2.MORPH_CLOSE, kernel)
+    solid = np.asarray(cv2.morphologyEx(edges.astype(np.uint8), cv2.MORPH_CLOSE, kernel), np.uint8)
     contours, hierarchy = cv2.findContours(solid, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    if hierarchy is None:
+    if not contours:
         return solid
     largest_hole = MAX_HOLE_FRAC * solid.size
     holes = [
@@ -91,4 +91,4 @@ def solid_regions(edges: npt.NDArray[np.bool_]) -> ByteMask:
     for index in range(len(holes)):
         # One call for all of them would leave nested holes open (even-odd rule).
         cv2.drawContours(solid, holes, index, 1, cv2.FILLED)
-    return cv2.morphologyEx(solid, cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (3, 3)))
+    return np.asarray(cv2.morphologyEx(solid, cv2.MORPH_OPEN, kernel), np.uint8)

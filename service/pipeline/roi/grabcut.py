@@ -23,6 +23,13 @@ BAND = 2
 """Half width of the band that is decided again at twice the size, px of the first size."""
 
 
+NO_RECT = (0, 0, 0, 0)
+"""The trimap says where to look."""
+
+ColourModel = npt.NDArray[np.float64]
+"""(1, 65): five Gaussians, as cv2.grabCut lays them out."""
+
+
 class GrabCut:
     """The segmenter that needs no weights."""
 
@@ -52,8 +59,7 @@ class _Crop:
         """Return the crop at `factor`, at most 1, times its size in the frame."""
         height, width = self.full.shape[:2]
         size = max(1, round(width * min(factor, 1.0))), max(1, round(height * min(factor, 1.0)))
-        resized: BgrImage = cv2.resize(self.full, size, interpolation=cv2.INTER_AREA)
-        return resized
+        return np.asarray(cv2.resize(self.full, size, interpolation=cv2.INTER_AREA), np.uint8)
 
     def box(self, box: Box) -> tuple[int, int, int, int]:
         """Return a box of the frame in pixels of the reduced crop."""
@@ -93,12 +99,12 @@ def _propose(bgr: BgrImage, coarse: CoarseBox, box: Box, recipe: RoiRecipe) -> P
         frame_area=width * height * scale_x * scale_y,
     )
     seeds = seed(crop.silhouette(coarse), scene.box, scene.core, recipe.fg_inset)
-    models = np.zeros((1, 65)), np.zeros((1, 65))
+    background, foreground = np.zeros((1, 65)), np.zeros((1, 65))
     # The k-means behind GrabCut draws from OpenCV's generator, which each thread has of its own: same frame, same mask.
     cv2.setRNGSeed(0)
-    cv2.grabCut(crop.bgr, seeds, None, *models, recipe.iterations, cv2.GC_INIT_WITH_MASK)
+    cv2.grabCut(crop.bgr, seeds, NO_RECT, background, foreground, recipe.iterations, cv2.GC_INIT_WITH_MASK)
     mask = (seeds & 1).astype(np.bool_)
-    return Proposals([(mask, 1.0)], scene, lambda ruled: crop.to_frame(_refine(crop, ruled, models)))
+    return Proposals([(mask, 1.0)], scene, lambda ruled: crop.to_frame(_refine(crop, ruled, background, foreground)))
 
 
 def seed(
@@ -127,8 +133,8 @@ def seed(
     return trimap
 
 
-def _refine(crop: _Crop, mask: Mask, models: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]) -> ByteMask:
-    """Return the mask at twice the size of the crop, its edge decided again in a narrow band with the learned colours."""
+def _refine(crop: _Crop, mask: Mask, background: ColourModel, foreground: ColourModel) -> ByteMask:
+    """Return the mask at twice the size of the crop, a narrow band along its edge decided again."""
     finer = crop.at(2 * crop.factor)
     coarse = cv2.resize(mask.view(np.uint8), (finer.shape[1], finer.shape[0]), interpolation=cv2.INTER_NEAREST)
     kernel = np.ones((2 * BAND + 1, 2 * BAND + 1), np.uint8)
@@ -137,5 +143,5 @@ def _refine(crop: _Crop, mask: Mask, models: tuple[npt.NDArray[np.float64], npt.
     trimap[inner > 0] = cv2.GC_FGD
     trimap[outer == 0] = cv2.GC_BGD
     if inner.any() and not outer.all():
-        cv2.grabCut(finer, trimap, None, *models, 1, cv2.GC_EVAL_FREEZE_MODEL)
+        cv2.grabCut(finer, trimap, NO_RECT, background, foreground, 1, cv2.GC_EVAL_FREEZE_MODEL)
     return fill_holes(largest_piece((trimap & 1).astype(np.bool_))).view(np.uint8)

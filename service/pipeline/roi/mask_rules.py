@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, floor, log
+from math import ceil, floor, log2
 
 import cv2
 import numpy as np
@@ -147,7 +147,7 @@ def bounds(mask: Mask) -> IntBox | None:
 def area_penalty(mask: Mask, frame_area: float, smallest: float, largest: float) -> float:
     """Return how far the area lies outside its limits, in powers of two; limits are shares of the frame."""
     share = max(int(mask.sum()), 1) / frame_area
-    return max(0.0, log(smallest / share, 2) if smallest else 0.0, log(share / largest, 2) if largest else 0.0)
+    return max(0.0, log2(smallest / share) if smallest else 0.0, log2(share / largest) if largest else 0.0)
 
 
 def aspect_penalty(mask: Mask, smallest: float, largest: float) -> float:
@@ -157,7 +157,7 @@ def aspect_penalty(mask: Mask, smallest: float, largest: float) -> float:
         return 0.0
     x1, y1, x2, y2 = tight
     aspect = (y2 - y1) / (x2 - x1)
-    return max(0.0, log(smallest / aspect, 2), log(aspect / largest, 2))
+    return max(0.0, log2(smallest / aspect), log2(aspect / largest))
 
 
 def off_centre_penalty(mask: Mask, box: IntBox, inset: float) -> float:
