@@ -1,0 +1,155 @@
+"""Damage that a person would recognise, put onto the surface of a canister."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import cv2
+import numpy as np
+
+from adapters.simulation.canister import BODY_Z, RING_Z, azimuths, column_at, normals, profile
+from adapters.simulation.detail import DETAIL_COLS, DETAIL_ROWS, DetailMap
+from service.pipeline.types import FloatArray
+
+
+class DamageKind(StrEnum):
+    """What happened to the part."""
+
+    DENT = "dent"
+    SCRATCH = "scratch"
+    STAIN = "stain"
+    CRUSHED_RIM = "crushed_rim"
+
+
+@dataclass(frozen=True, slots=True)
+class DamageRequest:
+    """A damage to render; size runs from 0, about 0.3% of the canister's area, to 1, a sixth of it."""
+
+    kind: DamageKind
+    size: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.size <= 1.0:
+            raise ValueError(f"size is between 0 and 1, not {self.size}")
+
+
+def random_damage(rng: np.random.Generator) -> DamageRequest:
+    """Any kind, any size; small ones are as frequent as large ones."""
+    return DamageRequest(rng.choice(list(DamageKind)), float(rng.uniform()))
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where and how a damage lies: azimuth (rad), height (body radii), half width (body radii), slant (rad).
+
+    depth: strength relative to the usual; noise_seed: for ragged outlines.
+    """
+
+    azimuth: float
+    height: float
+    half: float
+    slant: float
+    depth: float
+    noise_seed: int
+
+
+def place(rng: np.random.Generator, request: DamageRequest) -> Placement:
+    """Draw a place that the camera sees well."""
+    half = 0.085 * (0.50 / 0.085) ** request.size
+    low, high = BODY_Z[0] + 0.15 + half, BODY_Z[1] - 0.3 * half
+    return Placement(
+        azimuth=float(rng.uniform(-0.95, 0.95)),
+        height=float(rng.uniform(low, high)),
+        half=half,
+        slant=float(rng.uniform(-0.9, 0.9)),
+        depth=float(rng.uniform(0.8, 1.3)),
+        noise_seed=int(rng.integers(2**31)),
+    )
+
+
+def _smooth_noise(seed: int, rows: int, cols: int, cells: int) -> FloatArray:
+    coarse = np.random.default_rng(seed).standard_normal((cells, cells), np.float32)
+    return np.asarray(cv2.resize(coarse, (cols, rows), interpolation=cv2.INTER_CUBIC), np.float32)
+
+
+def _around(rows: int, cols: int, at: Placement) -> tuple[FloatArray, FloatArray]:
+    """Signed distances from the centre in body radii, (rows, 1) along the profile and (1, cols) around it."""
+    shape = profile(rows)
+    row = shape.row_at(at.height)
+    return (shape.arc - shape.arc[row])[:, None], ((azimuths(cols) - at.azimuth) * shape.radius[row])[None, :]
+
+
+def dent(points: FloatArray, at: Placement) -> FloatArray:
+    """Push the wall in: a bowl with a faint raised lip, which bends every highlight that crosses it."""
+    rows, cols, _ = points.shape
+    up, around = _around(rows, cols, at)
+    cos, sin = np.cos(at.slant), np.sin(at.slant)
+    along, across = cos * around + sin * up, cos * up - sin * around
+    ragged = 1.0 + 0.12 * _smooth_noise(at.noise_seed, rows, cols, 12)
+    radius = np.hypot(along / (1.15 * at.half), across / (0.8 * at.half)) * ragged
+    bowl = np.exp(-((radius / 0.62) ** 2)) - 0.10 * np.exp(-(((radius - 1.05) / 0.25) ** 2))
+    push = 0.16 * at.depth * at.half * bowl
+    return np.asarray(points - push[..., None] * normals(points), np.float32)
+
+
+def crushed_rim(points: FloatArray, at: Placement) -> FloatArray:
+    """Fold a stretch of the ring inwards and down, creased at both ends."""
+    rows, cols, _ = points.shape
+    shape, azimuth = profile(rows), azimuths(cols)
+    wide = 0.20 + 0.9 * at.half
+    across = (azimuth - 1.35 * at.azimuth) / wide
+    fold = np.exp(-(across**4)) * (1.0 + 0.25 * np.cos(5.0 * across + at.slant))
+    on_ring = np.exp(-(((shape.height - 3.98) / 0.24) ** 2)) * np.clip((shape.radius - 0.62) / 0.2, 0, 1)
+    push = np.outer(on_ring, fold) * (0.05 + 0.22 * at.half) * at.depth
+    moved = points.copy()
+    moved[..., 0] -= push * np.sin(azimuth)
+    moved[..., 1] += push * np.cos(azimuth)
+    moved[..., 2] -= 0.6 * push * (shape.height > RING_Z[0] + 0.1)[:, None]
+    return moved
+
+
+def scratch(detail: DetailMap, at: Placement) -> DetailMap:
+    """A few strokes of one movement over the metal: bright ridge, dark groove."""
+    rng = np.random.default_rng(at.noise_seed)
+    shape = profile(DETAIL_ROWS)
+    gain = np.zeros(detail.shape, np.float32)
+    length = 2.6 * at.half + 0.15
+    direction = np.array([np.sin(1.6 * at.slant), np.cos(1.6 * at.slant)])
+    for _ in range(int(rng.integers(1, 4))):
+        offset = rng.normal(0.0, 0.05 + 0.06 * at.half, 2)
+        t = np.linspace(-0.5, 0.5, 40)
+        bow = rng.normal(0, 0.06) * length * (4 * t**2 - 0.5)
+        x = at.azimuth + offset[0] + t * length * direction[0] + bow * direction[1]
+        z = at.height + offset[1] + t * length * direction[1] * rng.uniform(0.7, 1.1) - bow * direction[0]
+        seen = (z > BODY_Z[0]) & (z < BODY_Z[1] + 0.2)
+        wall = shape.height[: shape.row_at(3.0)]
+        columns = (x / (2 * np.pi) + 0.5) * DETAIL_COLS
+        path = np.stack((columns, np.interp(z, wall, np.arange(len(wall)))), axis=1)[seen]
+        if len(path) < 2:
+            continue
+        thick = int(rng.integers(1, 3))
+        bright = float(rng.uniform(0.35, 0.7)) * at.depth
+        for shift, value in ((0.0, bright), (1.2 + 0.6 * thick, -0.8 * bright)):
+            stroke = np.round((path + [shift, 0]) * 16).astype(np.int32)
+            layer = np.zeros(detail.shape, np.uint8)
+            cv2.polylines(layer, [stroke], isClosed=False, color=255, thickness=thick, lineType=cv2.LINE_AA, shift=4)
+            gain += layer.astype(np.float32) * (value / 255.0)
+    return np.clip(detail + 128.0 * gain, 0, 255).astype(np.uint8)
+
+
+def stain(colour: FloatArray, at: Placement) -> FloatArray:
+    """A dull, discoloured blob with a ragged outline and a darker edge; takes the sheen off the metal."""
+    rng = np.random.default_rng(at.noise_seed)
+    rows, cols, _ = colour.shape
+    up, around = _around(rows, cols, at)
+    ragged = (
+        _smooth_noise(at.noise_seed, rows, cols, 40) * 0.30 + _smooth_noise(at.noise_seed + 1, rows, cols, 90) * 0.16
+    )
+    radius = np.hypot(around / at.half, up / (at.half * rng.uniform(0.6, 1.1))) + ragged
+    cover = 1.0 / (1.0 + np.exp((radius - 0.9) / 0.05))
+    edge = np.exp(-(((radius - 0.85) / 0.10) ** 2))
+    tint = np.array(((0.52, 0.68, 0.82), (0.78, 0.80, 0.82), (0.62, 0.70, 0.72))[int(rng.integers(3))], np.float32)
+    amount = np.clip(at.depth * (0.55 * cover + 0.25 * edge), 0, 0.9)[..., None]
+    dull = cv2.GaussianBlur(colour, (0, 0), 9.0) * tint * 0.78
+    return np.asarray(colour + amount * (dull - colour), np.float32)

@@ -1,0 +1,85 @@
+"""Fine structure of the metal: brushing, lathe arcs, mottling, nicks and the engraved lot number.
+
+A detail map is (rows, cols) uint8 over row (0..1 of the profile) and azimuth (0..1 turns): 128 leaves the shading as it
+is, each step is a gain of 1/128.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from adapters.simulation.canister import BODY_Z, RING_Z, profile
+from service.pipeline.types import FloatArray
+
+DETAIL_ROWS, DETAIL_COLS = 896, 1280
+VARIANTS = 6
+
+DetailMap = npt.NDArray[np.uint8]
+
+
+def _noise(rng: np.random.Generator, sigma_x: float, sigma_y: float) -> FloatArray:
+    """Gaussian noise of unit deviation, periodic in azimuth, blurred."""
+    white = rng.standard_normal((DETAIL_ROWS, DETAIL_COLS), np.float32)
+    margin = DETAIL_COLS // 4
+    wide = np.concatenate((white[:, -margin:], white, white[:, :margin]), axis=1)
+    blurred = cv2.GaussianBlur(wide, (0, 0), sigmaX=sigma_x, sigmaY=sigma_y)[:, margin:-margin]
+    return np.asarray(blurred / blurred.std(), np.float32)
+
+
+@lru_cache(maxsize=VARIANTS)
+def metal(variant: int) -> FloatArray:
+    """(DETAIL_ROWS, DETAIL_COLS) float32 gain - 1 of one piece of metal; read-only, periodic in azimuth."""
+    rng = np.random.default_rng([variant, 0xA1])
+    shape = profile(DETAIL_ROWS)
+    turn = np.linspace(0.0, 1.0, DETAIL_COLS, endpoint=False, dtype=np.float32)[None, :]
+    body = (shape.height < BODY_Z[1] + 0.15)[:, None] & (shape.arc < 4.0)[:, None]
+    grain = 0.016 * _noise(rng, 0.7, 40.0) + 0.012 * _noise(rng, 0.6, 7.0) + 0.012 * _noise(rng, 1.0, 1.0)
+    arcs = np.zeros((DETAIL_ROWS, DETAIL_COLS), np.float32)
+    rings = np.interp(np.arange(0.0, 40.0, 0.002), np.arange(0, 40, 0.012), rng.standard_normal(3334)).astype(
+        np.float32
+    )
+    for centre in np.arange(3) / 3 + rng.uniform(0, 0.3):
+        across = ((turn - centre + 0.5) % 1.0 - 0.5) * (2 * np.pi)
+        distance = np.hypot(across, (shape.height[:, None] - rng.uniform(1.6, 2.6)) * 0.9)
+        fade = np.clip(1.5 - np.abs(across), 0, 1) * np.clip(distance - 0.3, 0, 1)
+        arcs += rings[(distance / 0.002).astype(np.intp) % len(rings)] * fade
+    patches = np.clip(0.5 + 0.6 * _noise(rng, 60, 50), 0, 1.2)
+    mottle = 0.014 * _noise(rng, 25, 18) + 0.010 * _noise(rng, 5, 5)
+    on_body = grain + 0.020 * arcs * patches + mottle
+    above = 0.020 * _noise(rng, 1.2, 1.0) + 0.014 * _noise(rng, 14, 0.7) + 0.016 * _noise(rng, 6, 5)
+    gain = np.where(body, on_body, above)
+    ring = (shape.height > RING_Z[0]) & (shape.height < RING_Z[1]) & (shape.radius > 0.94)
+    gain[ring] += 0.022 * _noise(rng, 9, 3)[ring]
+    seam = np.exp(-(((shape.height - 3.80) / 0.006) ** 2)) * (shape.radius > 0.94)
+    gain -= 0.28 * np.outer(seam, np.clip(0.5 + _noise(rng, 40, 1)[0], 0, 1))
+    gain.flags.writeable = False
+    return gain.astype(np.float32)
+
+
+def detail_map(rng: np.random.Generator, turn: float, print_text: str | None) -> DetailMap:
+    """The detail of one part: two pieces of metal laid over each other, turned by `turn` (0..1), with a lot number."""
+    first, second = rng.choice(VARIANTS, 2, replace=False)
+    share = float(rng.uniform(0.6, 0.9))
+    shift = int(turn * DETAIL_COLS)
+    gain = share * np.roll(metal(int(first)), shift, axis=1) + np.sqrt(1 - share**2) * metal(int(second))
+    if print_text is not None:
+        engrave(gain, print_text, turn, float(rng.uniform(0.05, 0.13)))
+    return np.clip(128.5 + 128.0 * gain, 0, 255).astype(np.uint8)
+
+
+def engrave(gain: FloatArray, text: str, turn: float, depth: float) -> None:
+    """Write a lot number up the body at azimuth `turn` (0..1), darkening `gain` in place by `depth`."""
+    lines = text.split("\n")
+    plate = np.zeros((26 * len(lines), 330), np.uint8)
+    for index, line in enumerate(lines):
+        cv2.putText(plate, line, (4, 20 + 26 * index), cv2.FONT_HERSHEY_SIMPLEX, 0.72, 255, 2, cv2.LINE_AA)
+    plate[:, ::4] //= 2  # a dot-matrix engraver
+    plate = np.rot90(plate)
+    top = DETAIL_ROWS // 10
+    tall = min(plate.shape[0], DETAIL_ROWS - top)
+    columns = (int(turn * DETAIL_COLS) + np.arange(plate.shape[1])) % DETAIL_COLS
+    gain[top : top + tall, columns] -= depth * plate[-tall:].astype(np.float32) / 255.0

@@ -1,0 +1,211 @@
+"""Everything around the part: the camera's stand, the desk, the blurred office behind it, shadows and clutter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+from adapters.simulation.canister import Camera
+from adapters.simulation.light import Environment, room
+from service.pipeline.types import BgrImage, FloatArray
+
+REFERENCE_WH = (1280, 960)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One camera station: where the camera stands, its optics, and the seeds of what it sees.
+
+    elevation (rad) at mid height; distance in body radii; radius_px of the body at 1280 x 960; centre_xy as a share of
+    the frame; roll (rad); desk_bgr, tone: linear; blur_px, noise: of lens and sensor; print_text: lot number or None.
+    """
+
+    elevation: float
+    distance: float
+    radius_px: float
+    centre_xy: tuple[float, float]
+    roll: float
+    desk_bgr: tuple[float, float, float]
+    tone: tuple[float, float, float]
+    blur_px: float
+    noise: float
+    print_text: str | None
+    shadow_azimuth: float
+    shadow_strength: float
+    desk_edge: float
+    seed: int
+
+
+def draw_look(rng: np.random.Generator) -> Look:
+    """Draw a station from the whole range the photos suggest."""
+    scale = float(np.exp(rng.uniform(np.log(0.5), np.log(1.3))))
+    brightness = rng.uniform(0.40, 0.62)
+    warmth = rng.normal(0, 0.03)
+    exposure = rng.uniform(0.85, 1.12)
+    balance = np.exp(rng.normal(0, 0.03, 3))
+    lot = f"{rng.integers(10**4):04d}{chr(65 + int(rng.integers(26)))}U {rng.integers(100):02d}{rng.integers(100):02d}"
+    return Look(
+        elevation=float(np.radians(rng.uniform(17, 33))),
+        distance=float(rng.uniform(10, 18)),
+        radius_px=112.0 * scale,
+        centre_xy=(float(rng.uniform(0.32, 0.68)), float(rng.uniform(0.48, 0.60))),
+        roll=float(rng.normal(0, 0.012)),
+        desk_bgr=(brightness * (0.94 - warmth), brightness, brightness * (1.02 + warmth)),
+        tone=(float(exposure * balance[0]), float(exposure * balance[1]), float(exposure * balance[2])),
+        blur_px=float(rng.uniform(0.45, 0.95)),
+        noise=float(rng.uniform(0.8, 2.2)),
+        print_text=f"LOT {lot}\nEXP {rng.integers(1, 13):02d} {rng.integers(2026, 2031)}"
+        if rng.random() < 0.5
+        else None,
+        shadow_azimuth=float(rng.uniform(-1.0, 1.0) + (0 if rng.random() < 0.5 else np.pi)),
+        shadow_strength=float(rng.uniform(0.10, 0.30)),
+        desk_edge=float(rng.choice([rng.uniform(12, 30), rng.uniform(30, 90)])),
+        seed=int(rng.integers(2**31)),
+    )
+
+
+def camera(look: Look, resolution_wh: tuple[int, int]) -> Camera:
+    """The camera of a look at a resolution; at other aspects the part keeps its size relative to the tighter side."""
+    width, height = resolution_wh
+    zoom = min(width / REFERENCE_WH[0], height / REFERENCE_WH[1])
+    target = np.array([0.0, 0.0, 2.3])
+    back = np.array([0.0, -np.cos(look.elevation), np.sin(look.elevation)])
+    forward = -back
+    right, down = np.array([1.0, 0.0, 0.0]), np.cross(forward, [1.0, 0.0, 0.0])
+    turn_right = np.cos(look.roll) * right + np.sin(look.roll) * down
+    turn_down = np.cos(look.roll) * down - np.sin(look.roll) * right
+    return Camera(
+        position=(target + look.distance * back).astype(np.float32),
+        rotation=np.stack((turn_right, turn_down, forward)).astype(np.float32),
+        focal_px=look.radius_px * zoom * look.distance,
+        centre_xy=(look.centre_xy[0] * width, look.centre_xy[1] * height),
+    )
+
+
+@lru_cache(maxsize=4)
+def environment(seed: int, desk_bgr: tuple[float, float, float]) -> Environment:
+    """The room of a station."""
+    return room(np.random.default_rng([seed, 0xE]), np.asarray(desk_bgr, np.float32))
+
+
+@lru_cache(maxsize=2)
+def sensor_noise(seed: int) -> FloatArray:
+    """(1024, 2048, 3) float32 noise of unit deviation, slightly correlated as after a demosaic; read-only."""
+    white = np.random.default_rng([seed, 0x5]).standard_normal((1024, 2048, 3), np.float32)
+    soft = cv2.GaussianBlur(white, (0, 0), 0.6, borderType=cv2.BORDER_REFLECT)
+    soft /= soft.std()
+    soft.flags.writeable = False
+    return np.asarray(soft, np.float32)
+
+
+def _desk(look: Look, rng: np.random.Generator, resolution_wh: tuple[int, int]) -> FloatArray:
+    """Display colour of the desk at an eighth of the resolution, (h, w, 3) float32."""
+    width, height = max(resolution_wh[0] // 8, 2), max(resolution_wh[1] // 8, 2)
+    x = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
+    y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
+    light_x, light_y = rng.uniform(-0.10, 0.10), rng.uniform(0.06, 0.16)
+    vignette = rng.uniform(0.04, 0.12)
+    level = 1.0 + light_x * x + light_y * y - vignette * (x**2 + 0.6 * y**2)
+    for _ in range(3):
+        cx, cy, radius = rng.uniform(-1, 1), rng.uniform(-1, 1), rng.uniform(0.4, 0.9)
+        level = level + rng.normal(0, 0.04) * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / radius**2)
+    display = 255.0 * np.sqrt(np.asarray(look.desk_bgr) * np.asarray(look.tone) * 1.12)
+    warm = 1.0 + rng.normal(0, 0.015) * x[..., None] * np.array([1.0, 0.0, -1.0])
+    return np.asarray(level[..., None] * display * warm, np.float32)
+
+
+def _box(
+    image: FloatArray, x0: float, y0: float, x1: float, y1: float, colour: tuple[float, ...], slant: float
+) -> None:
+    corners = np.array([(x0, y0), (x1, y0 + slant * (x1 - x0)), (x1, y1 + slant * (x1 - x0)), (x0, y1)])
+    cv2.fillPoly(image, [np.round(corners * 16).astype(np.int32)], colour, cv2.LINE_AA, 4)
+
+
+def _office(rng: np.random.Generator, width: int, height: int, floor: float) -> FloatArray:
+    """Walls, partitions, monitors, books and a chair above the desk's edge, out of focus."""
+    image = np.full((height, width, 3), rng.uniform(90, 190), np.float32)
+    image *= np.array([1.04, 1.0, 0.99], np.float32) * np.linspace(0.8, 1.1, width, dtype=np.float32)[None, :, None]
+    unit = width / 160
+    if rng.random() < 0.7:
+        dark = float(rng.uniform(8, 40))
+        x0 = rng.choice([-5.0, rng.uniform(0.5, 0.8) * width])
+        _box(image, x0, -5, x0 + rng.uniform(0.25, 0.5) * width, floor + 20, (dark, dark, dark), 0.0)
+    for _ in range(int(rng.integers(1, 4))):
+        x0, w, h = rng.uniform(0, width), rng.uniform(10, 26) * unit, rng.uniform(9, 20) * unit
+        bottom = floor - rng.uniform(1, 6) * unit
+        _box(image, x0, bottom - h, x0 + w, bottom, (22, 18, 18), rng.uniform(-0.15, 0.15))
+        _box(image, x0 + 0.42 * w, bottom - 2, x0 + 0.56 * w, floor + 2, (18, 16, 16), 0.0)
+    x0 = rng.uniform(0, width)
+    for _ in range(int(rng.integers(0, 7))):
+        w, h = rng.uniform(2, 7) * unit, rng.uniform(10, 20) * unit
+        colour = tuple(float(c) for c in rng.uniform(40, 220, 3))
+        _box(image, x0, floor - h, x0 + w, floor + 3, colour, 0.0)
+        x0 += w
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), rng.uniform(0.5, 1.3) * unit), np.float32)
+
+
+def _clutter(image: BgrImage, rng: np.random.Generator, zoom: float, top: float) -> None:
+    """Specks, crumbs, hairline marks."""
+    height, width = image.shape[:2]
+    for _ in range(int(rng.integers(6, 26))):
+        x, y = rng.uniform(0, width), rng.uniform(top, height)
+        here = image[min(int(y), height - 1), min(int(x), width - 1)].astype(float)
+        colour = tuple(float(c) for c in here * rng.uniform(0.55, 0.92))
+        reach = rng.normal(0, rng.choice([1.2, 2.0, 9.0]), 2) * zoom
+        ends = np.round(np.array([(x, y), (x + reach[0], y + reach[1])]) * 16).astype(int)
+        cv2.line(image, ends[0].tolist(), ends[1].tolist(), colour, 1, cv2.LINE_AA, 4)
+
+
+def _build_backdrop(look: Look, resolution_wh: tuple[int, int]) -> BgrImage:
+    rng = np.random.default_rng([look.seed, 0xB])
+    width, height = resolution_wh
+    small = _desk(look, rng, resolution_wh)
+    rows, cols = small.shape[:2]
+    view = camera(look, resolution_wh)
+    slope = rng.normal(0, 0.35)
+    bend = rng.uniform(-1.5, 1.5) * look.desk_edge
+    edge_world = np.array([(x, look.desk_edge + slope * (x - bend) * (x > bend), 0.0) for x in (-200.0, bend, 200.0)])
+    seen = view.project(edge_world.astype(np.float32))
+    in_front = seen[:, 2] > 0.5
+    edge = seen[in_front][:, :2] * (cols / width, rows / height)
+    if len(edge) >= 2 and edge[:, 1].max() > 1:
+        floor = float(np.clip(np.interp(cols / 2, edge[:, 0], edge[:, 1]), 2, rows))
+        behind = _office(rng, cols, rows, floor)
+        polygon = np.concatenate((edge, [(edge[-1, 0], rows * 9), (edge[0, 0], rows * 9)]))
+        cover = np.zeros((rows, cols), np.float32)
+        cv2.fillPoly(cover, [np.round(np.clip(polygon, -2e4, 2e4) * 16).astype(np.int32)], 1.0, cv2.LINE_AA, 4)
+        cover = cv2.GaussianBlur(cover, (0, 0), 0.8)[..., None]
+        small = small * cover + behind * np.asarray(look.tone, np.float32) * (1 - cover)
+    else:
+        floor = 0.0
+    image = np.clip(cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC), 0, 255).astype(np.uint8)
+    _clutter(image, rng, width / REFERENCE_WH[0], floor * height / rows)
+    image.flags.writeable = False
+    return image
+
+
+@lru_cache(maxsize=4)
+def backdrop(look: Look, resolution_wh: tuple[int, int]) -> BgrImage:
+    """Desk and office without part and shadow, (H, W, 3) uint8, read-only."""
+    return _build_backdrop(look, resolution_wh)
+
+
+def shadow(look: Look, view: Camera, resolution_wh: tuple[int, int]) -> FloatArray:
+    """Gain of the part's soft and contact shadow on the frame, at a quarter of the resolution, (h, w) float32."""
+    width, height = resolution_wh[0] // 4, resolution_wh[1] // 4
+    around = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+    circle = np.stack((np.cos(around), np.sin(around), np.zeros(24)), axis=1)
+    away = np.array([np.cos(look.shadow_azimuth), np.sin(look.shadow_azimuth), 0.0])
+    gain = np.ones((height, width), np.float32)
+    size = look.radius_px * resolution_wh[0] / REFERENCE_WH[0] / 4
+    layers = ((1.0, 3.6, 0.16, 1.0), (1.0, 1.6, 0.10, 0.6), (1.06, 0.0, 0.05, 0.9))
+    for radius, reach, blur, share in layers:
+        ground = np.concatenate((circle * radius, circle * radius + away * reach)).astype(np.float32)
+        hull = cv2.convexHull(view.project(ground)[:, :2] / 4)
+        layer = np.zeros((height, width), np.float32)
+        cv2.fillPoly(layer, [np.round(hull * 16).astype(np.int32)], 1.0, cv2.LINE_AA, 4)
+        gain *= 1 - look.shadow_strength * share * cv2.GaussianBlur(layer, (0, 0), max(blur * size * 2, 0.4))
+    return gain
