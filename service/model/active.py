@@ -42,14 +42,14 @@ class ActiveModel:
     async def activate(self, name: str, version: str) -> LoadedModel:
         """Activate a version in the store and judge with it from now on. Raises PackageError; the old one stays."""
         async with self._exchange:
-            await asyncio.to_thread(self._registry.activate, name, version)
+            await asyncio.to_thread(self._registry.activate, name, version, device=self._device)
             return await self._take(name)
 
     async def rollback(self, name: str | None) -> LoadedModel:
         """Go back to the version that was active before. Raises PackageError; the old one stays."""
         async with self._exchange:
             name = name or self._name()
-            await asyncio.to_thread(self._registry.rollback, name)
+            await asyncio.to_thread(self._registry.rollback, name, device=self._device)
             return await self._take(name)
 
     async def set_threshold(self, tau: float) -> LoadedModel:
@@ -57,7 +57,7 @@ class ActiveModel:
         async with self._exchange:
             name = self._name()
             version = await asyncio.to_thread(self._registry.add_with_threshold, name, tau)
-            await asyncio.to_thread(self._registry.activate, name, version)
+            await asyncio.to_thread(self._registry.activate, name, version, device=self._device)
             return await self._take(name)
 
     def _name(self) -> str:

@@ -1,0 +1,238 @@
+"""`cangate inspect`: judge pictures on disk."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import cv2
+import typer
+from pydantic import TypeAdapter
+from rich.markup import escape
+from rich.progress import track
+from rich.table import Table
+
+from adapters.frames import decode_image
+from schemas.base import Value
+from schemas.messages import Box, Decision, ModelRef, Reason, StagesMs
+from service.cli.common import ConfigOption, console, errors, load_settings
+from service.cli.models import ModelArgument, StoreOption
+from service.device import compute_device
+from service.errors import FrameError, UsageError
+from service.evaluation.pictures import comparison_picture, mask_picture
+from service.model.dataset import Decode, FrameFile, read_frame
+from service.model.package import read_package
+from service.model.registry import ModelRegistry
+from service.pipeline.pipeline import InspectionPipeline
+from service.pipeline.types import Inspection
+
+COLUMNS = (
+    "filename",
+    "s",
+    "decision",
+    "tau",
+    "reason",
+    "uncertain",
+    "boxes",
+    "width",
+    "height",
+    "roi",
+    "detail",
+    "path",
+)
+COLOURS = {Decision.OK: "green", Decision.DAMAGED: "red", Decision.ERROR: "yellow"}
+
+
+class InspectedImage(Value):
+    """One picture's result: no score where no judgement was possible, and then `detail` says why."""
+
+    filename: str
+    path: str
+    s: float | None = None
+    tau: float
+    decision: Decision
+    reason: Reason
+    detail: str = ""
+    uncertain: bool = False
+    boxes: tuple[Box, ...] = ()
+    width: int | None = None
+    height: int | None = None
+    roi: str = ""
+    stages_ms: StagesMs = StagesMs()
+    model: ModelRef
+
+
+_ROWS: TypeAdapter[list[InspectedImage]] = TypeAdapter(list[InspectedImage])
+
+
+def inspect(
+    model: ModelArgument,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures to judge.")],
+    csv_file: Annotated[
+        Path | None, typer.Option("--csv", help="Write a table: filename, s, decision, and more.", dir_okay=False)
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write everything known, as a JSON list.", dir_okay=False)
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="Folder for STEM_roi.png, STEM_mask.png and STEM_comparison.png.", file_okay=False
+        ),
+    ] = None,
+    store: StoreOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Judge pictures with a model and print a table.
+
+    A picture that cannot be judged gets a row ERROR with its reason; the others are judged, and the exit status is 1.
+
+    Example: cangate inspect canister line1/*.png --csv results.csv -o pictures
+    """
+    settings = load_settings(config)
+    package = read_package(ModelRegistry(store or settings.model.store).resolve(model))
+    pipeline = package.build_pipeline(compute_device(settings.compute))
+    decode = partial(decode_image, max_pixels=settings.images.max_pixels)
+    rows = []
+    with _writing():
+        _make_room(out, csv_file, json_file)
+        stems = _stems(images)
+        for path, stem in track(
+            list(zip(images, stems, strict=True)),
+            "inspecting",
+            console=errors,
+            transient=True,
+            disable=not errors.is_terminal,
+        ):
+            row, inspection = _inspect_one(path, pipeline, package.ref, decode)
+            rows.append(row)
+            if out is not None and inspection is not None:
+                _write_pictures(out, stem, inspection, f"{path.name}   {package.ref.name}@{package.ref.version}")
+        if csv_file is not None:
+            csv_file.write_text(_as_csv(rows), encoding="utf-8", newline="")
+        if json_file is not None:
+            json_file.write_bytes(_ROWS.dump_json(rows, indent=2) + b"\n")
+    console.print(_as_table(rows))
+    if any(row.decision is Decision.ERROR for row in rows):
+        raise typer.Exit(1)
+
+
+def _inspect_one(
+    path: Path, pipeline: InspectionPipeline, model: ModelRef, decode: Decode
+) -> tuple[InspectedImage, Inspection | None]:
+    began = time.perf_counter()
+    try:
+        frame = read_frame(FrameFile(path, str(path)), decode).frame
+        load_ms = (time.perf_counter() - began) * 1000
+        inspection = pipeline.inspect([frame])[0]
+    except FrameError as exc:
+        row = InspectedImage(
+            filename=path.name,
+            path=str(path),
+            tau=pipeline.tau,
+            decision=Decision.ERROR,
+            reason=exc.reason,
+            detail=str(exc),
+            model=model,
+        )
+        return row, None
+    times = inspection.times
+    row = InspectedImage(
+        filename=path.name,
+        path=str(path),
+        s=inspection.score,
+        tau=inspection.threshold,
+        decision=Decision.DAMAGED if inspection.damaged else Decision.OK,
+        reason=Reason.SCORE_AT_OR_ABOVE_THRESHOLD if inspection.damaged else Reason.SCORE_BELOW_THRESHOLD,
+        uncertain=inspection.uncertain,
+        boxes=tuple(
+            Box(x1=box.xyxy[0], y1=box.xyxy[1], x2=box.xyxy[2], y2=box.xyxy[3], score=box.score)
+            for box in inspection.boxes
+        ),
+        width=frame.width,
+        height=frame.height,
+        roi=inspection.prepared.roi.path,
+        stages_ms=StagesMs(
+            load=load_ms,
+            roi=times.roi,
+            normalize=times.normalize,
+            embed=times.embed,
+            score=times.score,
+            boxes=times.boxes,
+        ),
+        model=model,
+    )
+    return row, inspection
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Map what goes wrong while results are written to one line."""
+    try:
+        yield
+    except OSError as exc:
+        raise UsageError(f"cannot write {exc.filename}: {exc.strerror}") from exc
+
+
+def _make_room(out: Path | None, *files: Path | None) -> None:
+    """Find out before the first picture whether results can be written."""
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+
+
+def _stems(images: Sequence[Path]) -> list[str]:
+    """Return a stem for the pictures of each image; images of the same stem are told apart by -2, -3 ..."""
+    seen: Counter[str] = Counter()
+    stems: list[str] = []
+    for image in images:
+        seen[image.stem] += 1
+        stems.append(image.stem if seen[image.stem] == 1 else f"{image.stem}-{seen[image.stem]}")
+    return stems
+
+
+def _write_pictures(out: Path, stem: str, inspection: Inspection, title: str) -> None:
+    pictures = {
+        "roi": inspection.prepared.normalized.bgr,
+        "mask": mask_picture(inspection.prepared.roi),
+        "comparison": comparison_picture(inspection, title),
+    }
+    for kind, picture in pictures.items():
+        # imwrite would fail in silence
+        (out / f"{stem}_{kind}.png").write_bytes(cv2.imencode(".png", picture)[1].tobytes())
+
+
+def _as_csv(rows: Sequence[InspectedImage]) -> str:
+    """Return the rows as CSV: `filename,s,decision`, then further columns; boxes as x1 y1 x2 y2 score; ..."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        boxes = "; ".join(f"{box.x1} {box.y1} {box.x2} {box.y2} {box.score:.4f}" for box in row.boxes)
+        writer.writerow(row.model_dump(mode="json") | {"boxes": boxes})
+    return text.getvalue()
+
+
+def _as_table(rows: Sequence[InspectedImage]) -> Table:
+    table = Table("file", "s", "tau", "decision", "boxes", "ms", "", box=None)
+    for row in rows:
+        table.add_row(
+            escape(row.filename),
+            "" if row.s is None else f"{row.s:.4f}",
+            f"{row.tau:.4f}",
+            f"[{COLOURS[row.decision]}]{row.decision}[/]",
+            str(len(row.boxes)),
+            f"{row.stages_ms.total():.0f}",
+            escape(f"{row.reason}: {row.detail}") if row.detail else "uncertain" if row.uncertain else "",
+        )
+    return table

@@ -1,0 +1,155 @@
+"""`cangate train`: OK frames in, the next version of a model out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from adapters.frames import decode_image
+from schemas.recipe import EmbedRecipe, Recipe, RoiMethod
+from service.cli.common import ConfigOption, console, errors, load_settings
+from service.device import compute_device
+from service.errors import UsageError
+from service.model.calibration import LimitMethod
+from service.model.dataset import FrameSet, list_frames
+from service.model.manifest import ModelManifest
+from service.model.package import read_package, write_package
+from service.model.registry import ModelRegistry, check_model_name
+from service.model.training import StageProgress, TrainingOptions
+from service.model.training import train as train_model
+
+UNUSUAL = 3
+"""How many of the least usual OK frames are named, for somebody to look at."""
+
+
+def train(
+    ok_dir: Annotated[Path, typer.Argument(help="Folder with frames of good parts, searched with its subfolders.")],
+    name: Annotated[str, typer.Option(help="Name of the model; an existing name gets its next version.")],
+    store: Annotated[
+        Path | None, typer.Option(help="Where models are kept.  [default: model.store of the configuration, models]")
+    ] = None,
+    roi: Annotated[
+        RoiMethod | None, typer.Option(help="How the canister is cut out.  [default: of the recipe, grabcut]")
+    ] = None,
+    embedder: Annotated[
+        str | None, typer.Option(help="starter, or timm:BACKBONE.  [default: of the recipe, starter]")
+    ] = None,
+    false_reject: Annotated[
+        float, typer.Option(min=1e-6, max=0.5, help="Share of good parts that tau may reject.")
+    ] = 0.01,
+    mixed: Annotated[
+        bool, typer.Option("--mixed", help="Damaged frames may be among them: drop the rarest patches.")
+    ] = False,
+    activate: Annotated[
+        bool, typer.Option("--activate", help="Activate the new version; the first of a name always is.")
+    ] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Learn what good parts look like, and set the threshold tau from frames held back.
+
+    Every frame must be readable and show a canister; those that do not are named and nothing is written. Ctrl-C leaves
+    nothing behind. The recipe comes from [recipe] of the configuration; --roi and --embedder come before it.
+
+    Example: cangate train frames/ok --name canister --false-reject 0.005
+    """
+    settings = load_settings(config)
+    recipe = _recipe(settings.recipe, roi, embedder)
+    registry = ModelRegistry(store or settings.model.store)
+    check_model_name(name)
+    found = list_frames(ok_dir)
+    if not found.frames:
+        raise UsageError(f"no pictures in {ok_dir}")
+    device = compute_device(settings.compute)
+    with _bars() as progress:
+        trained = train_model(
+            name,
+            found.frames,
+            recipe,
+            TrainingOptions(false_reject=false_reject, mixed=mixed, workers=settings.compute.prepare_workers),
+            decode=partial(decode_image, max_pixels=settings.images.max_pixels),
+            device=device,
+            progress=progress,
+        )
+    with registry.draft(name) as directory:
+        write_package(directory, trained.manifest, trained.vectors, dict(trained.golden))
+        path = registry.publish(directory, trained.manifest)
+    package = read_package(path)
+    _report(package.manifest, found)
+    console.print(f"model {name}@{path.name} in {path}, id {package.id}", soft_wrap=True)
+    active = registry.active(name)
+    if activate or active is None:
+        registry.activate(name, path.name, device=device)
+        console.print(f"{name}@{path.name} is active: its golden frames reproduce")
+    else:
+        again = f" --store {registry.store}" if store else ""
+        console.print(
+            f"active is still {name}@{active}; to change that: cangate models activate {name} {path.name}{again}",
+            soft_wrap=True,
+        )
+
+
+def _recipe(recipe: Recipe, roi: RoiMethod | None, embedder: str | None) -> Recipe:
+    if roi is not None:
+        recipe = recipe.model_copy(update={"roi": recipe.roi.model_copy(update={"method": roi})})
+    if embedder is not None:
+        try:
+            embed = EmbedRecipe.model_validate({**dict(recipe.embed), "embedder": embedder})
+        except ValidationError as exc:
+            raise UsageError(f"--embedder must be starter or timm:BACKBONE, not {embedder!r}") from exc
+        recipe = recipe.model_copy(update={"embed": embed})
+    return recipe
+
+
+@contextmanager
+def _bars() -> Iterator[StageProgress]:
+    """Lend one bar a stage, on a terminal only: elsewhere standard error is for what went wrong."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bars:
+
+        def advance(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield advance
+
+
+def _report(manifest: ModelManifest, found: FrameSet) -> None:
+    training, calibration = manifest.training, manifest.calibration
+    if found.ignored:
+        console.print(
+            f"passed over, no pictures by their name: {', '.join(found.ignored)}", soft_wrap=True, markup=False
+        )
+    for duplicate in training.duplicates:
+        console.print(
+            f"left out: {duplicate.name} shows the very pixels of {duplicate.same_as}", soft_wrap=True, markup=False
+        )
+    console.print(
+        f"{len(training.frames)} frames, {training.patches} patches, {training.patches_held} of them in memory, "
+        f"{training.bank_size} in the bank"
+    )
+    statistic = manifest.recipe.score.statistic
+    table = Table("statistic", "median", "largest", f"limit at {calibration.false_reject:g}", box=None)
+    for name, limit in calibration.limits.items():
+        scores = sorted(frame.scores[name] for frame in calibration.held_back)
+        mark = "  = tau" if name == statistic else ""
+        table.add_row(name.value, f"{scores[len(scores) // 2]:.4f}", f"{scores[-1]:.4f}", f"{limit:.4f}{mark}")
+    console.print(table)
+    least_usual = sorted(calibration.held_back, key=lambda frame: -frame.scores[statistic])[:UNUSUAL]
+    named = ", ".join(f"{frame.name} {frame.scores[statistic]:.4f}" for frame in least_usual)
+    console.print(f"least usual when held back: {named}", soft_wrap=True, markup=False)
+    if calibration.method is LimitMethod.EXTRAPOLATED:
+        console.print(
+            f"[yellow]tau is extrapolated: a false-reject rate of {calibration.false_reject:g} takes "
+            f"{calibration.frames_needed} frames, there are {len(calibration.held_back)}[/]",
+            soft_wrap=True,
+        )

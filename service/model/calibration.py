@@ -1,0 +1,113 @@
+"""Where the threshold lies: a limit that new OK frames pass with a wanted rate, from scores of held-back OK frames."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from schemas.base import Value
+from schemas.recipe import ScoreStatistic
+from service.errors import TrainingError
+
+FOLDS = 5
+SMALLEST_SPREAD = 0.02
+"""Share of the largest score taken as spread of the tail at least: a handful of scores may agree by chance."""
+
+FalseReject = Annotated[float, Field(gt=0, lt=1)]
+
+
+class LimitMethod(StrEnum):
+    """How a limit was taken from held-back scores."""
+
+    CONFORMAL = "conformal"
+    EXTRAPOLATED = "extrapolated"
+
+
+class HeldBackFrame(Value):
+    """Scores of one OK frame against a bank made without its fold."""
+
+    name: str
+    fold: int
+    scores: dict[ScoreStatistic, float]
+
+
+class Calibration(Value):
+    """How the thresholds came about; the limits of all statistics lie side by side.
+
+    frames_needed: how many held-back frames the wanted rate takes without extrapolation.
+    """
+
+    false_reject: FalseReject
+    method: LimitMethod
+    folds: int
+    frames_needed: int
+    limits: dict[ScoreStatistic, float]
+    held_back: tuple[HeldBackFrame, ...]
+
+    @property
+    def patch_tau(self) -> float:
+        """Distance that the most unusual patch of an OK frame stays below, with the wanted rate."""
+        return self.limits[ScoreStatistic.MAX]
+
+
+def fold_of_frames(count: int, folds: int = FOLDS) -> npt.NDArray[np.int64]:
+    """Return the fold of each of `count` frames: (count,) int64, contiguous blocks of nearly equal size.
+
+    Blocks, not every fifth frame: neighbours in a recording often show the same part, and a frame whose twin is in the
+    bank is not held back.
+    """
+    return np.arange(count) * min(folds, count) // max(count, 1)
+
+
+def frames_needed(false_reject: float) -> int:
+    """Return how many held-back frames a split-conformal limit of this rate takes."""
+    return math.ceil(round(1 / false_reject, 9)) - 1
+
+
+def limit_of(scores: Sequence[float], false_reject: float) -> float:
+    """Return the limit that a new OK frame's score reaches with a probability of at most `false_reject`.
+
+    With enough frames the split-conformal limit: the k-th smallest of n scores, k = ceil((n + 1)(1 - rate)), and a hair
+    more, since a score at the limit is damaged; valid for any distribution, as long as new frames are like these
+    (Vovk et al. 2005; Lei et al., arXiv 1604.04173). With fewer, the largest score stands for the rate 1 / (n + 1) and
+    the rest of the way is extrapolated along an exponential tail: max + b * ln(1 / ((n + 1) rate)), where b is the mean
+    excess of the upper half over the median. Both agree where they meet.
+
+    Raises:
+        TrainingError: fewer than two scores, or one that is not finite.
+    """
+    ordered = np.sort(np.asarray(scores, np.float64))
+    count = len(ordered)
+    if count < 2 or not np.isfinite(ordered).all():
+        raise TrainingError(f"a threshold needs two finite held-back scores at least, not {count}")
+    spare = math.floor((count + 1) * false_reject + 1e-9)  # scores that may lie above the limit, and one
+    if spare >= 1:
+        limit = float(ordered[count - spare])
+    else:
+        median = float(np.median(ordered))
+        excess = ordered[ordered > median] - median
+        spread = max(float(excess.mean()) if len(excess) else 0.0, SMALLEST_SPREAD * float(ordered[-1]))
+        limit = float(ordered[-1]) + spread * math.log(1 / ((count + 1) * false_reject))
+    return math.nextafter(limit, math.inf)
+
+
+def calibrate(held_back: Sequence[HeldBackFrame], false_reject: float) -> Calibration:
+    """Take the limit of every statistic from the same held-back frames. Raises TrainingError as `limit_of`."""
+    needed = frames_needed(false_reject)
+    return Calibration(
+        false_reject=false_reject,
+        method=LimitMethod.CONFORMAL if len(held_back) >= needed else LimitMethod.EXTRAPOLATED,
+        folds=len({frame.fold for frame in held_back}),
+        frames_needed=needed,
+        limits={
+            statistic: limit_of([frame.scores[statistic] for frame in held_back], false_reject)
+            for statistic in ScoreStatistic
+        },
+        held_back=tuple(held_back),
+    )

@@ -1,0 +1,84 @@
+"""Frames on disk: which files they are, in which order, and how one is read."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.errors import FrameMissing, UsageError
+from service.pipeline.types import BgrImage, Frame
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
+
+Decode = Callable[[bytes], BgrImage]
+"""Turns the bytes of an image file into pixels; raises FrameError where it cannot."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrameFile:
+    """A picture file; `name` is how people and manifests call it."""
+
+    path: Path
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class FrameSet:
+    """The picture files of a directory in natural order, and the names of the files that are no pictures."""
+
+    frames: tuple[FrameFile, ...]
+    ignored: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFrame:
+    """A decoded frame and the SHA-256 of its file."""
+
+    frame: Frame
+    sha256: str
+
+
+def list_frames(directory: Path) -> FrameSet:
+    """List the pictures in `directory` and below it, told by their suffix; hidden files and folders are passed over.
+
+    Raises UsageError where it cannot be listed.
+    """
+    found: list[FrameFile] = []
+    ignored: list[str] = []
+    try:
+        next(directory.iterdir(), None)  # os.walk would pass over a directory that is not there in silence
+        for folder, below, files in os.walk(directory, onerror=_raise):
+            below[:] = [name for name in below if not name.startswith(".")]
+            for path in (Path(folder, file) for file in files if not file.startswith(".")):
+                name = path.relative_to(directory).as_posix()
+                if path.suffix.lower() in SUFFIXES:
+                    found.append(FrameFile(path, name))
+                else:
+                    ignored.append(name)
+    except OSError as exc:
+        raise UsageError(f"cannot list {exc.filename or directory}: {exc.strerror}") from exc
+    found.sort(key=lambda file: natural_key(file.name))
+    return FrameSet(tuple(found), tuple(sorted(ignored, key=natural_key)))
+
+
+def read_frame(file: FrameFile, decode: Decode) -> ReadFrame:
+    """Read and decode one file. Raises FrameError."""
+    try:
+        data = file.path.read_bytes()
+    except OSError as exc:
+        raise FrameMissing(f"cannot be read: {exc.strerror}") from exc
+    return ReadFrame(Frame(decode(data), uri=file.name), hashlib.sha256(data).hexdigest())
+
+
+def natural_key(name: str) -> tuple[tuple[tuple[int, str], ...], str]:
+    """Return a sort key that counts: part2 before part10; ties (part2, part02) in the order of their characters."""
+    pieces = re.findall(r"[0-9]+|[^0-9]+", name)
+    return tuple((int(piece), "") if piece[0] in "0123456789" else (-1, piece.casefold()) for piece in pieces), name
+
+
+def _raise(error: OSError) -> None:
+    raise error

@@ -1,0 +1,209 @@
+"""A model package on disk, verified whenever it is read.
+
+    model.json            the manifest
+    memory.safetensors    the memory bank: `vectors` (M, D) float32
+    golden/*.png          frames with the scores they must get, losslessly
+    SHA256SUMS            the digest of each of these files, as `sha256sum -c` reads them
+
+The id of a package is the SHA-256 of SHA256SUMS, so it covers every byte. A package is never changed once published.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import safetensors
+import torch
+from pydantic import ValidationError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from schemas.messages import ModelRef
+from service.errors import FrameError, PackageNotFound, PackageRefused, UsageError
+from service.model.manifest import PIPELINE_VERSION, GoldenFrame, ModelManifest
+from service.pipeline.embed import build_embedder
+from service.pipeline.memory_bank import MemoryBank
+from service.pipeline.pipeline import InspectionPipeline
+from service.pipeline.roi import build_roi_finder
+from service.pipeline.types import BgrImage, FloatArray, Frame
+
+__all__ = ["GOLDEN_TOLERANCE", "ModelManifest", "ModelPackage", "package_id", "read_package", "write_package"]
+
+MANIFEST, BANK, SUMS = "model.json", "memory.safetensors", "SHA256SUMS"
+
+GOLDEN_TOLERANCE = 1e-3
+"""How far a golden score may be off, as a distance. The same machine repeats it to 1e-5; another CPU or a GPU rounds
+differently and may move a pixel of the mask; a wrong colour order, resize or weight moves it by far more."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelPackage:
+    """A package whose every file was found to be what was packed: vectors (M, D) float32."""
+
+    path: Path
+    id: str
+    manifest: ModelManifest
+    vectors: FloatArray
+
+    @property
+    def ref(self) -> ModelRef:
+        """How verdicts name this package."""
+        return ModelRef(name=self.manifest.name, version=self.manifest.version, sha256=self.id)
+
+    def build_pipeline(self, device: torch.device) -> InspectionPipeline:
+        """Return the pipeline of this model.
+
+        Raises PackageRefused: made for another version of the preprocessing, another backbone or other weights, or
+        those cannot be had here.
+        """
+        manifest = self.manifest
+        if manifest.pipeline_version != PIPELINE_VERSION:
+            raise self._refused(
+                f"made for version {manifest.pipeline_version} of the preprocessing, running is {PIPELINE_VERSION}"
+            )
+        try:
+            roi_finder = build_roi_finder(manifest.recipe.roi, device)
+            embedder = build_embedder(manifest.recipe.embed, device)
+        except UsageError as exc:
+            raise self._refused(str(exc)) from exc
+        if (embedder.digest, embedder.dim) != (manifest.embedder.digest, manifest.embedder.dim):
+            raise self._refused(
+                f"made with {manifest.embedder.name} {manifest.embedder.digest[:12]}, "
+                f"running is {embedder.name} {embedder.digest[:12]}"
+            )
+        return InspectionPipeline(
+            recipe=manifest.recipe,
+            roi_finder=roi_finder,
+            embedder=embedder,
+            bank=MemoryBank(self.vectors, device),
+            tau=manifest.tau,
+            patch_tau=manifest.patch_tau,
+        )
+
+    def golden_frames(self) -> Iterator[tuple[GoldenFrame, Frame]]:
+        """Yield each golden frame with what is expected of it. Raises PackageRefused where one cannot be decoded."""
+        for golden in self.manifest.golden:
+            bgr = cv2.imdecode(np.fromfile(self.path / golden.file, np.uint8), cv2.IMREAD_COLOR)
+            if bgr is None:
+                raise self._refused(f"{golden.file} is no picture")
+            yield golden, Frame(np.asarray(bgr, np.uint8), uri=golden.name)
+
+    def check_golden(self, pipeline: InspectionPipeline) -> float:
+        """Return the largest deviation of a golden score. Raises PackageRefused where it is above the tolerance."""
+        worst = 0.0
+        for golden, frame in self.golden_frames():
+            try:
+                score = pipeline.inspect([frame])[0].score
+            except FrameError as exc:
+                raise self._refused(f"golden frame {golden.file} cannot be judged: {exc}") from exc
+            deviation = abs(score - golden.score)
+            if not deviation <= GOLDEN_TOLERANCE:
+                raise self._refused(f"golden frame {golden.file} scores {score:.5f} here, not {golden.score:.5f}")
+            worst = max(worst, deviation)
+        return worst
+
+    def _refused(self, why: str) -> PackageRefused:
+        return PackageRefused(f"model {self.manifest.name}@{self.manifest.version}: {why}")
+
+
+def read_package(path: Path) -> ModelPackage:
+    """Read and verify the package in `path`.
+
+    Raises:
+        PackageNotFound: there is no package.
+        PackageRefused: a file is missing, strange or not what was packed, or the manifest cannot be understood.
+    """
+    identity = package_id(path)
+    try:
+        _verify(path)
+        manifest = _parse_manifest(path, (path / MANIFEST).read_bytes())
+        vectors = load_tensors((path / BANK).read_bytes()).get("vectors")
+    except OSError as exc:
+        raise PackageRefused(f"package {path}: cannot read {exc.filename}: {exc.strerror}") from exc
+    except safetensors.SafetensorError as exc:
+        raise PackageRefused(f"package {path}: {BANK}: {exc}") from exc
+    if vectors is None or vectors.dtype != np.float32 or vectors.ndim != 2 or not len(vectors):
+        raise PackageRefused(f"package {path}: {BANK} holds no (M, D) float32 vectors")
+    if vectors.shape[1] != manifest.embedder.dim or not np.isfinite(vectors).all():
+        raise PackageRefused(f"package {path}: {BANK} does not hold finite vectors of length {manifest.embedder.dim}")
+    missing = {golden.file for golden in manifest.golden} - _files(path)
+    if missing:
+        raise PackageRefused(f"package {path}: {', '.join(sorted(missing))} is missing")
+    return ModelPackage(path, identity, manifest, vectors)
+
+
+def package_id(path: Path) -> str:
+    """Return the id of the package in `path` without verifying its files. Raises PackageNotFound, PackageRefused."""
+    if not (path / MANIFEST).is_file() and not (path / SUMS).is_file():
+        raise PackageNotFound(f"no model package in {path}")
+    try:
+        return hashlib.sha256((path / SUMS).read_bytes()).hexdigest()
+    except OSError as exc:
+        raise PackageRefused(f"package {path}: {SUMS} is missing") from exc
+
+
+def write_package(
+    directory: Path, manifest: ModelManifest, vectors: FloatArray, golden: dict[str, BgrImage | bytes]
+) -> None:
+    """Write a package into an empty directory.
+
+    vectors: (M, D) float32. golden: a picture, or the bytes of its PNG, for each file that `manifest.golden` names.
+    """
+    (directory / BANK).write_bytes(save_tensors({"vectors": np.ascontiguousarray(vectors, np.float32)}))
+    for file, picture in golden.items():
+        path = directory / file
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(picture if isinstance(picture, bytes) else cv2.imencode(".png", picture)[1].tobytes())
+    seal(directory, manifest)
+
+
+def seal(directory: Path, manifest: ModelManifest) -> None:
+    """Write manifest and digests, and have everything on the disk before the directory gets its name."""
+    (directory / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    names = sorted(_files(directory) - {SUMS})
+    (directory / SUMS).write_text("".join(f"{_digest(directory / name)}  {name}\n" for name in names))
+    for name in (*names, SUMS):
+        with (directory / name).open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _verify(path: Path) -> None:
+    listed: dict[str, str] = {}
+    for line in (path / SUMS).read_text(errors="replace").splitlines():
+        digest, separator, name = line.partition("  ")
+        if not separator:
+            raise PackageRefused(f"package {path}: {SUMS} is damaged")
+        listed[name] = digest
+    present = _files(path) - {SUMS}
+    for name in sorted({MANIFEST, BANK} | listed.keys()):
+        if name not in present:
+            raise PackageRefused(f"package {path}: {name} is missing")
+        if _digest(path / name) != listed.get(name):
+            raise PackageRefused(f"package {path}: {name} is not what was packed (tampered with or damaged)")
+    strangers = sorted(present - listed.keys())
+    if strangers:
+        raise PackageRefused(f"package {path}: {', '.join(strangers)} does not belong to it")
+
+
+def _parse_manifest(path: Path, document: bytes) -> ModelManifest:
+    try:
+        return ModelManifest.model_validate_json(document)
+    except ValidationError as exc:
+        first = exc.errors(include_url=False, include_input=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise PackageRefused(f"package {path}: {MANIFEST}: {key}: {first['msg']}") from exc
+
+
+def _files(path: Path) -> set[str]:
+    return {file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir()}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
