@@ -165,7 +165,7 @@ class StationUsers(UserManager):
     def _channel_allowed(self, certificate: bytes | None) -> bool:
         # asyncua opens an unsecured channel whatever the policies, and shows its certificate validator only the
         # certificate that CreateSession names, which need not be the one behind the channel. Hence both again here.
-        if certificate is None:
+        if not certificate:
             return self._plain
         if self._trusted is None:
             return True

@@ -75,7 +75,7 @@ class TagSpace:
     ) -> ua.StatusCode:
         """Put a value with its status and both timestamps into the address space; subscribers are told."""
         value = ua.DataValue(variant, status, cast("ua.DateTime", source), cast("ua.DateTime", server))
-        return _complete(self.aspace.write_attribute_value(self.node_ids[tag], ua.AttributeIds.Value, value))
+        return complete(self.aspace.write_attribute_value(self.node_ids[tag], ua.AttributeIds.Value, value))
 
     def number(self, tag: Tag) -> int:
         """Return the value of a tag that holds a whole number or a Boolean."""
@@ -164,7 +164,7 @@ def _plain(value: TagValue) -> TagValue | list[int] | list[str]:
     return list(value) if isinstance(value, tuple) else value  # type: ignore[return-value] # one of two tuples
 
 
-def _complete(step: Coroutine[object, object, ua.StatusCode]) -> ua.StatusCode:
+def complete(step: Coroutine[object, object, ua.StatusCode]) -> ua.StatusCode:
     """Run asyncua's in-process write, a coroutine in name only, without giving up the event loop.
 
     Raises:

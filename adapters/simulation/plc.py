@@ -86,7 +86,7 @@ class PlcGate:
         self._heartbeat: int | None = None
         self._beat_at = self._clock.monotonic()
         self.connected = asyncio.Event()
-        """Set once the gate has looked at results and heartbeat for the first time: from then on no result escapes it."""
+        """Set once results and heartbeat have been seen for the first time: from then on no result escapes the gate."""
 
     @property
     def trusted(self) -> bool:
@@ -95,7 +95,7 @@ class PlcGate:
 
     async def run(self) -> None:
         """Watch the station until cancelled; reconnect by itself."""
-        logging.getLogger("asyncua").setLevel(logging.WARNING)
+        logging.getLogger("asyncua.client").setLevel(logging.ERROR)  # it warns at every attempt to reconnect
         async with self._connected() as client:
             namespace = await client.get_namespace_index(NAMESPACE_URI)
             self._nodes = {tag: client.get_node(f"ns={namespace};s={tag.node_id(self._station)}") for tag in Tag}

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from adapters.clock import SystemClock
 from adapters.opcua.server import DefaultEventIds, OpcUaServerAdapter
+from adapters.opcua.tags import complete
 from schemas.messages import Box, Decision, Fault, Gate, Reason, StationState, Verdict
 from schemas.settings import OpcUaServerSettings
 from schemas.tags import Access, Tag, TagType, result_seq
@@ -348,6 +349,17 @@ async def test_port_in_use_is_a_usage_error_that_names_it(tmp_path: Path) -> Non
     finally:
         taken.close()
         await taken.wait_closed()
+
+
+def test_tag_write_that_would_let_clients_in_between_is_refused() -> None:
+    """A release of asyncua whose in-process write suspends shows itself at once, not as torn results."""
+
+    async def suspending() -> ua.StatusCode:
+        await asyncio.sleep(0)
+        return ua.StatusCode()
+
+    with pytest.raises(RuntimeError, match="suspended"):
+        complete(suspending())
 
 
 @given(st.lists(st.integers(1, 2**32 - 1) | st.integers(1, 3), max_size=50))

@@ -87,7 +87,7 @@ async def test_users_read_and_only_plc_and_engineer_write(tmp_path: Path) -> Non
 
 
 async def test_unsecured_channel_gets_no_session_where_none_is_not_offered(tmp_path: Path) -> None:
-    """asyncua opens such a channel for discovery whatever the policies; it must not become a session."""
+    """The library opens such a channel for discovery whatever the policies; it must not become a session."""
     async with running(secure_settings(tmp_path), tmp_path / "pki") as (adapter, _):
         endpoints = await plain_client(adapter.endpoint).connect_and_get_server_endpoints()
         assert [endpoint.SecurityMode for endpoint in endpoints] == [ua.MessageSecurityMode.SignAndEncrypt]
@@ -128,16 +128,16 @@ async def test_client_whose_certificate_is_not_trusted_is_refused(tmp_path: Path
         impostor = await secure_client(adapter.endpoint, server_certificate, stranger, "plc", "plc-secret")
         genuine, shown = impostor.uaclient.create_session, (friend / "certificate.der").read_bytes()
 
-        async def show_another(params: ua.CreateSessionParameters) -> ua.CreateSessionResult:
-            params.ClientCertificate = ua.ByteString(shown)
-            return await genuine(params)
+        async def show_another(parameters: ua.CreateSessionParameters) -> ua.CreateSessionResult:
+            parameters.ClientCertificate = ua.ByteString(shown)
+            return await genuine(parameters)
 
         impostor.uaclient.create_session = show_another  # type: ignore[method-assign] # an attack, not a use
         await assert_refused(impostor)
 
 
 async def test_session_tokens_cannot_be_guessed(tmp_path: Path) -> None:
-    """asyncua counts its tokens, and attaches a channel to a living session before it looks at the password."""
+    """The library counts its tokens, and attaches a channel to a living session before it looks at the password."""
     settings = OpcUaServerSettings(port=free_port(), anonymous=False, users_file=users_file(tmp_path))
     async with running(settings, tmp_path) as (adapter, _):
         tokens = []
@@ -147,7 +147,7 @@ async def test_session_tokens_cannot_be_guessed(tmp_path: Path) -> None:
             client.set_password("plc-secret")
             async with client:
                 tokens.append(client.uaclient.session.authentication_token.Identifier)
-    assert [(type(token), len(token)) for token in tokens] == [(bytes, 32)] * 2
+    assert [isinstance(token, bytes) and len(token) for token in tokens] == [32, 32]
     assert tokens[0] != tokens[1]
 
 

@@ -2,7 +2,8 @@
 "use strict";
 
 const { AttributeIds, DataType, main, nodeIds, readTags, withSession } = require("./tags");
-const { MessageSecurityMode, OPCUACertificateManager, SecurityPolicy, UserTokenType } = require("node-opcua-client");
+const { OPCUACertificateManager } = require("node-opcua-certificate-manager");
+const { MessageSecurityMode, SecurityPolicy, UserTokenType } = require("node-opcua-client");
 
 main(async (endpoint, rootFolder, policy, mode, userName, password) => {
   const clientCertificateManager = new OPCUACertificateManager({ rootFolder, automaticallyAcceptUnknownCertificate: true });
