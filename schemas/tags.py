@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, IntEnum, StrEnum
 
+from schemas.messages import Decision
+
 NAMESPACE_URI = "urn:cangate"
 
 
@@ -34,6 +36,11 @@ class VerdictCode(IntEnum):
     OK = 1
     DAMAGED = 2
     ERROR = 3
+
+    @classmethod
+    def of(cls, decision: Decision) -> VerdictCode:
+        """Return the code of `decision`."""
+        return cls[decision.name]
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,11 +39,6 @@ ENDPOINT_PATH: Final = "/cangate/"
 PKI: Final = Path("data/pki")
 _CLOSE_S = 2.0
 
-_CODES: Final = {
-    Decision.OK: VerdictCode.OK,
-    Decision.DAMAGED: VerdictCode.DAMAGED,
-    Decision.ERROR: VerdictCode.ERROR,
-}
 _COUNTS: Final = {Decision.OK: Tag.CountOk, Decision.DAMAGED: Tag.CountDamaged, Decision.ERROR: Tag.CountError}
 
 
@@ -157,7 +152,8 @@ class OpcUaServerAdapter:
         if answer.repeated and not asked_here:
             return
         counted = {} if answer.repeated else self._counts(answer, tags)
-        tags.write(self._result(answer, tags) | counted | self._sequence(answer), self._clock.now())
+        sequence: dict[Tag, TagValue] = {Tag.ResultSeq: result_seq(answer.verdict.seq)}
+        tags.write(self._result(answer, tags) | counted | sequence, self._clock.now())
 
     async def publish_status(self, status: Status, *, ready: bool) -> None:
         """Write Ready, Busy, Fault, FaultCode and Heartbeat.
@@ -193,7 +189,7 @@ class OpcUaServerAdapter:
             Tag.ResultPartId: verdict.part_id or "",
             Tag.ResultEventId: verdict.event_id,
             Tag.ResultTriggerId: verdict.trigger_id or 0,
-            Tag.Verdict: int(_CODES[verdict.decision]),
+            Tag.Verdict: int(VerdictCode.of(verdict.decision)),
             Tag.Reject: answer.gate_at(monotonic) is not Gate.PASS,
             Tag.ResultValid: True,
             Tag.Score: verdict.score,
@@ -217,10 +213,6 @@ class OpcUaServerAdapter:
         if previous not in (0, tags.number(Tag.ResultAck)):
             counts[Tag.UnackedResults] = tags.next(Tag.UnackedResults)
         return counts
-
-    @staticmethod
-    def _sequence(answer: Answer) -> dict[Tag, TagValue]:
-        return {Tag.ResultSeq: result_seq(answer.verdict.seq)}
 
     def _on_trigger(self, tags: TagSpace, trigger: int) -> None:
         """Take a changed Trigger: judge it where Ready is shown, else count it as missed."""

@@ -33,11 +33,6 @@ _RESULT_TAGS: Final = (
     Tag.Results,
     Tag.ResultSeq,
 )
-_CODES: Final = {
-    Decision.OK: VerdictCode.OK,
-    Decision.DAMAGED: VerdictCode.DAMAGED,
-    Decision.ERROR: VerdictCode.ERROR,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +201,7 @@ class PlcGate:
         age_s = (self._clock.now() - verdict.received_at).total_seconds()
         reject = verdict.gate is Gate.REJECT or verdict.late or age_s > self._hold_s
         opened = self.trusted and verdict.decision is Decision.OK and not reject
-        code = _CODES[verdict.decision]
+        code = VerdictCode.of(verdict.decision)
         return GateAction(
             result_seq(verdict.seq), verdict.event_id, verdict.part_id or "", code, reject=reject, opened=opened
         )
