@@ -8,17 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from asyncua import ua
 from asyncua.common.subscription import DataChangeEvent
-from hypothesis import given
-from hypothesis import strategies as st
 
 from adapters.clock import SystemClock
-from adapters.opcua.server import DefaultEventIds, OpcUaServerAdapter
-from adapters.opcua.tags import complete
+from adapters.opcua.server import OpcUaServerAdapter
 from schemas.messages import Box, Decision, Fault, Gate, Reason, StationState, Verdict
 from schemas.settings import OpcUaServerSettings
-from schemas.tags import Access, Tag, TagType, result_seq
+from schemas.tags import Access, Tag, TagType
 from service.errors import SinkUnavailable, UsageError
 from tests.support.opcua import ServedStation, answer, free_port, running, served_station, status, verdict
 
@@ -31,6 +29,7 @@ DATA_TYPES = {  # OPC 10000-6, 5.1.2
     TagType.INT32_ARRAY: "i=6",
     TagType.STRING_ARRAY: "i=12",
 }
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 ATTRIBUTES = (
     ua.AttributeIds.DataType,
     ua.AttributeIds.ValueRank,
@@ -46,11 +45,18 @@ def held(value: ua.DataValue) -> Any:
     return value.Value.Value
 
 
-@pytest.fixture
-async def station(tmp_path: Path) -> AsyncIterator[ServedStation]:
-    """Return a station that is ready, with nothing judged yet."""
-    async with served_station(tmp_path) as served:
-        yield served
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ServedStation]:
+    """Serve one station for all tests: to start a server takes a second."""
+    async with served_station(tmp_path_factory.mktemp("pki")) as station:
+        yield station
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def station(served: ServedStation) -> ServedStation:
+    """Return the station as it is after its start, ready, with nothing judged yet."""
+    await served.start_again()
+    return served
 
 
 async def test_tags_have_the_types_access_and_start_values_of_the_contract(station: ServedStation) -> None:
@@ -349,28 +355,3 @@ async def test_port_in_use_is_a_usage_error_that_names_it(tmp_path: Path) -> Non
     finally:
         taken.close()
         await taken.wait_closed()
-
-
-def test_tag_write_that_would_let_clients_in_between_is_refused() -> None:
-    """A release of asyncua whose in-process write suspends shows itself at once, not as torn results."""
-
-    async def suspending() -> ua.StatusCode:
-        await asyncio.sleep(0)
-        return ua.StatusCode()
-
-    with pytest.raises(RuntimeError, match="suspended"):
-        complete(suspending())
-
-
-@given(st.lists(st.integers(1, 2**32 - 1) | st.integers(1, 3), max_size=50))
-def test_default_event_ids_never_repeat(triggers: list[int]) -> None:
-    """Whatever a PLC's counter does, no part inherits the verdict of another."""
-    ids = DefaultEventIds("line1", SystemClock().now())
-    made = [ids.next(trigger) for trigger in triggers]
-    assert len(set(made)) == len(triggers)
-
-
-@pytest.mark.parametrize(("seq", "shown"), [(1, 1), (2**32 - 1, 2**32 - 1), (2**32, 1), (2**32 + 1, 2)])
-def test_result_seq_is_modulo_2_to_32_without_zero(seq: int, shown: int) -> None:
-    """0 means that there is no result yet, so no result may have it."""
-    assert result_seq(seq) == shown

@@ -12,7 +12,7 @@ from pathlib import Path
 from asyncua import Client, Node, ua
 
 from adapters.clock import SystemClock
-from adapters.opcua.server import OpcUaServerAdapter
+from adapters.opcua.server import DefaultEventIds, OpcUaServerAdapter
 from schemas.messages import (
     Box,
     Command,
@@ -128,6 +128,19 @@ class ServedStation:
         self.intake = intake
         self.client = client
         self.namespace = namespace
+
+    async def start_again(self) -> None:
+        """Bring tags and adapter back to where they were after the start."""
+        adapter, clock = self.adapter, SystemClock()
+        assert adapter._tags is not None
+        adapter._tags.write(
+            {tag: tag.spec.start for tag in Tag}, clock.now(), absent=ua.StatusCodes.BadWaitingForInitialData
+        )
+        adapter._event_ids = DefaultEventIds(STATION, clock.now())
+        adapter._asked.clear()
+        while not self.intake.arrivals.empty():
+            self.intake.arrivals.get_nowait()
+        await adapter.publish_status(status(), ready=True)
 
     def node(self, tag: Tag) -> Node:
         return tag_node(self.client, self.namespace, tag)
