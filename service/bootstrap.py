@@ -6,19 +6,19 @@ import asyncio
 import gc
 import logging
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 
 import structlog
-from adapters.hmi.server import HmiServer
-from adapters.pictures import PictureStore
 
 from adapters.clock import SystemClock
 from adapters.frames import AllowListedFrames
+from adapters.hmi.server import HmiServer
 from adapters.journal import SqlJournal
 from adapters.mqtt import MqttAdapter
 from adapters.opcua.server import OpcUaServerAdapter
+from adapters.pictures import PictureStore
 from schemas.messages import FaultCode
 from schemas.settings import LogSettings, Settings, is_loopback
 from service.commands import StationCommands
@@ -170,7 +170,7 @@ async def serve(
     stop: asyncio.Event,
     *,
     take_free_http_port: bool = False,
-    on_started: Callable[[Service], Awaitable[None]] | None = None,
+    on_started: Callable[[Service], None] = lambda _: None,
 ) -> None:
     """Run the service until `stop` is set. Raises UsageError where something it needs at start is not there."""
     async with SqlJournal(settings.journal, station=settings.station.id) as journal:
@@ -182,8 +182,8 @@ async def serve(
         # what was made up to here stays: the collector need not look at it in the middle of a part
         gc.collect()
         gc.freeze()
-        if on_started is not None and not running.done():
-            await on_started(service)
+        if not running.done():
+            on_started(service)
         await running
 
 

@@ -86,19 +86,16 @@ class Runner:
                 await outbox.recover(last_seq)
             async with asyncio.TaskGroup() as group:
                 self._group = group
-                serving = [
-                    group.create_task(_supervise(name, part), name=name)
-                    for name, part in [
-                        ("compute", self._compute.run),
-                        ("dispatcher", self._dispatcher.run),
-                        *((f"outbox {outbox.sink.name}", outbox.run) for outbox in self._outboxes),
-                        *(
-                            (f"status {outbox.sink.name}", partial(self._tell_status, outbox.sink, news))
-                            for outbox, news in zip(self._outboxes, self._news, strict=True)
-                        ),
-                        ("heartbeat", self._beat),
-                    ]
+                parts: list[tuple[str, Callable[[], Awaitable[None]]]] = [
+                    ("compute", self._compute.run),
+                    ("dispatcher", self._dispatcher.run),
+                    ("heartbeat", self._beat),
                 ]
+                for outbox, news in zip(self._outboxes, self._news, strict=True):
+                    name = outbox.sink.name
+                    parts.append((f"outbox {name}", outbox.run))
+                    parts.append((f"status {name}", partial(self._tell_status, outbox.sink, news)))
+                serving = [group.create_task(_supervise(name, part), name=name) for name, part in parts]
                 await self._before_ready()
                 await self._inspector.recover()
                 serving += [

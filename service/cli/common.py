@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from pydantic import ValidationError
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from schemas.settings import Settings
 from service.errors import UsageError
@@ -18,6 +21,9 @@ console = Console(highlight=False)
 
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 """Standard error, for progress bars and the one line that says what is wrong."""
+
+StageProgress = Callable[[str, int, int], None]
+"""Told (stage, done, total) from time to time."""
 
 ConfigOption = Annotated[
     Path | None,
@@ -48,3 +54,18 @@ def describe(exc: ValidationError) -> str:
         else:
             findings.append(f"{key}: {' '.join(error['msg'].split())}")
     return "; ".join(findings)
+
+
+@contextmanager
+def stage_bars() -> Iterator[StageProgress]:
+    """Lend one progress bar a stage, on a terminal only: elsewhere standard error is for what went wrong."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bars:
+
+        def advance(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield advance

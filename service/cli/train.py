@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from pydantic import ValidationError
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from adapters.frames import decode_image
 from schemas.recipe import EmbedRecipe, Recipe, RoiMethod
-from service.cli.common import ConfigOption, console, errors, load_settings
+from service.cli.common import ConfigOption, console, load_settings, stage_bars
 from service.device import compute_device
 from service.errors import UsageError
 from service.model.calibration import LimitMethod
@@ -23,7 +20,7 @@ from service.model.dataset import FrameSet, list_frames
 from service.model.manifest import ModelManifest
 from service.model.package import read_package, write_package
 from service.model.registry import ModelRegistry, check_model_name
-from service.model.training import StageProgress, TrainingOptions
+from service.model.training import TrainingOptions
 from service.model.training import train as train_model
 
 UNUSUAL = 3
@@ -68,7 +65,7 @@ def train(
     if not found.frames:
         raise UsageError(f"no pictures in {ok_dir}")
     device = compute_device(settings.compute)
-    with _bars() as progress:
+    with stage_bars() as progress:
         trained = train_model(
             name,
             found.frames,
@@ -106,21 +103,6 @@ def _recipe(recipe: Recipe, roi: RoiMethod | None, embedder: str | None) -> Reci
             raise UsageError(f"--embedder must be starter or timm:BACKBONE, not {embedder!r}") from exc
         recipe = recipe.model_copy(update={"embed": embed})
     return recipe
-
-
-@contextmanager
-def _bars() -> Iterator[StageProgress]:
-    """Lend one bar a stage, on a terminal only: elsewhere standard error is for what went wrong."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bars:
-
-        def advance(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage)
-            bars.update(tasks[stage], completed=done, total=total)
-
-        yield advance
 
 
 def _report(manifest: ModelManifest, found: FrameSet) -> None:
