@@ -8,7 +8,6 @@ from schemas.recipe import RoiMethod, RoiRecipe
 from service.pipeline.roi.finder import PromptedFinder, RoiFinder
 from service.pipeline.roi.fixed import FixedFinder, WholeFrameFinder
 from service.pipeline.roi.grabcut import GrabCut
-from service.pipeline.roi.sam import SamSegmenter, load_sam
 
 __all__ = ["RoiFinder", "build_roi_finder"]
 
@@ -28,6 +27,9 @@ def build_roi_finder(recipe: RoiRecipe, device: torch.device | None = None) -> R
         case RoiMethod.GRABCUT:
             return PromptedFinder(recipe, GrabCut(recipe))
         case RoiMethod.SAM:
+            # segment_anything brings torchvision along, which takes longer to import than all the rest
+            from service.pipeline.roi.sam import SamSegmenter, load_sam  # noqa: PLC0415
+
             return PromptedFinder(recipe, SamSegmenter(load_sam(recipe, device or torch.device("cpu"))))
         case RoiMethod.FIXED:
             return FixedFinder(recipe)
