@@ -1,0 +1,122 @@
+"""The HTTP API for machines: verdicts, pictures, status, probes, metrics (contract section 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+from urllib.parse import unquote
+
+from fastapi import APIRouter, FastAPI, HTTPException, Query, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel, Field
+
+from adapters.pictures import Overlay, PictureStore
+from schemas.messages import Decision, PartId
+from service.errors import JournalError
+from service.ports import Journal, StationView, VerdictQuery
+
+_JSON = "application/json"
+_MAX_SEQ = 2**63 - 1
+_KEEP_PICTURE = {"Cache-Control": "private, max-age=600"}
+
+
+class Liveness(BaseModel):
+    """Answer of /healthz."""
+
+    alive: bool = True
+
+
+class Readiness(BaseModel):
+    """Answer of /readyz: `reasons` say what is missing, one line each."""
+
+    ready: bool
+    reasons: Sequence[str]
+
+
+class Page(BaseModel):
+    """What a reader may ask of /api/verdicts; `before` is a seq."""
+
+    limit: Annotated[int, Field(ge=1, le=500)] = 50
+    before: Annotated[int, Field(ge=0, le=_MAX_SEQ)] | None = None
+    decision: Decision | None = None
+    part_id: PartId | None = None
+
+
+def build_api(*, view: StationView, journal: Journal, pictures: PictureStore, version: str) -> FastAPI:
+    """Return the API.
+
+    It expects paths with their percent-encoding in place: an event id may hold slashes, and only an encoded one tells
+    the verdict of `a/image` (`a%2Fimage`) from the picture of `a`.
+    """
+    api = FastAPI(title="cangate", version=version, docs_url=None, redoc_url=None, redirect_slashes=False)
+    api.include_router(_records(journal, pictures))
+    api.include_router(_probes(view))
+    return api
+
+
+def _records(journal: Journal, pictures: PictureStore) -> APIRouter:
+    router = APIRouter(prefix="/api/verdicts")
+
+    @router.get("")
+    async def verdicts(page: Annotated[Page, Query()]) -> Response:
+        """Return stored verdicts, newest first, each with its exact bytes."""
+        query = VerdictQuery(page.limit, page.before, page.decision, page.part_id)
+        try:
+            rows = await journal.page(query)
+        except JournalError as exc:
+            raise _unavailable(exc) from exc
+        return Response(b"[" + b",".join(rows) + b"]", media_type=_JSON)
+
+    @router.get("/{event_id:path}/image", response_class=Response)
+    async def picture(event_id: str, overlay: Overlay = Overlay.BOXES) -> Response:
+        """Return the picture of one event as JPEG."""
+        jpeg = await pictures.image(unquote(event_id), overlay)
+        if jpeg is None:
+            raise HTTPException(404, f"no picture of event {unquote(event_id)} is kept")
+        return Response(jpeg, media_type="image/jpeg", headers=_KEEP_PICTURE)
+
+    @router.get("/{event_id:path}")
+    async def verdict(event_id: str) -> Response:
+        """Return the verdict on one event, with its exact bytes."""
+        try:
+            found = await journal.find(unquote(event_id))
+        except JournalError as exc:
+            raise _unavailable(exc) from exc
+        if found is None:
+            raise HTTPException(404, f"no verdict on event {unquote(event_id)}")
+        return Response(found, media_type=_JSON)
+
+    return router
+
+
+def _probes(view: StationView) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/api/status")
+    async def status() -> Response:
+        """Return the state of the station."""
+        return Response(view.status().to_json(), media_type=_JSON)
+
+    @router.get("/healthz")
+    async def healthz() -> Liveness:
+        """Tell that the process lives."""
+        return Liveness()
+
+    @router.get("/readyz")
+    async def readyz(response: Response) -> Readiness:
+        """Tell whether the station can work; 503 and why where it cannot."""
+        reasons = view.not_ready()
+        if reasons:
+            response.status_code = 503
+        return Readiness(ready=not reasons, reasons=reasons)
+
+    @router.get("/metrics")
+    async def metrics() -> Response:
+        """Return the metrics of this process for Prometheus."""
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    return router
+
+
+def _unavailable(error: JournalError) -> HTTPException:
+    return HTTPException(503, f"journal: {error}")

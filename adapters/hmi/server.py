@@ -1,0 +1,220 @@
+"""The HTTP server: the operators' page, the API, probes and metrics, on one port inside our event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import cache
+from importlib.metadata import version
+
+import structlog
+import uvicorn
+from nicegui import app as nicegui_app
+from nicegui import core
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from adapters import telemetry
+from adapters.hmi.api import build_api
+from adapters.hmi.feed import LENGTH, Feed
+from adapters.hmi.page import FAVICON, register_page
+from adapters.pictures import PictureStore
+from schemas.messages import Status, Verdict
+from schemas.settings import HttpSettings
+from service.errors import JournalError, UsageError
+from service.ports import Answer, CommandHandler, Intake, Journal, StationView, VerdictQuery
+
+log = structlog.get_logger(__name__)
+
+_BACKLOG = 128
+_GRACE_S = 1
+"""How long requests in work may take once the server is told to stop."""
+
+# Vue compiles templates in the browser, hence eval; nothing may come from, or be sent to, another host
+_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; font-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+_HEADERS = (
+    (b"content-security-policy", _POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+)
+
+
+class HmiServer:
+    """Shows the station to people and machines over HTTP.
+
+    As a sink it only remembers the newest verdicts for the pages: it never blocks and never fails the line.
+
+    Args:
+        settings: where to listen.
+        view: state of the station.
+        journal: where verdicts are read from.
+        pictures: where pictures are read from.
+        station: id of the station, for the title.
+        take_free_port: take another port where the configured one is in use; see `url`.
+    """
+
+    name = "http"
+    fault: str | None = None
+
+    def __init__(
+        self,
+        settings: HttpSettings,
+        *,
+        view: StationView,
+        journal: Journal,
+        pictures: PictureStore,
+        station: str,
+        take_free_port: bool = False,
+    ) -> None:
+        self._settings = settings
+        self._journal = journal
+        self._take_free_port = take_free_port
+        self._feed = Feed()
+        self._socket: socket.socket | None = None
+        self._port = settings.port
+        api = build_api(view=view, journal=journal, pictures=pictures, version=version("cangate"))
+        self._front = _Front(api)
+        register_page(self._feed, view, pictures, station)
+
+    @property
+    def url(self) -> str:
+        """Where the page is; known once `open` has returned."""
+        host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
+        return f"http://{host}:{self._port}"
+
+    async def open(self) -> None:
+        """Claim the port and fetch the newest verdicts of the past. Raises UsageError where the port cannot be had."""
+        self._socket = self._bind()
+        try:
+            rows = await self._journal.page(VerdictQuery(limit=LENGTH))
+        except JournalError as exc:
+            log.warning("page_starts_empty", error=str(exc))
+        else:
+            self._feed.replace(Verdict.model_validate_json(row) for row in reversed(rows))
+
+    async def run(self, intake: Intake, commands: CommandHandler) -> None:  # noqa: ARG002 - the page only shows
+        """Serve until cancelled."""
+        listener, self._socket = self._socket or self._bind(), None
+        config = uvicorn.Config(
+            self._front,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            ws="websockets-sansio",  # the other one is deprecated and says so
+            timeout_graceful_shutdown=_GRACE_S,
+        )
+        server = _Server(config)
+        async with _nicegui():
+            serving = asyncio.create_task(server.serve(sockets=[listener]), name="uvicorn")
+            log.info("page", url=self.url)
+            try:
+                await asyncio.shield(serving)
+            finally:
+                server.should_exit = True
+                await serving
+
+    async def close(self) -> None:
+        """Let go of the port."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    async def publish(self, answer: Answer) -> None:
+        """Remember a new verdict for the pages and count it."""
+        telemetry.observe(answer)
+        if not answer.repeated:
+            self._feed.add(answer.verdict)
+
+    async def publish_status(self, status: Status, *, ready: bool) -> None:  # noqa: ARG002 - the page asks the view
+        """Note the state of the station in the metrics."""
+        telemetry.observe_status(status)
+
+    def _bind(self) -> socket.socket:
+        host = self._settings.host
+        try:
+            listener = _listen(host, self._port)
+        except OSError as exc:
+            if not (self._take_free_port and exc.errno == errno.EADDRINUSE):
+                reason, _, _ = (exc.strerror or str(exc)).partition(
+                    " (while attempting"
+                )  # it would say the address twice
+                raise UsageError(f"http.port: {host}:{self._port} cannot be used: {reason}") from exc
+            listener = _listen(host, 0)
+        self._port = listener.getsockname()[1]
+        return listener
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+
+
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to the process: its runner stops us."""
+        yield
+
+
+class _Front:
+    """Sends the page's traffic to NiceGUI and the rest to the API, and adds the security headers to every answer."""
+
+    def __init__(self, api: ASGIApp) -> None:
+        self._api = api
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), *_HEADERS]
+            await send(message)
+
+        path = scope["path"]
+        if path in ("/", "/favicon.ico") or path.startswith("/_nicegui"):
+            await nicegui_app(scope, receive, send_with_headers)
+        else:
+            raw_path = scope["raw_path"].decode("utf-8", errors="replace")
+            await self._api({**scope, "path": raw_path}, receive, send_with_headers)
+
+
+@asynccontextmanager
+async def _nicegui() -> AsyncIterator[None]:
+    """Start NiceGUI beside our own loop and stop it again.
+
+    `ui.run_with` would do the same, but looks for its server among all objects of the process, which takes long beside
+    torch and wakes lazy modules.
+    """
+    _configure_nicegui()
+    async with nicegui_app.router.lifespan_context(nicegui_app):
+        yield
+
+
+@cache
+def _configure_nicegui() -> None:
+    nicegui_app.config.add_run_config(
+        reload=False,
+        title="cangate",
+        viewport="width=device-width, initial-scale=1",
+        favicon=FAVICON,
+        dark=True,
+        language="en-US",
+        binding_refresh_interval=None,
+        reconnect_timeout=5.0,
+        message_history_length=100,
+        tailwind=False,
+        unocss=None,
+        prod_js=True,
+        show_welcome_message=False,
+        markdown=False,
+    )
+    # only a page of this very host may open the socket; NiceGUI lets any page on the web do so
+    core.sio.eio.cors_allowed_origins = None

@@ -1,0 +1,129 @@
+"""The trend: score against limit of the last parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from nicegui import ui
+from nicegui.events import EChartPointClickEventArguments
+
+from adapters.hmi.feed import LENGTH
+from adapters.hmi.words import part_name, score_text
+from schemas.messages import Decision, Verdict
+
+_MUTED = "#93a4b5"
+_LINE = "#2a3744"
+_TEXT = "#eef3f8"
+_CROSS = "path://M2 0L5 3L8 0L10 2L7 5L10 8L8 10L5 7L2 10L0 8L3 5L0 2Z"
+_MARKS = {
+    Decision.OK: ("#2fd07f", "circle", 8),
+    Decision.DAMAGED: ("#ff5c5c", "triangle", 15),
+    Decision.ERROR: ("#ffb62e", _CROSS, 12),
+}
+# drawn on the canvas: a part id from the wire must never become HTML
+_TOOLTIP = "p => p.data.name + '\\n' + p.seriesName + '   s ' + p.data.score + '   τ ' + p.data.tau"
+
+
+class Trend:
+    """A chart of the last parts: one mark each, its shape and colour the decision, and the limit as a line."""
+
+    def __init__(self, on_pick: Callable[[int], None]) -> None:
+        def pick(event: EChartPointClickEventArguments) -> None:
+            point: object = event.data  # what `_mark` sent, not the number that NiceGUI declares
+            if isinstance(point, dict):
+                on_pick(int(point["seq"]))
+
+        with ui.element("section").classes("trend"):
+            ui.label(f"Score s and limit τ, last {LENGTH} parts").classes("heading")
+            self._chart = ui.echart(_options(), on_point_click=pick).classes("chart")
+
+    def show(self, verdicts: Sequence[Verdict], held_seq: int | None) -> None:
+        """Show `verdicts`, oldest first; the one that is held stands out."""
+        options = self._chart.options
+        options["xAxis"]["data"] = [verdict.seq for verdict in verdicts]
+        limits = [None if verdict.threshold is None else round(verdict.threshold, 4) for verdict in verdicts]
+        limit = next((limit for limit in reversed(limits) if limit is not None), None)
+        line, *marks = options["series"]
+        line["data"] = limits
+        line["endLabel"]["formatter"] = f"τ {score_text(limit)}"
+        for series, decision in zip(marks, _MARKS, strict=True):
+            series["data"] = [
+                _mark(index, verdict, held=verdict.seq == held_seq)
+                for index, verdict in enumerate(verdicts)
+                if verdict.decision is decision
+            ]
+        self._chart.update()
+
+
+def _mark(index: int, verdict: Verdict, *, held: bool) -> dict[str, object]:
+    mark: dict[str, object] = {
+        "value": [index, round(verdict.score or 0.0, 4)],  # without a score it lies on the axis
+        "seq": verdict.seq,
+        "name": part_name(verdict),
+        "score": score_text(verdict.score),
+        "tau": score_text(verdict.threshold),
+    }
+    if held:
+        mark |= {"symbolSize": 20, "itemStyle": {"borderColor": _TEXT, "borderWidth": 3}}
+    return mark
+
+
+def _options() -> dict[str, object]:
+    limit = {
+        "type": "line",
+        "name": "limit τ",
+        "data": [],
+        "connectNulls": True,
+        "symbol": "none",
+        "silent": True,
+        "step": "middle",
+        "lineStyle": {"color": _TEXT, "width": 2, "type": "dashed"},
+        "endLabel": {"show": True, "color": _TEXT, "fontSize": 15, "fontWeight": "bold"},
+    }
+    marks: list[dict[str, object]] = [
+        {
+            "type": "scatter",
+            "name": decision.value,
+            "data": [],
+            "symbol": symbol,
+            "symbolSize": size,
+            "itemStyle": {"color": colour},
+        }
+        for decision, (colour, symbol, size) in _MARKS.items()
+    ]
+    return {
+        "animation": False,
+        "textStyle": {"fontFamily": "Roboto, sans-serif"},
+        "grid": {"left": 48, "right": 76, "top": 36, "bottom": 26},
+        "legend": {
+            "top": 0,
+            "right": 8,
+            "selectedMode": False,
+            "itemWidth": 22,
+            "itemHeight": 12,
+            "textStyle": {"color": _MUTED, "fontSize": 13},
+        },
+        "tooltip": {
+            "trigger": "item",
+            "renderMode": "richText",
+            "confine": True,
+            "backgroundColor": "#0b1016",
+            "borderColor": _LINE,
+            "textStyle": {"color": _TEXT, "fontSize": 15},
+            ":formatter": _TOOLTIP,
+        },
+        "xAxis": {
+            "type": "category",
+            "data": [],
+            "axisLine": {"lineStyle": {"color": _LINE}},
+            "axisTick": {"show": False},
+            "axisLabel": {"color": _MUTED, "fontSize": 12},
+        },
+        "yAxis": {
+            "type": "value",
+            "min": 0,
+            "axisLabel": {"color": _MUTED, "fontSize": 12},
+            "splitLine": {"lineStyle": {"color": _LINE}},
+        },
+        "series": [limit, *marks],
+    }
