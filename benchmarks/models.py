@@ -1,0 +1,49 @@
+"""A model of rendered canisters that several benchmarks share."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import tempfile
+from functools import cache, partial
+from pathlib import Path
+
+import cv2
+
+from adapters.frames import decode_image
+from adapters.simulation.renderer import render_canister
+from schemas.recipe import Recipe
+from schemas.settings import ComputeSettings
+from service.device import compute_device
+from service.model.dataset import list_frames
+from service.model.package import write_package
+from service.model.registry import ModelRegistry
+from service.model.training import TrainingOptions, train
+
+FIRST_SEED = 1_000_000
+NAME = "rendered"
+
+
+@cache
+def rendered_model(frames: int = 40, recipe: Recipe | None = None) -> tuple[Path, str]:
+    """Train on rendered OK parts whose seeds no benchmark tests with; return store and name."""
+    store = Path(tempfile.mkdtemp(prefix="cangate-bench-models-"))
+    atexit.register(shutil.rmtree, store, ignore_errors=True)
+    folder = store / ".frames"
+    folder.mkdir()
+    for number in range(frames):
+        cv2.imwrite(str(folder / f"{number:04d}.png"), render_canister(FIRST_SEED + number).bgr)
+    trained = train(
+        NAME,
+        list_frames(folder).frames,
+        recipe or Recipe(),
+        TrainingOptions(),
+        decode=partial(decode_image, max_pixels=64_000_000),
+        device=compute_device(ComputeSettings()),
+        progress=lambda _stage, _done, _total: None,
+    )
+    registry = ModelRegistry(store)
+    with registry.draft(NAME) as directory:
+        write_package(directory, trained.manifest, trained.vectors, dict(trained.golden))
+        registry.activate(NAME, registry.publish(directory, trained.manifest).name)
+    return store, NAME
