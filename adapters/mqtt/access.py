@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import socket
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,11 @@ from service.errors import UsageError
 log = structlog.get_logger(__name__)
 
 _SHARED_SESSION_EXPIRY_S = 5
-"""A worker of a share group that dies keeps its messages from the others for as long as its session lives."""
+"""Long enough for a restart, short enough for the others of a share group.
+
+While the session of a dead worker lives, mosquitto 2.0.11 goes on giving it its share of new events; when it ends, what
+waited there is gone. Events that the worker had accepted are in its journal and are answered when it is back.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,17 @@ class BrokerAccess:
         return f"{self.host}:{self.port}"
 
 
+class _ClosingSocket(ssl.SSLSocket):
+    """Closes itself where the handshake fails; paho leaves that to the garbage collector."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except OSError:
+            self.close()
+            raise
+
+
 def read_access(settings: MqttSettings, *, station: str) -> BrokerAccess:
     """Return how to reach the broker. Raises UsageError where a file cannot be used, with its name."""
     password = _password(settings)
@@ -60,14 +75,14 @@ def read_access(settings: MqttSettings, *, station: str) -> BrokerAccess:
 
 
 def _client_id(station: str, share_group: str) -> str:
-    # the workers of a share group must not push each other out
-    return f"cangate-{station}-{secrets.token_hex(4)}" if share_group else f"cangate-{station}"
+    # the workers of a share group must not push each other out, and each must find its session again after a restart
+    return f"cangate-{station}-{socket.gethostname()}" if share_group else f"cangate-{station}"
 
 
 def _session_expiry_s(settings: MqttSettings) -> int:
     if not settings.share_group:
         return settings.session_expiry_s
-    # 3.1.1 cannot say "for five seconds", and for ever would keep a dead worker's messages for ever
+    # 3.1.1 knows only for ever, and a dead worker would be given its share of new events for ever
     return min(settings.session_expiry_s, _SHARED_SESSION_EXPIRY_S) if settings.protocol == "5" else 0
 
 
@@ -100,6 +115,7 @@ def _tls_context(settings: MqttSettings) -> ssl.SSLContext | None:
         context = ssl.create_default_context(cafile=settings.ca_file)
     except OSError as exc:  # ssl.SSLError is one
         raise UsageError(f"mqtt.ca_file {settings.ca_file}: {_reason(exc)}") from exc
+    context.sslsocket_class = _ClosingSocket
     if settings.cert_file is not None:
         try:
             # an empty password instead of a prompt on the terminal: a service has nobody who could type

@@ -76,6 +76,8 @@ class MqttAdapter:
     @property
     def fault(self) -> str | None:
         """Why nothing can be published now, in one line; None while all is well."""
+        if self._connection is not None and self._connection.lost.done():
+            return f"{self._access}: {self._connection.lost.result()}"
         return self._fault
 
     async def open(self) -> None:

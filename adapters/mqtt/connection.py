@@ -23,7 +23,7 @@ from functools import partial
 from typing import TypeVar, cast
 
 from paho.mqtt.client import Client, MQTTMessage
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -200,10 +200,8 @@ class Connection:
             info = self._client.publish(
                 message.topic, message.payload, _AT_LEAST_ONCE, message.retain, self._properties(message)
             )
-            if info.rc is MQTTErrorCode.MQTT_ERR_SUCCESS:
-                self._unconfirmed[info.mid] = confirmation
-            else:
-                confirmation.set_result("the connection is lost")
+            # also where paho has no socket any more: it is about to say why, and `_lose` passes that on
+            self._unconfirmed[info.mid] = confirmation
 
     def _properties(self, message: Outgoing) -> Properties | None:
         if self._access.protocol != "5":
@@ -302,8 +300,9 @@ class Connection:
         self._hand_over(partial(self._on_message, self, _incoming(message, self._clock)))
 
     def _disconnected(self, code: ReasonCode, *, by_broker: bool) -> None:
-        who = "closed by the broker" if by_broker else "connection lost"
-        self._hand_over(partial(self._lose, f"{who}: {code}"))
+        # paho has a code for itself, too; "unspecified" stands for a closed socket
+        detail = "" if code == "Unspecified error" and not by_broker else f": {code}"
+        self._hand_over(partial(self._lose, f"{'closed by the broker' if by_broker else 'connection lost'}{detail}"))
 
 
 def _settle(answer: asyncio.Future[T], value: T) -> None:

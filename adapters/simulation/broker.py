@@ -144,6 +144,11 @@ class MosquittoBroker:
                     words = said.read().decode(errors="replace").split()
                     raise BrokerDidNotStart(f"mosquitto did not start: {' '.join(words)}")
 
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process, e.g. SIGSTOP for a broker that hangs."""
+        if self._process is not None:
+            self._process.send_signal(number)
+
     async def stop(self, with_signal: signal.Signals = signal.SIGTERM) -> None:
         """End the process; SIGKILL leaves its clients without a word."""
         process, self._process = self._process, None

@@ -131,11 +131,12 @@ class SimulatedCamera:
         image = None
         if self._folder is not None:
             image = ImageRef(uri=(await asyncio.to_thread(_put, self._folder / f"{event_id}.png", encoded)).as_uri())
+        now = self._clock.now()
         event = ImageEvent(
             event_id=event_id,
             part_id=part_id,
             trigger_id=self._triggers,
-            captured_at=self._clock.now(),
+            captured_at=now.replace(microsecond=now.microsecond // 1000 * 1000),  # as it is written on the wire
             deadline_ms=self._deadline_ms,
             simulated=True,
         )

@@ -1,0 +1,300 @@
+"""The words of the contract on the wire: properties, limits, retained copies, refusals; mosquitto and its own tools."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from prometheus_client import REGISTRY
+
+from schemas.messages import Gate, ImageEvent, Reason, StationState
+from service.errors import SinkUnavailable
+from tests.support.fakes import RecordingCommands, RecordingIntake
+from tests.support.mqtt import PlantClient, adapter_for, answer_to, private_mosquitto, running, status
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.broker
+
+
+def _event(event_id: str = "e1", **fields: object) -> bytes:
+    return json.dumps({"event_id": event_id, "image": {"uri": "file:///frame.png"}, **fields}).encode()
+
+
+def _refused(reason: str) -> float:
+    return REGISTRY.get_sample_value("cangate_refused_total", {"transport": "mqtt", "reason": reason}) or 0.0
+
+
+async def test_verdict_echoes_correlation_data_and_expires_with_its_deadline() -> None:
+    """MQTT 5: the request's correlation data comes back, and the broker forgets what nobody fetched in time."""
+    async with (
+        private_mosquitto() as broker,
+        PlantClient(broker.port) as plant,
+        running(adapter_for(broker.port), intake := RecordingIntake()) as adapter,
+    ):
+        await plant.send("image-ready", _event(), correlation_data=b"\x00\xffcorrelation")
+        arrival = await intake.next()
+        await adapter.publish(answer_to(left_s=29.5, correlation_data=arrival.correlation_data))
+        verdict, gate = await plant.next("verdict"), await plant.next("gate")
+        assert verdict.correlation_data == b"\x00\xffcorrelation"
+        assert (gate.correlation_data, verdict.retain, gate.retain) == (None, False, False)
+        # the broker takes off what it has spent with them
+        assert verdict.expiry_s in {29, 30}
+        assert gate.expiry_s in {29, 30}
+
+        await adapter.publish(answer_to(gate=Gate.REJECT, left_s=-5.0))
+        late = await plant.next("gate")
+        assert late.expiry_s in {0, 1}, "at least one second, however late"
+
+
+async def test_status_is_retained_and_told_once_a_second_unless_it_changed() -> None:
+    """Many calls, few messages: only a new state, a new connection or a second gone by is worth one."""
+    async with (
+        private_mosquitto() as broker,
+        PlantClient(broker.port) as plant,
+        running(adapter_for(broker.port), RecordingIntake()) as adapter,
+    ):
+        for heartbeat in range(5):
+            await adapter.publish_status(status(StationState.READY, heartbeat=heartbeat), ready=True)
+        await adapter.publish_status(status(StationState.BUSY, heartbeat=5), ready=True)
+        told = [json.loads((await plant.next("status")).payload) for _ in range(2)]
+        assert [(said["state"], said["heartbeat"]) for said in told] == [("ready", 0), ("busy", 5)]
+        async with PlantClient(broker.port) as newcomer:
+            assert (await newcomer.next("status")).retain
+
+
+async def test_raw_image_comes_with_its_user_properties() -> None:
+    """mosquitto_pub sends encoded bytes with MQTT 5 user properties, as a camera would."""
+    async with private_mosquitto() as broker, running(adapter_for(broker.port), intake := RecordingIntake()):
+        await _mosquitto_pub(
+            broker.port,
+            "cangate/line1/image-ready/raw",
+            *("-m", "encoded image"),
+            *("-D", "publish", "user-property", "event_id", "e1"),
+            *("-D", "publish", "user-property", "part_id", "C-1"),
+            *("-D", "publish", "user-property", "trigger_id", "4294967295"),
+            *("-D", "publish", "user-property", "captured_at", "2026-01-31T09:00:00.000+01:00"),
+            *("-D", "publish", "user-property", "deadline_ms", "250"),
+            *("-D", "publish", "correlation-data", "again"),
+        )
+        arrival = await intake.next()
+        expected = ImageEvent(
+            event_id="e1",
+            part_id="C-1",
+            trigger_id=4_294_967_295,
+            captured_at=datetime(2026, 1, 31, 8, tzinfo=UTC),
+            deadline_ms=250,
+        )
+        assert arrival.event == expected
+        assert (arrival.frame_bytes, arrival.image, arrival.refusal) == (b"encoded image", None, None)
+        assert arrival.correlation_data == b"again"
+
+
+async def test_raw_image_of_no_bytes_and_one_too_large() -> None:
+    """No bytes are passed on as they are; more than allowed are refused by name."""
+    async with (
+        private_mosquitto() as broker,
+        PlantClient(broker.port) as plant,
+        running(adapter_for(broker.port), intake := RecordingIntake()),
+    ):
+        await plant.send("image-ready/raw", b"", user_properties=[("event_id", "empty")])
+        await plant.send("image-ready/raw", bytes(1000), user_properties=[("event_id", "largest")])
+        await plant.send("image-ready/raw", bytes(1001), user_properties=[("event_id", "too-large")])
+        empty, largest, too_large = [await intake.next() for _ in range(3)]
+        assert (empty.frame_bytes, empty.refusal) == (b"", None)
+        assert (largest.frame_bytes, largest.refusal) == (bytes(1000), None)
+        assert too_large.refusal is not None
+        assert (too_large.refusal.reason, too_large.frame_bytes) == (Reason.FRAME_REFUSED, None)
+
+
+@pytest.mark.parametrize(
+    ("leaf", "payload", "reason"),
+    [
+        ("image-ready", b"", "not_json"),
+        ("image-ready", b"\xff\xfe", "not_json"),
+        ("image-ready", b"{" * 60_000, "not_json"),
+        ("image-ready", b'["event_id"]', "not_json"),
+        ("image-ready", b'{"event_id":12}', "no_event_id"),
+        ("image-ready", b'{"event_id":""}', "no_event_id"),
+        ("image-ready", _event("named-but-huge", more="x" * 65_536), "too_large"),
+        ("image-ready/raw", b"bytes without a name", "no_event_id"),
+        ("cmd", b'{"command":"ping","more":"' + b"x" * 65_536 + b'"}', "too_large"),
+    ],
+)
+async def test_input_that_cannot_be_answered_is_counted_and_acknowledged(
+    leaf: str, payload: bytes, reason: str
+) -> None:
+    """It is gone from the broker, and the next good event is judged."""
+    before = _refused(reason)
+    # one message at a time: the good event only comes when the bad one was acknowledged
+    async with (
+        private_mosquitto("max_inflight_messages 1") as broker,
+        PlantClient(broker.port) as plant,
+        running(adapter_for(broker.port), intake := RecordingIntake()),
+    ):
+        await plant.send(leaf, payload)
+        await plant.send("image-ready", _event("good"))
+        assert (await intake.next()).event.event_id == "good"
+        assert _refused(reason) == before + 1
+
+
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+async def test_retained_copies_are_ignored(protocol: str) -> None:
+    """A retained trigger or command is old news: it must not judge a part that is long gone, nor pause the line."""
+    before = _refused("retained")
+    commands, intake = RecordingCommands(), RecordingIntake()
+    async with private_mosquitto() as broker, PlantClient(broker.port) as plant:
+        await plant.send("image-ready", _event("stale"), retain=True)
+        await plant.send("cmd", b'{"command":"pause"}', retain=True)
+        async with running(adapter_for(broker.port, protocol=protocol), intake, commands):
+            await eventually(lambda: _refused("retained") == before + 2)
+            await plant.send("image-ready", _event("live"))
+            await plant.send("cmd", b'{"command":"resume"}')
+            assert (await intake.next()).event.event_id == "live"
+            await eventually(lambda: bool(commands.taken))
+            assert [command.command for command in commands.taken] == ["resume"]
+
+
+async def test_refused_publish_is_not_taken_for_a_delivered_one(tmp_path: Path) -> None:
+    """A broker that forbids a topic acknowledges with a reason code; that confirms nothing (MQTT 5 section 3.4.2.1)."""
+    rules = tmp_path / "acl"
+    rules.write_text("topic readwrite cangate/line1/status\ntopic read cangate/line1/#\n")
+    async with (
+        private_mosquitto(f"acl_file {rules}", "user root") as broker,
+        running(adapter_for(broker.port), RecordingIntake()) as adapter,
+    ):
+        await adapter.publish_status(status(), ready=True)
+        with pytest.raises(SinkUnavailable, match="refused by the broker: Not authorized"):
+            await adapter.publish(answer_to())
+
+
+async def test_command_is_answered_where_it_asks_to_be() -> None:
+    """MQTT 5: the reply goes to the response topic with the correlation data, unless that is one of our own topics."""
+    async with (
+        private_mosquitto() as broker,
+        PlantClient(broker.port) as plant,
+        running(adapter_for(broker.port), RecordingIntake(), commands := RecordingCommands()),
+    ):
+        ping = b'{"command":"ping"}'
+        await plant.send("cmd", ping, response_topic="cangate/line1/reply/hmi-3", correlation_data=b"\x07")
+        reply = await plant.next("reply/hmi-3")
+        assert (json.loads(reply.payload)["ok"], reply.correlation_data) == (True, b"\x07")
+
+        await plant.send("cmd", ping, response_topic="cangate/line1/gate")
+        assert json.loads((await plant.next("reply")).payload)["error"] == "the response topic cannot be used"
+        assert (len(commands.taken), plant.waiting("gate")) == (1, 0)
+
+
+async def test_commands_beyond_the_queue_are_refused() -> None:
+    """One in work and thirty-two waiting; the rest is counted, and what was taken is carried out."""
+    commands = RecordingCommands()
+    commands.gate.clear()
+    before = _refused("overload")
+    async with (
+        private_mosquitto() as broker,
+        PlantClient(broker.port) as plant,
+        running(adapter_for(broker.port), RecordingIntake(), commands),
+    ):
+        for number in range(40):
+            await plant.send("cmd", b'{"command":"ping","args":{"number":%d}}' % number)
+        await eventually(lambda: _refused("overload") == before + 7)
+        commands.gate.set()
+        await eventually(lambda: len(commands.taken) == 33)
+        assert [command.args["number"] for command in commands.taken] == list(range(33))
+
+
+async def test_prefix_of_several_levels_is_used_everywhere() -> None:
+    """An ISA-95 path works as a prefix."""
+    prefix = "acme/plant1/filling/line1"
+    async with (
+        private_mosquitto() as broker,
+        PlantClient(broker.port, prefix=prefix) as plant,
+        running(adapter_for(broker.port, prefix=prefix), intake := RecordingIntake()) as adapter,
+    ):
+        await plant.send("image-ready", _event())
+        await intake.next()
+        await adapter.publish(answer := answer_to())
+        assert (await plant.next("verdict")).payload == answer.verdict_json
+
+
+async def test_tls_with_a_client_certificate(tmp_path: Path) -> None:
+    """Certificates on both sides; a broker whose certificate is not trusted is a fault, never a plain connection."""
+    authority = _Authority(tmp_path)
+    server, client = authority.issue("broker"), authority.issue("cangate")
+    async with private_mosquitto(
+        "user root",
+        f"cafile {authority.certificate}",
+        f"certfile {server[0]}",
+        f"keyfile {server[1]}",
+        "require_certificate true",
+    ) as broker:
+        trusted = adapter_for(
+            broker.port, tls=True, ca_file=authority.certificate, cert_file=client[0], key_file=client[1]
+        )
+        async with running(trusted, RecordingIntake()):
+            await trusted.publish(answer_to())
+            assert trusted._connection is not None
+            assert isinstance(trusted._connection._socket, ssl.SSLSocket)
+            trusted._connection.abort("crashed")
+            await eventually(lambda: trusted.fault is None)
+            await trusted.publish(answer_to(seq=2))
+        stranger = adapter_for(broker.port, tls=True)
+        async with running(stranger, RecordingIntake(), connected=False):
+            await eventually(lambda: "certificate verify failed" in str(stranger.fault).lower())
+
+
+class _Authority:
+    """A certificate authority that lives as long as a test."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
+        self.certificate = folder / "authority.pem"
+        own = self._sign(self._name, self._key.public_key(), x509.BasicConstraints(ca=True, path_length=None))
+        self.certificate.write_bytes(own)
+
+    def issue(self, name: str) -> tuple[Path, Path]:
+        """Return the files of a certificate for 127.0.0.1 and of its key."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        certificate, key_file = self._folder / f"{name}.pem", self._folder / f"{name}.key"
+        certificate.write_bytes(
+            self._sign(subject, key.public_key(), x509.BasicConstraints(ca=False, path_length=None))
+        )
+        key_file.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+        return certificate, key_file
+
+    def _sign(self, subject: x509.Name, key: ec.EllipticCurvePublicKey, constraints: x509.BasicConstraints) -> bytes:
+        now = datetime.now(UTC)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .public_key(key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(hours=1))
+            .not_valid_after(now + timedelta(hours=1))
+            .add_extension(constraints, critical=True)
+            .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        )
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+async def _mosquitto_pub(port: int, topic: str, *arguments: str) -> None:
+    process = await asyncio.create_subprocess_exec(
+        "mosquitto_pub", "-V", "5", "-p", str(port), "-q", "1", "-t", topic, *arguments
+    )
+    assert await process.wait() == 0

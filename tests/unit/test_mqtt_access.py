@@ -1,0 +1,74 @@
+"""From settings to the way to the broker; what cannot be used is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapters.mqtt.access import BrokerAccess, read_access
+from schemas.settings import MqttSettings
+from service.errors import UsageError
+
+
+def _access(**settings: Any) -> BrokerAccess:
+    return read_access(MqttSettings.model_validate(settings), station="line1")
+
+
+def test_defaults_give_a_stable_identity_and_a_kept_session() -> None:
+    """The broker knows the station again after a restart, and keeps for it what it has not acknowledged."""
+    access = _access()
+    assert (access.client_id, access.session_expiry_s, access.protocol) == ("cangate-line1", 3600, "5")
+    assert (access.username, access.password, access.tls) == (None, None, None)
+
+
+def test_share_group_shortens_the_session_and_tells_the_workers_apart() -> None:
+    """A dead worker must not be given a share of the events for long."""
+    access = _access(share_group="inspectors")
+    assert access.session_expiry_s == 5
+    assert access.client_id.startswith("cangate-line1-")
+    assert _access(share_group="inspectors").client_id == access.client_id
+    assert _access(share_group="inspectors", client_id="worker-2").client_id == "worker-2"
+    assert _access(share_group="inspectors", protocol="3.1.1").session_expiry_s == 0
+
+
+def test_password_comes_from_its_file_and_is_never_shown(tmp_path: Path) -> None:
+    """The line end that editors add is no part of it."""
+    secret = tmp_path / "password"
+    secret.write_text("s3cret \n")
+    access = _access(username="cangate", password_file=secret)
+    assert access.password == "s3cret "
+    assert "s3cret" not in repr(access)
+    assert _access(username="cangate", password="given", password_file=secret).password == "given"
+
+
+@pytest.mark.parametrize("key", ["password_file", "ca_file", "cert_file"])
+def test_missing_file_is_named(key: str, tmp_path: Path) -> None:
+    """One line, with the key and the path."""
+    missing = tmp_path / "missing"
+    with pytest.raises(UsageError, match=f"mqtt.{key} {missing}: No such file or directory"):
+        _access(username="cangate", tls=True, **{key: missing})
+
+
+@pytest.mark.parametrize("key", ["ca_file", "cert_file"])
+def test_file_that_is_no_certificate_is_named(key: str, tmp_path: Path) -> None:
+    """OpenSSL's complaint alone would not tell which file it means."""
+    rubbish = tmp_path / "rubbish.pem"
+    rubbish.write_text("rubbish")
+    with pytest.raises(UsageError, match=f"mqtt.{key} {rubbish}: ") as refusal:
+        _access(tls=True, **{key: rubbish})
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"password": "x"}, "mqtt.username is empty"),
+        ({"tls": True, "key_file": "client.key"}, "mqtt.cert_file is not"),
+    ],
+)
+def test_half_a_setting_is_refused(settings: dict[str, object], complaint: str) -> None:
+    """A password without a user and a key without a certificate would be ignored in silence."""
+    with pytest.raises(UsageError, match=complaint):
+        _access(**settings)

@@ -1,0 +1,248 @@
+"""What MQTT payloads mean, whatever they are."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapters.mqtt.codec import (
+    InvalidCommand,
+    Request,
+    Unusable,
+    is_reply_topic,
+    read_command,
+    read_image_ready,
+    read_raw_image,
+)
+from schemas.messages import Command, CommandName, ImageEvent, ImageRef, Reason
+
+_WHOLE = {
+    "schema": "cangate/image-ready/1",
+    "event_id": "e1",
+    "part_id": "C-1",
+    "trigger_id": 7,
+    "captured_at": "2026-01-31T08:00:00.000Z",
+    "deadline_ms": 500,
+    "image": {"uri": "file:///frame.png", "sha256": "a" * 64},
+    "simulated": False,
+}
+_EVENT = ImageEvent(
+    event_id="e1", part_id="C-1", trigger_id=7, captured_at=datetime(2026, 1, 31, 8, tzinfo=UTC), deadline_ms=500
+)
+_json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
+)
+
+
+def _read(**changes: object) -> Request | Unusable:
+    return read_image_ready(json.dumps({**_WHOLE, **changes}).encode())
+
+
+def _event_without(name: str) -> ImageEvent:
+    return ImageEvent.model_validate({**_EVENT.model_dump(), name: None})
+
+
+def test_image_ready_is_read_whole() -> None:
+    """Every field of the contract arrives."""
+    image = ImageRef(uri="file:///frame.png", sha256="a" * 64)
+    assert read_image_ready(json.dumps(_WHOLE).encode()) == Request(_EVENT, image)
+
+
+def test_image_ready_needs_an_event_id_and_an_image_only() -> None:
+    """The rest has defaults, and unknown fields are ignored."""
+    payload = b'{"event_id":"e1","image":{"uri":"x"},"colour":[1,{"a":null}]}'
+    assert read_image_ready(payload) == Request(ImageEvent(event_id="e1"), ImageRef(uri="x"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("part_id", 7),
+        ("part_id", "line\nbreak"),
+        ("part_id", "x" * 257),
+        ("trigger_id", -1),
+        ("trigger_id", 2**32),
+        ("trigger_id", 7.5),
+        ("trigger_id", True),
+        ("trigger_id", "7"),
+        ("captured_at", "yesterday"),
+        ("captured_at", "2026-01-31T08:00:00"),
+        ("captured_at", "0001-01-01T00:00:00+14:00"),
+        ("captured_at", "9999-12-31T23:59:59-14:00"),
+        ("captured_at", 1e300),
+        ("deadline_ms", 0),
+        ("deadline_ms", -500),
+        ("deadline_ms", 3_600_001),
+        ("deadline_ms", 500.5),
+        ("deadline_ms", math.inf),
+        ("deadline_ms", math.nan),
+        ("simulated", "no"),
+    ],
+)
+def test_wrong_field_refuses_the_event_and_keeps_the_others(name: str, value: object) -> None:
+    """An event that names itself is answered, with everything that was right about it."""
+    request = _read(**{name: value})
+    expected = _EVENT if name == "simulated" else _event_without(name)
+    assert isinstance(request, Request)
+    assert (request.event, request.image, request.frame_bytes) == (expected, None, None)
+    assert request.refusal is not None
+    assert request.refusal.reason is Reason.FRAME_REFUSED
+    assert name in request.refusal.detail
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"schema": "cangate/image-ready/2"}, {"image": None}, {"image": "x"}, {"image": {}}, {"image": {"uri": ""}}],
+)
+def test_wrong_image_or_schema_refuses_the_event(changes: dict[str, object]) -> None:
+    """What is known about the part stays known."""
+    request = _read(**changes)
+    assert isinstance(request, Request)
+    assert request.event == _EVENT
+    assert request.refusal is not None
+
+
+@pytest.mark.parametrize("event_id", [None, 7, "", ["e1"], {"id": "e1"}, "x" * 257, "tab\t"])
+def test_unusable_event_id_cannot_be_answered(event_id: object) -> None:
+    """Without a usable name nobody could tell whose verdict it is."""
+    unusable = _read(event_id=event_id)
+    assert isinstance(unusable, Unusable)
+    assert unusable.reason == "no_event_id"
+    assert "event_id" in unusable.detail
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"{",
+        b"\xff",
+        b"\xef\xbb\xbf{}",
+        b"null",
+        b"7",
+        b'"event_id"',
+        b'[{"event_id":"e1"}]',
+        b'{"event_id":"e1"}{"event_id":"e2"}',
+        b'{"event_id":"e1","x":' + b"[" * 50_000 + b"]" * 50_000 + b"}",
+        b'{"event_id":"e1","x":' + b"9" * 50_000 + b"}",
+        b'{"event_id":"\\ud800"}',
+    ],
+)
+def test_no_json_object_cannot_be_answered(payload: bytes) -> None:
+    """Whatever else it is, it names no event."""
+    unusable = read_image_ready(payload)
+    assert isinstance(unusable, Unusable)
+    assert unusable.reason == "not_json"
+    assert len(unusable.detail.splitlines()) == 1
+
+
+def test_repeated_key_counts_last() -> None:
+    """As everywhere else where JSON is read (RFC 8259 section 4 leaves it open)."""
+    request = read_image_ready(b'{"event_id":"first","event_id":"last","image":{"uri":"x"}}')
+    assert isinstance(request, Request)
+    assert request.event.event_id == "last"
+
+
+@given(st.binary())
+def test_any_bytes_are_read_without_a_traceback(payload: bytes) -> None:
+    """Anyone who may publish may publish anything."""
+    assert isinstance(read_image_ready(payload), Request | Unusable)
+    assert isinstance(read_command(payload), Command | InvalidCommand)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(_WHOLE)), _json_values))
+def test_any_values_are_read_and_a_name_is_never_lost(fields: dict[str, object]) -> None:
+    """Whatever the other fields hold, an event with a usable name can be answered by that name."""
+    request = read_image_ready(json.dumps({**fields, "event_id": "e1"}).encode())
+    if isinstance(request, Unusable):  # a lone surrogate or a huge number somewhere: no JSON to a strict reader
+        assert request.reason == "not_json"
+    else:
+        assert request.event.event_id == "e1"
+
+
+@given(st.binary(max_size=20), st.lists(st.tuples(st.sampled_from(sorted(_WHOLE)) | st.text(), st.text())))
+def test_any_user_properties_are_read_without_a_traceback(payload: bytes, properties: list[tuple[str, str]]) -> None:
+    """User properties are text that anyone may write."""
+    assert isinstance(read_raw_image(payload, properties, max_bytes=10), Request | Unusable)
+
+
+def test_raw_image_is_read_from_its_user_properties() -> None:
+    """Numbers are decimal, flags are words, unknown properties are ignored, of a repeated one the last counts."""
+    properties = [
+        ("event_id", "e0"),
+        ("event_id", "e1"),
+        ("part_id", "C-1"),
+        ("trigger_id", "007"),
+        ("captured_at", "2026-01-31T08:00:00Z"),
+        ("deadline_ms", "500"),
+        ("simulated", "true"),
+        ("colour", "silver"),
+    ]
+    expected = ImageEvent.model_validate({**_EVENT.model_dump(), "simulated": True})
+    assert read_raw_image(b"JPEG", properties, max_bytes=4) == Request(expected, frame_bytes=b"JPEG")
+
+
+@pytest.mark.parametrize("trigger_id", ["", "-1", "7.0", "0x7", "\u0667", "4294967296", "9" * 5000])
+def test_raw_image_with_a_wrong_number_is_refused(trigger_id: str) -> None:
+    """A property that is no decimal number of its range refuses the event by its name."""
+    request = read_raw_image(b"JPEG", [("event_id", "e1"), ("trigger_id", trigger_id)], max_bytes=4)
+    assert isinstance(request, Request)
+    assert (request.event, request.frame_bytes) == (ImageEvent(event_id="e1"), None)
+    assert request.refusal is not None
+
+
+def test_raw_image_without_properties_cannot_be_answered() -> None:
+    """As it comes from a camera that speaks 3.1.1."""
+    unusable = read_raw_image(b"JPEG", [], max_bytes=4)
+    assert isinstance(unusable, Unusable)
+    assert unusable.reason == "no_event_id"
+
+
+def test_command_is_read() -> None:
+    """The schema may be left out, and so may the arguments."""
+    assert read_command(b'{"command":"ping"}') == Command(command=CommandName.PING)
+
+
+@pytest.mark.parametrize(
+    ("payload", "name"),
+    [
+        (b'{"command":"explode"}', "explode"),
+        (b'{"command":"ping","args":[]}', "ping"),
+        (b'{"command":7}', None),
+        (b'{"command":"' + b"x" * 65 + b'"}', None),
+        (b"{}", None),
+        (b"", None),
+        (b"[]", None),
+    ],
+)
+def test_invalid_command_is_answered_in_one_line(payload: bytes, name: str | None) -> None:
+    """The reply names the command where it had a sensible name."""
+    invalid = read_command(payload)
+    assert isinstance(invalid, InvalidCommand)
+    assert invalid.name == name
+    assert len(invalid.error.splitlines()) == 1
+    assert len(invalid.error) <= 200
+
+
+@pytest.mark.parametrize(
+    ("topic", "usable"),
+    [
+        ("hmi/3/reply", True),
+        ("a", True),
+        ("", False),
+        ("a/#", False),
+        ("a/+/b", False),
+        ("a\0", False),
+        ("$SYS", False),
+    ],
+)
+def test_reply_topic_has_no_wildcards(topic: str, usable: bool) -> None:
+    """A reply is published, so its topic is a name, not a filter."""
+    assert is_reply_topic(topic) is usable
