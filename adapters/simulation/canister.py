@@ -27,20 +27,21 @@ _PROFILE = np.array(
         (1.000, 1.400, 0.05, 1.00, 0.7),
         (1.000, 2.300, 0.05, 1.00, 0.7),
         (1.000, 2.620, 0.08, 1.00, 1.5),
-        (0.998, 2.720, 0.40, 1.00, 2.5),
-        (0.985, 2.810, 0.80, 1.00, 3.0),
-        (0.950, 2.905, 0.95, 1.00, 3.0),
-        (0.912, 2.975, 0.95, 0.98, 3.0),
-        (0.893, 3.040, 0.95, 0.92, 3.0),
-        (0.886, 3.120, 0.95, 0.88, 3.0),
-        (0.876, 3.220, 0.92, 0.80, 3.0),
-        (0.856, 3.310, 0.90, 0.70, 3.0),
-        (0.842, 3.375, 0.85, 0.50, 3.0),
-        (0.872, 3.380, 0.60, 0.70, 4.0),
-        (0.874, 3.395, 0.60, 0.90, 4.0),
-        (0.842, 3.470, 0.70, 0.95, 3.5),
-        (0.818, 3.530, 0.55, 0.80, 3.5),
-        (0.806, 3.580, 0.40, 0.60, 3.0),
+        (0.998, 2.700, 0.40, 1.00, 2.5),
+        (0.985, 2.790, 0.80, 1.00, 3.0),
+        (0.955, 2.875, 0.95, 1.00, 3.0),
+        (0.920, 2.945, 0.95, 0.98, 3.0),
+        (0.900, 3.000, 0.95, 0.92, 3.0),
+        (0.888, 3.050, 0.95, 0.92, 3.0),
+        (0.862, 3.130, 0.95, 0.92, 3.0),
+        (0.828, 3.230, 0.92, 0.88, 3.0),
+        (0.800, 3.310, 0.90, 0.75, 3.0),
+        (0.790, 3.370, 0.85, 0.45, 3.0),
+        (0.856, 3.380, 0.40, 0.80, 4.0),
+        (0.860, 3.395, 0.45, 0.95, 4.0),
+        (0.836, 3.470, 0.50, 0.98, 3.5),
+        (0.815, 3.530, 0.55, 0.80, 3.5),
+        (0.804, 3.580, 0.40, 0.60, 3.0),
         (0.825, 3.625, 0.30, 0.60, 3.0),
         (0.890, 3.670, 0.30, 0.72, 3.0),
         (0.945, 3.720, 0.30, 0.90, 3.0),
@@ -141,13 +142,11 @@ def column_at(azimuth: float, cols: int) -> float:
 def surface_points(rows: int, cols: int, lean_xy: tuple[float, float]) -> FloatArray:
     """Points of the undamaged surface, (rows, cols, 3) float32; `lean_xy` is the slope of the valve."""
     shape, azimuth = profile(rows), azimuths(cols)
-    skirt = 0.012 * np.exp(-(((shape.height - SKIRT_Z) / 0.03) ** 2)) * (shape.radius > 0.8)
-    crimp = 0.010 * np.exp(-(((shape.height - CRIMP_Z) / 0.035) ** 2)) * (np.abs(shape.radius - 0.45) < 0.03)
-    radius = (
-        shape.radius[:, None]
-        + np.outer(skirt, np.cos(46 * azimuth) + 0.5 * np.cos(71 * azimuth + 1.0))
-        + np.outer(crimp, np.tanh(3 * np.cos(14 * azimuth)) - 0.6)
-    )
+    skirt = 0.0020 * np.exp(-(((shape.height - SKIRT_Z - 0.02) / 0.05) ** 2)) * (shape.radius > 0.8)
+    crimp = 0.004 * np.exp(-(((shape.height - CRIMP_Z) / 0.03) ** 2)) * (np.abs(shape.radius - 0.45) < 0.03)
+    pleats = np.cos(61 * azimuth + 1.5 * np.sin(5 * azimuth)) + 0.7 * np.cos(37 * azimuth + 1.0)
+    segments = np.tanh(4 * np.cos(15 * azimuth) + 2.5)
+    radius = shape.radius[:, None] + np.outer(skirt, pleats) + np.outer(crimp, segments)
     rise = np.maximum(shape.height - LEAN_Z, 0.0)
     points = np.empty((rows, cols, 3), np.float32)
     points[..., 0] = radius * np.sin(azimuth) + (lean_xy[0] * rise)[:, None]
@@ -233,7 +232,7 @@ def rasterize(points: FloatArray, camera: Camera, box: tuple[int, int, int, int]
     image = np.full((height, width, 3), -1.0, np.float32)
     buffer = np.full((height, width), float(depth.max()) * 1.5, np.float32)
     settings = cv2.TriangleRasterizeSettings()
-    settings.setCullingMode(cv2.RASTERIZE_CULLING_NONE)
+    settings.setCullingMode(cv2.RASTERIZE_CULLING_CW)
     settings.setShadingType(cv2.RASTERIZE_SHADING_SHADED)
     cv2.triangleRasterize(
         vertices.reshape(-1, 3),

@@ -57,7 +57,7 @@ class Placement:
 def place(rng: np.random.Generator, request: DamageRequest) -> Placement:
     """Draw a place that the camera sees well."""
     half = 0.085 * (0.50 / 0.085) ** request.size
-    low, high = BODY_Z[0] + 0.15 + half, BODY_Z[1] - 0.3 * half
+    low, high = BODY_Z[0] + 0.15 + half, BODY_Z[1] + 0.25 - 0.8 * half
     return Placement(
         azimuth=float(rng.uniform(-0.95, 0.95)),
         height=float(rng.uniform(low, high)),
@@ -68,9 +68,13 @@ def place(rng: np.random.Generator, request: DamageRequest) -> Placement:
     )
 
 
-def _smooth_noise(seed: int, rows: int, cols: int, cells: int) -> FloatArray:
-    coarse = np.random.default_rng(seed).standard_normal((cells, cells), np.float32)
-    return np.asarray(cv2.resize(coarse, (cols, rows), interpolation=cv2.INTER_CUBIC), np.float32)
+def _ragged(seed: int, x: FloatArray, y: FloatArray, cell: float) -> FloatArray:
+    """Smooth noise of unit deviation over surface coordinates (body radii); `cell` is its grain."""
+    tile = np.random.default_rng(seed).standard_normal((64, 64), np.float32)
+    tile = cv2.resize(np.tile(tile, (2, 2)), None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC)[128:384, 128:384]
+    map_x, map_y = np.broadcast_arrays((x / cell * 4) % 256, (y / cell * 4) % 256)
+    at = map_x.astype(np.float32), map_y.astype(np.float32)
+    return np.asarray(cv2.remap(tile, *at, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP), np.float32)
 
 
 def _around(rows: int, cols: int, at: Placement) -> tuple[FloatArray, FloatArray]:
@@ -86,10 +90,10 @@ def dent(points: FloatArray, at: Placement) -> FloatArray:
     up, around = _around(rows, cols, at)
     cos, sin = np.cos(at.slant), np.sin(at.slant)
     along, across = cos * around + sin * up, cos * up - sin * around
-    ragged = 1.0 + 0.12 * _smooth_noise(at.noise_seed, rows, cols, 12)
+    ragged = 1.0 + 0.15 * _ragged(at.noise_seed, around, up, 0.5 * at.half)
     radius = np.hypot(along / (1.15 * at.half), across / (0.8 * at.half)) * ragged
     bowl = np.exp(-((radius / 0.62) ** 2)) - 0.10 * np.exp(-(((radius - 1.05) / 0.25) ** 2))
-    push = 0.16 * at.depth * at.half * bowl
+    push = 0.27 * at.depth * at.half * bowl
     return np.asarray(points - push[..., None] * normals(points), np.float32)
 
 
@@ -143,11 +147,9 @@ def stain(colour: FloatArray, at: Placement) -> FloatArray:
     rng = np.random.default_rng(at.noise_seed)
     rows, cols, _ = colour.shape
     up, around = _around(rows, cols, at)
-    ragged = (
-        _smooth_noise(at.noise_seed, rows, cols, 40) * 0.30 + _smooth_noise(at.noise_seed + 1, rows, cols, 90) * 0.16
-    )
+    ragged = 0.22 * _ragged(at.noise_seed, around, up, 0.6 * at.half) + 0.12 * _ragged(at.noise_seed, up, around, 0.06)
     radius = np.hypot(around / at.half, up / (at.half * rng.uniform(0.6, 1.1))) + ragged
-    cover = 1.0 / (1.0 + np.exp((radius - 0.9) / 0.05))
+    cover = np.clip((0.95 - radius) / 0.12, 0.0, 1.0)
     edge = np.exp(-(((radius - 0.85) / 0.10) ** 2))
     tint = np.array(((0.52, 0.68, 0.82), (0.78, 0.80, 0.82), (0.62, 0.70, 0.72))[int(rng.integers(3))], np.float32)
     amount = np.clip(at.depth * (0.55 * cover + 0.25 * edge), 0, 0.9)[..., None]

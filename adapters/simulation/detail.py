@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from adapters.simulation.canister import BODY_Z, RING_Z, profile
+from adapters.simulation.canister import BODY_Z, RING_Z, SKIRT_Z, profile
 from service.pipeline.types import FloatArray
 
 DETAIL_ROWS, DETAIL_COLS = 896, 1280
@@ -22,12 +22,15 @@ DetailMap = npt.NDArray[np.uint8]
 
 
 def _noise(rng: np.random.Generator, sigma_x: float, sigma_y: float) -> FloatArray:
-    """Gaussian noise of unit deviation, periodic in azimuth, blurred."""
-    white = rng.standard_normal((DETAIL_ROWS, DETAIL_COLS), np.float32)
-    margin = DETAIL_COLS // 4
+    """Gaussian noise of unit deviation, periodic in azimuth, blurred; coarse noise is drawn coarse and enlarged."""
+    fine_x, fine_y = max(int(sigma_x / 2), 1), max(int(sigma_y / 2), 1)
+    cols, rows = DETAIL_COLS // fine_x, DETAIL_ROWS // fine_y
+    white = rng.standard_normal((rows, cols), np.float32)
+    margin = cols // 4
     wide = np.concatenate((white[:, -margin:], white, white[:, :margin]), axis=1)
-    blurred = cv2.GaussianBlur(wide, (0, 0), sigmaX=sigma_x, sigmaY=sigma_y)[:, margin:-margin]
-    return np.asarray(blurred / blurred.std(), np.float32)
+    blurred = cv2.GaussianBlur(wide, (0, 0), sigmaX=sigma_x / fine_x, sigmaY=sigma_y / fine_y)[:, margin:-margin]
+    full = cv2.resize(blurred / blurred.std(), (DETAIL_COLS, DETAIL_ROWS), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(full, np.float32)
 
 
 @lru_cache(maxsize=VARIANTS)
@@ -37,7 +40,7 @@ def metal(variant: int) -> FloatArray:
     shape = profile(DETAIL_ROWS)
     turn = np.linspace(0.0, 1.0, DETAIL_COLS, endpoint=False, dtype=np.float32)[None, :]
     body = (shape.height < BODY_Z[1] + 0.15)[:, None] & (shape.arc < 4.0)[:, None]
-    grain = 0.016 * _noise(rng, 0.7, 40.0) + 0.012 * _noise(rng, 0.6, 7.0) + 0.012 * _noise(rng, 1.0, 1.0)
+    grain = 0.006 * _noise(rng, 0.8, 40.0) + 0.007 * _noise(rng, 0.8, 6.0) + 0.012 * _noise(rng, 1.0, 0.9)
     arcs = np.zeros((DETAIL_ROWS, DETAIL_COLS), np.float32)
     rings = np.interp(np.arange(0.0, 40.0, 0.002), np.arange(0, 40, 0.012), rng.standard_normal(3334)).astype(
         np.float32
@@ -49,9 +52,10 @@ def metal(variant: int) -> FloatArray:
         arcs += rings[(distance / 0.002).astype(np.intp) % len(rings)] * fade
     patches = np.clip(0.5 + 0.6 * _noise(rng, 60, 50), 0, 1.2)
     mottle = 0.014 * _noise(rng, 25, 18) + 0.010 * _noise(rng, 5, 5)
-    on_body = grain + 0.020 * arcs * patches + mottle
+    on_body = grain + 0.030 * arcs * patches + mottle
     above = 0.020 * _noise(rng, 1.2, 1.0) + 0.014 * _noise(rng, 14, 0.7) + 0.016 * _noise(rng, 6, 5)
     gain = np.where(body, on_body, above)
+    gain += 0.035 * shape.gloss[:, None] * (shape.height < SKIRT_Z)[:, None] * _noise(rng, 0.9, 0.8)
     ring = (shape.height > RING_Z[0]) & (shape.height < RING_Z[1]) & (shape.radius > 0.94)
     gain[ring] += 0.022 * _noise(rng, 9, 3)[ring]
     seam = np.exp(-(((shape.height - 3.80) / 0.006) ** 2)) * (shape.radius > 0.94)

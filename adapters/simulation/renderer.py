@@ -37,6 +37,8 @@ _SUPERSAMPLING = 2
 _CHANGED_LEVELS = 8
 """Grey levels by which a pixel must differ from the undamaged frame to count as damage."""
 _SMALLEST_SIDE = 160
+_MARGIN = 6
+"""Pixels between the part and the edge of the frame, and between the part and its box, at least."""
 
 
 class CameraStyle(StrEnum):
@@ -88,22 +90,17 @@ def _fitted(
     view: Camera, points: FloatArray, resolution_wh: tuple[int, int]
 ) -> tuple[Camera, tuple[int, int, int, int]]:
     """Shrink and shift the view until the part lies inside the frame; returns it with the part's bounds, xyxy."""
-    margin = 6
-    width, height = resolution_wh
-    for _ in range(2):
-        seen = view.project(points[::3, ::4])
-        low, high = seen[..., :2].min((0, 1)), seen[..., :2].max((0, 1))
-        room = np.array([width - 2.5 * margin, height - 2.5 * margin])
-        shrink = float(min(1.0, *(room / (high - low))))
-        centre = np.asarray(view.centre_xy)
-        low, high = centre + (low - centre) * shrink, centre + (high - centre) * shrink
-        shift = np.maximum(margin - low, 0) + np.minimum([width - margin, height - margin] - high, 0)
-        moved = centre + shift
-        view = replace(view, focal_px=view.focal_px * shrink, centre_xy=(float(moved[0]), float(moved[1])))
-    seen = view.project(points[::2, ::2])
-    low, high = np.floor(seen[..., :2].min((0, 1))) - 4, np.ceil(seen[..., :2].max((0, 1))) + 4
-    box = (max(int(low[0]), 0), max(int(low[1]), 0), min(int(high[0]), width), min(int(high[1]), height))
-    return view, box
+    size, centre = np.asarray(resolution_wh, np.float64), np.asarray(view.centre_xy)
+    seen = view.project(points[::4, ::4])[..., :2]
+    low, high = seen.min((0, 1)) - centre, seen.max((0, 1)) - centre
+    shrink = float(min(1.0, *((size - 2 * _MARGIN) / (high - low))))
+    low, high = centre + low * shrink, centre + high * shrink
+    shift = np.maximum(_MARGIN - low, 0) + np.minimum(size - _MARGIN - high, 0)
+    x, y = centre + shift
+    left, top = np.maximum(np.floor(low + shift) - _MARGIN + 1, 0).astype(int)
+    right, bottom = np.minimum(np.ceil(high + shift) + _MARGIN - 1, size).astype(int)
+    fitted = replace(view, focal_px=view.focal_px * shrink, centre_xy=(float(x), float(y)))
+    return fitted, (int(left), int(top), int(right), int(bottom))
 
 
 def _draw(part: _Part, colour: FloatArray, where: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -120,8 +117,7 @@ def _draw(part: _Part, colour: FloatArray, where: FloatArray) -> tuple[FloatArra
         borderMode=cv2.BORDER_REPLICATE,
     )
     drawn = cv2.multiply(drawn, cv2.merge((fine, fine, fine)), scale=1 / 128, dtype=cv2.CV_8U)
-    covered = (row >= 0).astype(np.uint8) * 255
-    drawn[covered == 0] = 0
+    covered = cv2.inRange(row, 0.0, 1.0)
     size = (where.shape[1] // _SUPERSAMPLING, where.shape[0] // _SUPERSAMPLING)
     coverage = cv2.resize(covered, size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255.0
     return cv2.resize(drawn, size, interpolation=cv2.INTER_AREA).astype(np.float32), coverage
@@ -171,7 +167,7 @@ def render_canister(
     request = DamageRequest(damage) if isinstance(damage, DamageKind) else damage
     rng = np.random.default_rng([seed, 1])
     if style is CameraStyle.STATION:
-        station = scene.draw_look(np.random.default_rng([station_seed, 2]))
+        station = scene.draw_station(np.random.default_rng([station_seed, 2]))
         look = _jittered(station, rng)
     else:
         station = look = scene.draw_look(rng)
@@ -213,18 +209,14 @@ def render_canister(
     return RenderedFrame(_with_noise(frame, rng, look.noise), mask, boxes, kinds, seed)
 
 
-def _darken(frame: BgrImage, gain: FloatArray) -> None:
+def _darken(frame: BgrImage, gain: npt.NDArray[np.uint8]) -> None:
     full = cv2.resize(gain, (frame.shape[1], frame.shape[0]), interpolation=cv2.INTER_LINEAR)
-    np.copyto(frame, cv2.multiply(frame, cv2.merge((full, full, full)), dtype=cv2.CV_8U))
+    cv2.multiply(frame, cv2.merge((full, full, full)), dst=frame, scale=1 / 255)
 
 
 def _with_noise(frame: BgrImage, rng: np.random.Generator, deviation: float) -> BgrImage:
-    tile = scene.sensor_noise(0)
     height, width = frame.shape[:2]
-    top, left = int(rng.integers(tile.shape[0])), int(rng.integers(tile.shape[1]))
-    rows, cols = np.arange(top, top + height) % tile.shape[0], np.arange(left, left + width) % tile.shape[1]
-    return (
-        np.asarray(cv2.scaleAdd(tile[rows][:, cols], deviation, frame.astype(np.float32)) + 0.5)
-        .clip(0, 255)
-        .astype(np.uint8)
-    )
+    top, left = rng.integers(scene.NOISE_SLACK, size=2)
+    noise = scene.sensor_noise((width, height))[top : top + height, left : left + width]
+    noisy = cv2.addWeighted(frame, 1.0, noise, deviation / scene.NOISE_GAIN, 0.0, dtype=cv2.CV_8U)
+    return np.asarray(noisy, np.uint8)

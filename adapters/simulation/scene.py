@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from adapters.simulation.canister import Camera
 from adapters.simulation.light import Environment, room
 from service.pipeline.types import BgrImage, FloatArray
 
 REFERENCE_WH = (1280, 960)
+_SHADOW_LAYERS = (
+    # reach and radius (body radii), blur (body radii), share of the shadow's strength; the far end is the softest
+    (3.4, 0.85, 0.55, 0.40),
+    (2.2, 0.92, 0.32, 0.40),
+    (1.0, 0.97, 0.18, 0.40),
+    (0.1, 1.04, 0.06, 0.90),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,27 +51,38 @@ def draw_look(rng: np.random.Generator) -> Look:
     """Draw a station from the whole range the photos suggest."""
     scale = float(np.exp(rng.uniform(np.log(0.5), np.log(1.3))))
     brightness = rng.uniform(0.40, 0.62)
-    warmth = rng.normal(0, 0.03)
+    warmth = rng.normal(0, 0.02)
     exposure = rng.uniform(0.85, 1.12)
-    balance = np.exp(rng.normal(0, 0.03, 3))
+    temperature = rng.normal(0, 0.04)
+    balance = np.exp([-temperature, rng.normal(0, 0.008), temperature])
     lot = f"{rng.integers(10**4):04d}{chr(65 + int(rng.integers(26)))}U {rng.integers(100):02d}{rng.integers(100):02d}"
     return Look(
-        elevation=float(np.radians(rng.uniform(17, 33))),
+        elevation=float(np.radians(rng.uniform(20, 33))),
         distance=float(rng.uniform(10, 18)),
         radius_px=112.0 * scale,
         centre_xy=(float(rng.uniform(0.32, 0.68)), float(rng.uniform(0.48, 0.60))),
         roll=float(rng.normal(0, 0.012)),
         desk_bgr=(brightness * (0.94 - warmth), brightness, brightness * (1.02 + warmth)),
         tone=(float(exposure * balance[0]), float(exposure * balance[1]), float(exposure * balance[2])),
-        blur_px=float(rng.uniform(0.45, 0.95)),
-        noise=float(rng.uniform(0.8, 2.2)),
+        blur_px=float(rng.uniform(0.55, 0.95)),
+        noise=float(rng.uniform(0.7, 1.8)),
         print_text=f"LOT {lot}\nEXP {rng.integers(1, 13):02d} {rng.integers(2026, 2031)}"
         if rng.random() < 0.5
         else None,
         shadow_azimuth=float(rng.uniform(-1.0, 1.0) + (0 if rng.random() < 0.5 else np.pi)),
         shadow_strength=float(rng.uniform(0.10, 0.30)),
-        desk_edge=float(rng.choice([rng.uniform(12, 30), rng.uniform(30, 90)])),
+        desk_edge=float(np.exp(rng.uniform(np.log(22), np.log(90)))),
         seed=int(rng.integers(2**31)),
+    )
+
+
+def draw_station(rng: np.random.Generator) -> Look:
+    """Draw a station as a line would have it: the part large and near the middle of the frame."""
+    return replace(
+        draw_look(rng),
+        radius_px=float(rng.uniform(95, 118)),
+        distance=float(rng.uniform(12, 16)),
+        centre_xy=(float(rng.uniform(0.46, 0.54)), float(rng.uniform(0.52, 0.56))),
     )
 
 
@@ -91,19 +110,24 @@ def environment(seed: int, desk_bgr: tuple[float, float, float]) -> Environment:
     return room(np.random.default_rng([seed, 0xE]), np.asarray(desk_bgr, np.float32))
 
 
+NOISE_SLACK = 256
+NOISE_GAIN = 32
+
+
 @lru_cache(maxsize=2)
-def sensor_noise(seed: int) -> FloatArray:
-    """(1024, 2048, 3) float32 noise of unit deviation, slightly correlated as after a demosaic; read-only."""
-    white = np.random.default_rng([seed, 0x5]).standard_normal((1024, 2048, 3), np.float32)
+def sensor_noise(resolution_wh: tuple[int, int]) -> npt.NDArray[np.int8]:
+    """Noise of deviation NOISE_GAIN, slightly correlated as after a demosaic; NOISE_SLACK larger than a frame."""
+    shape = (resolution_wh[1] + NOISE_SLACK, resolution_wh[0] + NOISE_SLACK, 3)
+    white = np.random.default_rng(0x5E).standard_normal(shape, np.float32)
     soft = cv2.GaussianBlur(white, (0, 0), 0.6, borderType=cv2.BORDER_REFLECT)
-    soft /= soft.std()
-    soft.flags.writeable = False
-    return np.asarray(soft, np.float32)
+    noise = np.clip(soft * (NOISE_GAIN / soft.std()), -127, 127).astype(np.int8)
+    noise.flags.writeable = False
+    return noise
 
 
 def _desk(look: Look, rng: np.random.Generator, resolution_wh: tuple[int, int]) -> FloatArray:
-    """Display colour of the desk at an eighth of the resolution, (h, w, 3) float32."""
-    width, height = max(resolution_wh[0] // 8, 2), max(resolution_wh[1] // 8, 2)
+    """Display colour of the desk at a quarter of the resolution, (h, w, 3) float32."""
+    width, height = resolution_wh[0] // 4, resolution_wh[1] // 4
     x = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
     y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
     light_x, light_y = rng.uniform(-0.10, 0.10), rng.uniform(0.06, 0.16)
@@ -117,34 +141,44 @@ def _desk(look: Look, rng: np.random.Generator, resolution_wh: tuple[int, int]) 
     return np.asarray(level[..., None] * display * warm, np.float32)
 
 
-def _box(
-    image: FloatArray, x0: float, y0: float, x1: float, y1: float, colour: tuple[float, ...], slant: float
-) -> None:
-    corners = np.array([(x0, y0), (x1, y0 + slant * (x1 - x0)), (x1, y1 + slant * (x1 - x0)), (x0, y1)])
-    cv2.fillPoly(image, [np.round(corners * 16).astype(np.int32)], colour, cv2.LINE_AA, 4)
+def _filled(polygon: FloatArray, width: int, height: int) -> FloatArray:
+    """(height, width) float32 antialiased cover of a polygon (N, 2); OpenCV antialiases 8-bit images only."""
+    cover = np.zeros((height, width), np.uint8)
+    corners = np.round(np.clip(polygon, -8e3, 8e3) * 256).astype(np.int32)
+    cv2.fillPoly(cover, [corners], 255, cv2.LINE_AA, 8)
+    return cover.astype(np.float32) / 255.0
 
 
 def _office(rng: np.random.Generator, width: int, height: int, floor: float) -> FloatArray:
-    """Walls, partitions, monitors, books and a chair above the desk's edge, out of focus."""
+    """Walls, partitions, monitors, books above the desk's edge, out of focus; (height, width, 3) float32."""
     image = np.full((height, width, 3), rng.uniform(90, 190), np.float32)
     image *= np.array([1.04, 1.0, 0.99], np.float32) * np.linspace(0.8, 1.1, width, dtype=np.float32)[None, :, None]
     unit = width / 160
+
+    def block(x0: float, y0: float, x1: float, y1: float, colour: float | FloatArray, slant: float = 0.0) -> None:
+        rise = slant * (x1 - x0)
+        cover = _filled(np.array([(x0, y0), (x1, y0 + rise), (x1, y1 + rise), (x0, y1)]), width, height)[..., None]
+        image[:] = image * (1 - cover) + cover * colour
+
     if rng.random() < 0.7:
-        dark = float(rng.uniform(8, 40))
-        x0 = rng.choice([-5.0, rng.uniform(0.5, 0.8) * width])
-        _box(image, x0, -5, x0 + rng.uniform(0.25, 0.5) * width, floor + 20, (dark, dark, dark), 0.0)
-    for _ in range(int(rng.integers(1, 4))):
-        x0, w, h = rng.uniform(0, width), rng.uniform(10, 26) * unit, rng.uniform(9, 20) * unit
-        bottom = floor - rng.uniform(1, 6) * unit
-        _box(image, x0, bottom - h, x0 + w, bottom, (22, 18, 18), rng.uniform(-0.15, 0.15))
-        _box(image, x0 + 0.42 * w, bottom - 2, x0 + 0.56 * w, floor + 2, (18, 16, 16), 0.0)
+        x0, wide = rng.choice([-5.0, rng.uniform(0.5, 0.8) * width]), rng.uniform(0.25, 0.5) * width
+        block(x0, -5, x0 + wide, floor + 20 * unit, rng.uniform(8, 40))
+    if rng.random() < 0.5:
+        x0 = rng.uniform(0.1, 0.9) * width
+        block(x0, -5, x0 + 1.2 * unit, floor + 5, rng.uniform(120, 200))
+    for _ in range(int(rng.integers(0, 3))):
+        x0, wide, tall = rng.uniform(0, width), rng.uniform(12, 26) * unit, rng.uniform(9, 18) * unit
+        bottom, dark = floor - rng.uniform(1, 6) * unit, rng.uniform(10, 28)
+        block(x0, bottom - tall, x0 + wide, bottom, dark, rng.uniform(-0.15, 0.15))
+        block(x0 + 0.42 * wide, bottom - 2, x0 + 0.56 * wide, floor + 2, dark)
     x0 = rng.uniform(0, width)
-    for _ in range(int(rng.integers(0, 7))):
-        w, h = rng.uniform(2, 7) * unit, rng.uniform(10, 20) * unit
-        colour = tuple(float(c) for c in rng.uniform(40, 220, 3))
-        _box(image, x0, floor - h, x0 + w, floor + 3, colour, 0.0)
-        x0 += w
-    return np.asarray(cv2.GaussianBlur(image, (0, 0), rng.uniform(0.5, 1.3) * unit), np.float32)
+    tall = rng.uniform(10, 18) * unit
+    for _ in range(int(rng.integers(0, 6))):
+        wide = rng.uniform(2, 6) * unit
+        cover_bgr = rng.uniform(30, 220) * rng.uniform(0.6, 1.05, 3)
+        block(x0, floor - tall * rng.uniform(0.8, 1.0), x0 + wide, floor + 3, cover_bgr.astype(np.float32))
+        x0 += wide
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), rng.uniform(0.5, 1.2) * unit), np.float32)
 
 
 def _clutter(image: BgrImage, rng: np.random.Generator, zoom: float, top: float) -> None:
@@ -165,24 +199,19 @@ def _build_backdrop(look: Look, resolution_wh: tuple[int, int]) -> BgrImage:
     small = _desk(look, rng, resolution_wh)
     rows, cols = small.shape[:2]
     view = camera(look, resolution_wh)
-    slope = rng.normal(0, 0.35)
-    bend = rng.uniform(-1.5, 1.5) * look.desk_edge
-    edge_world = np.array([(x, look.desk_edge + slope * (x - bend) * (x > bend), 0.0) for x in (-200.0, bend, 200.0)])
-    seen = view.project(edge_world.astype(np.float32))
-    in_front = seen[:, 2] > 0.5
-    edge = seen[in_front][:, :2] * (cols / width, rows / height)
-    if len(edge) >= 2 and edge[:, 1].max() > 1:
-        floor = float(np.clip(np.interp(cols / 2, edge[:, 0], edge[:, 1]), 2, rows))
-        behind = _office(rng, cols, rows, floor)
-        polygon = np.concatenate((edge, [(edge[-1, 0], rows * 9), (edge[0, 0], rows * 9)]))
-        cover = np.zeros((rows, cols), np.float32)
-        cv2.fillPoly(cover, [np.round(np.clip(polygon, -2e4, 2e4) * 16).astype(np.int32)], 1.0, cv2.LINE_AA, 4)
-        cover = cv2.GaussianBlur(cover, (0, 0), 0.8)[..., None]
-        small = small * cover + behind * np.asarray(look.tone, np.float32) * (1 - cover)
-    else:
-        floor = 0.0
+    far = view.project(np.array([0.0, look.desk_edge, 0.0], np.float32))
+    floor = float(far[1]) * rows / height
+    if floor > 1:
+        x = np.arange(cols) + 0.5
+        left, right = rng.uniform(0.0, 0.9, 2) * cols
+        fall = np.abs(rng.normal(0, 0.12, 2))
+        edge = floor + fall[0] * np.maximum(left - x, 0) + fall[1] * np.maximum(x - right, 0)
+        below = np.arange(rows, dtype=np.float32)[:, None] + 0.5 - edge.astype(np.float32)
+        cover = cv2.GaussianBlur(np.clip(below + 0.5, 0.0, 1.0), (0, 0), 0.7)[..., None]
+        behind = _office(rng, cols, rows, floor) * np.asarray(look.tone, np.float32)
+        small = small * cover + behind * (1 - cover)
     image = np.clip(cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC), 0, 255).astype(np.uint8)
-    _clutter(image, rng, width / REFERENCE_WH[0], floor * height / rows)
+    _clutter(image, rng, width / REFERENCE_WH[0], max(float(far[1]), 0.0))
     image.flags.writeable = False
     return image
 
@@ -193,19 +222,17 @@ def backdrop(look: Look, resolution_wh: tuple[int, int]) -> BgrImage:
     return _build_backdrop(look, resolution_wh)
 
 
-def shadow(look: Look, view: Camera, resolution_wh: tuple[int, int]) -> FloatArray:
-    """Gain of the part's soft and contact shadow on the frame, at a quarter of the resolution, (h, w) float32."""
+def shadow(look: Look, view: Camera, resolution_wh: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """Gain of the part's soft and contact shadow on the frame, at a quarter of the resolution, (h, w) uint8, 255 is 1."""
     width, height = resolution_wh[0] // 4, resolution_wh[1] // 4
     around = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     circle = np.stack((np.cos(around), np.sin(around), np.zeros(24)), axis=1)
     away = np.array([np.cos(look.shadow_azimuth), np.sin(look.shadow_azimuth), 0.0])
     gain = np.ones((height, width), np.float32)
-    size = look.radius_px * resolution_wh[0] / REFERENCE_WH[0] / 4
-    layers = ((1.0, 3.6, 0.16, 1.0), (1.0, 1.6, 0.10, 0.6), (1.06, 0.0, 0.05, 0.9))
-    for radius, reach, blur, share in layers:
+    size = look.radius_px * min(resolution_wh[0] / REFERENCE_WH[0], resolution_wh[1] / REFERENCE_WH[1]) / 4
+    for reach, radius, blur, share in _SHADOW_LAYERS:
         ground = np.concatenate((circle * radius, circle * radius + away * reach)).astype(np.float32)
-        hull = cv2.convexHull(view.project(ground)[:, :2] / 4)
-        layer = np.zeros((height, width), np.float32)
-        cv2.fillPoly(layer, [np.round(hull * 16).astype(np.int32)], 1.0, cv2.LINE_AA, 4)
-        gain *= 1 - look.shadow_strength * share * cv2.GaussianBlur(layer, (0, 0), max(blur * size * 2, 0.4))
-    return gain
+        hull = cv2.convexHull(view.project(ground)[:, :2] / 4)[:, 0]
+        layer = cv2.GaussianBlur(_filled(hull, width, height), (0, 0), max(blur * size, 0.4))
+        gain *= 1 - look.shadow_strength * share * layer
+    return (255 * gain + 0.5).astype(np.uint8)
