@@ -39,7 +39,7 @@ def draw_boxes(bgr: BgrImage, boxes: npt.NDArray[np.int32], scores: Sequence[flo
     scores: written on a tag at each box; empty for no tags.
     """
     drawn = bgr.copy()
-    thickness = max(2, round(max(bgr.shape[:2]) / 450))
+    thickness = max(2, round(max(bgr.shape[:2]) / 320))
     for x1, y1, x2, y2 in boxes.tolist():
         # a black line on both sides of the red one: aluminium is bright, its shadows are dark
         for colour, width in ((_EDGE_BGR, thickness + 2), (_BOX_BGR, thickness)):
@@ -98,7 +98,7 @@ def comparison_picture(inspection: Inspection, title: str = "") -> BgrImage:
 
 def _headline(inspection: Inspection, title: str, width: int) -> BgrImage:
     decision, relation, colour = ("DAMAGED", "≥", DAMAGED_BGR) if inspection.damaged else ("OK", "<", OK_BGR)
-    words = f"{decision}   s {inspection.score:.4f} {relation} τ {inspection.threshold:.4f}"
+    words = f"{decision}   s {inspection.score:.4f} {relation} tau {inspection.threshold:.4f}"
     bar = np.full((HEADLINE_HEIGHT, width, 3), PAPER_BGR, np.uint8)
     end, _ = cv2.putText(bar, words + "   uncertain" * inspection.uncertain, (14, 39), colour, _FONT, 28, _BOLD)
     title_width = _text_width(title, 18, _REGULAR)

@@ -72,8 +72,9 @@ class PatchStore:
     def _rows(self, first: int, end: int) -> FloatArray:
         with _disk_errors():
             self._file.seek(first * self._dim * 4)
-            data = self._file.read((end - first) * self._dim * 4)
-        return np.frombuffer(data, np.float32).reshape(-1, self._dim)
+            rows = np.empty((end - first, self._dim), np.float32)
+            self._file.readinto(rows.data)
+        return rows
 
 
 @contextlib.contextmanager

@@ -1,0 +1,202 @@
+"""The store of models."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+
+from service.errors import PackageNotFound, PackageRefused, UsageError
+from service.model.package import read_package, seal
+from service.model.registry import ModelRegistry
+from service.model.training import TrainedModel
+from tests.support.parts import publish, train_parts, write_parts
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
+    """A small model."""
+    return train_parts(write_parts(tmp_path_factory.mktemp("frames"), 4))
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> ModelRegistry:
+    """An empty store."""
+    return ModelRegistry(tmp_path / "models")
+
+
+def test_empty_store_has_nothing(registry: ModelRegistry) -> None:
+    """A store that was never written to has no names, and says so by name."""
+    assert registry.names() == []
+    assert registry.versions("bars") == []
+    assert registry.active("bars") is None
+    with pytest.raises(PackageNotFound, match="bars"):
+        registry.resolve("bars")
+    with pytest.raises(PackageNotFound, match="bars@1"):
+        registry.activate("bars", "1")
+    with pytest.raises(PackageRefused, match="no earlier"):
+        registry.rollback("bars")
+
+
+def test_publishing_counts_versions(registry: ModelRegistry, trained: TrainedModel) -> None:
+    """Each model becomes the next version, ten comes after nine, and nothing is active by itself."""
+    paths = [publish(registry, trained) for _ in range(10)]
+    assert [path.name for path in paths] == registry.versions("bars") == [str(number) for number in range(1, 11)]
+    assert registry.names() == ["bars"]
+    assert registry.active("bars") is None
+    assert read_package(paths[-1]).ref.version == "10"
+
+
+def test_references_are_names_versions_or_paths(registry: ModelRegistry, trained: TrainedModel, tmp_path: Path) -> None:
+    """A name means its active version; a path works wherever the package lies."""
+    first, second = publish(registry, trained), publish(registry, trained)
+    registry.activate("bars", "2")
+    assert registry.resolve("bars") == second
+    assert registry.resolve("bars@1") == first
+    elsewhere = shutil.copytree(first, tmp_path / "elsewhere")
+    assert registry.resolve(str(elsewhere)) == elsewhere
+    for unknown in ("bars@3", "bars@", "bars@../1", "other", "../bars", "", str(tmp_path)):
+        with pytest.raises(PackageNotFound):
+            registry.resolve(unknown)
+
+
+def test_a_name_without_active_version_does_not_resolve(registry: ModelRegistry, trained: TrainedModel) -> None:
+    """Which version is meant is never guessed."""
+    publish(registry, trained)
+    with pytest.raises(PackageNotFound, match=r"no version of model bars .* is active"):
+        registry.resolve("bars")
+
+
+def test_rollback_walks_back_through_the_activations(registry: ModelRegistry, trained: TrainedModel) -> None:
+    """1, 3, 2 were active; rollback goes to 3, then to 1, then no further. Activating twice counts once."""
+    for _ in range(3):
+        publish(registry, trained)
+    for version in ("1", "3", "3", "2"):
+        registry.activate("bars", version)
+    assert registry.rollback("bars") == "3"
+    assert registry.rollback("bars") == registry.active("bars") == "1"
+    with pytest.raises(PackageRefused, match="no earlier"):
+        registry.rollback("bars")
+    assert registry.active("bars") == "1"
+
+
+def test_activation_is_refused_where_golden_frames_do_not_reproduce(
+    registry: ModelRegistry, trained: TrainedModel
+) -> None:
+    """The old version goes on judging."""
+    publish(registry, trained)
+    registry.activate("bars", "1")
+    wrong = trained.manifest.golden[0].model_copy(update={"score": trained.manifest.golden[0].score + 0.01})
+    manifest = trained.manifest.model_copy(update={"golden": (wrong, *trained.manifest.golden[1:])})
+    publish(registry, TrainedModel(manifest, trained.vectors, trained.golden))
+    with pytest.raises(PackageRefused, match=r"bars@2: golden frame golden/1\.png"):
+        registry.activate("bars", "2")
+    assert registry.active("bars") == "1"
+
+
+def test_a_package_exchanged_after_activation_is_refused(registry: ModelRegistry, trained: TrainedModel) -> None:
+    """Digests that were made to fit do not help: the pointer knows the id that was activated."""
+    path = publish(registry, trained)
+    registry.activate("bars", "1")
+    seal(path, read_package(path).manifest.model_copy(update={"tau": 9.0}))
+    with pytest.raises(PackageRefused, match="bars@1 is not the package that was activated"):
+        registry.resolve("bars")
+
+
+def test_a_package_under_another_name_is_refused(registry: ModelRegistry, trained: TrainedModel) -> None:
+    """A version copied by hand to another place in the store still knows who it is."""
+    path = publish(registry, trained)
+    shutil.copytree(path, registry.store / "other" / "7")
+    with pytest.raises(PackageRefused, match="says that it is bars@1, not other@7"):
+        registry.activate("other", "7")
+
+
+@pytest.mark.parametrize("document", ["", "{}", '{"active": {"version": "../1", "sha256": "00"}}'])
+def test_a_broken_pointer_is_refused_by_name(registry: ModelRegistry, trained: TrainedModel, document: str) -> None:
+    """The file is named, and nothing is judged by a guess."""
+    path = publish(registry, trained)
+    (path.parent / "active.json").write_text(document)
+    with pytest.raises(PackageRefused, match=r"active\.json"):
+        registry.resolve("bars")
+
+
+def test_a_cancelled_draft_leaves_nothing_behind(registry: ModelRegistry) -> None:
+    """Not even the folder of the name."""
+
+    def cancelled() -> None:
+        with registry.draft("bars") as directory:
+            (directory / "half").write_text("written")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cancelled()
+    assert not (registry.store / "bars").exists()
+
+
+def test_drafts_are_no_versions(registry: ModelRegistry, trained: TrainedModel) -> None:
+    """While one is being written the store looks as before."""
+    publish(registry, trained)
+    with registry.draft("bars"), registry.draft("new"):
+        assert registry.versions("bars") == ["1"]
+        assert registry.names() == ["bars"]
+
+
+def test_versions_published_at_once_get_different_numbers(registry: ModelRegistry, trained: TrainedModel) -> None:
+    """Four trainings that end together make four versions, each of which knows its number."""
+    together = threading.Barrier(4)
+
+    def work() -> None:
+        together.wait()
+        publish(registry, trained)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert registry.versions("bars") == ["1", "2", "3", "4"]
+    for version in registry.versions("bars"):
+        assert registry.read("bars", version).ref.version == version
+
+
+@pytest.mark.parametrize("name", ["", ".hidden", "a/b", "a@b", "..", "a" * 65, "a b", "ä"])
+def test_unusable_names_are_refused(registry: ModelRegistry, name: str) -> None:
+    """A name is a folder and part of a reference."""
+    with pytest.raises(UsageError, match="model name"), registry.draft(name):
+        pytest.fail("no draft is lent")
+
+
+def test_another_threshold_makes_another_version(registry: ModelRegistry, trained: TrainedModel) -> None:
+    """Setting tau by hand never changes a package; the new one names its parent and judges by the new tau."""
+    publish(registry, trained)
+    registry.activate("bars", "1")
+    before = read_package(registry.resolve("bars"))
+    assert registry.add_with_threshold("bars", 0.75) == "2"
+    assert registry.active("bars") == "1"
+    registry.activate("bars", "2")
+    after = read_package(registry.resolve("bars"))
+    assert (after.manifest.tau, after.manifest.parent) == (0.75, before.id)
+    assert after.manifest.calibration == before.manifest.calibration
+    assert read_package(before.path).id == before.id
+
+
+@pytest.mark.parametrize("tau", [0.0, -1.0, float("nan"), float("inf")])
+def test_an_impossible_threshold_is_refused(registry: ModelRegistry, trained: TrainedModel, tau: float) -> None:
+    """Nothing is published for it."""
+    publish(registry, trained)
+    registry.activate("bars", "1")
+    with pytest.raises(PackageRefused, match="threshold"):
+        registry.add_with_threshold("bars", tau)
+    assert registry.versions("bars") == ["1"]
+
+
+def test_pointer_names_version_and_id(registry: ModelRegistry, trained: TrainedModel) -> None:
+    """What the pointer says can be read by anyone."""
+    path = publish(registry, trained)
+    registry.activate("bars", "1")
+    pointer = json.loads((path.parent / "active.json").read_text())
+    assert pointer == {"active": {"version": "1", "sha256": read_package(path).id}, "previous": []}
+    assert sorted(entry.name for entry in path.parent.iterdir()) == ["1", "active.json"]

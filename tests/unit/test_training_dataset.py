@@ -1,0 +1,70 @@
+"""Frames on disk."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapters.frames import decode_image
+from service.errors import FrameCorrupt, FrameMissing, UsageError
+from service.model.dataset import FrameFile, list_frames, natural_key, read_frame
+from tests.support.parts import write_parts
+
+decode = partial(decode_image, max_pixels=1_000_000)
+
+
+def test_frames_are_listed_in_natural_order_with_subfolders(tmp_path: Path) -> None:
+    """part2 comes before part10; hidden files are passed over, other files are named."""
+    for name in ("part10.PNG", "part2.png", "b/part1.jpeg", "notes.txt", ".part3.png", ".git/part4.png"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    found = list_frames(tmp_path)
+    assert [file.name for file in found.frames] == ["b/part1.jpeg", "part2.png", "part10.PNG"]
+    assert found.ignored == ("notes.txt",)
+
+
+def test_an_empty_directory_has_no_frames(tmp_path: Path) -> None:
+    """Nothing is found where there is nothing."""
+    assert list_frames(tmp_path).frames == ()
+
+
+@pytest.mark.parametrize("name", ["missing", "file"])
+def test_what_is_no_directory_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    """A directory that is not there, and a file in its place."""
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=name):
+        list_frames(tmp_path / name)
+
+
+@given(st.lists(st.text(min_size=1)))
+def test_natural_order_is_total(names: list[str]) -> None:
+    """Any file names can be compared, and only equal names have equal keys."""
+    ordered = sorted(set(names), key=natural_key)
+    assert all(natural_key(one) < natural_key(next_one) for one, next_one in pairwise(ordered))
+
+
+def test_a_frame_is_read_with_the_digest_of_its_file(tmp_path: Path) -> None:
+    """The digest is that of the bytes on disk."""
+    path = write_parts(tmp_path, 1) / "part1.png"
+    read = read_frame(FrameFile(path, "part1.png"), decode)
+    assert read.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (read.frame.width, read.frame.height) == (240, 180)
+
+
+def test_unreadable_frames_say_why(tmp_path: Path) -> None:
+    """A missing file, a directory, and a file without bytes."""
+    empty = tmp_path / "empty.png"
+    empty.touch()
+    with pytest.raises(FrameMissing, match="No such file"):
+        read_frame(FrameFile(tmp_path / "none.png", "none.png"), decode)
+    with pytest.raises(FrameMissing, match="directory"):
+        read_frame(FrameFile(tmp_path, "tmp"), decode)
+    with pytest.raises(FrameCorrupt, match="no bytes"):
+        read_frame(FrameFile(empty, "empty.png"), decode)
