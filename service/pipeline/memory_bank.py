@@ -12,7 +12,7 @@ from schemas.recipe import MemoryRecipe
 from service.errors import EmptyMemoryBank
 from service.pipeline.coreset import farthest_point_coreset
 from service.pipeline.density import density_filter
-from service.pipeline.nearest import half_squared_norms, nearest
+from service.pipeline.nearest import NearestNeighbours
 from service.pipeline.types import FloatArray, Progress
 
 __all__ = ["MemoryBank", "build_memory_bank", "density_filter", "farthest_point_coreset"]
@@ -26,20 +26,15 @@ class MemoryBank:
 
     vectors: FloatArray
     device: torch.device = CPU
-    _points: torch.Tensor = field(init=False, repr=False)
-    _half_norms: torch.Tensor = field(init=False, repr=False)
-    _longest: float = field(init=False, repr=False)
+    _neighbours: NearestNeighbours | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.vectors.ndim != 2 or self.vectors.dtype != np.float32:
             raise ValueError(f"a memory bank is (M, D) float32, not {self.vectors.shape} {self.vectors.dtype}")
         if not np.isfinite(self.vectors).all():
             raise ValueError("a memory bank holds finite numbers only")
-        points = torch.as_tensor(np.ascontiguousarray(self.vectors), device=self.device)
-        half_norms = half_squared_norms(points)
-        object.__setattr__(self, "_points", points)
-        object.__setattr__(self, "_half_norms", half_norms)
-        object.__setattr__(self, "_longest", math.sqrt(2 * float(half_norms.max())) if len(points) else 0.0)
+        neighbours = NearestNeighbours(np.ascontiguousarray(self.vectors), self.device) if len(self.vectors) else None
+        object.__setattr__(self, "_neighbours", neighbours)
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -52,15 +47,13 @@ class MemoryBank:
     def distances(self, patches: FloatArray) -> FloatArray:
         """Return the Euclidean distance of each patch to its nearest bank vector.
 
-        patches: (N, D) float32. Returns (N,) float32, within 1e-4 of the bank's longest vector of the exact distance.
-        Raises EmptyMemoryBank. Source: PatchCore, arXiv 2106.08265, eq. 6, without its re-weighting.
+        patches: (N, D) float32. Returns (N,) float32, exact to 1e-4 of the longest bank vector. EmptyMemoryBank. Source: PatchCore, arXiv 2106.08265, eq. 6, without its re-weighting.
         """
-        if not len(self):
+        if self._neighbours is None:
             raise EmptyMemoryBank("the memory bank holds no vectors")
         if patches.ndim != 2 or patches.shape[1] != self.dim:
             raise ValueError(f"patches are (N, {self.dim}), not {patches.shape}")
-        points = torch.as_tensor(patches, device=self.device)
-        return nearest(points, self._points, self._half_norms, self._longest)[0].cpu().numpy()
+        return self._neighbours.distances(patches)
 
 
 def build_memory_bank(

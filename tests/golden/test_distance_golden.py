@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from service.pipeline.memory_bank import MemoryBank
+from service.pipeline.nearest import search, search_on_gpu
 from service.pipeline.types import FloatArray
 
 
@@ -54,3 +56,16 @@ def test_distances_scale_with_the_vectors() -> None:
     points, bank = 100 * unit(rng, 50, 32), 100 * unit(rng, 80, 32)
 
     np.testing.assert_allclose(MemoryBank(bank).distances(points), reference(points, bank), rtol=1e-5)
+
+
+@pytest.mark.parametrize("tile", [(1, 1), (16, 32), (64, 100), (2048, 16384)])
+def test_gpu_search_finds_the_same_vectors(tile: tuple[int, int]) -> None:
+    """The search for a GPU, run here on the CPU, finds the nearest vector of each patch for any tile."""
+    rng = np.random.default_rng(5)
+    points, bank = unit(rng, 50, 16), unit(rng, 130, 16)
+    half_norms = ((bank**2).sum(axis=1) / 2).astype(np.float32)
+    nearest = [int(np.linalg.norm(bank - point, axis=1).argmin()) for point in points.astype(np.float64)]
+    found = search_on_gpu(torch.from_numpy(points), torch.from_numpy(bank), torch.from_numpy(half_norms), tile)
+
+    assert found.tolist() == nearest
+    assert search(points, bank, half_norms, tile).tolist() == nearest
