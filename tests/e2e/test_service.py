@@ -1,0 +1,298 @@
+"""`cangate run` as the plant meets it: a process, a real mosquitto, a real OPC UA client, plain HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import secrets
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import httpx
+import numpy as np
+import pytest
+from asyncua import ua
+
+from service.model.registry import ModelRegistry
+from tests.support.mqtt import PlantClient, private_mosquitto
+from tests.support.opcua import plain_client
+from tests.support.parts import draw_part, publish, train_parts, write_parts
+from tests.support.service import ServiceProcess
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with one small model, trained on drawn parts."""
+    folder = tmp_path_factory.mktemp("models")
+    frames = write_parts(tmp_path_factory.mktemp("ok"), 10)
+    registry = ModelRegistry(folder)
+    registry.activate("bars", publish(registry, train_parts(frames)).name)
+    return folder
+
+
+@asynccontextmanager
+async def a_line(folder: Path, store: Path, extra: str = "") -> AsyncIterator[tuple[ServiceProcess, PlantClient]]:
+    async with (
+        private_mosquitto() as broker,
+        ServiceProcess(folder, broker.port, "bars", store, extra) as service,
+        PlantClient(broker.port) as plant,
+    ):
+        yield service, plant
+
+
+@pytest.fixture
+async def line(tmp_path: Path, store: Path) -> AsyncIterator[tuple[ServiceProcess, PlantClient]]:
+    async with a_line(tmp_path, store) as opened:
+        yield opened
+
+
+def put(folder: Path, name: str, *, damaged: bool = False) -> str:
+    """Write a part into `folder` and return its uri."""
+    cv2.imwrite(str(folder / name), draw_part(5000, damaged=damaged))
+    return (folder / name).as_uri()
+
+
+async def ask(plant: PlantClient, uri: str, **fields: object) -> dict[str, Any]:
+    """Publish an event and return its verdict, after checking that the gate was told the same."""
+    event = {"event_id": secrets.token_hex(8), "part_id": "P", "trigger_id": 7, "image": {"uri": uri}} | fields
+    await plant.send("image-ready", json.dumps(event).encode())
+    verdict = json.loads((await plant.next("verdict")).payload)
+    assert verdict["event_id"] == event["event_id"]
+    gate = json.loads((await plant.next("gate")).payload)
+    shared = ("event_id", "part_id", "trigger_id", "seq", "gate", "decision", "station")
+    assert {name: gate[name] for name in shared} == {name: verdict[name] for name in shared}
+    return dict(verdict)
+
+
+async def tags(service: ServiceProcess, *names: str) -> list[object]:
+    """Read tags with a client of their own."""
+    async with plain_client(service.endpoint) as client:
+        namespace = await client.get_namespace_index("urn:cangate")
+        return list(await client.read_values([client.get_node(f"ns={namespace};s=line1.{name}") for name in names]))
+
+
+async def test_service_judges_on_every_way_out(line: tuple[ServiceProcess, PlantClient]) -> None:
+    """Verdict, gate message, tags and HTTP agree on a good and on a damaged part."""
+    service, plant = line
+    good = await ask(plant, put(service.frames, "good.png"))
+    assert (good["decision"], good["gate"], good["reason"]) == ("OK", "PASS", "score_below_threshold")
+    assert set(good["stages_ms"]) == {"load", "roi", "normalize", "embed", "score", "boxes"}
+    assert (good["image"]["width"], good["image"]["height"]) == (240, 180)
+
+    bad = await ask(plant, put(service.frames, "bad.png", damaged=True))
+    assert (bad["decision"], bad["gate"]) == ("DAMAGED", "REJECT")
+    assert bad["boxes"]
+    assert bad["seq"] == good["seq"] + 1
+    seen = await tags(service, "ResultSeq", "Verdict", "Reject", "ResultValid", "Score", "BoxCount", "ResultEventId")
+    assert seen == [bad["seq"], 2, True, True, bad["score"], len(bad["boxes"]), bad["event_id"]]
+
+    async with httpx.AsyncClient(base_url=service.url) as http:
+        listed = (await http.get("/api/verdicts")).json()
+        assert [verdict["event_id"] for verdict in listed] == [bad["event_id"], good["event_id"]]
+        assert (await http.get(f"/api/verdicts/{good['event_id']}")).json() == good
+        assert (await http.get("/api/status")).json()["counts"] == {"ok": 1, "damaged": 1, "error": 0}
+
+
+def half(folder: Path) -> str:
+    put(folder, "half.png")
+    whole = (folder / "half.png").read_bytes()
+    (folder / "half.png").write_bytes(whole[: len(whole) // 2])
+    return (folder / "half.png").as_uri()
+
+
+def written(content: bytes) -> Callable[[Path], str]:
+    def write(folder: Path) -> str:
+        (folder / "strange.png").write_bytes(content)
+        return (folder / "strange.png").as_uri()
+
+    return write
+
+
+def uniform(folder: Path) -> str:
+    cv2.imwrite(str(folder / "blank.png"), np.full((180, 240, 3), 127, np.uint8))
+    return (folder / "blank.png").as_uri()
+
+
+def huge(folder: Path) -> str:
+    cv2.imwrite(str(folder / "huge.png"), np.zeros((5000, 5000), np.uint8))
+    return (folder / "huge.png").as_uri()
+
+
+BAD_FRAMES: list[tuple[str, Callable[[Path], str], dict[str, object], str]] = [
+    ("missing", lambda folder: (folder / "gone.png").as_uri(), {}, "frame_missing"),
+    ("truncated", half, {}, "frame_corrupt"),
+    ("zero bytes", written(b""), {}, "frame_corrupt"),
+    ("text", written(b"I am no image"), {}, "frame_corrupt"),
+    ("outside the roots", lambda _: "file:///etc/hostname", {}, "frame_refused"),
+    ("too many pixels", huge, {}, "frame_refused"),
+    ("unknown scheme", lambda _: "ftp://camera/1.png", {}, "frame_refused"),
+    ("deadline is a text", lambda folder: put(folder, "a.png"), {"deadline_ms": "soon"}, "frame_refused"),
+    ("deadline is zero", lambda folder: put(folder, "a.png"), {"deadline_ms": 0}, "frame_refused"),
+    ("no image", lambda folder: put(folder, "a.png"), {"image": None}, "frame_refused"),
+    ("wrong schema", lambda folder: put(folder, "a.png"), {"schema": "other/1"}, "frame_refused"),
+    ("long expired", lambda folder: put(folder, "a.png"), {"captured_at": "2020-01-01T00:00:00Z"}, "deadline_missed"),
+]
+
+
+async def test_service_answers_bad_input_and_goes_on(line: tuple[ServiceProcess, PlantClient]) -> None:
+    """Every bad frame and event gets its named ERROR, and the next good one is judged; nothing counts as a defect."""
+    service, plant = line
+    for case, make, fields, reason in BAD_FRAMES:
+        verdict = await ask(plant, make(service.frames), **fields)
+        assert (case, verdict["decision"], verdict["gate"], verdict["reason"]) == (case, "ERROR", "REJECT", reason)
+        assert verdict["score"] is None
+    wrong_hash = {"uri": put(service.frames, "a.png"), "sha256": "0" * 64}
+    assert (await ask(plant, "", image=wrong_hash))["reason"] == "frame_refused"
+    content = (service.frames / "a.png").read_bytes()
+    right_hash = {"uri": (service.frames / "a.png").as_uri(), "sha256": hashlib.sha256(content).hexdigest()}
+    assert (await ask(plant, "", image=right_hash))["decision"] == "OK"
+    # what names no event cannot be answered: it is counted and passed over
+    for payload in (b"", b"{", b"null", b"[1,2]", b'{"event_id": 5}', b"\xff\xfe", b'{"a":' * 5000, b"x" * 70_000):
+        await plant.send("image-ready", payload)
+    assert (await ask(plant, put(service.frames, "good.png")))["decision"] == "OK"
+    assert plant.waiting("verdict") == 0
+    assert "Traceback" not in service.log()
+    async with httpx.AsyncClient(base_url=service.url) as http:
+        metrics = (await http.get("/metrics")).text
+    assert 'cangate_refused_total{reason="too_large",transport="mqtt"} 1.0' in metrics
+
+
+async def test_service_repeats_a_verdict_byte_for_byte(line: tuple[ServiceProcess, PlantClient]) -> None:
+    """The same event id again: the same bytes, no second gate message, also after a crash and a restart."""
+    service, plant = line
+    event = json.dumps({"event_id": "same", "image": {"uri": put(service.frames, "good.png")}}).encode()
+    await plant.send("image-ready", event)
+    first = (await plant.next("verdict")).payload
+    await plant.next("gate")
+    await plant.send("image-ready", event, correlation_data=b"again")
+    again = await plant.next("verdict")
+    assert (again.payload, again.correlation_data) == (first, b"again")
+    await service.stop(signal.SIGKILL)
+    await service.start()
+    await plant.send("image-ready", event)
+    assert (await plant.next("verdict")).payload == first
+    assert plant.waiting("gate") == 0
+    fresh = await ask(plant, put(service.frames, "good.png"))
+    assert fresh["seq"] == json.loads(first)["seq"] + 1
+
+
+async def test_service_answers_what_came_while_it_was_away(line: tuple[ServiceProcess, PlantClient]) -> None:
+    """Events that the broker kept for a killed service are answered at its return; expired ones as missed deadlines."""
+    service, plant = line
+    await ask(plant, put(service.frames, "good.png"))
+    await service.stop(signal.SIGKILL)
+    for number in range(5):
+        event = {
+            "event_id": f"late{number}",
+            "image": {"uri": put(service.frames, "good.png")},
+            "deadline_ms": 50,
+            "captured_at": "2026-01-01T00:00:00Z",
+        }
+        await plant.send("image-ready", json.dumps(event).encode())
+    await service.start()
+    verdicts = [json.loads((await plant.next("verdict")).payload) for _ in range(5)]
+    assert {verdict["event_id"] for verdict in verdicts} == {f"late{number}" for number in range(5)}
+    assert {verdict["reason"] for verdict in verdicts} == {"deadline_missed"}
+    gates = [json.loads((await plant.next("gate")).payload) for _ in range(5)]
+    assert {gate["gate"] for gate in gates} == {"REJECT"}
+
+
+async def test_service_takes_raw_images(line: tuple[ServiceProcess, PlantClient]) -> None:
+    """A JPEG inside the message, its metadata as user properties."""
+    _, plant = line
+    image = cv2.imencode(".png", draw_part(77))[1].tobytes()
+    await plant.send(
+        "image-ready/raw",
+        image,
+        correlation_data=b"c",
+        user_properties=[("event_id", "raw1"), ("part_id", "P9"), ("trigger_id", "9"), ("deadline_ms", "5000")],
+    )
+    heard = await plant.next("verdict")
+    verdict = json.loads(heard.payload)
+    assert (verdict["event_id"], verdict["part_id"], verdict["trigger_id"]) == ("raw1", "P9", 9)
+    assert verdict["decision"] in ("OK", "DAMAGED")
+    assert (heard.correlation_data, heard.retain) == (b"c", False)
+    assert heard.expiry_s is not None
+    assert 1 <= heard.expiry_s <= 5
+
+
+async def test_service_inspects_on_a_plc_trigger(line: tuple[ServiceProcess, PlantClient]) -> None:
+    """A change of Trigger is an image-ready event; its verdict is on the tags and on MQTT."""
+    service, plant = line
+    uri = put(service.frames, "good.png")
+    async with plain_client(service.endpoint) as client:
+        namespace = await client.get_namespace_index("urn:cangate")
+
+        def node(name: str) -> Any:
+            return client.get_node(f"ns={namespace};s=line1.{name}")
+
+        await node("TriggerPartId").write_value("P-plc")
+        await node("TriggerImageUri").write_value(uri)
+        await node("Trigger").write_value(41, ua.VariantType.UInt32)
+        verdict = json.loads((await plant.next("verdict")).payload)
+        assert (verdict["part_id"], verdict["trigger_id"], verdict["decision"]) == ("P-plc", 41, "OK")
+        assert verdict["event_id"].startswith("line1-41-")
+        async with asyncio.timeout(10):
+            while await node("ResultSeq").read_value() != verdict["seq"]:
+                pass
+        assert await node("TriggerAck").read_value() == 41
+        assert await node("Reject").read_value() is False
+
+
+async def test_service_obeys_commands(line: tuple[ServiceProcess, PlantClient]) -> None:
+    """ping, pause and resume, a new threshold as a new version, rollback; a bad command is answered in one line."""
+    service, plant = line
+
+    async def order(name: str, **args: object) -> dict[str, Any]:
+        await plant.send("cmd", json.dumps({"command": name, "args": args}).encode())
+        return dict(json.loads((await plant.next("reply")).payload))
+
+    assert (await order("ping"))["ok"]
+    assert (await order("pause"))["ok"]
+    assert (await ask(plant, put(service.frames, "good.png")))["reason"] == "model_unavailable"
+    assert (await order("resume"))["ok"]
+    reply = await order("set_threshold", threshold=1e-6)
+    assert reply["ok"], reply
+    assert reply["result"]["model"]["version"] == "2"
+    strict = await ask(plant, put(service.frames, "good.png"))
+    assert (strict["decision"], strict["threshold"], strict["model"]["version"]) == ("DAMAGED", 1e-6, "2")
+    assert (await order("rollback_model"))["ok"]
+    assert (await ask(plant, put(service.frames, "good.png")))["decision"] == "OK"
+    for name, args in (("set_threshold", {"threshold": "low"}), ("activate_model", {}), ("explode", {})):
+        reply = await order(name, **args)
+        assert not reply["ok"]
+        assert "\n" not in reply["error"]
+
+
+async def test_service_ends_promptly_and_says_good_bye(line: tuple[ServiceProcess, PlantClient]) -> None:
+    """SIGTERM: exit status 0, an offline status that is retained, and the heartbeat no longer rises."""
+    service, plant = line
+    assert await service.stop(signal.SIGTERM) == 0
+    async with asyncio.timeout(10):
+        while json.loads((await plant.next("status")).payload)["state"] != "offline":
+            pass
+    assert "Traceback" not in service.log()
+
+
+async def test_service_without_its_model_says_so(tmp_path: Path) -> None:
+    """No model in the store: not ready, in fault, and every event is answered ERROR/model_unavailable."""
+    async with (
+        private_mosquitto() as broker,
+        ServiceProcess(tmp_path, broker.port, "nobody", tmp_path / "empty", expect=503) as service,
+        PlantClient(broker.port) as plant,
+    ):
+        async with httpx.AsyncClient(base_url=service.url) as http:
+            readiness = (await http.get("/readyz")).json()
+            assert not readiness["ready"]
+            assert any(reason.startswith("model: ") for reason in readiness["reasons"])
+            assert (await http.get("/healthz")).status_code == 200
+        verdict = await ask(plant, put(service.frames, "good.png"))
+        assert (verdict["reason"], verdict["gate"]) == ("model_unavailable", "REJECT")
+        assert await tags(service, "Fault", "FaultCode", "Ready") == [True, 1, False]
