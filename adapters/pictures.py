@@ -161,10 +161,7 @@ class PictureStore:
             if overlay is Overlay.NONE:
                 return jpeg
             findings = _Findings.load(self._path(key, ".npz"))
-            decoded = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
-            if decoded is None:
-                raise ValueError("no JPEG")
-            return self._encode(findings.draw(decoded.astype(np.uint8, copy=False), overlay))
+            return self._encode(findings.draw(_decode(jpeg), overlay))
         except (OSError, ValueError, KeyError, BadZipFile, cv2.error) as exc:
             # deleted or damaged by somebody else: for the reader there is no picture
             log.warning("picture_unreadable", path=str(self._path(key, ".jpg")), error=str(exc))
@@ -224,6 +221,13 @@ def _key(event_id: str) -> str:
     return hashlib.sha256(event_id.encode()).hexdigest()[:40]
 
 
+def _decode(jpeg: bytes) -> BgrImage:
+    bgr = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    if bgr is None:
+        raise ValueError("no JPEG")
+    return bgr.astype(np.uint8, copy=False)
+
+
 def _reduce(bgr: BgrImage) -> BgrImage:
     height, width = bgr.shape[:2]
     scale = _MAX_SIDE / max(height, width)
@@ -236,6 +240,9 @@ def _reduce(bgr: BgrImage) -> BgrImage:
 def _find_kept(root: Path) -> list[str]:
     """Return the keys of the pictures in `root`, oldest first; what else lies there is not ours to delete."""
     try:
+        for unfinished in root.glob("*.part"):  # a crash left it
+            if _KEY.fullmatch(unfinished.stem):
+                unfinished.unlink()
         aged = [(path.stat().st_mtime_ns, path.stem) for path in root.glob("*.jpg") if _KEY.fullmatch(path.stem)]
     except OSError:
         return []

@@ -14,6 +14,7 @@ from adapters.hmi.words import (
     REASON_TEXT,
     STATE_ICON,
     clock_text,
+    count_text,
     latency_text,
     part_name,
     picture_url,
@@ -33,16 +34,17 @@ class Header:
     """Station, state, model and clock; below it why the station is not well."""
 
     def __init__(self, station: str) -> None:
-        with _block("bar", "header"):
-            ui.label(station).classes("station")
-            with _block("state") as self._state:
-                self._icon = ui.icon("autorenew")
-                self._word = ui.label()
-            self._model = ui.label().classes("model")
-            self._clock = ui.label().classes("clock")
-        with _block("fault").props("role=alert") as self._fault:
-            ui.icon("report_problem")
-            self._fault_text = ui.label()
+        with _block("top", "header"):
+            with _block("bar"):
+                ui.label(station).classes("station")
+                with _block("state") as self._state:
+                    self._icon = ui.icon("autorenew")
+                    self._word = ui.label()
+                self._model = ui.label().classes("model")
+                self._clock = ui.label().classes("clock")
+            with _block("trouble").props("role=alert") as self._fault:
+                ui.icon("report_problem")
+                self._fault_text = ui.label()
 
     def show(self, status: Status, now: datetime) -> None:
         """Show the state of the station at `now`; the clock stands still when nothing comes any more."""
@@ -52,7 +54,7 @@ class Header:
         model = status.model
         self._model.set_text("no model" if model is None else f"{model.name}@{model.version}")
         self._clock.set_text(clock_text(now))
-        self._fault.classes(replace="fault hidden" if status.fault is None else f"fault {status.state.value}")
+        self._fault.classes(replace="trouble hidden" if status.fault is None else "trouble")
         self._fault_text.set_text("" if status.fault is None else status.fault.text)
 
 
@@ -78,21 +80,23 @@ class Hero:
     def show(self, verdict: Verdict | None) -> None:
         """Show `verdict`, or that there is none yet."""
         if verdict is None:
-            self._hero.classes(replace="hero none")
+            self._hero.classes(replace="hero none unscored")
             self._word.set_text("WAITING")
             self._part.set_text("no part yet")
             return
-        self._hero.classes(replace=f"hero {verdict.decision.value}")
+        unscored = " unscored" if verdict.score is None else ""
+        self._hero.classes(replace=f"hero {verdict.decision.value}{unscored}")
         self._icon.set_name(DECISION_ICON[verdict.decision])
         self._word.set_text(verdict.decision.value)
         self._part.set_text(part_name(verdict))
         self._reason.set_text(REASON_TEXT[verdict.reason])
         self._latency.set_text(latency_text(verdict))
         score, tau = verdict.score, verdict.threshold
-        self._score.set_text(f"s {score_text(score)}   τ {score_text(tau)}")
-        # the limit is the middle of the meter
-        share = 0.0 if score is None or not tau else min(1.0, score / (2 * tau))
-        self._fill.style(replace=f"width: {share:.1%}")
+        if score is not None and tau is not None:
+            self._score.set_text(f"s {score:.3f} {'≥' if score >= tau else '<'} τ {tau:.3f}")
+            # the limit is the middle of the meter
+            share = min(1.0, score / (2 * tau)) if tau > 0 else 1.0
+            self._fill.style(replace=f"width: {share:.1%}")
         marks = [
             ("close to the limit", verdict.uncertain),
             ("simulated", verdict.simulated),
@@ -118,7 +122,7 @@ class Picture:
                 {Overlay.BOXES.value: "Boxes", Overlay.HEATMAP.value: "Heat", Overlay.NONE.value: "Plain"},
                 value=Overlay.BOXES.value,
                 on_change=on_overlay,
-            ).props("unelevated no-caps")
+            ).props("unelevated no-caps toggle-color=grey-3 toggle-text-color=black")
             self._caption = ui.label().classes("caption")
 
     def show(self, verdict: Verdict | None, *, held: bool, kept: bool) -> None:
@@ -134,8 +138,8 @@ class Picture:
             self._caption.set_text("")
             return
         count = len(verdict.boxes)
-        boxes = "1 box" if count == 1 else f"{count} boxes"
-        self._caption.set_text(f"{part_name(verdict)} · {clock_text(verdict.decided_at)} · {boxes}")
+        boxes = "" if count == 0 else " · 1 box" if count == 1 else f" · {count} boxes"
+        self._caption.set_text(f"{part_name(verdict)} · {clock_text(verdict.decided_at)}{boxes}")
         url = picture_url(verdict, self._overlay.value)
         if shown and self._image.props.get("src") != url:
             self._image.props["src"] = url
@@ -154,7 +158,7 @@ class Counters:
             self._ok = self._tile("OK", "OK")
             self._damaged = self._tile("DAMAGED", "DAMAGED")
             self._error = self._tile("ERROR", "ERROR")
-            self._rejected = self._tile("REJECT RATE", "rate")
+            self._rejected = self._tile("REJECTED", "rate")
 
     @staticmethod
     def _tile(title: str, kind: str) -> ui.label:
@@ -164,9 +168,9 @@ class Counters:
 
     def show(self, status: Status, verdicts: Sequence[Verdict]) -> None:
         """Show the counts since start, and gate and reject rate of the newest `verdicts`."""
-        self._ok.set_text(f"{status.counts.ok:,}")
-        self._damaged.set_text(f"{status.counts.damaged:,}")
-        self._error.set_text(f"{status.counts.error:,}")
+        self._ok.set_text(count_text(status.counts.ok))
+        self._damaged.set_text(count_text(status.counts.damaged))
+        self._error.set_text(count_text(status.counts.error))
         if not verdicts:
             self._rejected.set_text(NOTHING)
             return

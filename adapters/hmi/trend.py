@@ -87,21 +87,22 @@ def _options() -> dict[str, object]:
             "data": [],
             "symbol": symbol,
             "symbolSize": size,
-            "itemStyle": {"color": colour},
+            "itemStyle": {"color": colour, "opacity": 1},
         }
         for decision, (colour, symbol, size) in _MARKS.items()
     ]
     return {
         "animation": False,
         "textStyle": {"fontFamily": "Roboto, sans-serif"},
-        "grid": {"left": 48, "right": 76, "top": 36, "bottom": 26},
+        "grid": {"left": 48, "right": 76, "top": 36, "bottom": 32},
         "legend": {
+            "data": [decision.value for decision in _MARKS],
             "top": 0,
             "right": 8,
             "selectedMode": False,
             "itemWidth": 22,
             "itemHeight": 12,
-            "textStyle": {"color": _MUTED, "fontSize": 13},
+            "textStyle": {"color": _MUTED, "fontSize": 14},
         },
         "tooltip": {
             "trigger": "item",
@@ -117,12 +118,12 @@ def _options() -> dict[str, object]:
             "data": [],
             "axisLine": {"lineStyle": {"color": _LINE}},
             "axisTick": {"show": False},
-            "axisLabel": {"color": _MUTED, "fontSize": 12},
+            "axisLabel": {"color": _MUTED, "fontSize": 13, "margin": 12},
         },
         "yAxis": {
             "type": "value",
             "min": 0,
-            "axisLabel": {"color": _MUTED, "fontSize": 12},
+            "axisLabel": {"color": _MUTED, "fontSize": 13},
             "splitLine": {"lineStyle": {"color": _LINE}},
         },
         "series": [limit, *marks],

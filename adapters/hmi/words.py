@@ -49,6 +49,13 @@ def latency_text(verdict: Verdict) -> str:
     return f"{seconds:.1f} s" if seconds >= 10 else f"{verdict.latency_ms:.0f} ms"
 
 
+def count_text(count: int) -> str:
+    """Return a count in at most five characters or so."""
+    if count < 10_000:
+        return str(count)
+    return f"{count / 1000:.1f}k" if count < 1_000_000 else f"{count / 1_000_000:.2f}M"
+
+
 def clock_text(moment: datetime) -> str:
     """Return the time of day at the station."""
     return f"{moment.astimezone():%H:%M:%S}"
