@@ -7,6 +7,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import tomli_w
 import torch
 
 from adapters.frames import decode_image
@@ -70,3 +71,17 @@ def publish(registry: ModelRegistry, trained: TrainedModel) -> Path:
     with registry.draft(trained.manifest.name) as directory:
         write_package(directory, trained.manifest, trained.vectors, dict(trained.golden))
         return registry.publish(directory, trained.manifest)
+
+
+def write_config(directory: Path) -> Path:
+    """Write a configuration with the quick recipe and a store beside it."""
+    path = directory / "config.toml"
+    document = {
+        "model": {"store": str(directory / "models")},
+        "recipe": {
+            "roi": QUICK.roi.model_dump(mode="json", include={"method", "polygon"}),
+            "normalize": {"side": QUICK.normalize.side},
+        },
+    }
+    path.write_text(tomli_w.dumps(document))
+    return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -52,7 +53,11 @@ def test_limit_is_continuous_where_extrapolation_ends() -> None:
 def test_limit_of_few_scores_reaches_the_wanted_rate() -> None:
     """Twenty scores, a rate of 1%: over many draws the false rejects of new parts come out near or below it."""
     rng = np.random.default_rng(1)
-    for draw in (lambda size: rng.exponential(0.1, size), lambda size: rng.normal(0.5, 0.05, size)):
+    draws: tuple[Callable[[int], np.ndarray], ...] = (
+        lambda size: rng.exponential(0.1, size),
+        lambda size: rng.normal(0.5, 0.05, size),
+    )
+    for draw in draws:
         rejected = np.mean([np.mean(draw(500) >= limit_of(draw(20).tolist(), 0.01)) for _ in range(400)])
         assert rejected < 0.02
 

@@ -1,0 +1,140 @@
+"""`cangate inspect`."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from service.model.registry import ModelRegistry
+from tests.support.cli import CommandLine
+from tests.support.parts import HEIGHT, WIDTH, draw_part, publish, train_parts, write_parts
+
+
+@pytest.fixture
+def cangate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
+    """The command line."""
+    return CommandLine(monkeypatch, capsys)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with an active model."""
+    registry = ModelRegistry(tmp_path_factory.mktemp("store"))
+    publish(registry, train_parts(write_parts(tmp_path_factory.mktemp("ok"), 12)))
+    registry.activate("bars", "1")
+    return registry.store
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> tuple[Path, Path]:
+    """An intact and a damaged part that the model has never seen."""
+    folder = tmp_path / "line"
+    folder.mkdir()
+    for name, damaged in (("good", False), ("bad", True)):
+        (folder / f"{name}.png").write_bytes(cv2.imencode(".png", draw_part(200, damaged=damaged))[1].tobytes())
+    return folder / "good.png", folder / "bad.png"
+
+
+def test_inspect_writes_table_csv_and_json(
+    cangate: CommandLine, store: Path, images: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """The CSV begins filename,s,decision; the JSON says the same and has boxes in full-frame pixels."""
+    table, document = tmp_path / "new" / "r.csv", tmp_path / "r.json"
+    outcome = cangate("inspect", "bars", *images, "--store", store, "--csv", table, "--json", document)
+    assert (outcome.status, outcome.stderr) == (0, "")
+    assert "good.png" in outcome.stdout
+    assert table.read_text().startswith("filename,s,decision,")
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    results = json.loads(document.read_text())
+    assert [row["filename"] for row in rows] == [row["filename"] for row in results] == ["good.png", "bad.png"]
+    assert [row["decision"] for row in rows] == [row["decision"] for row in results] == ["OK", "DAMAGED"]
+    for row, result in zip(rows, results, strict=True):
+        assert float(row["s"]) == result["s"]
+        assert (result["s"] >= result["tau"]) == (result["decision"] == "DAMAGED")
+    assert results[1]["boxes"]
+    for box in results[1]["boxes"]:
+        assert 0 <= box["x1"] < box["x2"] <= WIDTH
+        assert 0 <= box["y1"] < box["y2"] <= HEIGHT
+
+
+def test_inspect_writes_pictures(cangate: CommandLine, store: Path, images: tuple[Path, Path], tmp_path: Path) -> None:
+    """ROI, a black and white mask in the size of the frame, and the comparison, for each stem."""
+    out = tmp_path / "out"
+    assert cangate("inspect", "bars@1", *images, "--store", store, "-o", out).status == 0
+    assert sorted(path.name for path in out.iterdir()) == sorted(
+        f"{stem}_{kind}.png" for stem in ("good", "bad") for kind in ("roi", "mask", "comparison")
+    )
+    mask = cv2.imread(str(out / "good_mask.png"), cv2.IMREAD_UNCHANGED)
+    assert mask is not None
+    assert mask.shape == (HEIGHT, WIDTH)
+    assert set(np.unique(mask)) == {0, 255}
+    roi = cv2.imread(str(out / "good_roi.png"))
+    assert roi is not None
+    assert roi.shape == (160, 160, 3)
+
+
+def test_inspect_tells_images_of_one_stem_apart(
+    cangate: CommandLine, store: Path, images: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """The pictures of the second do not replace those of the first."""
+    twin = tmp_path / "good.png"
+    twin.write_bytes(images[1].read_bytes())
+    out = tmp_path / "out"
+    assert cangate("inspect", "bars", images[0], twin, "--store", store, "-o", out).status == 0
+    assert {"good_comparison.png", "good-2_comparison.png"} <= {path.name for path in out.iterdir()}
+
+
+def test_inspect_judges_the_others_where_one_cannot_be_judged(
+    cangate: CommandLine, store: Path, images: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """A missing, a truncated, an empty and a text file become ERROR rows with their reason; the exit status is 1."""
+    cut, empty, text = tmp_path / "cut.png", tmp_path / "empty.png", tmp_path / "text.png"
+    cut.write_bytes(images[0].read_bytes()[:300])
+    empty.touch()
+    text.write_text("no picture")
+    table = tmp_path / "r.csv"
+    given = (tmp_path / "none.png", cut, images[0], empty, text)
+    outcome = cangate("inspect", "bars", *given, "--store", store, "--csv", table, "-o", tmp_path / "out")
+    assert (outcome.status, outcome.stderr) == (1, "")
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert [(row["decision"], row["reason"]) for row in rows] == [
+        ("ERROR", "frame_missing"),
+        ("ERROR", "frame_corrupt"),
+        ("OK", "score_below_threshold"),
+        ("ERROR", "frame_corrupt"),
+        ("ERROR", "frame_corrupt"),
+    ]
+    assert [row["s"] == "" for row in rows] == [True, True, False, True, True]
+    assert all(row["detail"] for row in rows if row["decision"] == "ERROR")
+    assert len(list((tmp_path / "out").iterdir())) == 3
+
+
+def test_inspect_takes_the_path_of_a_package(cangate: CommandLine, store: Path, images: tuple[Path, Path]) -> None:
+    """Without any store."""
+    assert cangate("inspect", store / "bars" / "1", images[0]).status == 0
+
+
+@pytest.mark.parametrize("model", ["other", "bars@9", "/nowhere"])
+def test_inspect_refuses_a_missing_model_in_one_line(
+    cangate: CommandLine, store: Path, images: tuple[Path, Path], model: str
+) -> None:
+    """A name, a version and a path that are not there."""
+    assert model in cangate("inspect", model, images[0], "--store", store).one_line_error()
+
+
+def test_inspect_refuses_results_that_cannot_be_written(
+    cangate: CommandLine, store: Path, images: tuple[Path, Path]
+) -> None:
+    """A folder in the place of a file's folder, named before anything is judged."""
+    line = cangate("inspect", "bars", *images, "--store", store, "--json", images[0] / "r.json").one_line_error()
+    assert "good.png" in line
+
+
+def test_inspect_needs_an_image(cangate: CommandLine, store: Path) -> None:
+    """Without one there is nothing to judge."""
+    assert "IMAGE" in cangate("inspect", "bars", "--store", store).one_line_error()

@@ -1,0 +1,89 @@
+"""`cangate models`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from service.model.registry import ModelRegistry
+from service.model.training import TrainedModel
+from tests.support.cli import CommandLine
+from tests.support.parts import publish, train_parts, write_parts
+
+
+@pytest.fixture
+def cangate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
+    """The command line."""
+    return CommandLine(monkeypatch, capsys)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
+    """A small model."""
+    return train_parts(write_parts(tmp_path_factory.mktemp("frames"), 4))
+
+
+@pytest.fixture
+def registry(trained: TrainedModel, tmp_path: Path) -> ModelRegistry:
+    """A store with two versions, the first of them active."""
+    registry = ModelRegistry(tmp_path / "models")
+    for _ in range(2):
+        publish(registry, trained)
+    registry.activate("bars", "1")
+    return registry
+
+
+def test_list_of_an_empty_store_says_so(cangate: CommandLine, tmp_path: Path) -> None:
+    """Nothing there is no mistake."""
+    outcome = cangate("models", "list", "--store", tmp_path)
+    assert outcome.status == 0
+    assert "no models" in outcome.stdout
+
+
+def test_list_marks_the_active_version(cangate: CommandLine, registry: ModelRegistry) -> None:
+    """One line a version; a damaged package is told apart and does not hide the others."""
+    (registry.store / "bars" / "2" / "model.json").unlink()
+    outcome = cangate("models", "list", "--store", registry.store)
+    lines = outcome.stdout.splitlines()
+    assert outcome.status == 0
+    assert any("bars@1" in line and "yes" in line for line in lines)
+    assert any("bars@2" in line and "yes" not in line for line in lines)
+    assert "refused" in outcome.stdout
+
+
+def test_show_prints_the_manifest(cangate: CommandLine, registry: ModelRegistry) -> None:
+    """As JSON that a machine can read."""
+    outcome = cangate("models", "show", "bars@2", "--store", registry.store)
+    assert (outcome.status, outcome.stderr) == (0, "")
+    assert json.loads(outcome.stdout)["version"] == "2"
+
+
+def test_verify_tells_an_intact_package_from_a_damaged_one(cangate: CommandLine, registry: ModelRegistry) -> None:
+    """Files and golden scores are checked; a damaged file is named in one line."""
+    intact = cangate("models", "verify", "bars", "--store", registry.store)
+    assert intact.status == 0
+    assert "golden frames reproduce" in intact.stdout
+    (registry.store / "bars" / "1" / "memory.safetensors").write_bytes(b"")
+    assert "memory.safetensors" in cangate("models", "verify", "bars", "--store", registry.store).one_line_error()
+
+
+def test_activate_and_roll_back(cangate: CommandLine, registry: ModelRegistry) -> None:
+    """Forth and back again, and no further than there is."""
+    assert cangate("models", "activate", "bars", "2", "--store", registry.store).status == 0
+    assert registry.active("bars") == "2"
+    assert cangate("models", "rollback", "bars", "--store", registry.store).status == 0
+    assert registry.active("bars") == "1"
+    assert "no earlier" in cangate("models", "rollback", "bars", "--store", registry.store).one_line_error()
+
+
+@pytest.mark.parametrize(
+    "arguments", [("show", "other"), ("verify", "bars@7"), ("activate", "bars", "7"), ("rollback", "other")]
+)
+def test_a_missing_model_is_refused_by_name(
+    cangate: CommandLine, registry: ModelRegistry, arguments: tuple[str, ...]
+) -> None:
+    """In one line, by every command."""
+    line = cangate("models", *arguments, "--store", registry.store).one_line_error()
+    assert arguments[1].partition("@")[0] in line

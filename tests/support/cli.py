@@ -1,0 +1,45 @@
+"""Runs the command line in this process."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+import pytest
+
+from service.cli.main import main
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Exit status and what was written."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+    def one_line_error(self) -> str:
+        """Return the one line that a refusal is: exit status 2 and nothing else on standard error."""
+        assert self.status == 2, self
+        lines = self.stderr.splitlines()
+        assert len(lines) == 1, self
+        return lines[0]
+
+
+class CommandLine:
+    """`cangate`, with captured output."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch = monkeypatch
+        self._capsys = capsys
+
+    def __call__(self, *arguments: object) -> Outcome:
+        """Run `cangate ARGUMENTS`."""
+        self._monkeypatch.setattr(sys, "argv", ["cangate", *map(str, arguments)])
+        self._capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = self._capsys.readouterr()
+        status = ended.value.code
+        assert status is None or isinstance(status, int)
+        return Outcome(status or 0, captured.out, captured.err)
