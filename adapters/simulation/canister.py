@@ -12,6 +12,7 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from service.pipeline.types import FloatArray
 
@@ -37,9 +38,9 @@ _PROFILE = np.array(
         (0.828, 3.230, 0.92, 0.88, 3.0),
         (0.800, 3.310, 0.90, 0.75, 3.0),
         (0.790, 3.370, 0.85, 0.45, 3.0),
-        (0.856, 3.380, 0.40, 0.80, 4.0),
-        (0.860, 3.395, 0.45, 0.95, 4.0),
-        (0.836, 3.470, 0.50, 0.98, 3.5),
+        (0.856, 3.380, 0.25, 0.80, 4.0),
+        (0.860, 3.395, 0.25, 0.95, 4.0),
+        (0.836, 3.470, 0.30, 0.98, 3.5),
         (0.815, 3.530, 0.55, 0.80, 3.5),
         (0.804, 3.580, 0.40, 0.60, 3.0),
         (0.825, 3.625, 0.30, 0.60, 3.0),
@@ -72,8 +73,8 @@ _PROFILE = np.array(
         (0.180, 4.290, 0.55, 0.75, 2.0),
         (0.138, 4.292, 0.60, 0.45, 2.5),
         (0.132, 4.330, 0.75, 0.70, 2.0),
-        (0.130, 4.500, 0.80, 0.95, 1.0),
-        (0.130, 5.000, 0.80, 1.00, 1.0),
+        (0.130, 4.500, 0.90, 0.80, 1.0),
+        (0.130, 5.000, 0.90, 0.85, 1.0),
         (0.127, 5.050, 0.85, 1.00, 2.5),
         (0.110, 5.080, 0.85, 1.00, 3.0),
         (0.085, 5.085, 0.85, 0.90, 3.0),
@@ -83,6 +84,9 @@ _PROFILE = np.array(
     ],
     dtype=np.float64,
 )
+Box = tuple[int, int, int, int]
+"""xyxy in frame pixels, exclusive x2 and y2."""
+
 SKIRT_Z = 3.395  # the flared edge under the ring, with fine pleats
 CRIMP_Z = 4.03  # the waist of the ferrule, pressed in segments
 RING_Z = (3.60, 4.10)
@@ -90,7 +94,7 @@ BODY_Z = (0.15, 2.62)
 LEAN_Z = 3.9  # above this height the valve may lean
 
 
-def _rounded(points: FloatArray, times: int = 2) -> FloatArray:
+def _rounded(points: npt.NDArray[np.float64], times: int = 2) -> npt.NDArray[np.float64]:
     """Cut the corners of a polyline. Source: Chaikin, "An algorithm for high-speed curve generation", 1974."""
     for _ in range(times):
         head, tail = points[:-1], points[1:]
@@ -132,11 +136,6 @@ def azimuths(cols: int) -> FloatArray:
     """(cols,) float32 azimuths from -pi to pi, about twice as dense at the front as at the sides."""
     u = np.linspace(-1.0, 1.0, cols)
     return (np.pi * (0.5 * u + 0.5 * u**3)).astype(np.float32)
-
-
-def column_at(azimuth: float, cols: int) -> float:
-    """Fractional column of an azimuth in radians."""
-    return float(np.interp(azimuth, azimuths(cols), np.arange(cols)))
 
 
 def surface_points(rows: int, cols: int, lean_xy: tuple[float, float]) -> FloatArray:
@@ -197,7 +196,7 @@ class Camera:
 
 
 @lru_cache(maxsize=8)
-def _triangles(rows: int, cols: int) -> FloatArray:
+def _triangles(rows: int, cols: int) -> npt.NDArray[np.int32]:
     corner = (np.arange(rows - 1)[:, None] * cols + np.arange(cols - 1)).ravel()
     lower = np.stack((corner, corner + 1, corner + cols), axis=1)
     upper = np.stack((corner + 1, corner + cols + 1, corner + cols), axis=1)
@@ -207,7 +206,7 @@ def _triangles(rows: int, cols: int) -> FloatArray:
 MESH_ROWS, MESH_COLS = 170, 113
 
 
-def rasterize(points: FloatArray, camera: Camera, box: tuple[int, int, int, int], zoom: int) -> FloatArray:
+def rasterize(points: FloatArray, camera: Camera, box: Box, zoom: int) -> FloatArray:
     """Which surface point each pixel of a box sees.
 
     points: (rows, cols, 3) world. box: xyxy in frame pixels; the result has `zoom` samples a pixel each way. Returns

@@ -8,7 +8,7 @@ from enum import StrEnum
 import cv2
 import numpy as np
 
-from adapters.simulation.canister import BODY_Z, RING_Z, azimuths, column_at, normals, profile
+from adapters.simulation.canister import BODY_Z, RING_Z, azimuths, normals, profile
 from adapters.simulation.detail import DETAIL_COLS, DETAIL_ROWS, DetailMap
 from service.pipeline.types import FloatArray
 
@@ -24,7 +24,7 @@ class DamageKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DamageRequest:
-    """A damage to render; size runs from 0, about 0.3% of the canister's area, to 1, a sixth of it."""
+    """A damage to render; size runs from 0, about 0.3% of the canister's area, to 1, a tenth of it."""
 
     kind: DamageKind
     size: float = 0.5
@@ -56,7 +56,7 @@ class Placement:
 
 def place(rng: np.random.Generator, request: DamageRequest) -> Placement:
     """Draw a place that the camera sees well."""
-    half = 0.085 * (0.50 / 0.085) ** request.size
+    half = 0.13 * (0.60 / 0.13) ** request.size
     low, high = BODY_Z[0] + 0.15 + half, BODY_Z[1] + 0.25 - 0.8 * half
     return Placement(
         azimuth=float(rng.uniform(-0.95, 0.95)),
@@ -70,8 +70,9 @@ def place(rng: np.random.Generator, request: DamageRequest) -> Placement:
 
 def _ragged(seed: int, x: FloatArray, y: FloatArray, cell: float) -> FloatArray:
     """Smooth noise of unit deviation over surface coordinates (body radii); `cell` is its grain."""
-    tile = np.random.default_rng(seed).standard_normal((64, 64), np.float32)
-    tile = cv2.resize(np.tile(tile, (2, 2)), None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC)[128:384, 128:384]
+    coarse = np.random.default_rng(seed).standard_normal((64, 64), np.float32)
+    # enlarged from four copies, so that the middle fits itself at its edges
+    tile = cv2.resize(np.tile(coarse, (2, 2)), None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC)[128:384, 128:384]
     map_x, map_y = np.broadcast_arrays((x / cell * 4) % 256, (y / cell * 4) % 256)
     at = map_x.astype(np.float32), map_y.astype(np.float32)
     return np.asarray(cv2.remap(tile, *at, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP), np.float32)
@@ -90,10 +91,11 @@ def dent(points: FloatArray, at: Placement) -> FloatArray:
     up, around = _around(rows, cols, at)
     cos, sin = np.cos(at.slant), np.sin(at.slant)
     along, across = cos * around + sin * up, cos * up - sin * around
-    ragged = 1.0 + 0.15 * _ragged(at.noise_seed, around, up, 0.5 * at.half)
+    ragged = 1.0 + 0.10 * _ragged(at.noise_seed, around, up, 0.9 * at.half)
     radius = np.hypot(along / (1.15 * at.half), across / (0.8 * at.half)) * ragged
-    bowl = np.exp(-((radius / 0.62) ** 2)) - 0.10 * np.exp(-(((radius - 1.05) / 0.25) ** 2))
-    push = 0.27 * at.depth * at.half * bowl
+    bowl = 0.6 * np.exp(-((radius / 0.75) ** 4)) + 0.4 * np.exp(-((radius / 0.5) ** 2))
+    bowl -= 0.08 * np.exp(-(((radius - 1.1) / 0.22) ** 2))
+    push = 0.34 * at.depth * at.half * bowl
     return np.asarray(points - push[..., None] * normals(points), np.float32)
 
 
@@ -118,7 +120,7 @@ def scratch(detail: DetailMap, at: Placement) -> DetailMap:
     rng = np.random.default_rng(at.noise_seed)
     shape = profile(DETAIL_ROWS)
     gain = np.zeros(detail.shape, np.float32)
-    length = 2.6 * at.half + 0.15
+    length = 2.4 * at.half + 0.1
     direction = np.array([np.sin(1.6 * at.slant), np.cos(1.6 * at.slant)])
     for _ in range(int(rng.integers(1, 4))):
         offset = rng.normal(0.0, 0.05 + 0.06 * at.half, 2)
@@ -132,10 +134,10 @@ def scratch(detail: DetailMap, at: Placement) -> DetailMap:
         path = np.stack((columns, np.interp(z, wall, np.arange(len(wall)))), axis=1)[seen]
         if len(path) < 2:
             continue
-        thick = int(rng.integers(1, 3))
-        bright = float(rng.uniform(0.35, 0.7)) * at.depth
+        thick = int(rng.integers(2, 4))
+        bright = float(rng.uniform(0.4, 0.75)) * at.depth
         for shift, value in ((0.0, bright), (1.2 + 0.6 * thick, -0.8 * bright)):
-            stroke = np.round((path + [shift, 0]) * 16).astype(np.int32)
+            stroke = np.round((path + np.array([shift, 0.0])) * 16).astype(np.int32)
             layer = np.zeros(detail.shape, np.uint8)
             cv2.polylines(layer, [stroke], isClosed=False, color=255, thickness=thick, lineType=cv2.LINE_AA, shift=4)
             gain += layer.astype(np.float32) * (value / 255.0)
@@ -147,11 +149,12 @@ def stain(colour: FloatArray, at: Placement) -> FloatArray:
     rng = np.random.default_rng(at.noise_seed)
     rows, cols, _ = colour.shape
     up, around = _around(rows, cols, at)
-    ragged = 0.22 * _ragged(at.noise_seed, around, up, 0.6 * at.half) + 0.12 * _ragged(at.noise_seed, up, around, 0.06)
+    ragged = 0.28 * _ragged(at.noise_seed, around, up, 0.8 * at.half) + 0.05 * _ragged(at.noise_seed, up, around, 0.06)
     radius = np.hypot(around / at.half, up / (at.half * rng.uniform(0.6, 1.1))) + ragged
     cover = np.clip((0.95 - radius) / 0.12, 0.0, 1.0)
     edge = np.exp(-(((radius - 0.85) / 0.10) ** 2))
     tint = np.array(((0.52, 0.68, 0.82), (0.78, 0.80, 0.82), (0.62, 0.70, 0.72))[int(rng.integers(3))], np.float32)
-    amount = np.clip(at.depth * (0.55 * cover + 0.25 * edge), 0, 0.9)[..., None]
+    patchy = 1.0 + 0.2 * _ragged(at.noise_seed + 1, around, up, 0.25 * at.half)
+    amount = np.clip(at.depth * patchy * (0.50 * cover + 0.25 * edge), 0, 0.9)[..., None]
     dull = cv2.GaussianBlur(colour, (0, 0), 9.0) * tint * 0.78
     return np.asarray(colour + amount * (dull - colour), np.float32)

@@ -42,9 +42,8 @@ def metal(variant: int) -> FloatArray:
     body = (shape.height < BODY_Z[1] + 0.15)[:, None] & (shape.arc < 4.0)[:, None]
     grain = 0.006 * _noise(rng, 0.8, 40.0) + 0.007 * _noise(rng, 0.8, 6.0) + 0.012 * _noise(rng, 1.0, 0.9)
     arcs = np.zeros((DETAIL_ROWS, DETAIL_COLS), np.float32)
-    rings = np.interp(np.arange(0.0, 40.0, 0.002), np.arange(0, 40, 0.012), rng.standard_normal(3334)).astype(
-        np.float32
-    )
+    knots = np.arange(0.0, 6.0, 0.024)
+    rings = np.interp(np.arange(0.0, 6.0, 0.002), knots, rng.standard_normal(len(knots))).astype(np.float32)
     for centre in np.arange(3) / 3 + rng.uniform(0, 0.3):
         across = ((turn - centre + 0.5) % 1.0 - 0.5) * (2 * np.pi)
         distance = np.hypot(across, (shape.height[:, None] - rng.uniform(1.6, 2.6)) * 0.9)
@@ -60,8 +59,9 @@ def metal(variant: int) -> FloatArray:
     gain[ring] += 0.022 * _noise(rng, 9, 3)[ring]
     seam = np.exp(-(((shape.height - 3.80) / 0.006) ** 2)) * (shape.radius > 0.94)
     gain -= 0.28 * np.outer(seam, np.clip(0.5 + _noise(rng, 40, 1)[0], 0, 1))
-    gain.flags.writeable = False
-    return gain.astype(np.float32)
+    metal_gain = np.asarray(gain, np.float32)
+    metal_gain.flags.writeable = False
+    return metal_gain
 
 
 def detail_map(rng: np.random.Generator, turn: float, print_text: str | None) -> DetailMap:
@@ -72,7 +72,7 @@ def detail_map(rng: np.random.Generator, turn: float, print_text: str | None) ->
     gain = share * np.roll(metal(int(first)), shift, axis=1) + np.sqrt(1 - share**2) * metal(int(second))
     if print_text is not None:
         engrave(gain, print_text, turn, float(rng.uniform(0.05, 0.13)))
-    return np.clip(128.5 + 128.0 * gain, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(128.5 + 128.0 * gain, 0, 255), np.uint8)
 
 
 def engrave(gain: FloatArray, text: str, turn: float, depth: float) -> None:

@@ -49,15 +49,14 @@ def room(rng: np.random.Generator, desk_bgr: FloatArray) -> Environment:
     """
     azimuth = ((np.arange(_ENV_COLS) + 0.5) / _ENV_COLS * 2 * np.pi)[None, :].astype(np.float32)
     sine = (1.0 - (np.arange(_ENV_ROWS) + 0.5) / _ENV_ROWS * 2.0)[:, None].astype(np.float32)
-    turned = (azimuth + np.pi) % (2 * np.pi) - np.pi
     daylight, lamp_light = np.array([1.10, 1.0, 0.93]), np.array([0.90, 1.0, 1.04])
 
     side = float(rng.choice([-1.0, 1.0]))
     bright_at = side * rng.uniform(0.9, 1.7)
     desk = 0.66 - 0.16 * np.cos(azimuth) + np.zeros_like(sine)
-    desk = desk + rng.uniform(0.35, 0.70) * _bump(azimuth, bright_at, rng.uniform(0.30, 0.55))
+    desk = desk + rng.uniform(0.5, 1.0) * _bump(azimuth, bright_at, rng.uniform(0.30, 0.5))
     desk = desk + rng.uniform(0.00, 0.35) * _bump(azimuth, -bright_at * rng.uniform(0.9, 1.4), 0.30)
-    desk = desk - rng.uniform(0.10, 0.34) * _bump(azimuth, -side * rng.uniform(0.0, 0.6), 0.55)
+    desk = desk - rng.uniform(0.15, 0.36) * _bump(azimuth, -side * rng.uniform(0.0, 0.6), 0.55)
     desk = desk * (1.0 - rng.uniform(0.0, 0.3) * _bump(azimuth, rng.uniform(-2.6, 2.6), 0.15))
     desk = desk * (1.0 - 0.5 * _bump(azimuth, 0.0, 0.7) * _window(sine, 0.0, 0.22, 0.06))
     ground = desk[..., None] * desk_bgr
@@ -84,7 +83,7 @@ def room(rng: np.random.Generator, desk_bgr: FloatArray) -> Environment:
     radiance = np.asarray(below * ground + (1 - below) * sky, np.float32)
     wide = np.concatenate((radiance, radiance, radiance), axis=1)
     mirror = cv2.GaussianBlur(wide, (0, 0), sigmaX=2.0, sigmaY=1.2)
-    brushed = cv2.GaussianBlur(wide, (0, 0), sigmaX=6.0, sigmaY=9.0, borderType=cv2.BORDER_REPLICATE)
+    brushed = cv2.GaussianBlur(wide, (0, 0), sigmaX=5.0, sigmaY=8.0, borderType=cv2.BORDER_REPLICATE)
     keep = slice(_ENV_COLS - _PAD, 2 * _ENV_COLS + _PAD)
     return Environment(np.ascontiguousarray(mirror[:, keep]), np.ascontiguousarray(brushed[:, keep]))
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adapters.simulation import scene
-from adapters.simulation.canister import Camera, normals, profile, rasterize, surface_points
+from adapters.simulation.canister import Box, Camera, normals, rasterize, surface_points
 from adapters.simulation.damage import (
     DamageKind,
     DamageRequest,
@@ -36,7 +36,14 @@ __all__ = ["CameraStyle", "DamageKind", "DamageRequest", "RenderedFrame", "rando
 _SUPERSAMPLING = 2
 _CHANGED_LEVELS = 8
 """Grey levels by which a pixel must differ from the undamaged frame to count as damage."""
+_CHANGED_SHARE = 0.0005
+"""Share of the canister that must change; a damage that shows less is pressed harder, up to the last of `_TRIES`."""
+_TRIES = (1.0, 1.6, 2.5, 4.0)
 _SMALLEST_SIDE = 160
+_SURFACE_ROWS, _SURFACE_COLS = 600, 449
+_PART_STREAM, _STATION_STREAM, _DAMAGE_STREAM = 1, 2, 3
+
+Wh = tuple[int, int]
 _MARGIN = 6
 """Pixels between the part and the edge of the frame, and between the part and its box, at least."""
 
@@ -64,14 +71,26 @@ class RenderedFrame:
 
 
 @dataclass(frozen=True, slots=True)
+class _Stand:
+    """Where a part stands: the camera, the part's box in the frame, the room it mirrors, linear BGR gains (3,)."""
+
+    view: Camera
+    box: Box
+    env: Environment
+    tone: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
 class _Part:
-    """A part ready to be shaded: its surface, its fine structure and the camera that sees it."""
+    """A part before the camera.
+
+    points, colour: (rows, cols, 3) surface grid; where: the surface point of each sample in the box, see `rasterize`.
+    """
 
     points: FloatArray
     detail: DetailMap
-    view: Camera
-    env: Environment
-    tone: FloatArray
+    colour: FloatArray
+    where: FloatArray
 
 
 def _jittered(look: scene.Look, rng: np.random.Generator) -> scene.Look:
@@ -86,9 +105,7 @@ def _jittered(look: scene.Look, rng: np.random.Generator) -> scene.Look:
     )
 
 
-def _fitted(
-    view: Camera, points: FloatArray, resolution_wh: tuple[int, int]
-) -> tuple[Camera, tuple[int, int, int, int]]:
+def _fitted(view: Camera, points: FloatArray, resolution_wh: Wh) -> tuple[Camera, Box]:
     """Shrink and shift the view until the part lies inside the frame; returns it with the part's bounds, xyxy."""
     size, centre = np.asarray(resolution_wh, np.float64), np.asarray(view.centre_xy)
     seen = view.project(points[::4, ::4])[..., :2]
@@ -103,47 +120,57 @@ def _fitted(
     return fitted, (int(left), int(top), int(right), int(bottom))
 
 
-def _draw(part: _Part, colour: FloatArray, where: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Colour (h, w, 3) float32 and coverage (h, w) float32 of the part in its box."""
+def _clean_part(look: scene.Look, station: scene.Look, rng: np.random.Generator, frame_wh: Wh) -> tuple[_Part, _Stand]:
+    """Draw an undamaged part and stand it before the camera."""
+    points = surface_points(_SURFACE_ROWS, _SURFACE_COLS, (float(rng.normal(0, 0.02)), float(rng.normal(0, 0.02))))
+    view, box = _fitted(scene.camera(look, frame_wh), points, frame_wh)
+    env = scene.environment(station.seed, station.desk_bgr)
+    stand = _Stand(view, box, env, np.asarray(look.tone, np.float32))
+    text = look.print_text if rng.random() < 0.5 else None
+    return _shaded(points, detail_map(rng, float(rng.random()), text), stand), stand
+
+
+def _picture(part: _Part, behind: FloatArray, blur_px: float) -> tuple[FloatArray, FloatArray]:
+    """The box of a part, (h, w, 3) float32, over what lies behind it, and its coverage (h, w) float32, 0..1."""
     rows, cols, _ = part.points.shape
-    row = where[..., 1]
-    skin = np.clip(colour, 0, 255).astype(np.uint8)
-    drawn = cv2.remap(skin, where[..., 0] * (cols - 1), row * (rows - 1), cv2.INTER_LINEAR)
-    fine = cv2.remap(
-        part.detail,
-        where[..., 2] * DETAIL_COLS,
-        row * (DETAIL_ROWS - 1),
-        cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_REPLICATE,
-    )
+    column, row, turn = cv2.split(part.where)
+    skin = np.clip(part.colour, 0, 255).astype(np.uint8)
+    # rows and columns of samples beside the part are negative: the border makes them black
+    drawn = cv2.remap(skin, column * (cols - 1), row * (rows - 1), cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+    map_x, map_y = turn * DETAIL_COLS, row * (DETAIL_ROWS - 1)
+    fine = cv2.remap(part.detail, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     drawn = cv2.multiply(drawn, cv2.merge((fine, fine, fine)), scale=1 / 128, dtype=cv2.CV_8U)
-    covered = cv2.inRange(row, 0.0, 1.0)
-    size = (where.shape[1] // _SUPERSAMPLING, where.shape[0] // _SUPERSAMPLING)
-    coverage = cv2.resize(covered, size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255.0
-    return cv2.resize(drawn, size, interpolation=cv2.INTER_AREA).astype(np.float32), coverage
+    size = (behind.shape[1], behind.shape[0])
+    cover = cv2.resize(cv2.inRange(row, 0.0, 1.0), size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255.0
+    weighted = cv2.resize(drawn, size, interpolation=cv2.INTER_AREA)
+    whole = cv2.GaussianBlur(behind * (1.0 - cover[..., None]) + weighted, (0, 0), blur_px)
+    return np.asarray(whole, np.float32), np.asarray(cover, np.float32)
 
 
-def _damaged(
-    part: _Part, kind: DamageKind, at: Placement, box: tuple[int, int, int, int], where: FloatArray, colour: FloatArray
-) -> tuple[FloatArray, FloatArray]:
-    if kind is DamageKind.SCRATCH:
-        return _draw(replace(part, detail=scratch(part.detail, at)), colour, where)
-    if kind is DamageKind.STAIN:
-        return _draw(part, stain(colour, at), where)
-    points = (dent if kind is DamageKind.DENT else crushed_rim)(part.points, at)
-    bent = replace(part, points=points)
-    return _draw(bent, _shaded(bent), rasterize(points, part.view, box, _SUPERSAMPLING))
+def _damaged(clean: _Part, kind: DamageKind, at: Placement, stand: _Stand) -> _Part:
+    match kind:
+        case DamageKind.SCRATCH:
+            return replace(clean, detail=scratch(clean.detail, at))
+        case DamageKind.STAIN:
+            return replace(clean, colour=stain(clean.colour, at))
+        case DamageKind.DENT:
+            return _shaded(dent(clean.points, at), clean.detail, stand)
+        case DamageKind.CRUSHED_RIM:
+            return _shaded(crushed_rim(clean.points, at), clean.detail, stand)
 
 
-def _shaded(part: _Part) -> FloatArray:
-    return shade(part.points, normals(part.points), part.view.position, part.env, part.tone)
+def _shaded(points: FloatArray, detail: DetailMap, stand: _Stand) -> _Part:
+    colour = shade(points, normals(points), stand.view.position, stand.env, stand.tone)
+    return _Part(points, detail, colour, rasterize(points, stand.view, stand.box, _SUPERSAMPLING))
 
 
-def _bounds(changed: Mask, offset_xy: tuple[int, int]) -> npt.NDArray[np.int32]:
+def _bounds(difference: FloatArray, box: Box) -> npt.NDArray[np.int32]:
+    """(1, 4) int32 frame bounds of what changed in a box, (0, 4) where nothing did."""
+    changed = difference > min(_CHANGED_LEVELS, 0.5 * float(difference.max()))
     rows, cols = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
     if rows.size == 0:
         return np.empty((0, 4), np.int32)
-    x, y = offset_xy
+    x, y = box[:2]
     return np.array([(x + cols[0], y + rows[0], x + cols[-1] + 1, y + rows[-1] + 1)], np.int32)
 
 
@@ -152,7 +179,7 @@ def render_canister(
     *,
     damage: DamageKind | DamageRequest | None = None,
     style: CameraStyle = CameraStyle.STATION,
-    resolution_wh: tuple[int, int] = scene.REFERENCE_WH,
+    resolution_wh: Wh = scene.REFERENCE_WH,
     station_seed: int = 0,
 ) -> RenderedFrame:
     """Draw one frame.
@@ -165,47 +192,33 @@ def render_canister(
     if min(resolution_wh) < _SMALLEST_SIDE:
         raise ValueError(f"a frame has at least {_SMALLEST_SIDE} pixels a side, not {resolution_wh}")
     request = DamageRequest(damage) if isinstance(damage, DamageKind) else damage
-    rng = np.random.default_rng([seed, 1])
+    rng = np.random.default_rng([seed, _PART_STREAM])
     if style is CameraStyle.STATION:
-        station = scene.draw_station(np.random.default_rng([station_seed, 2]))
+        station = scene.draw_station(np.random.default_rng([station_seed, _STATION_STREAM]))
         look = _jittered(station, rng)
     else:
         station = look = scene.draw_look(rng)
-    points = surface_points(600, 449, (float(rng.normal(0, 0.02)), float(rng.normal(0, 0.02))))
-    view, box = _fitted(scene.camera(look, resolution_wh), points, resolution_wh)
-    tone = np.asarray(look.tone, np.float32)
-    text = look.print_text if rng.random() < 0.5 else None
-    part = _Part(
-        points,
-        detail_map(rng, float(rng.random()), text),
-        view,
-        scene.environment(station.seed, station.desk_bgr),
-        tone,
-    )
-    colour = _shaded(part)
-    where = rasterize(points, view, box, _SUPERSAMPLING)
-
+    clean, stand = _clean_part(look, station, rng, resolution_wh)
     frame = scene.backdrop(station, resolution_wh).copy()
-    _darken(frame, scene.shadow(look, view, resolution_wh))
-    x0, y0, x1, y1 = box
+    _darken(frame, scene.shadow(look, stand.view, resolution_wh))
+    x0, y0, x1, y1 = stand.box
     behind = frame[y0:y1, x0:x1].astype(np.float32)
 
-    def composed(drawn: FloatArray, coverage: FloatArray) -> FloatArray:
-        # `drawn` is already weighted by its coverage: samples beside the part are black
-        return cv2.GaussianBlur(behind * (1 - coverage[..., None]) + drawn, (0, 0), look.blur_px)
-
-    drawn, coverage = _draw(part, colour, where)
-    picture = composed(drawn, coverage)
-    boxes, kinds = np.empty((0, 4), np.int32), ()
+    picture, cover = _picture(clean, behind, look.blur_px)
+    boxes, kinds = np.empty((0, 4), np.int32), tuple[DamageKind, ...]()
     if request is not None:
-        at = place(np.random.default_rng([seed, 3]), request)
-        drawn, coverage = _damaged(part, request.kind, at, box, where, colour)
-        clean, picture = picture, composed(drawn, coverage)
-        boxes = _bounds(np.abs(picture - clean).max(axis=2) > _CHANGED_LEVELS, (x0, y0))
-        kinds = (request.kind,)
+        undamaged, difference = picture, np.zeros_like(cover)
+        at = place(np.random.default_rng([seed, _DAMAGE_STREAM]), request)
+        for harder in _TRIES:
+            part = _damaged(clean, request.kind, replace(at, depth=at.depth * harder), stand)
+            picture, cover = _picture(part, behind, look.blur_px)
+            difference = np.abs(picture - undamaged).max(axis=2)
+            if np.count_nonzero(difference > _CHANGED_LEVELS) >= _CHANGED_SHARE * np.count_nonzero(cover):
+                break
+        boxes, kinds = _bounds(difference, stand.box), (request.kind,)
     frame[y0:y1, x0:x1] = np.clip(picture + 0.5, 0, 255).astype(np.uint8)
     mask = np.zeros(frame.shape[:2], np.bool_)
-    mask[y0:y1, x0:x1] = coverage >= 0.5
+    mask[y0:y1, x0:x1] = cover >= 0.5
     return RenderedFrame(_with_noise(frame, rng, look.noise), mask, boxes, kinds, seed)
 
 

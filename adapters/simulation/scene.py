@@ -120,7 +120,7 @@ def sensor_noise(resolution_wh: tuple[int, int]) -> npt.NDArray[np.int8]:
     shape = (resolution_wh[1] + NOISE_SLACK, resolution_wh[0] + NOISE_SLACK, 3)
     white = np.random.default_rng(0x5E).standard_normal(shape, np.float32)
     soft = cv2.GaussianBlur(white, (0, 0), 0.6, borderType=cv2.BORDER_REFLECT)
-    noise = np.clip(soft * (NOISE_GAIN / soft.std()), -127, 127).astype(np.int8)
+    noise = np.asarray(np.clip(soft * (NOISE_GAIN / soft.std()), -127, 127), np.int8)
     noise.flags.writeable = False
     return noise
 
@@ -223,7 +223,7 @@ def backdrop(look: Look, resolution_wh: tuple[int, int]) -> BgrImage:
 
 
 def shadow(look: Look, view: Camera, resolution_wh: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """Gain of the part's soft and contact shadow on the frame, at a quarter of the resolution, (h, w) uint8, 255 is 1."""
+    """Gain of the part's soft and contact shadow at a quarter of the resolution, (h, w) uint8, 255 is 1."""
     width, height = resolution_wh[0] // 4, resolution_wh[1] // 4
     around = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     circle = np.stack((np.cos(around), np.sin(around), np.zeros(24)), axis=1)
@@ -232,7 +232,7 @@ def shadow(look: Look, view: Camera, resolution_wh: tuple[int, int]) -> npt.NDAr
     size = look.radius_px * min(resolution_wh[0] / REFERENCE_WH[0], resolution_wh[1] / REFERENCE_WH[1]) / 4
     for reach, radius, blur, share in _SHADOW_LAYERS:
         ground = np.concatenate((circle * radius, circle * radius + away * reach)).astype(np.float32)
-        hull = cv2.convexHull(view.project(ground)[:, :2] / 4)[:, 0]
+        hull = np.asarray(cv2.convexHull(view.project(ground)[:, :2] / 4)[:, 0], np.float32)
         layer = cv2.GaussianBlur(_filled(hull, width, height), (0, 0), max(blur * size, 0.4))
         gain *= 1 - look.shadow_strength * share * layer
     return (255 * gain + 0.5).astype(np.uint8)
