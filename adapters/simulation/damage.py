@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from adapters.simulation.canister import BODY_Z, RING_Z, azimuths, normals, profile
-from adapters.simulation.detail import DETAIL_COLS, DETAIL_ROWS, DetailMap
+from adapters.simulation.detail import CELLS_PER_RADIUS, DETAIL_COLS, WALL_ROWS, DetailMap, from_wall
 from service.pipeline.types import FloatArray
 
 
@@ -116,32 +116,29 @@ def crushed_rim(points: FloatArray, at: Placement) -> FloatArray:
 
 
 def scratch(detail: DetailMap, at: Placement) -> DetailMap:
-    """A few strokes of one movement over the metal: bright ridge, dark groove."""
+    """A few strokes of one movement over the wall: a bright ridge beside a dark groove, fading at both ends."""
     rng = np.random.default_rng(at.noise_seed)
-    shape = profile(DETAIL_ROWS)
-    gain = np.zeros(detail.shape, np.float32)
+    ridge, groove = np.zeros((2, WALL_ROWS, DETAIL_COLS), np.uint8)
     length = 2.4 * at.half + 0.1
-    direction = np.array([np.sin(1.6 * at.slant), np.cos(1.6 * at.slant)])
+    heading = np.array([np.sin(1.6 * at.slant), np.cos(1.6 * at.slant)])
+    beside = np.array([heading[1], -heading[0]])
+    t = np.linspace(-0.5, 0.5, 33)[:, None]
+    bow = rng.normal(0, 0.06)
     for _ in range(int(rng.integers(1, 4))):
-        offset = rng.normal(0.0, 0.05 + 0.06 * at.half, 2)
-        t = np.linspace(-0.5, 0.5, 40)
-        bow = rng.normal(0, 0.06) * length * (4 * t**2 - 0.5)
-        x = at.azimuth + offset[0] + t * length * direction[0] + bow * direction[1]
-        z = at.height + offset[1] + t * length * direction[1] * rng.uniform(0.7, 1.1) - bow * direction[0]
-        seen = (z > BODY_Z[0]) & (z < BODY_Z[1] + 0.2)
-        wall = shape.height[: shape.row_at(3.0)]
-        columns = (x / (2 * np.pi) + 0.5) * DETAIL_COLS
-        path = np.stack((columns, np.interp(z, wall, np.arange(len(wall)))), axis=1)[seen]
-        if len(path) < 2:
-            continue
+        start = np.array([at.azimuth, at.height]) + rng.normal(0.0, 0.04 + 0.05 * at.half, 2)
+        path = start + length * rng.uniform(0.7, 1.0) * t * heading
+        path += (bow + rng.normal(0, 0.015)) * length * (4 * t**2 - 0.5) * beside
+        pixels = path * CELLS_PER_RADIUS + np.array([0.5 * DETAIL_COLS, 0.0])
         thick = int(rng.integers(2, 4))
-        bright = float(rng.uniform(0.4, 0.75)) * at.depth
-        for shift, value in ((0.0, bright), (1.2 + 0.6 * thick, -0.8 * bright)):
-            stroke = np.round((path + np.array([shift, 0.0])) * 16).astype(np.int32)
-            layer = np.zeros(detail.shape, np.uint8)
-            cv2.polylines(layer, [stroke], isClosed=False, color=255, thickness=thick, lineType=cv2.LINE_AA, shift=4)
-            gain += layer.astype(np.float32) * (value / 255.0)
-    return np.clip(detail + 128.0 * gain, 0, 255).astype(np.uint8)
+        strength = rng.uniform(170, 255) * np.clip(3.0 - 6.0 * np.abs(t[:, 0]), 0.25, 1.0)
+        for canvas, aside in ((ridge, 0.0), (groove, 0.5 + 0.8 * thick)):
+            points = np.round((pixels + aside * beside) * 16).astype(int)
+            for tail, head, value in zip(points[:-1], points[1:], strength[1:], strict=True):
+                cv2.line(canvas, tail.tolist(), head.tolist(), float(value), thick, cv2.LINE_AA, 4)
+    wall = at.depth * (0.75 * from_wall(ridge) - 0.6 * from_wall(groove))
+    marked = detail.copy()
+    marked[: len(wall)] = np.clip(marked[: len(wall)] + 128.0 * wall, 0, 255).astype(np.uint8)
+    return marked
 
 
 def stain(colour: FloatArray, at: Placement) -> FloatArray:

@@ -15,8 +15,13 @@ import numpy.typing as npt
 from adapters.simulation.canister import BODY_Z, RING_Z, SKIRT_Z, profile
 from service.pipeline.types import FloatArray
 
-DETAIL_ROWS, DETAIL_COLS = 896, 1280
-VARIANTS = 6
+DETAIL_ROWS, DETAIL_COLS = 1024, 1280
+VARIANTS = 4
+
+WALL_TOP = 3.0
+CELLS_PER_RADIUS = DETAIL_COLS / (2 * np.pi)
+WALL_ROWS = int(WALL_TOP * CELLS_PER_RADIUS) + 1
+_PRINT_ROW = WALL_ROWS // 8
 
 DetailMap = npt.NDArray[np.uint8]
 
@@ -71,19 +76,34 @@ def detail_map(rng: np.random.Generator, turn: float, print_text: str | None) ->
     shift = int(turn * DETAIL_COLS)
     gain = share * np.roll(metal(int(first)), shift, axis=1) + np.sqrt(1 - share**2) * metal(int(second))
     if print_text is not None:
-        engrave(gain, print_text, turn, float(rng.uniform(0.05, 0.13)))
+        engrave(gain, print_text, turn, float(rng.uniform(0.12, 0.24)))
     return np.asarray(np.clip(128.5 + 128.0 * gain, 0, 255), np.uint8)
+
+
+def from_wall(canvas: npt.NDArray[np.uint8]) -> FloatArray:
+    """Lay a drawing of the unrolled wall onto the rows of a detail map.
+
+    canvas: (WALL_ROWS, DETAIL_COLS) uint8, isotropic, the desk at row 0; returns (rows of the wall, DETAIL_COLS), 0..1.
+    """
+    shape = profile(DETAIL_ROWS)
+    height = shape.height[: shape.row_at(WALL_TOP)]
+    map_y = np.repeat((height * CELLS_PER_RADIUS)[:, None], DETAIL_COLS, axis=1).astype(np.float32)
+    map_x = np.repeat(np.arange(DETAIL_COLS, dtype=np.float32)[None, :], len(height), axis=0)
+    # rows of the map lie farther apart than those of the drawing
+    soft = cv2.GaussianBlur(canvas, (0, 0), sigmaX=0.3, sigmaY=0.8)
+    return cv2.remap(soft, map_x, map_y, cv2.INTER_LINEAR).astype(np.float32) / 255.0
 
 
 def engrave(gain: FloatArray, text: str, turn: float, depth: float) -> None:
     """Write a lot number up the body at azimuth `turn` (0..1), darkening `gain` in place by `depth`."""
     lines = text.split("\n")
-    plate = np.zeros((26 * len(lines), 330), np.uint8)
+    plate = np.zeros((34 * len(lines), 330), np.uint8)
     for index, line in enumerate(lines):
-        cv2.putText(plate, line, (4, 20 + 26 * index), cv2.FONT_HERSHEY_SIMPLEX, 0.72, 255, 2, cv2.LINE_AA)
+        cv2.putText(plate, line, (4, 26 + 34 * index), cv2.FONT_HERSHEY_SIMPLEX, 0.85, 255, 2, cv2.LINE_AA)
     plate[:, ::4] //= 2  # a dot-matrix engraver
-    plate = np.rot90(plate)
-    top = DETAIL_ROWS // 10
-    tall = min(plate.shape[0], DETAIL_ROWS - top)
-    columns = (int(turn * DETAIL_COLS) + np.arange(plate.shape[1])) % DETAIL_COLS
-    gain[top : top + tall, columns] -= depth * plate[-tall:].astype(np.float32) / 255.0
+    plate = np.rot90(plate, -1)  # row 0 is the desk: the text runs upwards
+    canvas = np.zeros((WALL_ROWS, DETAIL_COLS), np.uint8)
+    columns = (int(turn * DETAIL_COLS) + np.arange(plate.shape[1])[::-1]) % DETAIL_COLS
+    canvas[_PRINT_ROW : _PRINT_ROW + plate.shape[0], columns] = plate
+    wall = from_wall(canvas)
+    gain[: len(wall)] -= depth * wall
