@@ -10,10 +10,11 @@ from fastapi import APIRouter, FastAPI, HTTPException, Query, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
 
+from adapters.hmi.bridge import Bridge
 from adapters.pictures import Overlay, PictureStore
 from schemas.messages import Decision, PartId
 from service.errors import JournalError
-from service.ports import Journal, StationView, VerdictQuery
+from service.ports import VerdictQuery
 
 _JSON = "application/json"
 _MAX_SEQ = 2**63 - 1
@@ -42,19 +43,19 @@ class Page(BaseModel):
     part_id: PartId | None = None
 
 
-def build_api(*, view: StationView, journal: Journal, pictures: PictureStore, version: str) -> FastAPI:
+def build_api(*, bridge: Bridge, pictures: PictureStore, version: str) -> FastAPI:
     """Return the API.
 
     It expects paths with their percent-encoding in place: an event id may hold slashes, and only an encoded one tells
     the verdict of `a/image` (`a%2Fimage`) from the picture of `a`.
     """
     api = FastAPI(title="cangate", version=version, docs_url=None, redoc_url=None, redirect_slashes=False)
-    api.include_router(_records(journal, pictures))
-    api.include_router(_probes(view))
+    api.include_router(_records(bridge, pictures))
+    api.include_router(_probes(bridge))
     return api
 
 
-def _records(journal: Journal, pictures: PictureStore) -> APIRouter:
+def _records(bridge: Bridge, pictures: PictureStore) -> APIRouter:
     router = APIRouter(prefix="/api/verdicts")
 
     @router.get("")
@@ -62,7 +63,7 @@ def _records(journal: Journal, pictures: PictureStore) -> APIRouter:
         """Return stored verdicts, newest first, each with its exact bytes."""
         query = VerdictQuery(page.limit, page.before, page.decision, page.part_id)
         try:
-            rows = await journal.page(query)
+            rows = await bridge.verdicts(query)
         except JournalError as exc:
             raise _unavailable(exc) from exc
         return Response(b"[" + b",".join(rows) + b"]", media_type=_JSON)
@@ -79,7 +80,7 @@ def _records(journal: Journal, pictures: PictureStore) -> APIRouter:
     async def verdict(event_id: str) -> Response:
         """Return the verdict on one event, with its exact bytes."""
         try:
-            found = await journal.find(unquote(event_id))
+            found = await bridge.verdict(unquote(event_id))
         except JournalError as exc:
             raise _unavailable(exc) from exc
         if found is None:
@@ -89,23 +90,24 @@ def _records(journal: Journal, pictures: PictureStore) -> APIRouter:
     return router
 
 
-def _probes(view: StationView) -> APIRouter:
+def _probes(bridge: Bridge) -> APIRouter:
     router = APIRouter()
 
     @router.get("/api/status")
     async def status() -> Response:
         """Return the state of the station."""
-        return Response(view.status().to_json(), media_type=_JSON)
+        return Response((await bridge.status()).to_json(), media_type=_JSON)
 
     @router.get("/healthz")
     async def healthz() -> Liveness:
-        """Tell that the process lives."""
+        """Tell that the process lives: its loop, not only this thread."""
+        await bridge.status()
         return Liveness()
 
     @router.get("/readyz")
     async def readyz(response: Response) -> Readiness:
         """Tell whether the station can work; 503 and why where it cannot."""
-        reasons = view.not_ready()
+        reasons = await bridge.not_ready()
         if reasons:
             response.status_code = 503
         return Readiness(ready=not reasons, reasons=reasons)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from schemas.messages import Verdict
 
@@ -11,33 +11,36 @@ LENGTH = 100
 """Verdicts that a page can show: the length of its trend."""
 
 
-class Feed:
-    """The newest verdicts of the station; `version` rises with each, so that a page sees when to redraw."""
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """The newest verdicts, oldest first; `version` rises with each, so that a page sees when to redraw."""
 
-    def __init__(self) -> None:
-        self._verdicts: deque[Verdict] = deque(maxlen=LENGTH)
-        self.version = 0
-
-    @property
-    def verdicts(self) -> tuple[Verdict, ...]:
-        """The newest verdicts, oldest first."""
-        return tuple(self._verdicts)
+    version: int = 0
+    verdicts: tuple[Verdict, ...] = ()
 
     @property
     def newest(self) -> Verdict | None:
         """The newest verdict, None before the first."""
-        return self._verdicts[-1] if self._verdicts else None
-
-    def add(self, verdict: Verdict) -> None:
-        """Append a new verdict."""
-        self._verdicts.append(verdict)
-        self.version += 1
-
-    def replace(self, verdicts: Iterable[Verdict]) -> None:
-        """Start over with `verdicts`, oldest first."""
-        self._verdicts = deque(verdicts, maxlen=LENGTH)
-        self.version += 1
+        return self.verdicts[-1] if self.verdicts else None
 
     def find(self, seq: int) -> Verdict | None:
         """Return the verdict with number `seq`, None where it is no longer here."""
-        return next((verdict for verdict in self._verdicts if verdict.seq == seq), None)
+        return next((verdict for verdict in self.verdicts if verdict.seq == seq), None)
+
+
+class Feed:
+    """Written by the loop of the service, read by the thread of the pages: `recent` is replaced, never changed."""
+
+    def __init__(self) -> None:
+        self.recent = Recent()
+
+    def add(self, verdict: Verdict) -> None:
+        """Append a new verdict."""
+        self._show((*self.recent.verdicts, verdict))
+
+    def start(self, verdicts: Sequence[Verdict]) -> None:
+        """Begin with what is known from before, oldest first."""
+        self._show(tuple(verdicts))
+
+    def _show(self, verdicts: tuple[Verdict, ...]) -> None:
+        self.recent = Recent(self.recent.version + 1, verdicts[-LENGTH:])

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from nicegui import ui
 
+from adapters.hmi.bridge import Bridge
 from adapters.hmi.components import Counters, Header, Hero, Parts, Picture
 from adapters.hmi.feed import Feed
 from adapters.hmi.trend import Trend
 from adapters.pictures import PictureStore
 from schemas.messages import Verdict
-from service.ports import StationView
 
 _TICK_S = 0.25
 """How often a page looks for news: nobody reads faster, and a fast line costs no more than a slow one."""
@@ -25,58 +25,57 @@ FAVICON = (
 )
 
 
-def register_page(feed: Feed, view: StationView, pictures: PictureStore, station: str) -> None:
+def register_page(feed: Feed, bridge: Bridge, pictures: PictureStore, station: str) -> None:
     """Make this station's page the one that `GET /` answers with; NiceGUI has one set of pages for a process."""
 
     @ui.page("/", title=f"{station} · cangate", response_timeout=10)
-    def operators_page() -> None:
-        StationPage(feed, view, pictures, station)
+    async def operators_page() -> None:
+        await StationPage(feed, bridge, pictures, station).tick()
 
 
 class StationPage:
     """One open page: shows the newest part, or the one that a person holds."""
 
-    def __init__(self, feed: Feed, view: StationView, pictures: PictureStore, station: str) -> None:
+    def __init__(self, feed: Feed, bridge: Bridge, pictures: PictureStore, station: str) -> None:
         self._feed = feed
-        self._view = view
+        self._bridge = bridge
         self._pictures = pictures
         self._held: Verdict | None = None
         self._drawn_version = -1
         ui.add_css(_CSS)
         with ui.element("main").classes("page"):
             self._header = Header(station)
-            self._picture = Picture(on_overlay=self._redraw, on_live=self._go_live)
+            self._picture = Picture(on_overlay=self._draw, on_live=self._go_live)
             self._hero = Hero()
             self._counters = Counters()
             self._trend = Trend(on_pick=self._hold)
             self._parts = Parts(on_pick=self._hold)
-        self._refresh()
-        ui.timer(_TICK_S, self._refresh)
+        ui.timer(_TICK_S, self.tick, immediate=False)
 
-    def _refresh(self) -> None:
-        status = self._view.status()
+    async def tick(self) -> None:
+        """Show what is new."""
+        status = await self._bridge.status()
+        recent = self._feed.recent
         self._header.show(status, datetime.now(UTC))
-        verdicts = self._feed.verdicts
-        self._counters.show(status, verdicts)
-        if self._drawn_version == self._feed.version:
-            return
-        self._drawn_version = self._feed.version
-        shown = self._held or self._feed.newest
+        self._counters.show(status, recent.verdicts)
+        if self._drawn_version != recent.version:
+            self._draw()
+
+    def _draw(self) -> None:
+        recent = self._feed.recent
+        self._drawn_version = recent.version
+        shown = self._held or recent.newest
         held_seq = None if self._held is None else self._held.seq
         self._hero.show(shown)
         kept = shown is not None and self._pictures.has(shown.event_id)
         self._picture.show(shown, held=self._held is not None, kept=kept)
-        self._trend.show(verdicts, held_seq)
-        self._parts.show(verdicts, held_seq)
-
-    def _redraw(self) -> None:
-        self._drawn_version = -1
-        self._refresh()
+        self._trend.show(recent.verdicts, held_seq)
+        self._parts.show(recent.verdicts, held_seq)
 
     def _hold(self, seq: int) -> None:
-        self._held = self._feed.find(seq) or self._held
-        self._redraw()
+        self._held = self._feed.recent.find(seq) or self._held
+        self._draw()
 
     def _go_live(self) -> None:
         self._held = None
-        self._redraw()
+        self._draw()

@@ -1,12 +1,11 @@
-"""The HTTP server: the operators' page, the API, probes and metrics, on one port inside our event loop."""
+"""The HTTP server: the operators' page, the API, probes and metrics, on one port."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
 import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.metadata import version
 
@@ -18,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adapters import telemetry
 from adapters.hmi.api import build_api
+from adapters.hmi.bridge import Bridge
 from adapters.hmi.feed import LENGTH, Feed
 from adapters.hmi.page import FAVICON, register_page
 from adapters.pictures import PictureStore
@@ -79,9 +79,9 @@ class HmiServer:
         self._feed = Feed()
         self._socket: socket.socket | None = None
         self._port = settings.port
-        api = build_api(view=view, journal=journal, pictures=pictures, version=version("cangate"))
-        self._front = _Front(api)
-        register_page(self._feed, view, pictures, station)
+        self._bridge = Bridge(view, journal)
+        self._front = _Front(build_api(bridge=self._bridge, pictures=pictures, version=version("cangate")))
+        register_page(self._feed, self._bridge, pictures, station)
 
     @property
     def url(self) -> str:
@@ -97,24 +97,26 @@ class HmiServer:
         except JournalError as exc:
             log.warning("page_starts_empty", error=str(exc))
         else:
-            self._feed.replace(Verdict.model_validate_json(row) for row in reversed(rows))
+            self._feed.start([Verdict.model_validate_json(row) for row in reversed(rows)])
 
     async def run(self, intake: Intake, commands: CommandHandler) -> None:  # noqa: ARG002 - the page only shows
-        """Serve until cancelled."""
+        """Serve until cancelled, on a thread of its own: opening a page may take longer than a part has."""
         listener, self._socket = self._socket or self._bind(), None
-        config = uvicorn.Config(
-            self._front,
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            ws="websockets-sansio",  # the other one is deprecated and says so
-            timeout_graceful_shutdown=_GRACE_S,
+        self._bridge.attach()
+        server = uvicorn.Server(
+            uvicorn.Config(
+                self._front,
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                ws="websockets-sansio",  # the other one is deprecated and says so
+                timeout_graceful_shutdown=_GRACE_S,
+            )
         )
-        server = _Server(config)
-        async with _nicegui():
-            serving = asyncio.create_task(server.serve(sockets=[listener]), name="uvicorn")
-            log.info("page", url=self.url)
+        log.info("page", url=self.url)
+        with ThreadPoolExecutor(1, thread_name_prefix="http") as thread:
+            serving = asyncio.get_running_loop().run_in_executor(thread, asyncio.run, _serve(server, listener))
             try:
                 await asyncio.shield(serving)
             finally:
@@ -157,13 +159,6 @@ def _listen(host: str, port: int) -> socket.socket:
     return socket.create_server((host, port), family=family, backlog=_BACKLOG)
 
 
-class _Server(uvicorn.Server):
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave signals to the process: its runner stops us."""
-        yield
-
-
 class _Front:
     """Sends the page's traffic to NiceGUI and the rest to the API, and adds the security headers to every answer."""
 
@@ -186,16 +181,15 @@ class _Front:
             await self._api({**scope, "path": raw_path}, receive, send_with_headers)
 
 
-@asynccontextmanager
-async def _nicegui() -> AsyncIterator[None]:
-    """Start NiceGUI beside our own loop and stop it again.
+async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
+    """Serve until the server is told to stop.
 
-    `ui.run_with` would do the same, but looks for its server among all objects of the process, which takes long beside
-    torch and wakes lazy modules.
+    `ui.run_with` would start NiceGUI too, but looks for its server among all objects of the process, which takes long
+    beside torch and wakes lazy modules.
     """
     _configure_nicegui()
     async with nicegui_app.router.lifespan_context(nicegui_app):
-        yield
+        await server.serve(sockets=[listener])
 
 
 @cache
