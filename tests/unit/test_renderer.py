@@ -29,7 +29,7 @@ def changed(frame: RenderedFrame, clean: RenderedFrame) -> npt.NDArray[np.int16]
 
 
 @styles
-@pytest.mark.parametrize("damage", [None, *DamageKind])
+@pytest.mark.parametrize("damage", [None, DamageKind.CRUSHED_RIM])
 def test_render_repeats_every_byte_under_the_same_seed(style: CameraStyle, damage: DamageKind | None) -> None:
     """Two calls with one seed give one picture, one mask and the same boxes."""
     first = render_canister(7, damage=damage, style=style, resolution_wh=WH)
@@ -54,7 +54,7 @@ def test_ok_frame_has_no_boxes() -> None:
     assert not frame.kinds
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     seed=st.integers(0, 2**40),
     width=st.integers(160, 900),
@@ -84,10 +84,10 @@ def test_render_keeps_its_shapes(
 
 
 @kinds
-@pytest.mark.parametrize("size", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("size", [0.0, 1.0])
 def test_damage_lies_in_its_box_and_on_the_part(kind: DamageKind, size: float) -> None:
     """Against the undamaged frame of the same seed, every clear change is inside the box and on the canister."""
-    for seed in range(3):
+    for seed in range(2):
         clean = render_canister(seed, resolution_wh=WH)
         frame = render_canister(seed, damage=DamageRequest(kind, size), resolution_wh=WH)
         difference = changed(frame, clean)
@@ -105,8 +105,8 @@ def test_damage_shows(kind: DamageKind) -> None:
     """Even the smallest damage changes at least 0.05% of the part, in both styles."""
     for style in CameraStyle:
         for seed in range(2):
-            clean = render_canister(seed, style=style)
-            frame = render_canister(seed, damage=DamageRequest(kind, 0.0), style=style)
+            clean = render_canister(seed, style=style, resolution_wh=WH)
+            frame = render_canister(seed, damage=DamageRequest(kind, 0.0), style=style, resolution_wh=WH)
             assert (changed(frame, clean) > 6).sum() >= 0.0005 * frame.mask.sum()
 
 
@@ -130,7 +130,7 @@ def test_mask_follows_the_part_not_its_shadow() -> None:
 
 def test_station_parts_stand_alike() -> None:
     """Parts of one station overlap: the belt stops them at nearly the same place."""
-    masks = [render_canister(seed, resolution_wh=WH).mask for seed in range(5)]
+    masks = [render_canister(seed, resolution_wh=WH).mask for seed in range(3)]
     for mask in masks[1:]:
         assert (mask & masks[0]).sum() / (mask | masks[0]).sum() > 0.6
 
