@@ -77,7 +77,8 @@ class HmiServer:
         self._journal = journal
         self._take_free_port = take_free_port
         self._feed = Feed()
-        self._socket: socket.socket | None = None
+        self._server: uvicorn.Server | None = None
+        self._serving: asyncio.Future[None] | None = None
         self._port = settings.port
         self._bridge = Bridge(view, journal)
         self._front = _Front(build_api(bridge=self._bridge, pictures=pictures, version=version("cangate")))
@@ -90,8 +91,12 @@ class HmiServer:
         return f"http://{host}:{self._port}"
 
     async def open(self) -> None:
-        """Claim the port and fetch the newest verdicts of the past. Raises UsageError where the port cannot be had."""
-        self._socket = self._bind()
+        """Claim the port, show the newest verdicts of the past, and serve: probes are answered while a model loads.
+
+        Raises:
+            UsageError: the port cannot be had.
+        """
+        self._start()
         try:
             rows = await self._journal.page(VerdictQuery(limit=LENGTH))
         except JournalError as exc:
@@ -100,34 +105,20 @@ class HmiServer:
             self._feed.start([Verdict.model_validate_json(row) for row in reversed(rows)])
 
     async def run(self, intake: Intake, commands: CommandHandler) -> None:  # noqa: ARG002 - the page only shows
-        """Serve until cancelled, on a thread of its own: opening a page may take longer than a part has."""
-        listener, self._socket = self._socket or self._bind(), None
-        self._bridge.attach()
-        server = uvicorn.Server(
-            uvicorn.Config(
-                self._front,
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                ws="websockets-sansio",  # the other one is deprecated and says so
-                timeout_graceful_shutdown=_GRACE_S,
-            )
-        )
-        log.info("page", url=self.url)
-        with ThreadPoolExecutor(1, thread_name_prefix="http") as thread:
-            serving = asyncio.get_running_loop().run_in_executor(thread, asyncio.run, _serve(server, listener))
-            try:
-                await asyncio.shield(serving)
-            finally:
-                server.should_exit = True
-                await serving
+        """Stay with the server until cancelled; start it again where it has failed."""
+        serving = self._serving or self._start()
+        try:
+            await asyncio.shield(serving)
+        finally:
+            if serving.done():
+                self._serving = None
 
     async def close(self) -> None:
-        """Let go of the port."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        """Stop serving and let go of the port."""
+        if self._server is not None and self._serving is not None:
+            self._server.should_exit = True
+            await asyncio.wait({self._serving})
+            self._serving = None
 
     async def publish(self, answer: Answer) -> None:
         """Remember a new verdict for the pages and count it."""
@@ -138,6 +129,27 @@ class HmiServer:
     async def publish_status(self, status: Status, *, ready: bool) -> None:  # noqa: ARG002 - the page asks the view
         """Note the state of the station in the metrics."""
         telemetry.observe_status(status)
+
+    def _start(self) -> asyncio.Future[None]:
+        """Serve on a thread with a loop of its own: opening a page may take longer than a part has."""
+        listener = self._bind()
+        self._bridge.attach()
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                self._front,
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                ws="websockets-sansio",  # the other one is deprecated and says so
+                timeout_graceful_shutdown=_GRACE_S,
+            )
+        )
+        thread = ThreadPoolExecutor(1, thread_name_prefix="http")
+        self._serving = asyncio.get_running_loop().run_in_executor(thread, asyncio.run, _serve(self._server, listener))
+        thread.shutdown(wait=False)  # it ends with its one task
+        log.info("page", url=self.url)
+        return self._serving
 
     def _bind(self) -> socket.socket:
         host = self._settings.host

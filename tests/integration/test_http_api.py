@@ -234,6 +234,16 @@ async def test_port_is_claimed_before_anybody_is_served(bench: HmiBench) -> None
     await again.close()
 
 
+async def test_probes_answer_before_the_station_runs(bench: HmiBench) -> None:
+    """A model takes its time to load; until then the station is not ready, and says so."""
+    bench.view.reasons = ["model: none is loaded"]
+    await bench.server.open()
+    async with httpx.AsyncClient(base_url=bench.server.url, trust_env=False) as client:
+        assert (await client.get("/readyz")).status_code == 503
+        assert (await client.get("/healthz")).status_code == 200
+    await bench.server.close()
+
+
 async def test_server_can_be_started_again(bench: HmiBench) -> None:
     """The supervisor does so after a defect."""
     async with serving(bench.server) as server:
