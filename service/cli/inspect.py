@@ -92,7 +92,8 @@ def inspect(
 ) -> None:
     """Judge pictures with a model and print a table.
 
-    A picture that cannot be judged gets a row ERROR with its reason; the others are judged, and the exit status is 1.
+    A picture that cannot be judged gets a row ERROR with its reason.
+    The others are judged, and the exit status is 1.
 
     Example: cangate inspect canister line1/*.png --csv results.csv -o pictures
     """

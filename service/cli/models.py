@@ -20,7 +20,7 @@ app = typer.Typer(help="List, look at, verify and activate model packages.", no_
 
 StoreOption = Annotated[
     Path | None,
-    typer.Option("--store", help="Where models are kept.  [default: model.store of the configuration, models]"),
+    typer.Option("--store", help="Where models are kept.", show_default="model.store, models"),
 ]
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="NAME, NAME@VERSION, or the path of a package.")]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of a model in the store.")]
@@ -88,7 +88,7 @@ def verify(model: ModelArgument, store: StoreOption = None, config: ConfigOption
 @app.command()
 def activate(
     name: NameArgument,
-    version: Annotated[str, typer.Argument(help="Version to judge with.")],
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="Version to judge with.")],
     store: StoreOption = None,
     config: ConfigOption = None,
 ) -> None:

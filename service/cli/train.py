@@ -28,16 +28,18 @@ UNUSUAL = 3
 
 
 def train(
-    ok_dir: Annotated[Path, typer.Argument(help="Folder with frames of good parts, searched with its subfolders.")],
+    ok_dir: Annotated[
+        Path, typer.Argument(metavar="OK_DIR", help="Folder with frames of good parts, searched with its subfolders.")
+    ],
     name: Annotated[str, typer.Option(help="Name of the model; an existing name gets its next version.")],
     store: Annotated[
-        Path | None, typer.Option(help="Where models are kept.  [default: model.store of the configuration, models]")
+        Path | None, typer.Option(help="Where models are kept.", show_default="model.store, models")
     ] = None,
     roi: Annotated[
-        RoiMethod | None, typer.Option(help="How the canister is cut out.  [default: of the recipe, grabcut]")
+        RoiMethod | None, typer.Option(help="How the canister is cut out.", show_default="of the recipe, grabcut")
     ] = None,
     embedder: Annotated[
-        str | None, typer.Option(help="starter, or timm:BACKBONE.  [default: of the recipe, starter]")
+        str | None, typer.Option(help="starter, or timm:BACKBONE.", show_default="of the recipe, starter")
     ] = None,
     false_reject: Annotated[
         float, typer.Option(min=1e-6, max=0.5, help="Share of good parts that tau may reject.")
@@ -52,8 +54,9 @@ def train(
 ) -> None:
     """Learn what good parts look like, and set the threshold tau from frames held back.
 
-    Every frame must be readable and show a canister; those that do not are named and nothing is written. Ctrl-C leaves
-    nothing behind. The recipe comes from [recipe] of the configuration; --roi and --embedder come before it.
+    Every frame must be readable and show a canister; those that do not are named.
+    Then, and after Ctrl-C, nothing is written.
+    The recipe is that of the configuration; --roi and --embedder come before it.
 
     Example: cangate train frames/ok --name canister --false-reject 0.005
     """

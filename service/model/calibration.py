@@ -15,7 +15,9 @@ from schemas.base import Value
 from schemas.recipe import ScoreStatistic
 from service.errors import TrainingError
 
-FOLDS = 5
+FOLDS = 20
+"""A bank without one of twenty folds is nearly the one that ships. The median held-back score of rendered parts lay 4%
+above that of new ones with five folds (P95 and maximum), 2% with ten, and agreed with twenty."""
 SMALLEST_SPREAD = 0.02
 """Share of the largest score taken as spread of the tail at least: a handful of scores may agree by chance."""
 
@@ -59,8 +61,8 @@ class Calibration(Value):
 def fold_of_frames(count: int, folds: int = FOLDS) -> npt.NDArray[np.int64]:
     """Return the fold of each of `count` frames: (count,) int64, contiguous blocks of nearly equal size.
 
-    Blocks, not every fifth frame: neighbours in a recording often show the same part, and a frame whose twin is in the
-    bank is not held back.
+    Blocks, not every twentieth frame: neighbours in a recording often show the same part, and a frame whose twin is in
+    the bank is not held back.
     """
     return np.arange(count) * min(folds, count) // max(count, 1)
 

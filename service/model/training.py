@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from schemas.recipe import Recipe, RoiMethod
@@ -92,7 +93,7 @@ def train(
     A frame that shows the very pixels of an earlier one is left out and reported: its twin in the bank would make its
     held-back score too good. Frames are held back in contiguous folds, each scored against a bank made from the others;
     the bank that ships is made from all. Memory is bounded by `recipe.memory.reservoir` patches; the others wait in
-    TMPDIR, about 2 MB a frame.
+    TMPDIR, up to some MB a frame. The density filter of a mixed set runs once, over all frames.
 
     Raises:
         TrainingError: too few frames, or frames that cannot be read or hold no canister; all of them are named.
@@ -118,7 +119,14 @@ class _Trainer:
 
     def run(self, name: str, files: Sequence[FrameFile], patches: PatchStore) -> TrainedModel:
         kept, frames, duplicates = self._embed_all(files, patches)
-        vectors, frame_of_patch = patches.sample(self.recipe.memory.reservoir, self.recipe.memory.seed)
+        memory = self.recipe.memory
+        vectors, frame_of_patch = patches.sample(memory.reservoir, memory.seed)
+        held = len(vectors)
+        if self.options.mixed:
+            dense = density_filter(
+                vectors, memory.density_k, memory.density_keep, self._stage("patch density"), self.device
+            )
+            vectors, frame_of_patch = vectors[dense], frame_of_patch[dense]
         calibration = self._hold_back([frame.name for frame in frames], patches, vectors, frame_of_patch)
         bank = self._bank(vectors, "memory bank")
         tau = calibration.limits[self.recipe.score.statistic]
@@ -141,7 +149,7 @@ class _Trainer:
                 duplicates=tuple(duplicates),
                 mixed=self.options.mixed,
                 patches=len(patches),
-                patches_held=len(vectors),
+                patches_held=held,
                 bank_size=len(bank),
             ),
             metrics=Metrics(
@@ -195,13 +203,13 @@ class _Trainer:
         return _Prepared(read.sha256, pixels, roi.path, normalized)
 
     def _hold_back(
-        self, names: Sequence[str], patches: PatchStore, vectors: FloatArray, frame_of_patch: np.ndarray
+        self, names: Sequence[str], patches: PatchStore, vectors: FloatArray, frame_of_patch: npt.NDArray[np.int64]
     ) -> Calibration:
         """Score each frame against a bank that has never seen its fold."""
         fold_of = fold_of_frames(len(names))
         held_back: list[HeldBackFrame] = []
         for fold in range(int(fold_of[-1]) + 1):
-            bank = self._bank(vectors[fold_of[frame_of_patch] != fold], f"held-back bank {fold + 1}")
+            bank = self._bank(vectors[fold_of[frame_of_patch] != fold], f"bank without fold {fold + 1}")
             for frame in np.flatnonzero(fold_of == fold).tolist():
                 scores = all_statistics(bank.distances(patches.of_frame(frame)))
                 held_back.append(HeldBackFrame(name=names[frame], fold=fold, scores=scores))
@@ -209,14 +217,8 @@ class _Trainer:
         return calibrate(held_back, self.options.false_reject)
 
     def _bank(self, vectors: FloatArray, stage: str) -> MemoryBank:
-        memory = self.recipe.memory
-        if self.options.mixed:
-            dense = density_filter(
-                vectors, memory.density_k, memory.density_keep, self._stage(f"{stage}: density"), self.device
-            )
-            vectors = vectors[dense]
         return build_memory_bank(
-            vectors, memory, clean=True, progress=self._stage(f"{stage}: coreset"), device=self.device
+            vectors, self.recipe.memory, clean=True, progress=self._stage(stage), device=self.device
         )
 
     def _stage(self, stage: str) -> Progress:

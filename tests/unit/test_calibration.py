@@ -87,7 +87,7 @@ def test_folds_are_contiguous_and_nearly_equal() -> None:
     assert sorted(np.bincount(folds).tolist()) == [2, 2, 2, 3, 3]
 
 
-@pytest.mark.parametrize(("count", "folds"), [(0, 0), (1, 1), (2, 2), (4, 4), (5, 5), (6, 5)])
+@pytest.mark.parametrize(("count", "folds"), [(0, 0), (1, 1), (2, 2), (19, 19), (20, 20), (21, 20)])
 def test_folds_never_outnumber_the_frames(count: int, folds: int) -> None:
     """Few frames are held back one by one, no frames in no fold."""
     assert len(set(fold_of_frames(count).tolist())) == folds
