@@ -36,7 +36,7 @@ class DamageRequest:
 
 def random_damage(rng: np.random.Generator) -> DamageRequest:
     """Any kind, any size; small ones are as frequent as large ones."""
-    return DamageRequest(rng.choice(list(DamageKind)), float(rng.uniform()))
+    return DamageRequest(tuple(DamageKind)[rng.integers(len(DamageKind))], float(rng.uniform()))
 
 
 @dataclass(frozen=True, slots=True)
