@@ -15,6 +15,10 @@ import torch
 from service.pipeline.types import FloatArray, Progress
 
 SMALL_POOL, LARGE_POOL = 256, 8192
+SHORT_VECTOR = 64
+"""Vectors up to this length are cheaper to compare than to keep track of: the pool is everything, the plain greedy."""
+BATCH = 256
+"""Most picks between two calls of the progress callback."""
 TIE = 4e-6
 """Squared distances from a float32 gemm are good to this share of the largest squared length; nearer candidates are
 compared in double precision, so that the picks are those of the greedy in double precision."""
@@ -29,14 +33,14 @@ def farthest_point_coreset(
 
     patches: (N, D) float32. Returns (min(count, N),) int64 in the order of selection; the first pick is drawn with
     `seed`. Equal to the plain greedy, but for patches equally far, of which any may come first. Memory beyond the
-    patches: two numbers a patch and a pool of at most 8,192 rows.
+    patches: two numbers a patch and a pool of at most 8,192 rows, or of all where vectors are short.
     """
     count = min(count, len(patches))
     if count <= 0:
         return np.empty(0, np.int64)
     selection = _Selection(torch.as_tensor(patches, device=device), count)
     selection.pick(int(np.random.default_rng(seed).integers(len(patches))))
-    pool_size = SMALL_POOL
+    pool_size = len(patches) if patches.shape[1] <= SHORT_VECTOR else SMALL_POOL
     while selection.picked < count:
         before = selection.picked
         selection.pick_from_pool(pool_size)
@@ -78,7 +82,7 @@ class _Selection:
         if len(unseen):
             refreshed = torch.addmm(unseen.square().sum(dim=1), rows, unseen.T, alpha=-2).amin(dim=1) + squared
             distance = torch.minimum(distance, refreshed)
-        while self.picked < len(self.picks):
+        for _ in range(min(BATCH, len(self.picks) - self.picked)):
             peak = float(distance.max())
             if peak < outside:
                 break
