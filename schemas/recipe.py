@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from schemas.base import Value
 
@@ -41,6 +41,9 @@ class RoiRecipe(Value):
         default=0.34, description="width of the central bands that the part must cross, of the box's width and height"
     )
     vbridge_frac: Fraction = Field(default=0.12, description="widest vertical gap that is bridged, of the box's height")
+    spur_frac: Fraction = Field(
+        default=0.03, description="lowest piece that is kept beside the part, of the box's height"
+    )
     scrap_frac: Fraction = Field(default=0.02, description="smallest piece that is kept, of the largest piece's area")
     border_frac: Fraction = Field(
         default=0.002, description="margin along the frame's border that is never part of the mask, of its longer side"
@@ -78,7 +81,17 @@ class EmbedRecipe(Value):
     weights: str = Field(default="", description="timm: local checkpoint; empty: the hub, or the package's own")
     input_side: Positive | None = Field(default=None, description="side of the network's input, px; None: its own")
     layers: tuple[int, ...] = Field(default=(), description="timm: feature levels to join; empty: the last one")
-    pool: Positive = Field(default=1, description="neighbourhood pooling of patch features (PatchCore), odd; 1 is off")
+    pool: Positive = Field(
+        default=1, description="timm: neighbourhood pooling of patch features (PatchCore), odd; 1 is off"
+    )
+
+    @model_validator(mode="after")
+    def _fits_the_embedder(self) -> Self:
+        if self.pool % 2 == 0:
+            raise ValueError(f"pool is odd, not {self.pool}")
+        if self.embedder == "starter" and (self.weights or self.layers or self.pool != 1):
+            raise ValueError("weights, layers and pool belong to timm embedders; the starter has its own")
+        return self
 
 
 class MemoryRecipe(Value):
@@ -87,6 +100,9 @@ class MemoryRecipe(Value):
     density_k: Positive = Field(default=8, description="neighbours of the k-NN density")
     density_keep: Fraction = Field(default=0.85, description="share of the densest patches kept as pseudo-OK")
     coreset_frac: Fraction = Field(default=0.02, description="share of patches kept by farthest-point selection")
+    coreset_min: Positive = Field(
+        default=3_000, description="smallest bank, vectors, where there are as many patches: it costs nothing below"
+    )
     coreset_max: Positive = Field(default=20_000, description="largest bank, vectors")
     reservoir: Positive = Field(default=100_000, description="largest number of patches held while training")
     seed: int = 0
@@ -105,7 +121,7 @@ class ScoreStatistic(StrEnum):
 class ScoreRecipe(Value):
     """Image score and decision."""
 
-    statistic: ScoreStatistic = ScoreStatistic.P95
+    statistic: ScoreStatistic = ScoreStatistic.MAX
     uncertain_band: Fraction = Field(default=0.05, description="half width of the uncertain band, of tau")
 
 
@@ -113,7 +129,7 @@ class BoxRecipe(Value):
     """Damage boxes from the anomaly map."""
 
     extent_ratio: Fraction = Field(
-        default=0.75, description="a box extends down to this share of patch_tau around a patch that reaches it"
+        default=0.6, description="a box extends down to this share of patch_tau around a patch that reaches it"
     )
     blur_sigma: float = Field(default=0.5, ge=0, description="blur of the anomaly map, in patches")
     min_area_frac: Fraction = Field(default=0.0005, description="smallest blob, of the ROI's area")

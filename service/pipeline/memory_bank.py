@@ -47,7 +47,8 @@ class MemoryBank:
     def distances(self, patches: FloatArray) -> FloatArray:
         """Return the Euclidean distance of each patch to its nearest bank vector.
 
-        patches: (N, D) float32. Returns (N,) float32, exact to 1e-4 of the longest bank vector. EmptyMemoryBank. Source: PatchCore, arXiv 2106.08265, eq. 6, without its re-weighting.
+        patches: (N, D) float32. Returns (N,) float32, exact to 1e-4 of the longest bank vector. Raises
+        EmptyMemoryBank. Source: PatchCore, arXiv 2106.08265, eq. 6, without its re-weighting.
         """
         if self._neighbours is None:
             raise EmptyMemoryBank("the memory bank holds no vectors")
@@ -74,5 +75,5 @@ def build_memory_bank(
         raise EmptyMemoryBank("no patches to build a memory bank from")
     if not clean:
         patches = patches[density_filter(patches, recipe.density_k, recipe.density_keep, progress, device)]
-    count = min(max(1, math.ceil(recipe.coreset_frac * len(patches))), recipe.coreset_max)
+    count = min(max(recipe.coreset_min, math.ceil(recipe.coreset_frac * len(patches))), recipe.coreset_max)
     return MemoryBank(patches[farthest_point_coreset(patches, count, recipe.seed, progress, device)], device)

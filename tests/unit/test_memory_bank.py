@@ -90,7 +90,7 @@ def test_coreset_never_picks_more_than_there_is(available: int, wanted: int, exp
 def test_bank_of_clean_frames_is_the_coreset_of_all_patches() -> None:
     """Frames that are known to be OK lose no patch to the density filter."""
     patches = np.concatenate([patches_of(200), np.full((1, 4), 50, np.float32)])
-    recipe = MemoryRecipe(coreset_frac=0.05, density_keep=0.9)
+    recipe = MemoryRecipe(coreset_frac=0.05, coreset_min=1, density_keep=0.9)
 
     clean = build_memory_bank(patches, recipe, clean=True)
     doubtful = build_memory_bank(patches, recipe, clean=False)
@@ -101,10 +101,13 @@ def test_bank_of_clean_frames_is_the_coreset_of_all_patches() -> None:
     assert float(doubtful.vectors.max()) < 50
 
 
-@pytest.mark.parametrize(("frac", "largest", "expected"), [(0.0, 10, 1), (0.5, 10, 10), (1.0, 1000, 40)])
-def test_bank_size_follows_the_recipe(frac: float, largest: int, expected: int) -> None:
-    """At least one vector, at most the limit, otherwise the share."""
-    recipe = MemoryRecipe(coreset_frac=frac, coreset_max=largest)
+@pytest.mark.parametrize(
+    ("frac", "smallest", "largest", "expected"),
+    [(0.0, 1, 10, 1), (0.2, 1, 10, 8), (0.5, 1, 10, 10), (1.0, 1, 1000, 40), (0.1, 7, 10, 7), (0.1, 99, 1000, 40)],
+)
+def test_bank_size_follows_the_recipe(frac: float, smallest: int, largest: int, expected: int) -> None:
+    """The share of the patches, between the two limits, and never more than there are."""
+    recipe = MemoryRecipe(coreset_frac=frac, coreset_min=smallest, coreset_max=largest)
 
     assert len(build_memory_bank(patches_of(40), recipe, clean=True)) == expected
 
@@ -120,7 +123,10 @@ def test_building_reports_progress_to_its_end() -> None:
     seen: list[tuple[int, int]] = []
 
     build_memory_bank(
-        patches_of(1500), MemoryRecipe(coreset_frac=0.1), clean=False, progress=lambda *step: seen.append(step)
+        patches_of(1500),
+        MemoryRecipe(coreset_frac=0.1, coreset_min=1),
+        clean=False,
+        progress=lambda *step: seen.append(step),
     )
 
     density, coreset = [step for step in seen if step[1] == 1500], [step for step in seen if step[1] == 128]

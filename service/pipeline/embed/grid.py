@@ -6,14 +6,17 @@ import cv2
 import numpy as np
 import torch
 
-from service.pipeline.types import FloatArray, Mask, PatchGrid
+from service.pipeline.types import Mask, PatchGrid
 
 
 def cells_inside(mask: Mask, rows: int, cols: int) -> Mask:
     """Return which cells of a (rows, cols) grid lie on the object: mask (H, W) bool covers at least half of the cell.
 
-    Where the object is thinner than that everywhere, the best covered cell counts: a frame always has a patch.
+    Where the object is thinner than that everywhere, the best covered cell counts: a frame always has a patch. Raises
+    ValueError for an empty mask.
     """
+    if not mask.any():
+        raise ValueError("an empty mask has no patches")
     covered = cv2.resize(mask.astype(np.float32), (cols, rows), interpolation=cv2.INTER_AREA)
     return np.asarray(covered >= min(0.5, float(covered.max())))
 
@@ -29,15 +32,4 @@ def patch_grid(features: torch.Tensor, mask: Mask) -> PatchGrid:
     _, rows, cols = features.shape
     inside = cells_inside(mask, rows, cols)
     vectors = features.permute(1, 2, 0)[torch.as_tensor(inside, device=features.device)]
-    return PatchGrid(unit(vectors).cpu().numpy(), inside)
-
-
-def unit(vectors: torch.Tensor) -> torch.Tensor:
-    """Return `vectors` (N, D) at unit length; a zero vector stays zero."""
-    return torch.nn.functional.normalize(vectors.float(), dim=1)
-
-
-def as_float(vectors: torch.Tensor) -> FloatArray:
-    """Return `vectors` as a numpy array."""
-    array: FloatArray = vectors.cpu().numpy()
-    return array
+    return PatchGrid(torch.nn.functional.normalize(vectors.float(), dim=1).cpu().numpy(), inside)

@@ -56,8 +56,6 @@ class TimmEmbedder:
         backbone = recipe.embedder.removeprefix("timm:")
         if not timm.is_model(backbone):
             raise UsageError(f"timm knows no backbone {backbone!r}")
-        if recipe.pool % 2 == 0:
-            raise UsageError(f"embed.pool must be odd, not {recipe.pool}")
         checkpoint = Path(recipe.weights) if recipe.weights else None
         if checkpoint is not None and not checkpoint.is_file():
             raise UsageError(f"no checkpoint {checkpoint} for {backbone}")
