@@ -41,7 +41,7 @@ def main() -> None:
         demo.terminate()
         demo.wait(20)
     # few colours: a README need not load a megabyte
-    Image.open(io.BytesIO(picture)).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
+    Image.open(io.BytesIO(picture)).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE).save(
         arguments.output, optimize=True
     )
     print(f"{arguments.output}: {arguments.output.stat().st_size // 1024} KiB")
@@ -68,10 +68,13 @@ def _photograph(url: str, size_wh: tuple[int, int]) -> bytes:
         page = browser.new_page(viewport={"width": size_wh[0], "height": size_wh[1]})
         page.goto(url)
         page.wait_for_selector(".trend canvas")
-        # the moment at which a damaged part and its picture are both there
-        page.wait_for_selector(".hero.DAMAGED", timeout=60_000)
-        page.wait_for_function("document.querySelector('.picture img').complete")
-        picture = page.screenshot()
+        picture, shown = b"", False
+        while not shown:
+            page.wait_for_selector(".hero.DAMAGED", timeout=60_000)
+            page.wait_for_function("document.querySelector('.picture img').complete")
+            part = page.inner_text(".hero .part")
+            picture = page.screenshot()
+            shown = page.inner_text(".caption").startswith(part) and page.inner_text(".hero .part") == part
         browser.close()
     return picture
 

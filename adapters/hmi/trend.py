@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from nicegui import ui
@@ -14,6 +15,7 @@ from schemas.messages import Decision, Verdict
 _MUTED = "#93a4b5"
 _LINE = "#2a3744"
 _TEXT = "#eef3f8"
+_STEP = 0.05
 _CROSS = "path://M2 0L5 3L8 0L10 2L7 5L10 8L8 10L5 7L2 10L0 8L3 5L0 2Z"
 _MARKS = {
     Decision.OK: ("#2fd07f", "circle", 8),
@@ -42,22 +44,33 @@ class Trend:
         options = self._chart.options
         options["xAxis"]["data"] = [verdict.seq for verdict in verdicts]
         limits = [None if verdict.threshold is None else round(verdict.threshold, 4) for verdict in verdicts]
+        low, high = _span([value for verdict in verdicts for value in (verdict.score, verdict.threshold)])
+        options["yAxis"] |= {"min": low, "max": high}
         limit = next((limit for limit in reversed(limits) if limit is not None), None)
         line, *marks = options["series"]
         line["data"] = limits
         line["endLabel"]["formatter"] = f"τ {score_text(limit)}"
         for series, decision in zip(marks, _MARKS, strict=True):
             series["data"] = [
-                _mark(index, verdict, held=verdict.seq == held_seq)
+                _mark(index, verdict, floor=low, held=verdict.seq == held_seq)
                 for index, verdict in enumerate(verdicts)
                 if verdict.decision is decision
             ]
         self._chart.update()
 
 
-def _mark(index: int, verdict: Verdict, *, held: bool) -> dict[str, object]:
+def _span(values: Sequence[float | None]) -> tuple[float, float]:
+    """Return the range that shows `values` with some room around them, in steps of 0.05."""
+    known = [value for value in values if value is not None] or [0.0, 1.0]
+    room = max(0.1 * (max(known) - min(known)), 0.01)
+    low = max(0, math.floor((min(known) - room) / _STEP))
+    return round(low * _STEP, 2), round(math.ceil((max(known) + room) / _STEP) * _STEP, 2)
+
+
+def _mark(index: int, verdict: Verdict, *, floor: float, held: bool) -> dict[str, object]:
+    score = floor if verdict.score is None else verdict.score  # without a score it lies on the axis
     mark: dict[str, object] = {
-        "value": [index, round(verdict.score or 0.0, 4)],  # without a score it lies on the axis
+        "value": [index, round(score, 4)],
         "seq": verdict.seq,
         "name": part_name(verdict),
         "score": score_text(verdict.score),
@@ -122,7 +135,6 @@ def _options() -> dict[str, object]:
         },
         "yAxis": {
             "type": "value",
-            "min": 0,
             "axisLabel": {"color": _MUTED, "fontSize": 13},
             "splitLine": {"lineStyle": {"color": _LINE}},
         },
