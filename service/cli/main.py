@@ -3,28 +3,61 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from service.cli import config, demo, export, inspect, models, run, train
 from service.cli.common import console, errors
 from service.errors import CangateError, UsageError
 
+_COMMANDS = {
+    "run": "Run the inspection service.",
+    "demo": "Run a whole line on this machine: camera, broker, inspection, PLC with its gate, page.",
+    "train": "Learn what good parts look like: a folder of frames in, the next version of a model out.",
+    "inspect": "Judge pictures with a model: table, CSV, JSON, pictures.",
+    "models": "List, show, verify, activate and roll back models.",
+    "config": "Check or show the configuration; add users of the OPC UA server.",
+    "export": "Write what integrators load into their own tools.",
+}
+
+
+class _LateGroup(TyperGroup):
+    """Imports a command when it is called: torch, asyncua and NiceGUI take seconds that `--help` need not spend."""
+
+    # Any: typer keeps the types of its contexts and commands to itself
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # noqa: ANN401 - as above
+        if args and args[0] in _COMMANDS:
+            self.commands[args[0]] = _imported(args[0])
+        return super().resolve_command(ctx, args)
+
+
+def _imported(name: str) -> Any:  # noqa: ANN401 - as above
+    module = import_module(f"service.cli.{name}")
+    if hasattr(module, "app"):
+        return typer.main.get_command(module.app)
+    alone = typer.Typer(add_completion=False)
+    alone.command(name)(getattr(module, name))
+    return typer.main.get_command(alone)
+
+
 app = typer.Typer(
+    cls=_LateGroup,
     help="Inspects metal canisters on a line: image-ready events in, OK / Damaged verdicts out, over MQTT and OPC UA.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(run.run)
-app.command()(demo.demo)
-app.command()(train.train)
-app.command()(inspect.inspect)
-app.add_typer(models.app, name="models")
-app.add_typer(config.app, name="config")
-app.add_typer(export.app, name="export")
+
+
+def _listed() -> None:
+    """Stand in the list of commands until the real one is imported."""
+
+
+for _name, _help in _COMMANDS.items():
+    app.command(_name, help=_help)(_listed)
 
 
 def _print_version(wanted: bool) -> None:

@@ -63,12 +63,18 @@ async def ask(plant: PlantClient, uri: str, **fields: object) -> dict[str, Any]:
     """Publish an event and return its verdict, after checking that the gate was told the same."""
     event = {"event_id": secrets.token_hex(8), "part_id": "P", "trigger_id": 7, "image": {"uri": uri}} | fields
     await plant.send("image-ready", json.dumps(event).encode())
-    verdict = json.loads((await plant.next("verdict")).payload)
-    assert verdict["event_id"] == event["event_id"]
-    gate = json.loads((await plant.next("gate")).payload)
+    verdict = await about(event["event_id"], plant, "verdict")
+    gate = await about(event["event_id"], plant, "gate")
     shared = ("event_id", "part_id", "trigger_id", "seq", "gate", "decision", "station")
     assert {name: gate[name] for name in shared} == {name: verdict[name] for name in shared}
-    return dict(verdict)
+    return verdict
+
+
+async def about(event_id: object, plant: PlantClient, leaf: str) -> dict[str, Any]:
+    """Return the next message about an event; after a crash what came just before it may be said again."""
+    while (message := json.loads((await plant.next(leaf)).payload))["event_id"] != event_id:
+        pass
+    return dict(message)
 
 
 async def tags(service: ServiceProcess, *names: str) -> list[object]:
@@ -174,11 +180,11 @@ async def test_service_repeats_a_verdict_byte_for_byte(line: tuple[ServiceProces
     await plant.send("image-ready", event, correlation_data=b"again")
     again = await plant.next("verdict")
     assert (again.payload, again.correlation_data) == (first, b"again")
+    assert plant.waiting("gate") == 0
     await service.stop(signal.SIGKILL)
     await service.start()
     await plant.send("image-ready", event)
     assert (await plant.next("verdict")).payload == first
-    assert plant.waiting("gate") == 0
     fresh = await ask(plant, put(service.frames, "good.png"))
     assert fresh["seq"] == json.loads(first)["seq"] + 1
 
@@ -197,11 +203,10 @@ async def test_service_answers_what_came_while_it_was_away(line: tuple[ServicePr
         }
         await plant.send("image-ready", json.dumps(event).encode())
     await service.start()
-    verdicts = [json.loads((await plant.next("verdict")).payload) for _ in range(5)]
-    assert {verdict["event_id"] for verdict in verdicts} == {f"late{number}" for number in range(5)}
-    assert {verdict["reason"] for verdict in verdicts} == {"deadline_missed"}
-    gates = [json.loads((await plant.next("gate")).payload) for _ in range(5)]
-    assert {gate["gate"] for gate in gates} == {"REJECT"}
+    for number in range(5):
+        verdict = await about(f"late{number}", plant, "verdict")
+        assert (verdict["reason"], verdict["gate"]) == ("deadline_missed", "REJECT")
+        assert (await about(f"late{number}", plant, "gate"))["gate"] == "REJECT"
 
 
 async def test_service_takes_raw_images(line: tuple[ServiceProcess, PlantClient]) -> None:
