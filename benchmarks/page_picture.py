@@ -40,10 +40,7 @@ def main() -> None:
     finally:
         demo.terminate()
         demo.wait(20)
-    # few colours: a README need not load a megabyte
-    Image.open(io.BytesIO(picture)).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE).save(
-        arguments.output, optimize=True
-    )
+    Image.open(io.BytesIO(picture)).convert("RGB").save(arguments.output, optimize=True)
     print(f"{arguments.output}: {arguments.output.stat().st_size // 1024} KiB")
 
 
