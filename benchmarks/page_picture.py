@@ -65,13 +65,13 @@ def _photograph(url: str, size_wh: tuple[int, int]) -> bytes:
         page = browser.new_page(viewport={"width": size_wh[0], "height": size_wh[1]})
         page.goto(url)
         page.wait_for_selector(".trend canvas")
-        picture, shown = b"", False
-        while not shown:
-            page.wait_for_selector(".hero.DAMAGED", timeout=60_000)
+        damaged = page.locator(".hero.DAMAGED .part")
+        picture, same_part = b"", False
+        while not same_part:  # the line does not stand still for a picture
+            part = damaged.inner_text(timeout=60_000)
             page.wait_for_function("document.querySelector('.picture img').complete")
-            part = page.inner_text(".hero .part")
             picture = page.screenshot()
-            shown = page.inner_text(".caption").startswith(part) and page.inner_text(".hero .part") == part
+            same_part = damaged.all_inner_texts() == [part]
         browser.close()
     return picture
 
