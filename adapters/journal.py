@@ -136,7 +136,11 @@ class SqlJournal:
         ]
         statement = (
             sa.update(_events)
-            .where(_events.c.station == self._station, _events.c.event_id == sa.bindparam("key"))
+            .where(
+                _events.c.station == self._station,
+                _events.c.event_id == sa.bindparam("key"),
+                _events.c.verdict.is_(None),  # the first verdict stands
+            )
             .values(seq=sa.bindparam("seq"), decision=sa.bindparam("decision"), verdict=sa.bindparam("verdict"))
         )
         await self._submit(lambda connection: connection.execute(statement, rows))

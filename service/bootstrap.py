@@ -38,7 +38,7 @@ class Service:
     """The parts of a running service that its starter may want to look at."""
 
     runner: Runner
-    models: ActiveModel
+    pictures: PictureStore
     hmi: HmiServer | None
 
 
@@ -162,7 +162,7 @@ def build(settings: Settings, journal: SqlJournal, *, take_free_http_port: bool 
         clock=clock,
         before_ready=models.load,
     )
-    return Service(runner, models, hmi)
+    return Service(runner, pictures, hmi)
 
 
 async def serve(
@@ -184,7 +184,10 @@ async def serve(
         gc.freeze()
         if not running.done():
             on_started(service)
-        await running
+        try:
+            await running
+        finally:
+            await asyncio.to_thread(service.pictures.close)
 
 
 def _refuse_open_doors(settings: Settings) -> None:

@@ -23,8 +23,8 @@ log = structlog.get_logger(__name__)
 _REMEMBERED = 4096
 """Answers kept in memory for repeated events; older ones come from the journal."""
 
-_JOURNAL_PATIENCE_S = 0.1
-"""How long an event waits for the journal before it is inspected without it."""
+_JOURNAL_PATIENCE_S = 0.5
+"""How long an event that has no time left waits for the journal; one that has time spends up to half of it."""
 
 
 class Inspector:
@@ -115,8 +115,9 @@ class Inspector:
         return future
 
     async def _accept(self, arrival: Arrival, deadline: Deadline) -> JournalEntry | None:
+        left_s = deadline.decide_by - self._clock.monotonic()
         try:
-            async with asyncio.timeout(_JOURNAL_PATIENCE_S):
+            async with asyncio.timeout(left_s / 2 if left_s > 0 else _JOURNAL_PATIENCE_S):
                 known = await self._journal.accept(arrival, deadline.at)
         except (JournalError, TimeoutError) as exc:
             # the gate goes on without its journal; idempotency then rests on what is remembered here
