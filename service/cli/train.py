@@ -12,7 +12,7 @@ from rich.table import Table
 
 from adapters.frames import decode_image
 from schemas.recipe import EmbedRecipe, Recipe, RoiMethod
-from service.cli.common import ConfigOption, console, load_settings, stage_bars
+from service.cli.common import ConfigOption, console, describe, load_settings, stage_bars
 from service.device import compute_device
 from service.errors import UsageError
 from service.model.calibration import LimitMethod
@@ -103,7 +103,7 @@ def _recipe(recipe: Recipe, roi: RoiMethod | None, embedder: str | None) -> Reci
         try:
             embed = EmbedRecipe.model_validate({**dict(recipe.embed), "embedder": embedder})
         except ValidationError as exc:
-            raise UsageError(f"--embedder must be starter or timm:BACKBONE, not {embedder!r}") from exc
+            raise UsageError(f"--embedder {embedder}: {describe(exc)}") from exc
         recipe = recipe.model_copy(update={"embed": embed})
     return recipe
 

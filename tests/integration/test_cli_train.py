@@ -101,7 +101,7 @@ def test_train_refuses_a_set_that_is_too_small(cangate: CommandLine, config: Pat
     ("arguments", "words"),
     [
         (("--name", "a/b"), "model name 'a/b'"),
-        (("--name", "bars", "--embedder", "magic"), "--embedder must be starter or timm:BACKBONE"),
+        (("--name", "bars", "--embedder", "magic"), "--embedder magic"),
         (("--name", "bars", "--roi", "magic"), "--roi"),
         (("--name", "bars", "--roi", "fixed", "-c", "{empty}"), "polygon"),
         (("--name", "bars", "--false-reject", "0"), "--false-reject"),

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from adapters.frames import decode_image
-from schemas.recipe import RoiRecipe, ScoreStatistic
+from schemas.recipe import RoiRecipe
 from service.errors import TrainingError
 from service.model.dataset import list_frames
 from service.model.training import TrainingOptions, train
@@ -54,7 +54,7 @@ def test_training_is_repeatable_and_says_what_it_did(tmp_path: Path) -> None:
     assert first.manifest.model_dump(exclude=exclude) == second.manifest.model_dump(exclude=exclude)
     manifest = first.manifest
     assert [frame.name for frame in manifest.training.frames] == [f"part{index}.png" for index in range(1, 7)]
-    assert manifest.tau == manifest.calibration.limits[ScoreStatistic.P95]
+    assert manifest.tau == manifest.calibration.limits[manifest.recipe.score.statistic]
     assert manifest.training.bank_size == len(first.vectors)
     assert manifest.metrics.held_back_rejected == 0
     assert set(first.golden) == {golden.file for golden in manifest.golden}
@@ -64,7 +64,7 @@ def test_training_judges_frames_by_banks_that_never_saw_them(tmp_path: Path) -> 
     """With half of all patches in the bank, a frame scores far less with its own among them than held back."""
     dense = QUICK.model_copy(update={"memory": QUICK.memory.model_copy(update={"coreset_frac": 0.5})})
     manifest = train_parts(write_parts(tmp_path, 5), dense).manifest
-    held_back = {frame.name: frame.scores[ScoreStatistic.P95] for frame in manifest.calibration.held_back}
+    held_back = {frame.name: frame.scores[manifest.recipe.score.statistic] for frame in manifest.calibration.held_back}
     assert all(golden.score < 0.8 * held_back[golden.name] for golden in manifest.golden)
     assert manifest.tau > max(held_back.values())
 
