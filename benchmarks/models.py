@@ -25,14 +25,16 @@ NAME = "rendered"
 
 
 @cache
-def rendered_model(frames: int = 40, recipe: Recipe | None = None) -> tuple[Path, str]:
+def rendered_model(frames: int = 40, recipe: Recipe | None = None, station_seed: int = 0) -> tuple[Path, str]:
     """Train on rendered OK parts whose seeds no benchmark tests with; return store and name."""
     store = Path(tempfile.mkdtemp(prefix="cangate-bench-models-"))
     atexit.register(shutil.rmtree, store, ignore_errors=True)
     folder = store / ".frames"
     folder.mkdir()
     for number in range(frames):
-        cv2.imwrite(str(folder / f"{number:04d}.png"), render_canister(FIRST_SEED + number).bgr)
+        cv2.imwrite(
+            str(folder / f"{number:04d}.png"), render_canister(FIRST_SEED + number, station_seed=station_seed).bgr
+        )
     trained = train(
         NAME,
         list_frames(folder).frames,
