@@ -209,7 +209,7 @@ class _Trainer:
         fold_of = fold_of_frames(len(names))
         held_back: list[HeldBackFrame] = []
         for fold in range(int(fold_of[-1]) + 1):
-            bank = self._bank(vectors[fold_of[frame_of_patch] != fold], f"bank without fold {fold + 1}")
+            bank = self._bank(vectors[fold_of[frame_of_patch] != fold], "held-back bank")
             for frame in np.flatnonzero(fold_of == fold).tolist():
                 scores = all_statistics(bank.distances(patches.of_frame(frame)))
                 held_back.append(HeldBackFrame(name=names[frame], fold=fold, scores=scores))
