@@ -6,7 +6,6 @@ import asyncio
 import signal
 
 from schemas.settings import Settings
-from service.bootstrap import configure_logging, serve
 from service.cli.common import ConfigOption, load_settings
 
 
@@ -15,12 +14,14 @@ def run(config: ConfigOption = None) -> None:
 
     Example: cangate run -c config.toml
     """
-    settings = load_settings(config)
-    configure_logging(settings.log)
-    asyncio.run(_serve_until_signal(settings))
+    asyncio.run(_serve_until_signal(load_settings(config)))
 
 
 async def _serve_until_signal(settings: Settings) -> None:
+    # here, so that a mistake in the configuration is told before seconds of imports
+    from service.bootstrap import configure_logging, serve
+
+    configure_logging(settings.log)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

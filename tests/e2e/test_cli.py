@@ -1,0 +1,143 @@
+"""The command line as a shell sees it: output, one line of complaint, exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import argon2
+import pytest
+
+from service.cli.reference import render_reference
+
+pytestmark = pytest.mark.e2e
+
+ROOT = Path(__file__).parents[2]
+
+
+def cangate(*arguments: object, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    command = [sys.executable, "-m", "service.cli", *map(str, arguments)]
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **env},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def one_line(text: str) -> str:
+    """Return the only line of `text`."""
+    (line,) = text.splitlines()
+    return line
+
+
+def test_help_lists_every_command(tmp_path: Path) -> None:
+    """`--help` names the commands and asks for nothing heavy."""
+    done = cangate("--help", cwd=tmp_path)
+    assert done.returncode == 0
+    for name in ("run", "demo", "train", "inspect", "models", "config", "export"):
+        assert name in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["explode"],
+        ["run", "--bogus"],
+        ["train"],
+        ["config", "check", "-c", "nowhere.toml"],
+        ["run", "-c", "nowhere.toml"],
+        ["inspect", "no-such-model", "a.png"],
+        ["train", "no-such-folder", "--name", "m"],
+        ["demo", "--parts", "many"],
+        ["demo", "--frames", "no-such-folder"],
+    ],
+    ids=" ".join,
+)
+def test_unusable_arguments_are_one_line_and_exit_2(tmp_path: Path, arguments: list[str]) -> None:
+    """Exactly one clear line on standard error, no traceback."""
+    done = cangate(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert one_line(done.stderr).startswith("cangate: ")
+
+
+def settings(tmp_path: Path, text: str) -> Path:
+    (tmp_path / "data" / "frames").mkdir(parents=True, exist_ok=True)
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [("[mqtt]\nprotokoll = '5'\n", "mqtt.protokoll"), ("[images]\nroots = ['nowhere']\n", "nowhere")],
+)
+def test_run_refuses_what_it_cannot_use_by_name(tmp_path: Path, text: str, named: str) -> None:
+    """An unknown key, a root that does not exist: exit status 2 and one line with the name."""
+    done = cangate("run", "-c", settings(tmp_path, text), cwd=tmp_path)
+    assert (done.returncode, named in one_line(done.stderr)) == (2, True), done.stderr
+
+
+def test_run_refuses_a_port_in_use_by_name(tmp_path: Path) -> None:
+    """A port that somebody else has is named."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        text = f"[opcua.server]\nport = {port}\n[http]\nenabled = false\n"
+        done = cangate("run", "-c", settings(tmp_path, text), cwd=tmp_path)
+    assert (done.returncode, str(port) in one_line(done.stderr)) == (2, True), done.stderr
+
+
+def test_config_show_masks_secrets(tmp_path: Path) -> None:
+    """The effective configuration is TOML again, without the password."""
+    done = cangate("config", "show", "-c", ROOT / "config.toml", cwd=tmp_path, CANGATE_MQTT__PASSWORD="hunter2")
+    assert done.returncode == 0
+    assert "hunter2" not in done.stdout + done.stderr
+    shown = tmp_path / "shown.toml"
+    shown.write_text(done.stdout)
+    assert cangate("config", "check", "-c", shown, cwd=tmp_path).returncode == 0
+
+
+def test_config_add_user_writes_a_hash(tmp_path: Path) -> None:
+    """One line `name:role:argon2-hash`; the same name again is replaced."""
+    for password in ("first", "second"):
+        done = cangate("config", "add-user", "users", "plc1", "--role", "plc", "--password", password, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    name, role, hashed = one_line((tmp_path / "users").read_text()).split(":")
+    assert (name, role) == ("plc1", "plc")
+    assert argon2.PasswordHasher().verify(hashed, "second")
+
+
+def test_export_json_schema_writes_every_message(tmp_path: Path) -> None:
+    """One schema a message, each naming itself."""
+    assert cangate("export", "json-schema", "-o", "out", cwd=tmp_path).returncode == 0
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {f"{name}.schema.json" for name in ("image-ready", "verdict", "gate", "status", "command", "reply")}
+    schema = json.loads((tmp_path / "out" / "verdict.schema.json").read_text())
+    assert schema["properties"]["schema"]["const"] == "cangate/verdict/1"
+
+
+def test_interface_reference_is_up_to_date() -> None:
+    """docs/interface.md is what `cangate export reference` writes."""
+    assert (ROOT / "docs" / "interface.md").read_text() == render_reference()
+
+
+def test_demo_ends_by_itself(tmp_path: Path) -> None:
+    """The whole line: one line a part, the last line of the contract, exit status 0."""
+    done = cangate("demo", "--parts", 6, "--rate", 3, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    *_, last = done.stdout.splitlines()
+    assert last.startswith("demo: 6 parts, ")
+    assert last.endswith(" 0 error, 0 gate mismatches")
+    parts = [line for line in done.stdout.splitlines() if line.startswith("C-")]
+    assert len(parts) == 6
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,82 @@
+"""What must be there at start, and is refused by name where it is not."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapters.simulation.broker import free_port
+from schemas.settings import Settings
+from service.bootstrap import serve
+from service.errors import UsageError
+
+
+def settings(folder: Path, **changes: dict[str, Any]) -> Settings:
+    """Return settings that could start in `folder`, but for `changes`."""
+    (folder / "frames").mkdir(exist_ok=True)
+    sections: dict[str, dict[str, Any]] = {
+        "mqtt": {"port": free_port()},
+        "opcua": {"server": {"port": free_port()}},
+        "http": {"port": free_port()},
+        "images": {"roots": [folder / "frames"], "store": folder / "images"},
+        "journal": {"url": f"sqlite:///{folder / 'journal.sqlite'}"},
+        "model": {"store": folder / "models"},
+    }
+    for section, values in changes.items():
+        sections[section] = sections.get(section, {}) | values
+    return Settings.model_validate(sections)
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "named"),
+    [
+        ("images", {"roots": ["nowhere"]}, "nowhere"),
+        ("mqtt", {"password_file": "no-secret"}, "no-secret"),
+        ("mqtt", {"tls": True, "ca_file": "no-ca.pem"}, "no-ca.pem"),
+        ("opcua", {"server": {"users_file": "no-users"}}, "no-users"),
+        ("opcua", {"server": {"security": ["Secret"]}}, "Secret"),
+        ("opcua", {"server": {"host": "0.0.0.0"}}, "opcua.server.host"),
+        ("http", {"host": "0.0.0.0"}, "http.host"),
+        ("journal", {"url": "nonsense"}, "journal.url"),
+        ("compute", {"device": "cuda:77"}, "cuda:77"),
+    ],
+    ids=str,
+)
+async def test_serve_refuses_what_it_cannot_use_by_name(
+    tmp_path: Path, section: str, values: dict[str, Any], named: str
+) -> None:
+    """A file that cannot be read, a root that does not exist, an open door."""
+    with pytest.raises(UsageError, match=named) as caught:
+        await serve(settings(tmp_path, **{section: values}), asyncio.Event())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("section", ["opcua", "http"])
+async def test_serve_refuses_a_port_in_use_by_name(tmp_path: Path, section: str) -> None:
+    """A port that somebody else has is named, and what was opened before it is let go."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        values = {"server": {"port": port}} if section == "opcua" else {"port": port}
+        with pytest.raises(UsageError, match=str(port)):
+            await serve(settings(tmp_path, **{section: values}), asyncio.Event())
+
+
+async def test_serve_starts_without_broker_and_model_and_ends_when_told(tmp_path: Path) -> None:
+    """A broker that is away and a model that is not there are states, not errors; stopping is prompt."""
+    stop = asyncio.Event()
+    reasons: list[str] = []
+
+    def look(service: Any) -> None:
+        reasons.extend(service.runner._station.not_ready())
+        stop.set()
+
+    async with asyncio.timeout(30):
+        await serve(settings(tmp_path), stop, on_started=look)
+    assert any(reason.startswith("mqtt: ") for reason in reasons)
+    assert any(reason.startswith("model: ") for reason in reasons)
