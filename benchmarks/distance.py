@@ -1,6 +1,6 @@
-"""Distance to the memory bank beside its rivals, in one run on one thread.
+"""Distance to the memory bank beside its rivals, in one run: CPU time of one thread, best of seven.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.distance [--patches 1369] [--dim 768] [--vectors 1000 5000 20000 100000]
+    OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python -m benchmarks.distance
 
 Rivals: torch.cdist; the study's broadcast formula (on as many patches as fit in 256 MiB, scaled up: the whole would
 take tens of GiB); faiss-cpu's flat index and anomalib's PatchCore, where they are installed. The accuracy column is the
@@ -38,13 +38,13 @@ def unit_vectors(rng: np.random.Generator, count: int, dim: int) -> FloatArray:
 
 
 def best_ms(calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
-    """Return the best time of each call, the calls taking turns so that a busy moment hits all alike."""
+    """Return the best CPU time of each call, the calls taking turns so that a busy moment hits all alike."""
     best = dict.fromkeys(calls, float("inf"))
     for _ in range(REPEATS):
         for name, call in calls.items():
-            start = time.perf_counter()
+            start = time.process_time()
             call()
-            best[name] = min(best[name], 1e3 * (time.perf_counter() - start))
+            best[name] = min(best[name], 1e3 * (time.process_time() - start))
     return best
 
 
@@ -83,9 +83,9 @@ def rivals_of(bank: FloatArray) -> dict[str, Rival]:
 def broadcast_ms(patches: FloatArray, bank: FloatArray) -> float:
     """Return the time of the study's formula for all patches, extrapolated from as many as fit."""
     few = max(1, min(len(patches), BROADCAST_BYTES // bank.nbytes))
-    start = time.perf_counter()
+    start = time.process_time()
     np.sqrt(((patches[:few, None] - bank[None]) ** 2).sum(axis=2)).min(axis=1)
-    return 1e3 * (time.perf_counter() - start) * len(patches) / few
+    return 1e3 * (time.process_time() - start) * len(patches) / few
 
 
 def extra_mib(patches: int, vectors: int, dim: int) -> float:
