@@ -105,6 +105,7 @@ class Runner:
                     for adapter in self._adapters
                 ]
                 self.started.set()
+                self._announce()
                 await stop.wait()
                 await self._drain()
                 for task in serving:

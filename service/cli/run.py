@@ -18,8 +18,7 @@ def run(config: ConfigOption = None) -> None:
 
 
 async def _serve_until_signal(settings: Settings) -> None:
-    # here, so that a mistake in the configuration is told before seconds of imports
-    from service.bootstrap import configure_logging, serve
+    from service.bootstrap import configure_logging, serve  # noqa: PLC0415 - seconds that a mistake must not wait for
 
     configure_logging(settings.log)
     stop = asyncio.Event()

@@ -238,6 +238,9 @@ async def test_service_inspects_on_a_plc_trigger(line: tuple[ServiceProcess, Pla
         def node(name: str) -> Any:
             return client.get_node(f"ns={namespace};s=line1.{name}")
 
+        async with asyncio.timeout(10):
+            while not await node("Ready").read_value():
+                pass
         await node("TriggerPartId").write_value("P-plc")
         await node("TriggerImageUri").write_value(uri)
         await node("Trigger").write_value(41, ua.VariantType.UInt32)
