@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from schemas.recipe import RoiRecipe
-from service.pipeline.roi.coarse_box import Box, CoarseBox, pad_box
+from service.pipeline.roi.coarse_box import Box, CoarseBox, pad_box, row_spans
 from service.pipeline.roi.edges import ByteMask
 from service.pipeline.roi.finder import Prompt, Proposals
-from service.pipeline.roi.mask_rules import Scene, fill_holes, frame_box, largest_piece
+from service.pipeline.roi.mask_rules import IntBox, Scene, fill_holes, frame_box, largest_piece, within_box
 from service.pipeline.types import BgrImage, Mask
 
 CONTEXT_X, CONTEXT_Y = 0.25, 0.10
@@ -107,13 +107,11 @@ def _propose(bgr: BgrImage, coarse: CoarseBox, box: Box, recipe: RoiRecipe) -> P
     return Proposals([(mask, 1.0)], scene, lambda ruled: crop.to_frame(_refine(crop, ruled, background, foreground)))
 
 
-def seed(
-    silhouette: Mask, box: tuple[int, int, int, int], core: tuple[int, int, int, int], inset: float
-) -> npt.NDArray[np.uint8]:
+def seed(silhouette: Mask, box: IntBox, core: IntBox, inset: float) -> npt.NDArray[np.uint8]:
     """Return the trimap that GrabCut starts from.
 
-    Surely background outside the box, surely foreground in the centre of the unpadded box, probably foreground in the
-    silhouette of the coarse box, probably background elsewhere.
+    Surely foreground in the centre of the unpadded box, probably foreground in the silhouette of the coarse box,
+    probably background as far around it as the box is padded, and surely background beyond.
 
     Args:
         silhouette: (h, w) bool.
@@ -124,9 +122,12 @@ def seed(
     Returns:
         (h, w) uint8 of cv2.GC_* values.
     """
-    trimap = np.full(silhouette.shape, cv2.GC_BGD, np.uint8)
-    x1, y1, x2, y2 = (max(edge, 0) for edge in box)
-    trimap[y1:y2, x1:x2] = np.where(silhouette[y1:y2, x1:x2], cv2.GC_PR_FGD, cv2.GC_PR_BGD)
+    margin_x = max(core[0] - box[0], box[2] - core[2], 1)
+    margin_y = max(core[1] - box[1], box[3] - core[3], 1)
+    kernel = np.ones((2 * margin_y + 1, 2 * margin_x + 1), np.uint8)
+    reach = within_box(cv2.dilate(row_spans(silhouette.view(np.uint8)), kernel).astype(np.bool_), box)
+    trimap = np.where(reach, np.uint8(cv2.GC_PR_BGD), np.uint8(cv2.GC_BGD))
+    trimap[silhouette & reach] = cv2.GC_PR_FGD
     x1, y1, x2, y2 = core
     dx, dy = round(inset * (x2 - x1)), round(inset * (y2 - y1))
     trimap[max(y1 + dy, 0) : y2 - dy, max(x1 + dx, 0) : x2 - dx] = cv2.GC_FGD

@@ -138,6 +138,18 @@ def drop_scraps(mask: Mask, scrap_frac: float) -> Mask:
     return kept
 
 
+def cut_spurs(mask: Mask, thickness: int) -> Mask:
+    """Return the mask without what is less than `thickness` pixels high: the table's edge beside the part.
+
+    Narrow upright parts, like the valve stem, stay.
+    """
+    if thickness < 2:
+        return mask
+    kernel = np.ones((thickness, 1), np.uint8)
+    # Opening would take the border rows of the mask for thin ones if what lies beyond counted as outside.
+    return cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, kernel).astype(np.bool_)
+
+
 def bounds(mask: Mask) -> IntBox | None:
     """Return the tight box of the mask, or None where it is empty."""
     x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
@@ -210,6 +222,7 @@ def apply_rules(raw: Mask, scene: Scene, recipe: RoiRecipe) -> RuledMask:
     mask = polarity(raw, scene.box, recipe.fg_inset)
     mask = within_box(mask, scene.box)
     mask = clear_border(mask, scene.frame, recipe.border_frac)
+    mask = cut_spurs(mask, round(recipe.spur_frac * (scene.box[3] - scene.box[1])))
     mask = drop_scraps(mask, recipe.scrap_frac)
     mask = bridge_vertically(mask, gap)
     mask = central_pieces(mask, scene.box, recipe.bands_frac)
