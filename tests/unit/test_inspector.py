@@ -20,6 +20,10 @@ from tests.support.memory_journal import MemoryJournal
 from tests.support.waiting import eventually
 
 
+PATIENT = DeadlineSettings(default_ms=60_000)
+"""No verdict of these tests may depend on how busy the machine is."""
+
+
 class Line:
     """An inspector with everything around it in memory."""
 
@@ -52,7 +56,7 @@ class Line:
 async def a_line(
     settings: Settings | None = None, *, pipeline: ScriptedPipeline | None = None, error: FrameError | None = None
 ) -> AsyncIterator[Line]:
-    line = Line(settings or Settings(), pipeline or ScriptedPipeline(), OneFrame(error))
+    line = Line(settings or Settings(deadline=PATIENT), pipeline or ScriptedPipeline(), OneFrame(error))
     running = asyncio.create_task(line.compute.run())
     try:
         yield line
@@ -103,7 +107,7 @@ async def test_inspector_answers_a_bad_frame_with_its_reason(error: FrameError, 
 
 async def test_inspector_passes_errors_where_the_plant_chose_so() -> None:
     """`gate.on_error = "PASS"` lets parts pass that could not be judged."""
-    settings = Settings(gate=GateSettings(on_error=Gate.PASS))
+    settings = Settings(gate=GateSettings(on_error=Gate.PASS), deadline=PATIENT)
     async with a_line(settings, error=FrameMissing("gone")) as line:
         assert (await line.ask(arrival())).verdict.gate is Gate.PASS
 
@@ -205,7 +209,7 @@ async def test_inspector_answers_what_the_last_run_left_open() -> None:
 
 async def test_inspector_refuses_more_than_it_can_hold() -> None:
     """One event above the capacity is answered `overload` at once; there is room again when work is done."""
-    settings = Settings(intake=IntakeSettings(capacity=2), deadline=DeadlineSettings(default_ms=60_000))
+    settings = Settings(intake=IntakeSettings(capacity=2), deadline=PATIENT)
     async with a_line(settings) as line:
         line.pipeline.hold()
         held = [asyncio.create_task(line.inspector.inspect(arrival(f"held{number}"))) for number in range(2)]
@@ -231,6 +235,6 @@ async def test_inspector_goes_on_without_its_journal() -> None:
 
 async def test_inspector_numbers_verdicts_without_gaps() -> None:
     """`seq` rises by one for each new verdict, in the order in which they leave."""
-    async with a_line(Settings(intake=IntakeSettings(capacity=100))) as line:
+    async with a_line(Settings(intake=IntakeSettings(capacity=100), deadline=PATIENT)) as line:
         await asyncio.gather(*(line.inspector.inspect(arrival(f"e{number}")) for number in range(50)))
     assert [answer.verdict.seq for answer in line.answers] == list(range(1, 51))
