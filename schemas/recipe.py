@@ -31,7 +31,7 @@ class RoiRecipe(Value):
     )
     iterations: Positive = Field(default=3, description="method grabcut: iterations")
     prominence_min: Fraction = Field(
-        default=0.05, description="how much the best region must look like one upright part, 0..1; below: no ROI"
+        default=0.1, description="how much the best region must look like one upright part, 0..1; below: no ROI"
     )
     pad_frac: Fraction = Field(default=0.10, description="padding of the coarse box, of its width and height")
     fg_inset: Annotated[float, Field(ge=0.05, le=0.45)] = Field(

@@ -127,7 +127,7 @@ def find_coarse_box(bgr: BgrImage, recipe: RoiRecipe) -> CoarseBox | None:
         ]
     if not ranked:
         return None
-    score, candidate = max(ranked, key=lambda entry: entry[0])
+    score, candidate = _largest_of_best(ranked)
     if score < recipe.prominence_min:
         return None
     silhouette = _with_stem(candidate, (energy.shape[0], energy.shape[1]))
@@ -135,6 +135,19 @@ def find_coarse_box(bgr: BgrImage, recipe: RoiRecipe) -> CoarseBox | None:
     box = x / scale, y / scale, (x + width) / scale, (y + height) / scale
     box = pad_box(recentre(box, silhouette, scale), 0.0, 0.0, (bgr.shape[1], bgr.shape[0]))
     return CoarseBox(box, silhouette.astype(np.bool_), scale, score)
+
+
+def _largest_of_best(ranked: list[tuple[float, Candidate]]) -> tuple[float, Candidate]:
+    """Return the best candidate, or the largest around it of nearly its rank: a high level loses faint edges."""
+    best_score, best = max(ranked, key=lambda entry: entry[0])
+
+    def is_around(candidate: Candidate) -> bool:
+        shared_x = min(best.x + best.width, candidate.x + candidate.width) - max(best.x, candidate.x)
+        shared_y = min(best.y + best.height, candidate.y + candidate.height) - max(best.y, candidate.y)
+        return min(shared_x, shared_y) > 0 and shared_x * shared_y >= 0.85 * best.width * best.height
+
+    near = [entry for entry in ranked if entry[0] >= 0.9 * best_score and is_around(entry[1])]
+    return max(near, key=lambda entry: entry[1].area)
 
 
 def _candidates(solid: ByteMask, min_area_frac: float) -> Iterator[Candidate]:
@@ -150,7 +163,6 @@ def _candidates(solid: ByteMask, min_area_frac: float) -> Iterator[Candidate]:
             continue
         # A canister fills 0.75 of its bounds: something is joined to it, or its outline has a gap.
         yield from filter(large, _bodies(region, joined=True))
-        yield from filter(large, _bodies(replace(region, mask=row_spans(region.mask)), joined=True))
         # Table edges and window frames are thin where they meet the part; so is the stem, which goes with them.
         framed = cv2.copyMakeBorder(region.mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT)
         thick = np.asarray(cv2.morphologyEx(framed, cv2.MORPH_OPEN, THICK), np.uint8)[1:-1, 1:-1].copy()
@@ -292,11 +304,20 @@ def prominence(candidate: Candidate, energy: FloatArray, salient: FloatArray, re
         + 0.1 * -log(_share_inside(candidate, salient))
         + 0.07 * touched
         + 0.1 * -log(min(1.0, max(0.01, (area / (width * height) - 0.3) / 0.4)))
-        + 0.4 * max(0.0, log(shape / 3.5)) ** 2
+        + max(0.0, log(2.0 / shape), log(shape / 3.5)) ** 2
+        + 0.5 * max(0.0, width / candidate.typical_width - 1.2)
+        + 1.5 * max(0.0, _waist(candidate) - 0.3)
         + 1.8 * off_x**2
         + 2.9 * off_y**2
     )
     return exp(-doubts)
+
+
+def _waist(candidate: Candidate) -> float:
+    """Return how much wider the mask gets again above its narrowest row, of its width: a neck is no waist."""
+    spans = candidate.mask.sum(axis=1, dtype=np.int64)[::-1]
+    upwards = spans[int(np.argmax(spans[: len(spans) // 2 + 1])) :]
+    return float((upwards - np.minimum.accumulate(upwards)).max()) / candidate.typical_width
 
 
 def _asymmetry(mask: ByteMask) -> float:

@@ -77,7 +77,7 @@ def solid_regions(edges: npt.NDArray[np.bool_]) -> ByteMask:
     Returns:
         (h, w) uint8 0/1; lines thinner than 3 px that enclose nothing are gone.
     """
-    kernel = np.ones((3, 3), np.uint8)
+    kernel = np.ones((5, 5), np.uint8)
     solid = np.asarray(cv2.morphologyEx(edges.astype(np.uint8), cv2.MORPH_CLOSE, kernel), np.uint8)
     contours, hierarchy = cv2.findContours(solid, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     if not contours:
@@ -91,4 +91,4 @@ def solid_regions(edges: npt.NDArray[np.bool_]) -> ByteMask:
     for index in range(len(holes)):
         # One call for all of them would leave nested holes open (even-odd rule).
         cv2.drawContours(solid, holes, index, 1, cv2.FILLED)
-    return np.asarray(cv2.morphologyEx(solid, cv2.MORPH_OPEN, kernel), np.uint8)
+    return np.asarray(cv2.morphologyEx(solid, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)), np.uint8)
