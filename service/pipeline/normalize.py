@@ -87,12 +87,11 @@ def normalize(frame_bgr: BgrImage, roi: Roi, recipe: NormalizeRecipe) -> Normali
     grid = _Grid.around(roi.xyxy, recipe.side)
     rows, columns = grid.on_canvas()
     size = columns.stop - columns.start, rows.stop - rows.start
-    shrinks = grid.target < grid.source
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    interpolation = cv2.INTER_AREA if grid.target < grid.source else cv2.INTER_LINEAR
     pixels = _bytes(cv2.resize(_cut(frame_bgr, grid.crop, cv2.BORDER_REPLICATE), size, interpolation=interpolation))
     # Beyond the frame the part ends: its last pixel must not be repeated as the picture's is.
     cut_mask = _cut(roi.mask.view(np.uint8), grid.crop, cv2.BORDER_CONSTANT)
-    inside = cv2.resize(cut_mask * np.uint8(255), size, interpolation=interpolation) > 127
+    inside = cv2.resize(cut_mask, size, interpolation=cv2.INTER_NEAREST_EXACT) > 0
     if not inside.any():
         raise RoiNotFound(f"nothing of the mask is left at {recipe.side} px")
 

@@ -1,21 +1,20 @@
 """Coarse box: the region of the frame that looks most like one upright part, by edge energy at reduced size.
 
-Outlines are cut at several levels of edge energy. What they enclose, or the part of it that a straight body of even
-width makes up where clutter is joined to it, is a candidate; soft terms rank the candidates. The box only prompts a
-segmenter, so it may be off by a tenth of its sides, but it must not take the monitor for the canister.
+Outlines are looked for at several levels of edge energy. What they enclose, or the straight body within that where
+clutter is joined to it, is a candidate; soft terms rank the candidates. The box only prompts a segmenter, so it may be
+off by a tenth of its sides, but it must not take the monitor for the canister.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from math import exp, inf, log
+from dataclasses import dataclass
+from math import exp, log
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from schemas.recipe import RoiRecipe
+from service.pipeline.roi.candidates import TALL_SHAPE, Candidate, candidates
 from service.pipeline.roi.edges import ByteMask, edge_energy, edge_levels, noise_floor, solid_regions
 from service.pipeline.types import BgrImage, FloatArray, Mask
 
@@ -23,52 +22,7 @@ Box = tuple[float, float, float, float]
 """x1, y1, x2, y2 in pixels of the full frame; not rounded."""
 
 LEVELS = 5
-THICK = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (9, 9))
-
-REGIONS = 4
-"""How many regions are looked at in each level."""
-
-BODIES = 3
-"""How many bodies are traced in one region that clutter is joined to."""
-
-MIN_HEIGHT_FRAC = 0.12
-TALL_SHAPE, SHOULDER_SHAPE = 2.65, 2.2
-"""Height over width of a canister with and without what stands on its ring; used only where clutter hides the top."""
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A region that may be the part.
-
-    mask: (h, w) uint8 0/1, tight. x, y: where it lies in the reduced frame. open_above: clutter is joined to its top,
-    which may therefore lie higher.
-    """
-
-    mask: ByteMask
-    x: int
-    y: int
-    open_above: bool
-
-    @property
-    def width(self) -> int:
-        """Width in reduced pixels."""
-        return int(self.mask.shape[1])
-
-    @property
-    def height(self) -> int:
-        """Height in reduced pixels."""
-        return int(self.mask.shape[0])
-
-    @property
-    def area(self) -> int:
-        """Area in reduced pixels."""
-        return cv2.countNonZero(self.mask)
-
-    @property
-    def typical_width(self) -> float:
-        """Median width of its rows, in reduced pixels: a shadow widens the bounds more than this."""
-        spans = self.mask.sum(axis=1)
-        return float(np.median(spans[spans > 0]))
+"""At how many levels of edge energy outlines are looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +77,7 @@ def find_coarse_box(bgr: BgrImage, recipe: RoiRecipe) -> CoarseBox | None:
         solid = solid_regions(energy > level)
         ranked += [
             (prominence(candidate, energy, salient, recipe), candidate)
-            for candidate in _candidates(solid, recipe.area_frac_min / 2)
+            for candidate in candidates(solid, recipe.area_frac_min / 2)
         ]
     if not ranked:
         return None
@@ -150,123 +104,6 @@ def _largest_of_best(ranked: list[tuple[float, Candidate]]) -> tuple[float, Cand
     return max(near, key=lambda entry: entry[1].area)
 
 
-def _candidates(solid: ByteMask, min_area_frac: float) -> Iterator[Candidate]:
-    min_area, min_height = min_area_frac * solid.size, MIN_HEIGHT_FRAC * solid.shape[0]
-
-    def large(candidate: Candidate) -> bool:
-        return candidate.area >= min_area and candidate.height >= min_height
-
-    for region in filter(large, _regions(solid)):
-        yield region
-        yield from filter(large, _bodies(region, joined=False))
-        if region.area >= 0.6 * region.width * region.height:
-            continue
-        # A canister fills 0.75 of its bounds: something is joined to it, or its outline has a gap.
-        yield from filter(large, _bodies(region, joined=True))
-        # Table edges and window frames are thin where they meet the part; so is the stem, which goes with them.
-        framed = cv2.copyMakeBorder(region.mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT)
-        thick = np.asarray(cv2.morphologyEx(framed, cv2.MORPH_OPEN, THICK), np.uint8)[1:-1, 1:-1].copy()
-        for body in filter(large, _bodies(replace(region, mask=thick), joined=True)):
-            yield replace(body, open_above=True)
-
-
-def _regions(solid: ByteMask) -> Iterator[Candidate]:
-    """Yield the largest connected regions."""
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(solid, connectivity=8)
-    for label in 1 + np.argsort(-stats[1:, cv2.CC_STAT_AREA])[:REGIONS]:
-        x, y, width, height, _ = (int(value) for value in stats[label])
-        yield Candidate((labels[y : y + height, x : x + width] == label).astype(np.uint8), x, y, open_above=False)
-
-
-def row_spans(region: ByteMask) -> ByteMask:
-    """Return the region with each row filled from its first to its last pixel."""
-    from_left = np.maximum.accumulate(region, axis=1)
-    from_right = np.maximum.accumulate(region[:, ::-1], axis=1)[:, ::-1]
-    return np.asarray(from_left & from_right, np.uint8)
-
-
-def _bodies(region: Candidate, *, joined: bool) -> Iterator[Candidate]:
-    """Yield the thickest bodies of a region, each traced up and down from its thickest point.
-
-    joined: the region is more than the part, so a body ends at the latest where a canister of its width does.
-    """
-    # The border counts as outside, so that a region cut by the frame is not thick there.
-    framed = cv2.copyMakeBorder(region.mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT)
-    thickness = cv2.distanceTransform(framed, cv2.DIST_L2, 3)[1:-1, 1:-1].copy()
-    height, width = region.mask.shape
-    columns = np.arange(width)
-    zero_before = np.maximum.accumulate(np.where(region.mask, -1, columns), axis=1)
-    zero_after = np.minimum.accumulate(np.where(region.mask, width, columns)[:, ::-1], axis=1)[:, ::-1]
-    for _ in range(BODIES):
-        _, radius, _, (seed_x, seed_y) = cv2.minMaxLoc(thickness)
-        if radius < 3:
-            return
-        reach = int(1.2 * radius)
-        thickness[max(seed_y - 3 * reach, 0) : seed_y + 3 * reach, max(seed_x - reach, 0) : seed_x + reach] = 0
-        runs = _Runs(zero_before, zero_after, radius)
-        down, _ = runs.follow(seed_x, range(seed_y, height), shoulder=-1)
-        bottom = down[-1][0] + 1 if down else seed_y
-        highest = max(0, bottom - round(TALL_SHAPE * 2 * radius)) if joined else 0
-        shoulder = bottom - round(SHOULDER_SHAPE * 2 * radius) if joined else -1
-        up, blocked_above = runs.follow(seed_x, range(seed_y, highest - 1, -1), shoulder=shoulder)
-        mask = np.zeros_like(region.mask)
-        for row, first, last in up + down:
-            mask[row, first : last + 1] = 1
-        left, top, body_width, body_height = cv2.boundingRect(mask)
-        if body_width:
-            body = mask[top : top + body_height, left : left + body_width]
-            yield Candidate(body, region.x + left, region.y + top, blocked_above)
-
-
-@dataclass(frozen=True, slots=True)
-class _Runs:
-    """The runs of a region's rows, as far as they can belong to a body of about even width.
-
-    zero_before, zero_after: (h, w) int, column of the nearest pixel outside of the region. radius: half the width of
-    the body at its thickest point, px.
-    """
-
-    zero_before: npt.NDArray[np.int64]
-    zero_after: npt.NDArray[np.int64]
-    radius: float
-
-    def follow(self, start: int, rows: range, *, shoulder: int) -> tuple[list[tuple[int, int, int]], bool]:
-        """Follow the body from its thickest point, row by row, along its axis.
-
-        A run that goes too far to one side (a shadow) is cut to what it has on the other; one that goes too far to both
-        sides (a table's edge behind it) to the width of the row before, provided that the body goes on beyond.
-
-        Returns:
-            Row, first and last column of each run, and whether it ended where the region goes on.
-        """
-        widest = 1.35 * self.radius + 2  # the crimped ring is wider than the body, and the seed may be off the axis
-        axis, half = float(start), self.radius
-        runs: list[tuple[int, int, int]] = []
-        blocked, stem = 0, False
-        for row in rows:
-            column = round(axis)
-            left = column - int(self.zero_before[row, column])
-            right = int(self.zero_after[row, column]) - column
-            if left <= 0 or right <= 0:
-                break
-            stem = stem or half < 0.35 * self.radius
-            # Past the foot of the stem nothing gets wide again.
-            narrow = 0.5 * self.radius if stem else 0.75 * self.radius if row < shoulder else inf
-            if (left > widest and right > widest) or (left + right) / 2 > narrow:
-                blocked += 1
-                left = right = max(1, round(half))
-            else:
-                blocked = 0
-                left, right = (
-                    min(left, right + 2 if left > widest else left),
-                    min(right, left + 2 if right > widest else right),
-                )
-                axis += min(max((right - left) / 2, -0.5), 0.5)
-                half = (left + right) / 2
-            runs.append((row, column - left + 1, column + right - 1))
-        return runs[: len(runs) - blocked], blocked > 0
-
-
 def _with_stem(candidate: Candidate, frame_shape: tuple[int, int]) -> ByteMask:
     """Return the candidate in the reduced frame; where its top is lost in clutter, with a strip up to the usual height.
 
@@ -284,8 +121,8 @@ def _with_stem(candidate: Candidate, frame_shape: tuple[int, int]) -> ByteMask:
 def prominence(candidate: Candidate, energy: FloatArray, salient: FloatArray, recipe: RoiRecipe) -> float:
     """Return how much a candidate looks like one upright part in the middle of the picture, 0..1.
 
-    exp(-sum of weighted doubts). The weights were fitted so that the best of a frame's candidates wins, on 200 rendered
-    frames and on the two photos shifted, turned, blurred, and pasted onto each other's background.
+    exp(-sum of weighted doubts). The weights were fitted, then rounded, so that the best of a frame's candidates wins, on
+    200 rendered frames and on two photos shifted, turned, blurred, and pasted onto each other's background.
     """
     frame_height, frame_width = energy.shape
     x, y, width, height, area = candidate.x, candidate.y, candidate.width, candidate.height, candidate.area
@@ -317,7 +154,8 @@ def _waist(candidate: Candidate) -> float:
     """Return how much wider the mask gets again above its narrowest row, of its width: a neck is no waist."""
     spans = candidate.mask.sum(axis=1, dtype=np.int64)[::-1]
     upwards = spans[int(np.argmax(spans[: len(spans) // 2 + 1])) :]
-    return float((upwards - np.minimum.accumulate(upwards)).max()) / candidate.typical_width
+    regained = int((upwards - np.minimum.accumulate(upwards)).max())
+    return regained / candidate.typical_width
 
 
 def _asymmetry(mask: ByteMask) -> float:
@@ -331,7 +169,8 @@ def _asymmetry(mask: ByteMask) -> float:
     middle_off = (left + right) / 2 - (weights * (left + right) / 2).sum()
     variance = float((weights * row_off**2).sum())
     slope = float((weights * row_off * middle_off).sum()) / variance if variance > 0 else 0.0
-    return float((weights * np.abs(middle_off - slope * row_off)).sum()) / width
+    strays = weights * np.abs(middle_off - slope * row_off)
+    return float(strays.sum()) / float(width)
 
 
 def _rim(candidate: Candidate, energy: FloatArray) -> tuple[float, float]:

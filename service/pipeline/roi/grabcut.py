@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from schemas.recipe import RoiRecipe
-from service.pipeline.roi.coarse_box import Box, CoarseBox, pad_box, row_spans
+from service.pipeline.roi.candidates import row_spans
+from service.pipeline.roi.coarse_box import Box, CoarseBox, pad_box
 from service.pipeline.roi.edges import ByteMask
 from service.pipeline.roi.finder import Prompt, Proposals
 from service.pipeline.roi.mask_rules import IntBox, Scene, fill_holes, frame_box, largest_piece, within_box
@@ -83,7 +84,9 @@ class _Crop:
         """Return a 0/1 mask of the crop, at any size, over the full frame."""
         size = self.full.shape[1], self.full.shape[0]
         frame = np.zeros((self.frame_wh[1], self.frame_wh[0]), np.bool_)
-        smooth = cv2.resize(mask * np.uint8(255), size, interpolation=cv2.INTER_LINEAR)
+        # Blurred, or the steps of the smaller mask would show in the larger one.
+        soft = cv2.GaussianBlur(mask * np.uint8(255), (0, 0), 1.2)
+        smooth = cv2.resize(soft, size, interpolation=cv2.INTER_LINEAR)
         np.greater(smooth, 127, out=frame[self.y1 : self.y2, self.x1 : self.x2])
         return frame
 
