@@ -85,6 +85,9 @@ class SqlJournal:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
         self._waiting: list[tuple[Callable[[Connection], Any], asyncio.Future[Any]]] = []
         self._flush: asyncio.Task[None] | None = None
+        self._connection: Connection | None = (
+            None  # of the thread alone; taking one from a pool costs as much as a commit
+        )
 
     async def __aenter__(self) -> Self:
         try:
@@ -98,7 +101,7 @@ class SqlJournal:
     ) -> None:
         if self._flush is not None:
             await asyncio.wait({self._flush})
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._engine.dispose)
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
         self._thread.shutdown(wait=False)
 
     async def accept(self, arrival: Arrival, deadline_at: datetime) -> JournalEntry | None:
@@ -230,12 +233,21 @@ class SqlJournal:
 
     def _commit(self, works: Sequence[Callable[[Connection], Any]]) -> list[Any]:
         try:
-            with self._engine.begin() as connection:
-                return [work(connection) for work in works]
+            if self._connection is None:
+                self._connection = self._engine.connect()
+            with self._connection.begin():
+                return [work(self._connection) for work in works]
         except SQLAlchemyError as exc:
+            self._disconnect()
             if len(works) > 1:  # one bad write must not take its neighbours along
                 return [outcome for work in works for outcome in self._commit([work])]
             return [JournalError(_one_line(exc))]
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        self._engine.dispose()
 
 
 def _open_engine(settings: JournalSettings) -> Engine:

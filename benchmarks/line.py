@@ -143,7 +143,7 @@ async def measure(events: int, rate_hz: float) -> Seen:
         folder = Path(name)
         for number in range(FRAMES):
             damage = random_damage(np.random.default_rng(number)) if number % 3 == 0 else None
-            cv2.imwrite(str(folder / f"{number}.jpg"), render_canister(number, damage=damage).bgr)
+            cv2.imwrite(str(folder / f"{number}.png"), render_canister(number, damage=damage).bgr)
         opcua_port = free_port()
         async with (
             MosquittoBroker(executable) as broker,
@@ -165,7 +165,7 @@ async def measure(events: int, rate_hz: float) -> Seen:
                     "event_id": event_id,
                     "part_id": f"P{number}",
                     "trigger_id": number + 1,
-                    "image": {"uri": (folder / f"{number % FRAMES}.jpg").as_uri()},
+                    "image": {"uri": (folder / f"{number % FRAMES}.png").as_uri()},
                 }
                 seen.published[event_id] = time.perf_counter()
                 client.publish(f"cangate/{STATION}/image-ready", json.dumps(payload), qos=1)

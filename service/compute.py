@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -55,12 +55,17 @@ Outcome = Judged | Failed
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One frame to be judged; `wanted` is asked before each costly step and stops a job whose answer is too late."""
+    """One frame to be judged.
+
+    wanted: asked before each costly step; stops a job whose answer is too late. is_new: told once the journal was
+    asked; a frame is made ready meanwhile, but costs no inference where its event was answered before.
+    """
 
     image: ImageRef | None
     frame_bytes: bytes | None
     model: LoadedModel
     wanted: Callable[[], bool]
+    is_new: Awaitable[bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +101,12 @@ class Compute:
         """Return what the pipeline says about one frame. Never raises on a bad frame."""
         loop = asyncio.get_running_loop()
         prepared = await loop.run_in_executor(self._preparers, self._prepare, job)
+        is_new = await job.is_new
         if isinstance(prepared, Failed):
             return prepared
         load_ms, ready = prepared
+        if not is_new:
+            return _abandoned(job, ready.frame, load_ms)
         outcome: asyncio.Future[Outcome] = loop.create_future()
         self._ready.put_nowait(_Ready(ready, job, load_ms, outcome))
         return await outcome
@@ -171,7 +179,7 @@ def _judge_group(group: list[_Ready]) -> list[Outcome]:
 
 
 def _abandoned(job: Job, frame: Frame | None = None, load_ms: float | None = None) -> Failed:
-    return Failed(Reason.DEADLINE_MISSED, "the deadline passed before its turn came", job.model.ref, frame, load_ms)
+    return Failed(Reason.DEADLINE_MISSED, "nobody waited for it when its turn came", job.model.ref, frame, load_ms)
 
 
 def _one_line(exc: Exception) -> str:

@@ -27,6 +27,9 @@ _JOURNAL_PATIENCE_S = 0.5
 """How long an event that has no time left waits for the journal; one that has time spends up to half of it."""
 
 
+_PICTURE_DELAY_S = 0.05
+
+
 class Inspector:
     """Answers every event exactly once.
 
@@ -87,14 +90,18 @@ class Inspector:
         event_id = arrival.event.event_id
         answered = self._remember(event_id)
         deadline = Deadline.of(arrival, self._settings.deadline)
+        is_new: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        work = self._begin(arrival, deadline, is_new)  # the frame is made ready while the journal is asked
         known = known or await self._accept(arrival, deadline)
         if known is not None and known.verdict_json is not None:
+            is_new.set_result(False)
             answer = Answer(Verdict.model_validate_json(known.verdict_json), known.verdict_json, deadline.monotonic)
             answered.set_result(answer)
             self._dispatch(_repeat(answer, arrival), arrival)
             return
+        is_new.set_result(True)
         try:
-            outcome = await self._outcome(arrival, deadline)
+            outcome = work if isinstance(work, Failed) else await self._in_time(work, arrival, deadline)
         except Exception as exc:
             log.exception("inspection_failed", event_id=event_id)
             outcome = Failed(Reason.INTERNAL_ERROR, type(exc).__name__)
@@ -105,7 +112,8 @@ class Inspector:
         answered.set_result(answer)
         self._dispatch(answer, arrival)
         _log_part(verdict, outcome)
-        self._show(verdict, outcome)
+        # drawing pictures takes the interpreter just when the verdict is on its way out
+        asyncio.get_running_loop().call_later(_PICTURE_DELAY_S, self._show, verdict, outcome)
 
     def _remember(self, event_id: str) -> asyncio.Future[Answer]:
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -127,7 +135,10 @@ class Inspector:
         self.journal_fault = None
         return known
 
-    async def _outcome(self, arrival: Arrival, deadline: Deadline) -> Outcome:
+    def _begin(
+        self, arrival: Arrival, deadline: Deadline, is_new: asyncio.Future[bool]
+    ) -> Failed | asyncio.Task[Outcome]:
+        """Start the inspection, or say why there can be none."""
         if arrival.refusal is not None:
             return Failed(arrival.refusal.reason, arrival.refusal.detail)
         if self._clock.monotonic() >= deadline.decide_by:
@@ -137,19 +148,27 @@ class Inspector:
             return Failed(Reason.MODEL_UNAVAILABLE, "no model is loaded, or the station is paused")
         if not self.has_room:
             return Failed(Reason.OVERLOAD, f"{self._in_work} events are in work", model.ref)
-        job = Job(
-            arrival.image, arrival.frame_bytes, model, wanted=lambda: self._clock.monotonic() < deadline.decide_by
-        )
         self._in_work += 1
+        job = Job(
+            arrival.image,
+            arrival.frame_bytes,
+            model,
+            wanted=lambda: self._clock.monotonic() < deadline.decide_by,
+            is_new=is_new,
+        )
         work = asyncio.create_task(self._compute.judge(job), name=f"judge {arrival.event.event_id}")
         work.add_done_callback(self._leave)
+        return work
+
+    async def _in_time(self, work: asyncio.Task[Outcome], arrival: Arrival, deadline: Deadline) -> Outcome:
+        """Return what comes first: the outcome of `work`, or a missed deadline."""
         done, _ = await asyncio.wait({work}, timeout=deadline.decide_by - self._clock.monotonic())
         if done:
             return work.result()
         late = asyncio.create_task(self._record_late(work, arrival, self._clock.now()))
         self._late.add(late)
         late.add_done_callback(self._late.discard)
-        return Failed(Reason.DEADLINE_MISSED, "the inspection took too long", model.ref)
+        return Failed(Reason.DEADLINE_MISSED, "the inspection took too long")
 
     def _leave(self, _: asyncio.Task[Outcome]) -> None:
         self._in_work -= 1
