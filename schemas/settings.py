@@ -166,7 +166,7 @@ class ComputeSettings(Value):
     """Where and how wide the pipeline runs."""
 
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    threads: NonNegative = Field(default=0, description="torch threads; 0: one per core")
+    threads: NonNegative = Field(default=0, description="of torch, OpenCV and BLAS; 0: all cores but one")
     prepare_workers: Positive = Field(default=2, description="threads that load, cut out and normalise frames")
     max_batch: Positive = Field(default=8, description="largest micro-batch of the compute thread")
 
