@@ -121,7 +121,7 @@ def _with_stem(candidate: Candidate, frame_shape: tuple[int, int]) -> ByteMask:
 def prominence(candidate: Candidate, energy: FloatArray, salient: FloatArray, recipe: RoiRecipe) -> float:
     """Return how much a candidate looks like one upright part in the middle of the picture, 0..1.
 
-    exp(-sum of weighted doubts). The weights were fitted, then rounded, so that the best of a frame's candidates wins, on
+    exp(-sum of weighted doubts). The weights were fitted, then rounded, so that the best candidate of a frame wins, on
     200 rendered frames and on two photos shifted, turned, blurred, and pasted onto each other's background.
     """
     frame_height, frame_width = energy.shape

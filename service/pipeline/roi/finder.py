@@ -20,12 +20,13 @@ from service.pipeline.roi.mask_rules import (
     largest_piece,
     rank,
     touched_sides,
+    unusable,
     within_box,
 )
 from service.pipeline.types import BgrImage, Mask, Roi
 
-ATTEMPTS = 3
-"""Prompts tried on one frame: the first box and two wider ones."""
+RETRIES = 2
+"""How often a wider box is tried on one frame."""
 
 GROWTH = 0.25
 """How far a box's side moves out when it was too small, of the box's width or height."""
@@ -93,23 +94,25 @@ class PromptedFinder:
         prompt = self._segmenter.look(bgr)
         box = pad_box(coarse.xyxy, recipe.pad_frac, recipe.pad_frac / 2, frame_wh)
         path = self._segmenter.name
-        for attempt in range(ATTEMPTS):
-            proposals = prompt(coarse, box)
-            raw, ruled = rank(proposals.masks, proposals.scene, recipe)
-            grow = _too_small(ruled, proposals.scene)
-            if not grow.any() or attempt == ATTEMPTS - 1:
+        raw, ruled, proposals = self._segmented(prompt, coarse, box)
+        for _ in range(RETRIES):
+            too_small = _too_small(ruled, proposals.scene)
+            if not too_small.any():
                 break
             path = f"{self._segmenter.name}>wider"
-            box = _grown(box, grow, frame_wh)
-        else:
-            raise AssertionError("unreachable: the last attempt breaks")
-        if not ruled.mask.any() or "fills_box" in ruled.faults:
-            raise RoiNotFound(f"no mask in a coarse box of prominence {coarse.prominence:.2f}")
+            box = _grown(box, too_small, frame_wh)
+            raw, ruled, proposals = self._segmented(prompt, coarse, box)
+        if unusable(raw, proposals.scene.box):
+            raise RoiNotFound(f"no edge in a coarse box of prominence {coarse.prominence:.2f}")
         for step, candidate in _fallbacks(raw, ruled, proposals.scene, recipe):
             path += step
             if candidate.penalty <= recipe.penalty_max:
                 return roi_of(proposals.to_frame(candidate.mask), path)
         raise RoiNotFound(f"the mask is not that of a part: {', '.join(ruled.faults) or 'too many doubts'}")
+
+    def _segmented(self, prompt: Prompt, coarse: CoarseBox, box: Box) -> tuple[Mask, RuledMask, Proposals]:
+        proposals = prompt(coarse, box)
+        return *rank(proposals.masks, proposals.scene, self._recipe), proposals
 
 
 def roi_of(mask: Mask, path: str) -> Roi:
@@ -121,7 +124,7 @@ def roi_of(mask: Mask, path: str) -> Roi:
 
 
 def _too_small(ruled: RuledMask, scene: Scene) -> Mask:
-    """Return which sides of the prompt (left, top, right, bottom) must move out: all of them for no mask or no edge."""
+    """Return which sides of the prompt (left, top, right, bottom) must move out: all of them where no edge was seen."""
     if not ruled.mask.any() or "fills_box" in ruled.faults:
         return np.ones(4, np.bool_)
     return touched_sides(ruled.mask, scene.box, scene.frame)

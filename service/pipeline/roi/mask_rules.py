@@ -258,6 +258,13 @@ def rank(proposals: Sequence[tuple[Mask, float]], scene: Scene, recipe: RoiRecip
     return raw, best
 
 
+def unusable(raw: Mask, box: IntBox) -> bool:
+    """Tell whether a segmenter saw no edge at all: a raw mask that is empty in the box, or fills it."""
+    x1, y1, x2, y2 = (max(edge, 0) for edge in box)
+    inside = raw[y1:y2, x1:x2]
+    return not inside.any() or bool(inside.all())
+
+
 def touched_sides(mask: Mask, box: IntBox, frame: IntBox) -> npt.NDArray[np.bool_]:
     """Return which sides of the box (left, top, right, bottom) cut the mask, so that the box is too small there.
 
