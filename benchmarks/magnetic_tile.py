@@ -1,0 +1,71 @@
+"""Accuracy on photos of magnetic tiles: trains on the OK tiles of a folder, judges the others, masks included.
+
+    python -m benchmarks.magnetic_tile FOLDER [--embedder starter] [--weights FILE] [-o REPORT]
+
+FOLDER holds train_ok, test_ok, test_damaged and masks (Huang et al., "Saliency of magnetic tile surface defects"),
+split by tile: several photos show one tile, and a split by photo leaks. The ROI is the whole frame. Nothing but
+train_ok is used for the model and its threshold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from functools import partial
+from pathlib import Path
+
+from adapters.frames import decode_image
+from schemas.recipe import EmbedRecipe, Recipe, RoiMethod, RoiRecipe
+from schemas.settings import ComputeSettings
+from service.device import compute_device
+from service.evaluation.evaluator import Evaluator
+from service.evaluation.metrics import Label
+from service.evaluation.report import write_report
+from service.evaluation.truth import MaskFolder
+from service.model.dataset import list_frames
+from service.model.package import read_package, write_package
+from service.model.training import TrainingOptions, train
+
+
+def main() -> None:
+    """Train, judge, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--embedder", default="starter")
+    parser.add_argument("--weights", default="", help="timm: local checkpoint")
+    parser.add_argument("-o", "--out", type=Path, help="folder for the report")
+    arguments = parser.parse_args()
+    recipe = Recipe(
+        roi=RoiRecipe(method=RoiMethod.NONE), embed=EmbedRecipe(embedder=arguments.embedder, weights=arguments.weights)
+    )
+    decode = partial(decode_image, max_pixels=64_000_000)
+    device = compute_device(ComputeSettings())
+    trained = train(
+        "magnetic_tile",
+        list_frames(arguments.folder / "train_ok").frames,
+        recipe,
+        TrainingOptions(),
+        decode=decode,
+        device=device,
+        progress=lambda _stage, _done, _total: None,
+    )
+    with tempfile.TemporaryDirectory(prefix="cangate-bench-") as directory:
+        write_package(Path(directory), trained.manifest, trained.vectors, dict(trained.golden))
+        package = read_package(Path(directory))
+    masks = MaskFolder.open(arguments.folder / "masks")
+    evaluator = Evaluator(package, package.build_pipeline(device), decode=decode, masks=masks)
+    for label, name in ((Label.OK, "test_ok"), (Label.DAMAGED, "test_damaged")):
+        evaluator.judge_all(list_frames(arguments.folder / name).frames, label, lambda _done, _total: None)
+    summary = evaluator.summary()
+    for label, counts in summary.sets.items():
+        print(f"{label}: {counts.frames} frames, {counts.damaged} called damaged, {counts.error} not judged")
+    for figures in (summary.image, summary.pixel, summary.boxes, summary.median_ms):
+        if figures is not None:
+            print(", ".join(f"{name} {value:.4g}" for name, value in figures if value is not None))
+    if arguments.out is not None:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        write_report(arguments.out, summary, evaluator.frames, evaluator.galleries)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""Judges folders of frames with a model, one frame at a time, and sums up."""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import numpy as np
+
+from schemas.messages import Box, Decision, Reason, StagesMs
+from service.errors import FrameError
+from service.evaluation.evidence import evidence_picture
+from service.evaluation.metrics import (
+    EvaluatedFrame,
+    Evaluation,
+    Label,
+    PixelMetrics,
+    box_metrics,
+    image_metrics,
+    median_times,
+    scores_of,
+    set_counts,
+)
+from service.evaluation.pixels import PixelStatistics, frame_scores
+from service.evaluation.truth import MaskFolder, MaskRefused, box_union, match_boxes, read_mask
+from service.model.dataset import Decode, FrameFile, read_frame
+from service.model.package import ModelPackage
+from service.pipeline.pipeline import InspectionPipeline
+from service.pipeline.types import BgrImage, Inspection, Mask, Progress
+
+WORST = 12
+"""Pictures kept of each kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exhibit:
+    """A frame worth looking at, and its picture."""
+
+    frame: EvaluatedFrame
+    picture: BgrImage
+
+
+@dataclass(slots=True)
+class Gallery:
+    """Keeps the few most remarkable frames of a stream; a picture is drawn only for those that get in."""
+
+    size: int = WORST
+    seen: int = 0
+    _kept: list[tuple[float, int, Exhibit]] = field(default_factory=list)
+
+    def offer(self, rank: float, frame: EvaluatedFrame, draw: Callable[[], BgrImage]) -> None:
+        """Show a frame; the largest ranks stay, the earlier of two equal ones first."""
+        self.seen += 1
+        if len(self._kept) < self.size or rank > self._kept[0][0]:
+            heapq.heappush(self._kept, (rank, -self.seen, Exhibit(frame, draw())))
+            if len(self._kept) > self.size:
+                heapq.heappop(self._kept)
+
+    def exhibits(self) -> list[Exhibit]:
+        """Return what was kept, largest rank first."""
+        return [exhibit for _, _, exhibit in sorted(self._kept, key=lambda kept: kept[:2], reverse=True)]
+
+
+@dataclass(slots=True)
+class Galleries:
+    """The frames that somebody should look at.
+
+    escapes: damaged frames called OK, lowest score first. over_rejects: OK frames called damaged, highest score first.
+    suspects: frames without a label, highest score first.
+    """
+
+    escapes: Gallery = field(default_factory=Gallery)
+    over_rejects: Gallery = field(default_factory=Gallery)
+    suspects: Gallery = field(default_factory=Gallery)
+
+    def offer(self, frame: EvaluatedFrame, score: float, draw: Callable[[], BgrImage]) -> None:
+        """Show a judged frame to the gallery that it belongs to."""
+        if frame.label is Label.UNKNOWN:
+            self.suspects.offer(score, frame, draw)
+        elif frame.label is Label.DAMAGED and frame.decision is Decision.OK:
+            self.escapes.offer(-score, frame, draw)
+        elif frame.label is Label.OK and frame.decision is Decision.DAMAGED:
+            self.over_rejects.offer(score, frame, draw)
+
+
+class Evaluator:
+    """Takes frames one after another; rows and counts are kept, pictures and maps are not."""
+
+    def __init__(
+        self, package: ModelPackage, pipeline: InspectionPipeline, *, decode: Decode, masks: MaskFolder | None = None
+    ) -> None:
+        self._package = package
+        self._pipeline = pipeline
+        self._decode = decode
+        self._masks = masks
+        self._trained_on = {frame.sha256 for frame in package.manifest.training.frames}
+        self._pixels = PixelStatistics()
+        self.frames: list[EvaluatedFrame] = []
+        self.galleries = Galleries()
+
+    def judge_all(self, files: Sequence[FrameFile], label: Label, progress: Progress) -> None:
+        """Judge every file; one that cannot be judged becomes a row with its reason."""
+        for done, file in enumerate(files, 1):
+            self.frames.append(self._judge(file, label))
+            progress(done, len(files))
+
+    def summary(self) -> Evaluation:
+        """Return the figures over everything judged so far."""
+        manifest = self._package.manifest
+        frames = self.frames
+        by_label = {label: [frame for frame in frames if frame.label is label] for label in Label}
+        return Evaluation(
+            created_at=datetime.now(UTC),
+            model=self._package.ref,
+            embedder=manifest.embedder.name,
+            statistic=manifest.recipe.score.statistic,
+            tau=manifest.tau,
+            tau_false_reject=manifest.calibration.false_reject,
+            sets={label: set_counts(members) for label, members in by_label.items() if members},
+            image=image_metrics(scores_of(frames, Label.OK), scores_of(frames, Label.DAMAGED), manifest.tau),
+            pixel=PixelMetrics(
+                frames=self._pixels.frames,
+                regions=self._pixels.regions,
+                auroc=self._pixels.auroc(),
+                aupro=self._pixels.aupro(),
+            )
+            if self._pixels.regions
+            else None,
+            boxes=box_metrics(frames),
+            masks_refused=sum(bool(frame.mask_refused) for frame in frames),
+            median_ms=median_times(frames),
+        )
+
+    def _judge(self, file: FrameFile, label: Label) -> EvaluatedFrame:
+        began = time.perf_counter()
+        try:
+            read = read_frame(file, self._decode)
+            load_ms = 1e3 * (time.perf_counter() - began)
+            (inspection,) = self._pipeline.inspect([read.frame])
+        except FrameError as exc:
+            return _unjudged(file, label, exc)
+        mask_file = self._masks.find(file.name) if self._masks is not None and label is Label.DAMAGED else None
+        truth, refused = self._truth(mask_file, inspection) if mask_file else (None, "")
+        frame = _row(file, label, inspection, load_ms).model_copy(
+            update={
+                "trained_on": read.sha256 in self._trained_on,
+                "mask": mask_file.name if mask_file else "",
+                "mask_refused": refused,
+            }
+        )
+        if truth is not None:
+            frame = frame.model_copy(update={"match": match_boxes(frame.boxes, truth)})
+        self._count_pixels(inspection, label, truth)
+        tau = self._pipeline.patch_tau
+        self.galleries.offer(frame, inspection.score, lambda: evidence_picture(inspection, truth, patch_tau=tau))
+        return frame
+
+    def _truth(self, file: FrameFile, inspection: Inspection) -> tuple[Mask | None, str]:
+        """Return the mask, or None and why it is left out."""
+        prepared = inspection.prepared.frame
+        try:
+            return read_mask(file, self._decode, (prepared.width, prepared.height)), ""
+        except (FrameError, MaskRefused) as exc:
+            return None, str(exc)
+
+    def _count_pixels(self, inspection: Inspection, label: Label, truth: Mask | None) -> None:
+        """Count the pixels of a frame whose every pixel is known; without masks nobody asks."""
+        if self._masks is None or (truth is None and label is not Label.OK):
+            return
+        scores = frame_scores(inspection, self._pipeline.recipe.boxes.blur_sigma)
+        self._pixels.add(scores, np.zeros(scores.shape, bool) if truth is None else truth)
+
+
+def _unjudged(file: FrameFile, label: Label, exc: FrameError) -> EvaluatedFrame:
+    return EvaluatedFrame(
+        filename=file.name,
+        path=str(file.path),
+        label=label,
+        decision=Decision.ERROR,
+        reason=exc.reason,
+        detail=str(exc),
+    )
+
+
+def _row(file: FrameFile, label: Label, inspection: Inspection, load_ms: float) -> EvaluatedFrame:
+    frame, times = inspection.prepared.frame, inspection.times
+    boxes = tuple(
+        Box(x1=box.xyxy[0], y1=box.xyxy[1], x2=box.xyxy[2], y2=box.xyxy[3], score=box.score) for box in inspection.boxes
+    )
+    return EvaluatedFrame(
+        filename=file.name,
+        path=str(file.path),
+        label=label,
+        s=inspection.score,
+        decision=Decision.DAMAGED if inspection.damaged else Decision.OK,
+        reason=Reason.SCORE_AT_OR_ABOVE_THRESHOLD if inspection.damaged else Reason.SCORE_BELOW_THRESHOLD,
+        uncertain=inspection.uncertain,
+        boxes=boxes,
+        box_area=float(box_union(boxes, (frame.width, frame.height)).mean()) if boxes else 0.0,
+        width=frame.width,
+        height=frame.height,
+        roi=inspection.prepared.roi.path,
+        stages_ms=StagesMs(
+            load=load_ms,
+            roi=times.roi,
+            normalize=times.normalize,
+            embed=times.embed,
+            score=times.score,
+            boxes=times.boxes,
+        ),
+    )

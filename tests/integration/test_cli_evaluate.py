@@ -1,0 +1,190 @@
+"""`cangate evaluate`."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from service.model.registry import ModelRegistry
+from tests.support.cli import CommandLine
+from tests.support.parts import HEIGHT, WIDTH, draw_part, publish, train_parts, write_parts
+
+
+@pytest.fixture
+def cangate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
+    """The command line."""
+    return CommandLine(monkeypatch, capsys)
+
+
+@pytest.fixture(scope="module")
+def trained_on(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The OK frames that the model is made from."""
+    return write_parts(tmp_path_factory.mktemp("train"), 12)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory, trained_on: Path) -> Path:
+    """A store with an active model."""
+    registry = ModelRegistry(tmp_path_factory.mktemp("store"))
+    publish(registry, train_parts(trained_on))
+    registry.activate("bars", "1")
+    return registry.store
+
+
+@pytest.fixture(scope="module")
+def ok(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Good parts that the model has never seen."""
+    return write_parts(tmp_path_factory.mktemp("ok"), 5, first_seed=300)
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Damaged parts."""
+    return write_parts(tmp_path_factory.mktemp("damaged"), 4, first_seed=400, damaged=True)
+
+
+@pytest.fixture(scope="module")
+def masks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where their damage is: what differs from the same part without it."""
+    folder = tmp_path_factory.mktemp("masks")
+    for index in range(4):
+        difference = cv2.absdiff(draw_part(400 + index, damaged=True), draw_part(400 + index)).max(axis=2)
+        cv2.imwrite(str(folder / f"part{index + 1}.png"), np.where(difference > 10, 255, 0).astype(np.uint8))
+    return folder
+
+
+def rows_of(report: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((report / "results.csv").read_text().splitlines()))
+
+
+def test_evaluate_writes_rows_figures_and_a_page(
+    cangate: CommandLine, store: Path, ok: Path, damaged: Path, masks: Path, tmp_path: Path
+) -> None:
+    """Everything is there: labels, image, pixel and box figures, and a page that needs nothing beside it."""
+    report = tmp_path / "new" / "report"
+    given = ("--ok", ok, "--damaged", damaged, "--masks", masks)
+    outcome = cangate("evaluate", "bars", *given, "-o", report, "--store", store)
+    assert (outcome.status, outcome.stderr) == (0, "")
+    assert "AUROC 1.000" in outcome.stdout
+    assert sorted(path.name for path in report.iterdir()) == ["metrics.json", "report.html", "results.csv"]
+
+    assert (report / "results.csv").read_text().startswith("filename,s,decision,label,")
+    rows = rows_of(report)
+    assert [row["label"] for row in rows] == ["ok"] * 5 + ["damaged"] * 4
+    assert [row["mask"] for row in rows] == [""] * 5 + [f"part{index}.png" for index in range(1, 5)]
+    for row in rows:
+        assert (float(row["s"]) >= float(row["tau"])) == (row["decision"] == "DAMAGED")
+
+    metrics = json.loads((report / "metrics.json").read_text())
+    assert metrics["sets"]["ok"]["frames"] == 5
+    assert metrics["sets"]["damaged"]["damaged"] == metrics["sets"]["damaged"]["frames"] == 4
+    assert metrics["image"]["auroc"] == metrics["image"]["auprc"] == metrics["image"]["recall_at_tau"] == 1.0
+    assert metrics["pixel"]["frames"] == 9
+    assert metrics["pixel"]["auroc"] > 0.9
+    assert metrics["pixel"]["aupro"] > 0.7
+    assert metrics["boxes"]["frames"] == 4
+    assert metrics["boxes"]["recall"] == 1.0
+    assert metrics["median_ms"]["embed"] > 0
+
+    page = (report / "report.html").read_text()
+    assert "<svg" in page
+    assert "<script" not in page
+    assert not re.findall(r"""(?:src|href)\s*=\s*["'](?!data:)|url\(|@import""", page)
+
+
+@pytest.mark.parametrize("which", ["ok", "damaged", "frames"])
+def test_evaluate_works_with_one_folder(
+    cangate: CommandLine, store: Path, damaged: Path, tmp_path: Path, which: str
+) -> None:
+    """Figures that take both labels are null, everything else is there; what was called wrongly is on the page."""
+    outcome = cangate("evaluate", "bars@1", f"--{which}", damaged, "-o", tmp_path, "--store", store)
+    assert outcome.status == 0
+    label = "unknown" if which == "frames" else which
+    assert {row["label"] for row in rows_of(tmp_path)} == {label}
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert list(metrics["sets"]) == [label]
+    assert metrics["image"]["auroc"] is None
+    assert metrics["pixel"] is None
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == (0 if which == "damaged" else 4)
+    assert ("Over-rejects: 4" in page) == (which == "ok")
+
+
+def test_evaluate_keeps_frames_that_cannot_be_judged(
+    cangate: CommandLine, store: Path, ok: Path, tmp_path: Path
+) -> None:
+    """They are rows with their reason, the others are judged, and the exit status is 1."""
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    good = (ok / "part1.png").read_bytes()
+    (folder / "a.png").write_bytes(good[:300])
+    (folder / "b.png").write_bytes(good)
+    (folder / "c<i>.png").touch()
+    (folder / "notes.txt").write_text("no picture")
+    outcome = cangate("evaluate", "bars", "--ok", folder, "-o", tmp_path / "report", "--store", store)
+    assert (outcome.status, outcome.stderr) == (1, "")
+    assert "notes.txt" in outcome.stdout
+    rows = rows_of(tmp_path / "report")
+    assert [(row["decision"], row["reason"]) for row in rows] == [
+        ("ERROR", "frame_corrupt"),
+        ("OK", "score_below_threshold"),
+        ("ERROR", "frame_corrupt"),
+    ]
+    assert all(row["detail"] and not row["s"] for row in rows if row["decision"] == "ERROR")
+    assert "c&lt;i&gt;.png" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_evaluate_judges_a_frame_whose_mask_does_not_fit(
+    cangate: CommandLine, store: Path, damaged: Path, masks: Path, tmp_path: Path
+) -> None:
+    """The frame is judged without it, the row says why, and the exit status is 1."""
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    (folder / "part1.png").write_bytes((masks / "part1.png").read_bytes())
+    cv2.imwrite(str(folder / "part2.png"), np.full((HEIGHT // 2, WIDTH), 255, np.uint8))
+    report = tmp_path / "report"
+    given = ("--damaged", damaged, "--masks", folder, "-o", report, "--store", store)
+    assert cangate("evaluate", "bars", *given).status == 1
+    rows = rows_of(report)
+    assert [bool(row["mask_refused"]) for row in rows] == [False, True, False, False]
+    assert [row["components"] != "" for row in rows] == [True, False, False, False]
+    metrics = json.loads((report / "metrics.json").read_text())
+    assert (metrics["pixel"]["frames"], metrics["boxes"]["frames"], metrics["masks_refused"]) == (1, 1, 1)
+
+
+def test_evaluate_says_that_frames_were_trained_on(
+    cangate: CommandLine, store: Path, trained_on: Path, tmp_path: Path
+) -> None:
+    """Nobody is to take such figures for an accuracy."""
+    outcome = cangate("evaluate", "bars", "--ok", trained_on, "-o", tmp_path, "--store", store)
+    assert outcome.status == 0
+    assert "12 frames are in the model's training set" in outcome.stdout
+    assert {row["trained_on"] for row in rows_of(tmp_path)} == {"True"}
+
+
+def test_evaluate_refuses_what_is_not_there_in_one_line(
+    cangate: CommandLine, store: Path, ok: Path, masks: Path, tmp_path: Path
+) -> None:
+    """A model, a folder, pictures in it, anything to judge, masks of nothing, a place to write to."""
+    empty, blocked = tmp_path / "empty", tmp_path / "blocked"
+    empty.mkdir()
+    blocked.touch()
+    rest = ("-o", tmp_path / "report", "--store", store)
+    for given, named in (
+        (("other", "--ok", ok, *rest), "other"),
+        (("bars", "--ok", tmp_path / "nowhere", *rest), "nowhere"),
+        (("bars", "--ok", ok, "--masks", tmp_path / "nowhere", "--damaged", ok, *rest), "nowhere"),
+        (("bars", "--damaged", empty, *rest), "empty"),
+        (("bars", *rest), "--frames"),
+        (("bars", "--ok", ok, "--masks", masks, *rest), "--damaged"),
+        (("bars", "--ok", ok, "-o", blocked / "report", "--store", store), "blocked"),
+        (("bars", "--ok", ok, "--store", store), "-o"),
+    ):
+        assert named in cangate("evaluate", *given).one_line_error()
+    assert not (tmp_path / "report").exists()
