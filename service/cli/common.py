@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from schemas.recipe import EmbedRecipe, Recipe
 from schemas.settings import Settings
 from service.errors import UsageError
 
@@ -54,6 +55,18 @@ def describe(exc: ValidationError) -> str:
         else:
             findings.append(f"{key}: {' '.join(error['msg'].split())}")
     return "; ".join(findings)
+
+
+def with_embedder(recipe: Recipe, embedder: str | None, weights: Path | None = None) -> Recipe:
+    """Return `recipe` with what the options of a command say of its embedder. Raises UsageError."""
+    given = {"embedder": embedder, "weights": None if weights is None else str(weights)}
+    try:
+        embed = EmbedRecipe.model_validate(
+            dict(recipe.embed) | {key: value for key, value in given.items() if value is not None}
+        )
+    except ValidationError as exc:
+        raise UsageError(f"--embedder {embedder or recipe.embed.embedder}: {describe(exc)}") from exc
+    return recipe.model_copy(update={"embed": embed})
 
 
 @contextmanager

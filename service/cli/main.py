@@ -17,9 +17,10 @@ _COMMANDS = {
     "run": "Run the inspection service.",
     "demo": "Run a whole line on this machine: camera, broker, inspection, PLC with its gate, page.",
     "train": "Learn what good parts look like: a folder of frames in, the next version of a model out.",
+    "calibrate": "Set the threshold of a model for a wanted false-reject rate, recall or precision: its next version.",
     "evaluate": "Measure a model on folders of frames: accuracy, escapes, over-rejects, as a report.",
     "inspect": "Judge pictures with a model: table, CSV, JSON, pictures.",
-    "models": "List, show, verify, activate and roll back models.",
+    "models": "List, show, verify, activate, roll back and import models.",
     "config": "Check or show the configuration; add users of the OPC UA server.",
     "export": "Write what integrators load into their own tools.",
 }

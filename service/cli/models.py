@@ -5,18 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from schemas.base import rfc3339
-from service.cli.common import ConfigOption, console, load_settings
+from schemas.recipe import ScoreStatistic
+from service.cli.common import ConfigOption, console, load_settings, with_embedder
 from service.device import compute_device
 from service.errors import PackageRefused
-from service.model.package import read_package
-from service.model.registry import ModelRegistry
+from service.model.package import read_package, write_package
+from service.model.pickles import imported_manifest, read_pickled_bank
+from service.model.registry import ModelRegistry, check_model_name
+from service.pipeline.embed import build_embedder
 
-app = typer.Typer(help="List, look at, verify and activate model packages.", no_args_is_help=True)
+UNIT_TOLERANCE = 0.01
+"""How far from 1 the length of a vector may be that was rounded to half precision."""
+
+app = typer.Typer(help="List, look at, verify, activate and import model packages.", no_args_is_help=True)
 
 StoreOption = Annotated[
     Path | None,
@@ -114,6 +121,55 @@ def rollback(name: NameArgument, store: StoreOption = None, config: ConfigOption
     registry = ModelRegistry(store or settings.model.store)
     version = registry.rollback(name, device=compute_device(settings.compute))
     console.print(f"{name}@{version} is active again")
+
+
+@app.command("import-pickle")
+def import_pickle(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The study's patchcore_memory.pkl.")],
+    name: Annotated[str, typer.Option(help="Name of the model; an existing name gets its next version.")],
+    tau: Annotated[float | None, typer.Option(help="Threshold.", show_default="of the pickle")] = None,
+    statistic: Annotated[
+        ScoreStatistic, typer.Option(help="The score that tau belongs to; the study's was p95.")
+    ] = ScoreStatistic.P95,
+    embedder: Annotated[
+        str | None,
+        typer.Option(help="What made the vectors: starter, or timm:BACKBONE.", show_default="of the recipe, starter"),
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="Checkpoint of a timm backbone.", dir_okay=False)] = None,
+    store: StoreOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Make a package from a memory bank of the canister study.
+
+    Plain types and arrays of numbers are read; a pickle that asks for anything else is refused.
+    No frame stands behind such a model; cangate calibrate --ok gives it a threshold and golden frames.
+
+    Example: cangate models import-pickle patchcore_memory.pkl --name study --embedder timm:resnet18
+    """
+    settings = load_settings(config)
+    recipe = with_embedder(settings.recipe, embedder, weights)
+    recipe = recipe.model_copy(update={"score": recipe.score.model_copy(update={"statistic": statistic})})
+    registry = ModelRegistry(store or settings.model.store)
+    check_model_name(name)
+    bank = read_pickled_bank(file)
+    device = compute_device(settings.compute)
+    manifest = imported_manifest(name, bank, tau, recipe, build_embedder(recipe.embed, device))
+    with registry.draft(name) as directory:
+        write_package(directory, manifest, bank.vectors, {})
+        path = registry.publish(directory, manifest)
+    package = read_package(path)
+    console.print(f"model {name}@{path.name} in {path}, id {package.id}", soft_wrap=True)
+    longest = float(np.linalg.norm(bank.vectors, axis=1).max())
+    if abs(longest - 1) > UNIT_TOLERANCE:
+        console.print(
+            f"[yellow]its longest vector measures {longest:.3g}, those of {manifest.embedder.name} 1: "
+            "it was made by another embedder[/]",
+            soft_wrap=True,
+        )
+    if registry.active(name) is None:
+        registry.activate(name, path.name, device=device)
+        console.print(f"{name}@{path.name} is active, though unproven: it has no golden frames")
+    console.print(f"next: cangate calibrate {name}@{path.name} --ok FOLDER", soft_wrap=True)
 
 
 def open_registry(store: Path | None, config: Path | None) -> ModelRegistry:

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 from rich.table import Table
 
 from adapters.frames import decode_image
-from schemas.recipe import EmbedRecipe, Recipe, RoiMethod
-from service.cli.common import ConfigOption, console, describe, load_settings, stage_bars
+from schemas.recipe import Recipe, RoiMethod
+from service.cli.common import ConfigOption, console, load_settings, stage_bars, with_embedder
 from service.device import compute_device
 from service.errors import UsageError
 from service.model.calibration import LimitMethod
@@ -99,13 +98,7 @@ def train(
 def _recipe(recipe: Recipe, roi: RoiMethod | None, embedder: str | None) -> Recipe:
     if roi is not None:
         recipe = recipe.model_copy(update={"roi": recipe.roi.model_copy(update={"method": roi})})
-    if embedder is not None:
-        try:
-            embed = EmbedRecipe.model_validate({**dict(recipe.embed), "embedder": embedder})
-        except ValidationError as exc:
-            raise UsageError(f"--embedder {embedder}: {describe(exc)}") from exc
-        recipe = recipe.model_copy(update={"embed": embed})
-    return recipe
+    return with_embedder(recipe, embedder)
 
 
 def _report(manifest: ModelManifest, found: FrameSet) -> None:

@@ -14,6 +14,7 @@ from pydantic import Field
 from schemas.base import Value
 from schemas.recipe import ScoreStatistic
 from service.errors import TrainingError
+from service.model.sweep import Target
 
 FOLDS = 20
 """A bank without one of twenty folds is nearly the one that ships. The median held-back score of rendered parts lay 4%
@@ -25,32 +26,49 @@ FalseReject = Annotated[float, Field(gt=0, lt=1)]
 
 
 class LimitMethod(StrEnum):
-    """How a limit was taken from held-back scores."""
+    """How a limit was taken from held-back scores; given: it came with an imported bank, from no scores at all."""
 
     CONFORMAL = "conformal"
     EXTRAPOLATED = "extrapolated"
+    GIVEN = "given"
 
 
 class HeldBackFrame(Value):
-    """Scores of one OK frame against a bank made without its fold."""
+    """Scores of one OK frame against a bank made without its fold, or that never held it (fold 0)."""
 
     name: str
     fold: int
     scores: dict[ScoreStatistic, float]
 
 
+class Sweep(Value):
+    """A threshold that was set for a recall or precision on OK and damaged frames, and what it reached on them."""
+
+    target: Target
+    damaged_frames: int
+    recall: float
+    precision: float
+
+
 class Calibration(Value):
     """How the thresholds came about; the limits of all statistics lie side by side.
 
-    frames_needed: how many held-back frames the wanted rate takes without extrapolation.
+    false_reject: wanted rate of the limits; None where they were given. folds: 0 where the frames were none of the
+    training's, and were scored against the bank that ships. frames_needed: how many held-back frames the wanted rate
+    takes without extrapolation. sweep: tau is not the limit of its statistic, but was set this way.
     """
 
-    false_reject: FalseReject
+    false_reject: FalseReject | None
     method: LimitMethod
     folds: int
     frames_needed: int
     limits: dict[ScoreStatistic, float]
     held_back: tuple[HeldBackFrame, ...]
+    sweep: Sweep | None = None
+
+    def scores(self, statistic: ScoreStatistic) -> list[float]:
+        """Return the score of each held-back frame, in their order."""
+        return [frame.scores[statistic] for frame in self.held_back]
 
     @property
     def patch_tau(self) -> float:
@@ -99,13 +117,16 @@ def limit_of(scores: Sequence[float], false_reject: float) -> float:
     return math.nextafter(limit, math.inf)
 
 
-def calibrate(held_back: Sequence[HeldBackFrame], false_reject: float) -> Calibration:
-    """Take the limit of every statistic from the same held-back frames. Raises TrainingError as `limit_of`."""
+def calibrate(held_back: Sequence[HeldBackFrame], false_reject: float, *, folds: int | None = None) -> Calibration:
+    """Take the limit of every statistic from the same held-back frames. Raises TrainingError as `limit_of`.
+
+    folds: what to record; as many as the frames name where it is not given.
+    """
     needed = frames_needed(false_reject)
     return Calibration(
         false_reject=false_reject,
         method=LimitMethod.CONFORMAL if len(held_back) >= needed else LimitMethod.EXTRAPOLATED,
-        folds=len({frame.fold for frame in held_back}),
+        folds=len({frame.fold for frame in held_back}) if folds is None else folds,
         frames_needed=needed,
         limits={
             statistic: limit_of([frame.scores[statistic] for frame in held_back], false_reject)

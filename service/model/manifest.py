@@ -63,19 +63,19 @@ class GoldenFrame(Value):
 
 
 class Metrics(Value):
-    """What is known of the model's quality from its own OK frames: those held back, at `tau`."""
+    """What is known of the model's quality from its own OK frames: those held back, at `tau`; no scores without any."""
 
     held_back_frames: int
     held_back_rejected: int
-    score_median: float
-    score_max: float
+    score_median: float | None
+    score_max: float | None
 
 
 class ModelManifest(Value):
     """Everything about a model package but the vectors and the golden frames.
 
     tau: image threshold. patch_tau: distance that a patch must reach to appear in a box. version: 0 until the registry
-    has given one. parent: id of the package this one was made from by setting tau by hand.
+    has given one. parent: id of the package this one was made from by setting tau.
     """
 
     format: Literal["cangate/model/1"] = "cangate/model/1"

@@ -1,0 +1,203 @@
+"""`cangate calibrate`: another threshold for a model, as its next version."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import cv2
+import typer
+from rich.table import Table
+
+from adapters.frames import decode_image
+from schemas.recipe import ScoreStatistic
+from service.cli.common import ConfigOption, console, load_settings, stage_bars
+from service.cli.models import ModelArgument, StoreOption
+from service.device import compute_device
+from service.errors import UsageError
+from service.evaluation.threshold_picture import threshold_picture
+from service.model.calibration import LimitMethod
+from service.model.dataset import FrameFile, list_frames
+from service.model.package import ModelPackage, read_package
+from service.model.recalibration import Choice, JudgedSet, choose, held_back_frames, judge_frames, publish_choice
+from service.model.registry import ModelRegistry
+from service.model.sweep import CONFIDENCE, Measure, Target, frames_to_claim
+
+
+def calibrate(
+    model: ModelArgument,
+    *,
+    ok: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with OK frames that the model was not trained on.",
+            show_default="the frames held back in training",
+        ),
+    ] = None,
+    damaged: Annotated[Path | None, typer.Option(help="Folder with damaged frames.")] = None,
+    false_reject: Annotated[
+        float, typer.Option(min=1e-6, max=0.5, help="Share of good parts that tau may reject.")
+    ] = 0.01,
+    target_recall: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share of the damaged frames that tau must reject.")
+    ] = None,
+    target_precision: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share of damaged frames among all that tau rejects.")
+    ] = None,
+    statistic: Annotated[
+        ScoreStatistic | None,
+        typer.Option(help="How patch distances become the score.", show_default="of the model"),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for the picture calibration.png.", file_okay=False)
+    ] = None,
+    activate: Annotated[bool, typer.Option("--activate", help="Activate the new version.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would come out.")] = False,
+    store: StoreOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Set the threshold tau of a model; the result is its next version.
+
+    From OK frames alone: the limit that new ones reach with the wanted rate.
+    From OK and damaged frames: by --target-recall or --target-precision.
+
+    Example: cangate calibrate canister --ok frames/ok2 --damaged frames/damaged --target-recall 0.95 -o report
+    """
+    target = _target(target_recall, target_precision)
+    if target and damaged is None:
+        raise UsageError(f"--target-{target.measure} needs --damaged")
+    settings = load_settings(config)
+    registry = ModelRegistry(store or settings.model.store)
+    package = read_package(registry.resolve(model))
+    calibration = package.manifest.calibration
+    if ok is None and not calibration.held_back:
+        raise UsageError(f"{_reference(package)} holds no scores of OK frames: give --ok")
+    device = compute_device(settings.compute)
+    pipeline = package.build_pipeline(device)
+    package.check_golden(pipeline)  # a threshold taken where the scores are others would be worth nothing
+    decode = partial(decode_image, max_pixels=settings.images.max_pixels)
+    good, bad = JudgedSet(), JudgedSet()
+    with stage_bars() as progress:
+        if ok is not None:
+            good = judge_frames(_frames(ok), package, pipeline, decode, partial(progress, "OK frames"))
+        if damaged is not None:
+            good_or_none = good if good.frames else None
+            bad = judge_frames(
+                _frames(damaged), package, pipeline, decode, partial(progress, "damaged frames"), other=good_or_none
+            )
+    choice = choose(
+        calibration.held_back if ok is None else held_back_frames(good),
+        bad,
+        statistic or package.manifest.recipe.score.statistic,
+        false_reject=false_reject,
+        target=target,
+        folds=calibration.folds if ok is None else 0,
+    )
+    _report(package, choice, (*good.copies, *bad.copies))
+    if out is not None:
+        _draw(out, package, choice, bad)
+    if dry_run:
+        console.print("dry run: no version was written")
+        return
+    path = publish_choice(registry, package, pipeline, choice, good, decode)
+    name, new = package.ref.name, read_package(path)
+    console.print(f"model {name}@{path.name} in {path}, id {new.id}", soft_wrap=True)
+    if activate:
+        registry.activate(name, path.name, device=device)
+        console.print(f"{name}@{path.name} is active: its golden frames reproduce")
+        return
+    again = f" --store {registry.store}" if store else ""
+    active = registry.active(name)
+    still = "no version is active" if active is None else f"active is still {name}@{active}"
+    console.print(f"{still}; to change that: cangate models activate {name} {path.name}{again}", soft_wrap=True)
+
+
+def _target(recall: float | None, precision: float | None) -> Target | None:
+    if recall is not None and precision is not None:
+        raise UsageError("--target-recall and --target-precision exclude each other")
+    if recall is not None:
+        return Target(measure=Measure.RECALL, wanted=recall)
+    if precision is not None:
+        return Target(measure=Measure.PRECISION, wanted=precision)
+    return None
+
+
+def _frames(folder: Path) -> tuple[FrameFile, ...]:
+    found = list_frames(folder)
+    if not found.frames:
+        raise UsageError(f"no pictures in {folder}")
+    return found.frames
+
+
+def _reference(package: ModelPackage) -> str:
+    return f"{package.ref.name}@{package.ref.version}"
+
+
+def _report(package: ModelPackage, choice: Choice, copies: tuple[str, ...]) -> None:
+    for copy in copies:
+        console.print(f"left out: {copy} once more", soft_wrap=True, markup=False)
+    point, calibration = choice.point, choice.calibration
+    manifest = package.manifest
+    known = "none of them in the bank" if calibration.folds == 0 else f"held back in {calibration.folds} folds"
+    damaged = f", {point.damaged_frames} damaged ones" if point.damaged_frames else ""
+    console.print(f"{point.ok_frames} OK frames, {known}{damaged}")
+    interval_name = f"{CONFIDENCE:.0%} interval"
+    table = Table("  score", "median", "largest", "tau", "rejects", interval_name, box=None, pad_edge=False)
+    if point.damaged_frames:
+        table.add_column("recall")
+        table.add_column("precision")
+    for statistic, each in choice.points.items():
+        scores = sorted(calibration.scores(statistic))
+        mark = ">" if statistic is choice.statistic else " "
+        row = [f"{mark} {statistic}", f"{scores[len(scores) // 2]:.4f}", f"{scores[-1]:.4f}"]
+        if each is None:
+            table.add_row(*row, "none")
+            continue
+        interval = choice.interval(each)
+        row += [f"{each.tau:.4f}", f"{each.false_rejects}/{each.ok_frames}", f"{interval.low:.2%}-{interval.high:.2%}"]
+        if each.recall is not None:
+            row += [f"{each.recall:.3f}", "-" if each.precision is None else f"{each.precision:.3f}"]
+        table.add_row(*row)
+    console.print(table)
+    console.print(
+        f"tau {manifest.tau:.4f} ({manifest.recipe.score.statistic}) becomes {point.tau:.4f} ({choice.statistic})"
+    )
+    _report_certainty(choice)
+
+
+def _report_certainty(choice: Choice) -> None:
+    """Say what the frames prove about the false-reject rate, and what they do not."""
+    point, calibration = choice.point, choice.calibration
+    interval, rate = choice.interval(point), calibration.false_reject
+    console.print(
+        f"false-reject rate between {interval.low:.2%} and {interval.high:.2%} "
+        f"with {CONFIDENCE:.0%} confidence ({interval.method})",
+        soft_wrap=True,
+    )
+    if calibration.sweep is not None or rate is None:
+        return
+    if calibration.method is LimitMethod.EXTRAPOLATED:
+        console.print(
+            f"[yellow]tau is extrapolated: a false-reject rate of {rate:g} takes {calibration.frames_needed} frames, "
+            f"there are {point.ok_frames}[/]",
+            soft_wrap=True,
+        )
+    if point.ok_frames < frames_to_claim(rate):
+        console.print(
+            f"[yellow]too few frames to claim a false-reject rate of {rate:g}: that takes {frames_to_claim(rate)} "
+            f"and none of them rejected, there are {point.ok_frames}[/]",
+            soft_wrap=True,
+        )
+
+
+def _draw(out: Path, package: ModelPackage, choice: Choice, damaged: JudgedSet) -> None:
+    title = f"{package.ref.name}@{package.ref.version}, score {choice.statistic}"
+    scores = choice.calibration.scores(choice.statistic), damaged.scores(choice.statistic)
+    picture = cv2.imencode(".png", threshold_picture(title, *scores, choice.point))[1].tobytes()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "calibration.png").write_bytes(picture)
+    except OSError as exc:
+        raise UsageError(f"cannot write {exc.filename}: {exc.strerror}") from exc
+    console.print(f"curves in {out / 'calibration.png'}", soft_wrap=True)
