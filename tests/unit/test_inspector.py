@@ -19,7 +19,6 @@ from tests.support.line import CLOCK, MODEL, OneFrame, ScriptedPipeline, arrival
 from tests.support.memory_journal import MemoryJournal
 from tests.support.waiting import eventually
 
-
 PATIENT = DeadlineSettings(default_ms=60_000)
 """No verdict of these tests may depend on how busy the machine is."""
 
