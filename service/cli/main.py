@@ -20,7 +20,7 @@ _COMMANDS = {
     "calibrate": "Set the threshold of a model for a wanted false-reject rate, recall or precision: its next version.",
     "evaluate": "Measure a model on folders of frames: accuracy, escapes, over-rejects, as a report.",
     "inspect": "Judge pictures with a model: table, CSV, JSON, pictures.",
-    "models": "List, show, verify, activate, roll back and import models.",
+    "models": "List, show, verify, activate, roll back, export and import models.",
     "config": "Check or show the configuration; add users of the OPC UA server.",
     "export": "Write what integrators load into their own tools.",
 }

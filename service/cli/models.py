@@ -15,6 +15,7 @@ from schemas.recipe import ScoreStatistic
 from service.cli.common import ConfigOption, console, load_settings, with_embedder
 from service.device import compute_device
 from service.errors import PackageRefused
+from service.model.archive import export_package, import_package
 from service.model.package import read_package, write_package
 from service.model.pickles import imported_manifest, read_pickled_bank
 from service.model.registry import ModelRegistry, check_model_name
@@ -23,7 +24,7 @@ from service.pipeline.embed import build_embedder
 UNIT_TOLERANCE = 0.01
 """How far from 1 the length of a vector may be that was rounded to half precision."""
 
-app = typer.Typer(help="List, look at, verify, activate and import model packages.", no_args_is_help=True)
+app = typer.Typer(help="List, look at, verify, activate, export and import model packages.", no_args_is_help=True)
 
 StoreOption = Annotated[
     Path | None,
@@ -170,6 +171,43 @@ def import_pickle(
         registry.activate(name, path.name, device=device)
         console.print(f"{name}@{path.name} is active, though unproven: it has no golden frames")
     console.print(f"next: cangate calibrate {name}@{path.name} --ok FOLDER", soft_wrap=True)
+
+
+@app.command("export")
+def export_model(
+    model: ModelArgument,
+    file: Annotated[Path, typer.Argument(metavar="FILE.zip", help="Where to write it.", dir_okay=False)],
+    store: StoreOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Write a package as one file, to carry it to another store.
+
+    Example: cangate models export canister@2 canister-2.zip
+    """
+    package = read_package(open_registry(store, config).resolve(model))
+    export_package(package, file)
+    console.print(f"{package.ref.name}@{package.ref.version}, id {package.id}, is in {file}", soft_wrap=True)
+
+
+@app.command("import")
+def import_model(
+    file: Annotated[Path, typer.Argument(metavar="FILE.zip", help="What cangate models export wrote.")],
+    name: Annotated[str | None, typer.Option(help="Name of the model.", show_default="as exported")] = None,
+    store: StoreOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Verify an exported package and add it to the store as the next version of its name.
+
+    Example: cangate models import canister-2.zip
+    """
+    registry = open_registry(store, config)
+    package = read_package(import_package(file, registry, name))
+    reference = f"{package.ref.name}@{package.ref.version}"
+    console.print(f"model {reference} in {package.path}, id {package.id}", soft_wrap=True)
+    again = f" --store {registry.store}" if store else ""
+    console.print(
+        f"to judge with it: cangate models activate {package.ref.name} {package.ref.version}{again}", soft_wrap=True
+    )
 
 
 def open_registry(store: Path | None, config: Path | None) -> ModelRegistry:

@@ -1,0 +1,81 @@
+"""A model package as one file, to carry it from one store to another."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import zipfile
+import zlib
+from pathlib import Path
+
+from service.errors import PackageNotFound, PackageRefused, UsageError
+from service.model.package import BANK, MANIFEST, SUMS, ModelPackage, read_package, write_package
+from service.model.registry import ModelRegistry, check_model_name
+
+LARGEST_PACKAGE = 2 << 30
+"""Bytes once unpacked."""
+_MEMBER = re.compile(rf"{re.escape(MANIFEST)}|{re.escape(BANK)}|{SUMS}|golden/[0-9]+\.png")
+
+
+def export_package(package: ModelPackage, file: Path) -> None:
+    """Write the files of `package` into the ZIP `file`, at once or not at all; the same package gives the same bytes.
+
+    Raises UsageError where it cannot be written.
+    """
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        with zipfile.ZipFile(draft, "w") as archive:
+            for path in sorted(path for path in package.path.rglob("*") if path.is_file()):
+                # no date: it is not part of a package
+                member = zipfile.ZipInfo(path.relative_to(package.path).as_posix())
+                archive.writestr(member, path.read_bytes(), zipfile.ZIP_DEFLATED)
+        draft.replace(file)
+    except OSError as exc:
+        draft.unlink(missing_ok=True)
+        raise UsageError(f"cannot write {file}: {exc.strerror}") from exc
+
+
+def import_package(file: Path, registry: ModelRegistry, name: str | None = None) -> Path:
+    """Verify the package in the ZIP `file` and publish it as the next version of its name, or of `name`; return that.
+
+    Its id becomes the parent of the new version, whose number is another.
+
+    Raises:
+        PackageNotFound: there is no such file.
+        PackageRefused: no ZIP, damaged, larger than `LARGEST_PACKAGE`, or a member that is not part of a package.
+    """
+    with tempfile.TemporaryDirectory(prefix="cangate-import-") as folder:
+        directory = Path(folder)
+        try:
+            _unpack(file, directory)
+        except FileNotFoundError as exc:
+            raise PackageNotFound(f"no file {file}") from exc
+        except (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error) as exc:
+            raise PackageRefused(f"{file}: damaged, or no ZIP of a package") from exc
+        try:
+            package = read_package(directory)
+        except (PackageNotFound, PackageRefused) as exc:
+            raise PackageRefused(f"{file}: {str(exc).replace(f'package {directory}: ', '')}") from exc
+        target = check_model_name(name or package.manifest.name)
+        manifest = package.manifest.model_copy(update={"name": target, "parent": package.id})
+        golden = {item.file: (directory / item.file).read_bytes() for item in manifest.golden}
+        with registry.draft(target) as draft:
+            write_package(draft, manifest, package.vectors, dict(golden))
+            return registry.publish(draft, manifest)
+
+
+def _unpack(file: Path, directory: Path) -> None:
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        strange = [member.filename for member in members if not _MEMBER.fullmatch(member.filename)]
+        if strange:
+            raise PackageRefused(f"{file}: {strange[0][:80]!r} does not belong to a package")
+        if len({member.filename for member in members}) < len(members):
+            raise PackageRefused(f"{file}: holds a file twice")
+        if sum(member.file_size for member in members) > LARGEST_PACKAGE:
+            raise PackageRefused(f"{file}: larger than {LARGEST_PACKAGE} bytes")
+        for member in members:
+            path = directory / member.filename
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(archive.read(member))

@@ -1,0 +1,124 @@
+"""Packages as one file."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from service.errors import PackageNotFound, PackageRefused, UsageError
+from service.model import archive
+from service.model.archive import export_package, import_package
+from service.model.package import read_package
+from service.model.registry import ModelRegistry
+from service.model.training import TrainedModel
+from tests.support.cli import CommandLine
+from tests.support.parts import publish, train_parts, write_parts
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
+    """A small model."""
+    return train_parts(write_parts(tmp_path_factory.mktemp("frames"), 4))
+
+
+@pytest.fixture
+def registry(trained: TrainedModel, tmp_path: Path) -> ModelRegistry:
+    """A store with one version."""
+    registry = ModelRegistry(tmp_path / "models")
+    publish(registry, trained)
+    return registry
+
+
+@pytest.fixture
+def exported(registry: ModelRegistry, tmp_path: Path) -> Path:
+    """That version as a file."""
+    file = tmp_path / "bars.zip"
+    export_package(registry.read("bars", "1"), file)
+    return file
+
+
+@pytest.mark.parametrize("name", [None, "rods"])
+def test_archive_carries_a_package_to_another_store(
+    registry: ModelRegistry, exported: Path, tmp_path: Path, name: str | None
+) -> None:
+    """Bank, thresholds and golden frames are the same, and its parent is the package that was exported."""
+    before = registry.read("bars", "1")
+    after = read_package(import_package(exported, ModelRegistry(tmp_path / "line2"), name))
+    assert (after.ref.name, after.ref.version) == (name or "bars", "1")
+    assert after.manifest.parent == before.id
+    assert after.manifest.model_copy(update={"name": "bars", "parent": None}) == before.manifest
+    np.testing.assert_array_equal(after.vectors, before.vectors)
+    assert after.check_golden(after.build_pipeline(torch.device("cpu"))) < 1e-5
+
+
+def test_archive_of_a_package_is_always_the_same(registry: ModelRegistry, exported: Path, tmp_path: Path) -> None:
+    """Byte for byte, and nothing is left beside it."""
+    export_package(registry.read("bars", "1"), tmp_path / "again.zip")
+    assert (tmp_path / "again.zip").read_bytes() == exported.read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"models", "bars.zip", "again.zip"}
+
+
+def test_archive_that_cannot_be_written_is_named(registry: ModelRegistry, tmp_path: Path) -> None:
+    """In one line."""
+    with pytest.raises(UsageError, match="nowhere"):
+        export_package(registry.read("bars", "1"), tmp_path / "nowhere" / "bars.zip")
+
+
+@pytest.mark.parametrize(
+    "member", ["../evil.py", "/tmp/evil.py", "golden/../../evil.py", "golden\\..\\evil.png", "golden/", "notes.txt", ""]
+)
+def test_archive_with_a_strange_member_is_refused(exported: Path, tmp_path: Path, member: str) -> None:
+    """Nothing is written anywhere, least of all outside of the store."""
+    with zipfile.ZipFile(exported, "a") as changed:
+        changed.writestr(zipfile.ZipInfo(member), b"evil")
+    with pytest.raises(PackageRefused, match="does not belong to a package"):
+        import_package(exported, ModelRegistry(tmp_path / "line2"))
+    assert not (tmp_path / "line2").exists()
+
+
+def test_archive_that_was_tampered_with_is_refused(registry: ModelRegistry, exported: Path, tmp_path: Path) -> None:
+    """By the name of the file that is not what was packed, or is missing."""
+    folder = registry.store / "bars" / "1"
+    for file, content in (("model.json", b"{}"), ("golden/1.png", b"x"), ("SHA256SUMS", b"")):
+        with zipfile.ZipFile(exported, "w") as changed:
+            for path in (path for path in folder.rglob("*") if path.is_file()):
+                name = path.relative_to(folder).as_posix()
+                changed.writestr(name, content if name == file else path.read_bytes())
+        with pytest.raises(PackageRefused, match="is not what was packed"):
+            import_package(exported, ModelRegistry(tmp_path / "line2"))
+
+
+def test_archive_that_is_none_is_refused(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Truncated, empty, a directory, too large, without a package, not there."""
+    store, document = ModelRegistry(tmp_path / "line2"), exported.read_bytes()
+    monkeypatch.setattr(archive, "LARGEST_PACKAGE", 100)
+    with pytest.raises(PackageRefused, match="larger than 100 bytes"):
+        import_package(exported, store)
+    for content in (b"", document[:-30], document[: len(document) // 2]):
+        exported.write_bytes(content)
+        with pytest.raises(PackageRefused, match="no ZIP"):
+            import_package(exported, store)
+    with pytest.raises(PackageRefused, match="no ZIP"):
+        import_package(tmp_path, store)
+    zipfile.ZipFile(exported, "w").close()
+    with pytest.raises(PackageRefused, match="no model package"):
+        import_package(exported, store)
+    with pytest.raises(PackageNotFound, match="gone"):
+        import_package(tmp_path / "gone.zip", store)
+
+
+def test_models_export_and_import(
+    registry: ModelRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The commands say how to go on."""
+    cangate = CommandLine(monkeypatch, capsys)
+    file, other = tmp_path / "carried.zip", tmp_path / "line2"
+    assert cangate("models", "export", "bars@1", file, "--store", registry.store).status == 0
+    outcome = cangate("models", "import", file, "--store", other)
+    assert (outcome.status, outcome.stderr) == (0, "")
+    assert f"cangate models activate bars 1 --store {other}" in outcome.stdout
+    assert "model name" in cangate("models", "import", file, "--name", "a/b", "--store", other).one_line_error()
