@@ -134,7 +134,7 @@ class MqttAdapter:
         await self._confirmed(connection, confirmations)
 
     async def publish_status(self, status: Status, *, ready: bool) -> None:  # noqa: ARG002 - says nothing more here
-        """Publish the retained status: when its state changed, after a connect, else once a second.
+        """Publish the retained status: after a connect, when something is wrong or right again, else once a second.
 
         Raises:
             SinkUnavailable: it was not accepted.
@@ -144,7 +144,9 @@ class MqttAdapter:
         now = self._clock.monotonic()
         if self._status_told is not None:
             told_on, state, told_at = self._status_told
-            if told_on is connection and state is status.state and now - told_at < _STATUS_EVERY_S:
+            # a line flips between ready and busy with every part: no news worth two messages a part
+            same = state is status.state or {state, status.state} == {StationState.READY, StationState.BUSY}
+            if told_on is connection and same and now - told_at < _STATUS_EVERY_S:
                 return
         self._status_told = (connection, status.state, now)
         message = Outgoing(self._topics.of(Leaf.STATUS), status.to_json(), retain=True)
