@@ -122,9 +122,9 @@ def _print(summary: Evaluation, folders: dict[Label, FrameSet], report: Path) ->
         console.print(known, soft_wrap=True)
     if summary.masks_refused:
         console.print(
-            f"[yellow]{summary.masks_refused} masks do not fit their frames, see {RESULTS}[/]", soft_wrap=True
+            f"[yellow]masks that do not fit their frames: {summary.masks_refused}, see {RESULTS}[/]", soft_wrap=True
         )
     trained_on = sum(counts.trained_on for counts in summary.sets.values())
     if trained_on:
-        console.print(f"[yellow]{trained_on} frames are in the model's training set: the figures flatter[/]")
+        console.print(f"[yellow]frames of the model's own training set: {trained_on}; the figures flatter[/]")
     console.print(f"report in {report / PAGE}", soft_wrap=True, markup=False)

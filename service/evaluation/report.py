@@ -67,7 +67,7 @@ def as_html(evaluation: Evaluation, frames: Sequence[EvaluatedFrame], galleries:
         "<h2>How the frames were judged</h2>",
         _sets(evaluation),
         *_gallery(
-            "Escapes", "damaged frames called OK, lowest score first", galleries.escapes, Label.DAMAGED, evaluation
+            "Escapes", "Damaged frames called OK, lowest score first", galleries.escapes, Label.DAMAGED, evaluation
         ),
         *_gallery(
             "Over-rejects",
@@ -76,7 +76,7 @@ def as_html(evaluation: Evaluation, frames: Sequence[EvaluatedFrame], galleries:
             Label.OK,
             evaluation,
         ),
-        *_gallery("Highest scores", "frames without a label", galleries.suspects, Label.UNKNOWN, evaluation),
+        *_gallery("Highest scores", "Frames without a label", galleries.suspects, Label.UNKNOWN, evaluation),
         *_troubles(frames),
         "<h2>Time</h2>",
         _times(evaluation.median_ms),
@@ -104,25 +104,23 @@ def _about(evaluation: Evaluation, frames: int) -> str:
 def _notes(evaluation: Evaluation) -> Iterable[str]:
     trained_on = sum(counts.trained_on for counts in evaluation.sets.values())
     if trained_on:
-        yield _note(f"{trained_on} of these frames are in the model's own training set: the figures flatter.")
+        yield _note(f"Frames of the model's own training set: {trained_on}; the figures flatter.")
     errors = sum(counts.error for counts in evaluation.sets.values())
     if errors:
         yield _note(
-            f"{errors} frames could not be judged and are in none of the figures below; on the line they reject."
+            f"Frames that could not be judged: {errors}; they are in none of the figures below, and rejected on a line."
         )
     if evaluation.masks_refused:
-        yield _note(
-            f"{evaluation.masks_refused} masks do not fit their frames; these frames have no pixel and box figures."
-        )
+        yield _note(f"Masks that do not fit: {evaluation.masks_refused}; their frames have no pixel or box figures.")
 
 
 def _tiles(evaluation: Evaluation) -> Iterable[str]:
     image, pixel, boxes = evaluation.image, evaluation.pixel, evaluation.boxes
     ok, damaged = evaluation.sets.get(Label.OK), evaluation.sets.get(Label.DAMAGED)
-    yield _tile("Image AUROC", _figure(image.auroc), "a damaged frame outscores an OK one")
+    yield _tile("Image AUROC", _figure(image.auroc), "chance that a damaged frame outscores an OK one")
     yield _tile("Image AUPRC", _figure(image.auprc), "average precision")
     yield _tile(
-        "Recall at 1% false rejects", _percent(image.recall_at_1pct_false_reject), "wherever tau would have to be"
+        "Recall at 1% false rejects", _percent(image.recall_at_1pct_false_reject), "with tau where it would have to be"
     )
     yield _tile("False rejects at tau", _percent(image.false_reject_at_tau), _of(ok, "OK frames"))
     yield _tile("Recall at tau", _percent(image.recall_at_tau), _of(damaged, "damaged frames"))
@@ -130,9 +128,9 @@ def _tiles(evaluation: Evaluation) -> Iterable[str]:
         yield _tile("Pixel AUROC", _figure(pixel.auroc), f"{pixel.frames} frames")
         yield _tile("AUPRO", _figure(pixel.aupro), f"{pixel.regions} regions, up to 30% false positives")
     if boxes is not None:
-        yield _tile("Box precision", _percent(boxes.precision), f"of {boxes.boxes} boxes on damaged frames")
-        yield _tile("Box recall", _percent(boxes.recall), f"of {boxes.components} mask components")
-        yield _tile("Box IoU", _figure(boxes.iou_median), "median of a frame")
+        yield _tile("Box precision", _percent(boxes.precision), f"{boxes.boxes} boxes on damaged frames")
+        yield _tile("Box recall", _percent(boxes.recall), f"{boxes.components} components of masks")
+        yield _tile("Box IoU", _figure(boxes.iou_median), "median over damaged frames")
     unknown = evaluation.sets.get(Label.UNKNOWN)
     if unknown is not None:
         judged = unknown.ok + unknown.damaged
@@ -191,7 +189,7 @@ def _gallery(title: str, what: str, gallery: Gallery, label: Label, evaluation: 
     exhibits = gallery.exhibits()
     shown = f"; the first {len(exhibits)} of {gallery.seen}" if len(exhibits) < gallery.seen else ""
     outline = ", true damage outlined in green" if any(exhibit.frame.match for exhibit in exhibits) else ""
-    yield f'<p class="muted">{what}{shown}. Left the frame with its boxes{outline}, right the anomaly map.</p>'
+    yield (f'<p class="muted">{what}{shown}. Left the part with its boxes{outline}, right the anomaly map.</p>')
     yield f'<div class="gallery">{"".join(_figure_of(exhibit, evaluation.tau) for exhibit in exhibits)}</div>'
 
 

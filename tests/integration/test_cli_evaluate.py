@@ -164,7 +164,7 @@ def test_evaluate_says_that_frames_were_trained_on(
     """Nobody is to take such figures for an accuracy."""
     outcome = cangate("evaluate", "bars", "--ok", trained_on, "-o", tmp_path, "--store", store)
     assert outcome.status == 0
-    assert "12 frames are in the model's training set" in outcome.stdout
+    assert "training set: 12;" in outcome.stdout
     assert {row["trained_on"] for row in rows_of(tmp_path)} == {"True"}
 
 

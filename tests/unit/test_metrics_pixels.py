@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from adapters.frames import decode_image
 from schemas.messages import Box
 from service.errors import FrameCorrupt
+from service.evaluation.evidence import LONGEST_PX, evidence_picture
 from service.evaluation.pixels import PixelStatistics, frame_scores
 from service.evaluation.truth import MaskFolder, MaskRefused, match_boxes, read_mask
 from service.model.dataset import FrameFile
@@ -85,6 +87,19 @@ def test_map_may_reach_beyond_the_frame() -> None:
     assert scores.shape == (48, 64)
     assert scores[0, 0] == pytest.approx(1.0, abs=1e-5)
     assert scores[45, 45] == 0.0
+
+
+def test_evidence_shows_damage_beyond_the_part() -> None:
+    """The view holds the true damage wherever it lies; without a truth it is that of the part."""
+    inspection = inspection_of(np.ones((10, 10)), (40.0, 40.0), 2.0, (200, 100))
+    part = Roi(np.ones((100, 200), bool), (40, 40, 80, 80), "fixed")
+    inspection = replace(inspection, prepared=replace(inspection.prepared, roi=part))
+    truth = np.zeros((100, 200), bool)
+    truth[45:50, 195:200] = True
+    alone, together = (evidence_picture(inspection, known, patch_tau=0.5) for known in (None, truth))
+    assert alone.shape == (LONGEST_PX, 2 * LONGEST_PX + 6, 3)
+    assert together.shape[0] < together.shape[1] // 2 == LONGEST_PX + 3
+    assert (together[:, : LONGEST_PX - 1].max(axis=(0, 2)) > 0)[-40:].any()
 
 
 def box(x1: int, y1: int, x2: int, y2: int) -> Box:
