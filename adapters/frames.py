@@ -46,7 +46,9 @@ def decode_image(data: bytes, *, max_pixels: int) -> BgrImage:
             if width * height > max_pixels:
                 raise FrameRefused(f"{width} x {height} pixels exceed the limit of {max_pixels}")
             header.verify()  # the checksums of a PNG; OpenCV would print its finding to standard error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as exc:  # Pillow: SyntaxError for a broken PNG
+    except UnidentifiedImageError as exc:
+        raise FrameCorrupt("not a readable image: no JPEG, PNG, BMP or TIFF") from exc
+    except (OSError, SyntaxError, ValueError) as exc:  # Pillow: SyntaxError for a broken PNG
         raise FrameCorrupt(f"not a readable image: {_one_line(exc)}") from exc
     try:
         bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)

@@ -56,7 +56,7 @@ async def test_verdict_echoes_correlation_data_and_expires_with_its_deadline() -
 
 
 async def test_status_is_retained_and_told_once_a_second_unless_it_changed() -> None:
-    """Many calls, few messages: only a new state, a new connection or a second gone by is worth one."""
+    """Many calls, few messages: only trouble or its end, a new connection or a second gone by is worth one."""
     async with (
         private_mosquitto() as broker,
         PlantClient(broker.port) as plant,
@@ -65,8 +65,9 @@ async def test_status_is_retained_and_told_once_a_second_unless_it_changed() -> 
         for heartbeat in range(5):
             await adapter.publish_status(status(StationState.READY, heartbeat=heartbeat), ready=True)
         await adapter.publish_status(status(StationState.BUSY, heartbeat=5), ready=True)
+        await adapter.publish_status(status(StationState.FAULT, heartbeat=6), ready=False)
         told = [json.loads((await plant.next("status")).payload) for _ in range(2)]
-        assert [(said["state"], said["heartbeat"]) for said in told] == [("ready", 0), ("busy", 5)]
+        assert [(said["state"], said["heartbeat"]) for said in told] == [("ready", 0), ("fault", 6)]
         async with PlantClient(broker.port) as newcomer:
             assert (await newcomer.next("status")).retain
 
