@@ -199,8 +199,10 @@ class Dispatcher:
             store = asyncio.create_task(self._store(new), name="store")
             await asyncio.wait({store}, timeout=_STORE_PATIENCE_S)
             for answer, arrival in batch:
-                tried = [outbox.put(answer) for outbox in self._outboxes]
-                task = asyncio.create_task(_acknowledge(arrival, store, tried), name=f"answered {answer.verdict.seq}")
+                tried = {outbox.sink.name: outbox.put(answer) for outbox in self._outboxes}
+                task = asyncio.create_task(
+                    _acknowledge(arrival, store, tried.get(arrival.source)), name=f"answered {answer.verdict.seq}"
+                )
                 self._acknowledging.add(task)
                 task.add_done_callback(self._acknowledging.discard)
 
@@ -217,8 +219,8 @@ class Dispatcher:
         return True
 
 
-async def _acknowledge(arrival: Arrival, store: asyncio.Task[bool], tried: Sequence[asyncio.Future[bool]]) -> None:
-    confirmed = await asyncio.gather(*tried)
-    # stored or confirmed: either way the verdict outlives a crash. With neither the source shall send the event again
-    if await store or any(confirmed):
+async def _acknowledge(arrival: Arrival, store: asyncio.Task[bool], tried: asyncio.Future[bool] | None) -> None:
+    """Tell the source once the verdict outlives a crash: stored, or confirmed by the transport the event came by."""
+    confirmed = tried is not None and await tried
+    if await store or confirmed:
         arrival.answered()

@@ -93,7 +93,7 @@ class OpcUaServerAdapter:
     @property
     def fault(self) -> str | None:
         """Why no tag can be written now; None while the server is open."""
-        return None if self._tags else "opcua: the server is not open"
+        return None if self._tags else "the server is not open"
 
     async def open(self) -> None:
         """Read certificates and users, build the tags and start to listen.

@@ -48,7 +48,7 @@ def arrival(
         image=None if uri is None else ImageRef(uri=uri),
         received_at=now,
         received_monotonic=time.monotonic(),
-        source="test",
+        source=RecordingSink.name,
         refusal=refusal,
         answered=answered,
     )
