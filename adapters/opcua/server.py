@@ -177,7 +177,7 @@ class OpcUaServerAdapter:
 
     def _open_tags(self) -> TagSpace:
         if self._tags is None:
-            raise SinkUnavailable("opcua: the server is not open")
+            raise SinkUnavailable("the server is not open")
         return self._tags
 
     def _result(self, answer: Answer, tags: TagSpace) -> dict[Tag, TagValue]:

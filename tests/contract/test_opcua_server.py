@@ -335,7 +335,7 @@ async def test_server_that_is_not_open_says_so(tmp_path: Path) -> None:
     )
     await adapter.close()
     for _ in range(2):
-        assert adapter.fault == "opcua: the server is not open"
+        assert adapter.fault == "the server is not open"
         with pytest.raises(SinkUnavailable):
             await adapter.publish(answer(verdict()))
         with pytest.raises(SinkUnavailable):
