@@ -82,6 +82,16 @@ class SqlJournal:
         self._settings = settings
         self._engine = _open_engine(settings)
         self._insert = postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
+        self._note_event = self._insert(_events).on_conflict_do_nothing()
+        self._store_verdict = (
+            sa.update(_events)
+            .where(
+                _events.c.station == station,
+                _events.c.event_id == sa.bindparam("key"),
+                _events.c.verdict.is_(None),  # the first verdict stands
+            )
+            .values(seq=sa.bindparam("seq"), decision=sa.bindparam("decision"), verdict=sa.bindparam("verdict"))
+        )
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
         self._waiting: list[tuple[Callable[[Connection], Any], asyncio.Future[Any]]] = []
         self._flush: asyncio.Task[None] | None = None
@@ -119,7 +129,7 @@ class SqlJournal:
         }
 
         def work(connection: Connection) -> JournalEntry | None:
-            if connection.execute(self._insert(_events).values(row).on_conflict_do_nothing()).rowcount:
+            if connection.execute(self._note_event, row).rowcount:
                 return None
             known = connection.execute(self._select().where(_events.c.event_id == event.event_id)).one()
             return _entry(known)
@@ -137,16 +147,7 @@ class SqlJournal:
             }
             for answer in answers
         ]
-        statement = (
-            sa.update(_events)
-            .where(
-                _events.c.station == self._station,
-                _events.c.event_id == sa.bindparam("key"),
-                _events.c.verdict.is_(None),  # the first verdict stands
-            )
-            .values(seq=sa.bindparam("seq"), decision=sa.bindparam("decision"), verdict=sa.bindparam("verdict"))
-        )
-        await self._submit(lambda connection: connection.execute(statement, rows))
+        await self._submit(lambda connection: connection.execute(self._store_verdict, rows))
 
     async def store_late(self, event_id: str, verdict_json: bytes) -> None:
         """Keep a result that came after its deadline, for the record."""

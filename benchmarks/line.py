@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import multiprocessing
 import socket
 import sys
 import tempfile
@@ -116,8 +117,12 @@ def _without_delay(_: mqtt.Client, __: object, opened: object) -> None:
     opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-async def watch_result_seq(endpoint: str, seen: Seen, started: asyncio.Event) -> None:
-    """Record every step of ResultSeq."""
+def watch_result_seq(endpoint: str, steps: multiprocessing.Queue[int]) -> None:
+    """Send on every step of ResultSeq, and 0 once subscribed; a process of its own, not to delay the MQTT client."""
+    asyncio.run(_watch_result_seq(endpoint, steps))
+
+
+async def _watch_result_seq(endpoint: str, steps: multiprocessing.Queue[int]) -> None:
     while True:
         try:
             async with Client(endpoint) as client:
@@ -125,10 +130,10 @@ async def watch_result_seq(endpoint: str, seen: Seen, started: asyncio.Event) ->
                 subscription = await client.create_subscription(10, queue_maxsize=10_000)
                 node = client.get_node(f"ns={namespace};s={STATION}.ResultSeq")
                 await subscription.subscribe_data_change([node], queuesize=1000, sampling_interval=ua.Duration(10))
-                started.set()
+                steps.put(0)
                 async for event in subscription:
                     if isinstance(event, DataChangeEvent) and event.value:
-                        seen.result_seqs.append(event.value)
+                        steps.put(event.value)
         except (OSError, TimeoutError, ua.UaError):
             await asyncio.sleep(0.2)
 
@@ -149,12 +154,13 @@ async def measure(events: int, rate_hz: float) -> Seen:
             MosquittoBroker(executable) as broker,
             running_service(folder, broker.port, opcua_port, rendered_model()),
         ):
-            started = asyncio.Event()
             endpoint = f"opc.tcp://{LOOPBACK}:{opcua_port}/cangate/"
-            watching = asyncio.create_task(watch_result_seq(endpoint, seen, started))
+            processes = multiprocessing.get_context("spawn")
+            steps = processes.Queue()
+            watching = processes.Process(target=watch_result_seq, args=(endpoint, steps), daemon=True)
+            watching.start()
             client = connect(broker.port, seen, events)
-            async with asyncio.timeout(60):
-                await started.wait()
+            await asyncio.to_thread(steps.get, timeout=60)
             due = time.perf_counter()
             for number in range(events):
                 await asyncio.sleep(max(0.0, due - time.perf_counter()))
@@ -172,7 +178,9 @@ async def measure(events: int, rate_hz: float) -> Seen:
             await asyncio.to_thread(seen.done.wait, 10)
             await asyncio.sleep(0.5)  # for what should not come
             client.loop_stop()
-            watching.cancel()
+            watching.terminate()
+            while not steps.empty():
+                seen.result_seqs.append(steps.get())
     return seen
 
 

@@ -91,7 +91,8 @@ class Inspector:
         answered = self._remember(event_id)
         deadline = Deadline.of(arrival, self._settings.deadline)
         is_new: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        work = self._begin(arrival, deadline, is_new)  # the frame is made ready while the journal is asked
+        work = self._begin(arrival, deadline, is_new)
+        await asyncio.sleep(0)  # lets that begin: the frame is made ready while the journal is asked
         known = known or await self._accept(arrival, deadline)
         if known is not None and known.verdict_json is not None:
             is_new.set_result(False)

@@ -177,7 +177,7 @@ async def test_inspector_repeats_from_the_journal_after_a_restart() -> None:
             await restarted.inspector.recover()
             again = await restarted.ask(arrival("same"))
             assert again.verdict_json == first.verdict_json
-            assert restarted.loader.loads == 0
+            assert restarted.pipeline.judged == 0
             assert (await restarted.ask(arrival("new"))).verdict.seq == 2
 
 
