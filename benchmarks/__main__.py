@@ -1,0 +1,19 @@
+"""`python -m benchmarks`: every figure of the README, one after the other."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+COMMANDS = (
+    ("line",),
+    ("accuracy_rendered", "--station", "0"),
+    ("roi", "rendered"),
+    ("roi", "time"),
+    ("distance",),
+    ("coreset",),
+)
+
+for command in COMMANDS:
+    print(f"\n== python -m benchmarks.{' '.join(command)}", flush=True)
+    subprocess.run([sys.executable, "-m", f"benchmarks.{command[0]}", *command[1:]], check=False)
