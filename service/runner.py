@@ -18,7 +18,7 @@ from service.station import Station
 log = structlog.get_logger(__name__)
 
 _HEARTBEAT_S = 0.5
-_STATUS_MIN_S = 0.02
+_STATUS_DELAY_S = 0.02
 _DRAIN_S = 5.0
 _CLOSE_S = 2.5
 _RESTART_S = (0.1, 5.0)
@@ -147,15 +147,15 @@ class Runner:
             news.set()
 
     async def _tell_status(self, sink: VerdictSink, news: asyncio.Event) -> None:
-        """Tell one sink what changed, at once but not more often than makes sense."""
+        """Tell one sink what changed: a moment later, not in the moment in which a verdict is on its way."""
         while True:
             await news.wait()
+            await asyncio.sleep(_STATUS_DELAY_S)
             news.clear()
             try:
                 await sink.publish_status(self._station.status(), ready=self.ready)
             except SinkUnavailable as exc:
                 log.debug("status_not_shown", sink=sink.name, error=str(exc))
-            await asyncio.sleep(_STATUS_MIN_S)
 
 
 async def _supervise(name: str, part: Callable[[], Awaitable[None]]) -> None:
