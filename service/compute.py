@@ -146,7 +146,7 @@ class Compute:
             return load_ms, job.model.pipeline.prepare(frame)
         except FrameError as exc:
             return Failed(exc.reason, str(exc), job.model.ref, frame, load_ms)
-        except Exception as exc:
+        except Exception as exc:  # the supervised boundary: a defect ends in a fail-safe verdict
             log.exception("prepare_failed")
             return Failed(Reason.INTERNAL_ERROR, _one_line(exc), job.model.ref, frame, load_ms)
 
@@ -169,7 +169,7 @@ def _judge_group(group: list[_Ready]) -> list[Outcome]:
     model = group[0].job.model
     try:
         inspections = model.pipeline.judge([ready.prepared for ready in group])
-    except Exception as exc:
+    except Exception as exc:  # the supervised boundary, as above
         if len(group) > 1:  # one bad frame must not take its neighbours along
             return [outcome for ready in group for outcome in _judge_group([ready])]
         log.exception("judge_failed")

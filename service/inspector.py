@@ -103,7 +103,7 @@ class Inspector:
         is_new.set_result(True)
         try:
             outcome = work if isinstance(work, Failed) else await self._in_time(work, arrival, deadline)
-        except Exception as exc:
+        except Exception as exc:  # the supervised boundary: a defect ends in a fail-safe verdict
             log.exception("inspection_failed", event_id=event_id)
             outcome = Failed(Reason.INTERNAL_ERROR, type(exc).__name__)
         # no await from here to dispatch: verdicts leave in the order of their seq

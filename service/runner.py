@@ -168,7 +168,7 @@ async def _supervise(name: str, part: Callable[[], Awaitable[None]]) -> None:
         try:
             await part()
             log.error("part_ended", part=name)
-        except Exception:
+        except Exception:  # the supervised boundary: a defect ends in a log entry and a fresh start
             log.exception("part_crashed", part=name)
         if loop.time() - began > 60:
             delay = first
