@@ -24,7 +24,7 @@ from service.device import compute_device
 from service.errors import FrameError
 from service.model.package import read_package
 from service.model.registry import ModelRegistry
-from service.pipeline.pipeline import InspectionPipeline
+from service.pipeline.pipeline import Pipeline
 from service.pipeline.scoring import all_statistics
 from service.pipeline.types import Frame, Inspection
 
@@ -43,7 +43,7 @@ class Judged:
     scores: dict[ScoreStatistic, float]
 
 
-def judged(pipeline: InspectionPipeline, seed: int, station: int, *, damaged: bool) -> Judged | None:
+def judged(pipeline: Pipeline, seed: int, station: int, *, damaged: bool) -> Judged | None:
     """Render and judge one frame; None where no canister was found."""
     damage = random_damage(np.random.default_rng([seed, 3])) if damaged else None
     truth = render_canister(seed, damage=damage, station_seed=station)

@@ -17,7 +17,7 @@ from service.pipeline.types import Frame, Inspection, Prepared
 from service.ports import FrameLoader
 
 if TYPE_CHECKING:  # importing it takes seconds (torch), which only who loads a model must spend
-    from service.pipeline.pipeline import InspectionPipeline
+    from service.pipeline.pipeline import Pipeline
 
 log = structlog.get_logger(__name__)
 
@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 class LoadedModel:
     """A model package that is ready to judge."""
 
-    pipeline: InspectionPipeline
+    pipeline: Pipeline
     ref: ModelRef
 
 

@@ -30,7 +30,7 @@ from service.evaluation.pictures import comparison_picture, mask_picture
 from service.model.dataset import Decode, FrameFile, read_frame
 from service.model.package import read_package
 from service.model.registry import ModelRegistry
-from service.pipeline.pipeline import InspectionPipeline
+from service.pipeline.pipeline import Pipeline
 from service.pipeline.types import Inspection
 
 COLUMNS = (
@@ -126,7 +126,7 @@ def inspect(
 
 
 def _inspect_one(
-    path: Path, pipeline: InspectionPipeline, model: ModelRef, decode: Decode
+    path: Path, pipeline: Pipeline, model: ModelRef, decode: Decode
 ) -> tuple[InspectedImage, Inspection | None]:
     began = time.perf_counter()
     try:

@@ -28,7 +28,7 @@ from service.evaluation.pixels import PixelStatistics, frame_scores
 from service.evaluation.truth import MaskFolder, MaskRefused, box_union, match_boxes, read_mask
 from service.model.dataset import Decode, FrameFile, read_frame
 from service.model.package import ModelPackage
-from service.pipeline.pipeline import InspectionPipeline
+from service.pipeline.pipeline import Pipeline
 from service.pipeline.types import BgrImage, Inspection, Mask, Progress
 
 WORST = 12
@@ -90,7 +90,7 @@ class Evaluator:
     """Takes frames one after another; rows and counts are kept, pictures and maps are not."""
 
     def __init__(
-        self, package: ModelPackage, pipeline: InspectionPipeline, *, decode: Decode, masks: MaskFolder | None = None
+        self, package: ModelPackage, pipeline: Pipeline, *, decode: Decode, masks: MaskFolder | None = None
     ) -> None:
         self._package = package
         self._pipeline = pipeline

@@ -29,11 +29,19 @@ from service.errors import FrameError, PackageNotFound, PackageRefused, UsageErr
 from service.model.manifest import PIPELINE_VERSION, GoldenFrame, ModelManifest
 from service.pipeline.embed import build_embedder
 from service.pipeline.memory_bank import MemoryBank
-from service.pipeline.pipeline import InspectionPipeline
+from service.pipeline.pipeline import Pipeline
 from service.pipeline.roi import build_roi_finder
 from service.pipeline.types import BgrImage, FloatArray, Frame
 
-__all__ = ["GOLDEN_TOLERANCE", "ModelManifest", "ModelPackage", "package_id", "read_package", "write_package"]
+__all__ = [
+    "GOLDEN_TOLERANCE",
+    "InspectionPipeline",
+    "ModelManifest",
+    "ModelPackage",
+    "package_id",
+    "read_package",
+    "write_package",
+]
 
 MANIFEST, BANK, SUMS = "model.json", "memory.safetensors", "SHA256SUMS"
 
@@ -84,6 +92,7 @@ class ModelPackage:
             bank=MemoryBank(self.vectors, device),
             tau=manifest.tau,
             patch_tau=manifest.patch_tau,
+            ref=self.ref,
         )
 
     def golden_frames(self) -> Iterator[tuple[GoldenFrame, Frame]]:
@@ -94,7 +103,7 @@ class ModelPackage:
                 raise self._refused(f"{golden.file} is no picture")
             yield golden, Frame(np.asarray(bgr, np.uint8), uri=golden.name)
 
-    def check_golden(self, pipeline: InspectionPipeline) -> float:
+    def check_golden(self, pipeline: Pipeline) -> float:
         """Return the largest deviation of a golden score. Raises PackageRefused where it is above the tolerance."""
         worst = 0.0
         for golden, frame in self.golden_frames():
@@ -110,6 +119,27 @@ class ModelPackage:
 
     def _refused(self, why: str) -> PackageRefused:
         return PackageRefused(f"model {self.manifest.name}@{self.manifest.version}: {why}")
+
+
+@dataclass(frozen=True, slots=True)
+class InspectionPipeline(Pipeline):
+    """The pipeline of one model package: what the service runs, usable without it (docs/library.md)."""
+
+    ref: ModelRef
+
+    @classmethod
+    def from_package(cls, path: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> InspectionPipeline:
+        """Read and verify the package in the directory `path`, and build its pipeline on `device`.
+
+        Raises:
+            PackageNotFound: there is no package.
+            PackageRefused: it was tampered with, its backbone or its preprocessing is not the one running here, or its
+                golden frames score otherwise than where it was trained.
+        """
+        package = read_package(Path(path))
+        pipeline = package.build_pipeline(torch.device(device))
+        package.check_golden(pipeline)
+        return pipeline
 
 
 def read_package(path: Path) -> ModelPackage:

@@ -26,7 +26,7 @@ from service.model.sweep import (
     operating_point,
     threshold_for,
 )
-from service.pipeline.pipeline import InspectionPipeline
+from service.pipeline.pipeline import Pipeline
 from service.pipeline.scoring import all_statistics
 from service.pipeline.types import BgrImage, Progress
 
@@ -81,7 +81,7 @@ class Choice:
 def judge_frames(
     files: Sequence[FrameFile],
     package: ModelPackage,
-    pipeline: InspectionPipeline,
+    pipeline: Pipeline,
     decode: Decode,
     progress: Progress,
     *,
@@ -160,7 +160,7 @@ def held_back_frames(judged: JudgedSet) -> tuple[HeldBackFrame, ...]:
 def publish_choice(
     registry: ModelRegistry,
     package: ModelPackage,
-    pipeline: InspectionPipeline,
+    pipeline: Pipeline,
     choice: Choice,
     ok: JudgedSet,
     decode: Decode,
@@ -203,9 +203,7 @@ def publish_choice(
         return registry.publish(directory, manifest)
 
 
-def _same_golden(
-    package: ModelPackage, pipeline: InspectionPipeline
-) -> tuple[list[GoldenFrame], dict[str, BgrImage | bytes]]:
+def _same_golden(package: ModelPackage, pipeline: Pipeline) -> tuple[list[GoldenFrame], dict[str, BgrImage | bytes]]:
     """Return the golden frames of `package` with the scores that `pipeline` gives where its statistic is another."""
     changed = pipeline.recipe.score.statistic is not package.manifest.recipe.score.statistic
     golden = [

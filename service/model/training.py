@@ -33,7 +33,7 @@ from service.model.patches import PatchStore
 from service.pipeline.embed import Embedder, build_embedder
 from service.pipeline.memory_bank import MemoryBank, build_memory_bank, density_filter
 from service.pipeline.normalize import normalize
-from service.pipeline.pipeline import InspectionPipeline
+from service.pipeline.pipeline import Pipeline
 from service.pipeline.roi import RoiFinder, build_roi_finder
 from service.pipeline.scoring import all_statistics
 from service.pipeline.types import BgrImage, FloatArray, NormalizedRoi, Progress
@@ -130,9 +130,7 @@ class _Trainer:
         calibration = self._hold_back([frame.name for frame in frames], patches, vectors, frame_of_patch)
         bank = self._bank(vectors, "memory bank")
         tau = calibration.limits[self.recipe.score.statistic]
-        pipeline = InspectionPipeline(
-            self.recipe, self.roi_finder, self.embedder, bank, tau=tau, patch_tau=calibration.patch_tau
-        )
+        pipeline = Pipeline(self.recipe, self.roi_finder, self.embedder, bank, tau=tau, patch_tau=calibration.patch_tau)
         scores = [frame.scores[self.recipe.score.statistic] for frame in calibration.held_back]
         golden, pictures = self._golden(pipeline, kept, frames, scores)
         manifest = ModelManifest(
@@ -226,7 +224,7 @@ class _Trainer:
 
     def _golden(
         self,
-        pipeline: InspectionPipeline,
+        pipeline: Pipeline,
         files: Sequence[FrameFile],
         frames: Sequence[TrainingFrame],
         scores: list[float],

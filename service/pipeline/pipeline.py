@@ -27,7 +27,7 @@ def _timed(stage: Callable[[], T]) -> tuple[T, float]:
 
 
 @dataclass(frozen=True, slots=True)
-class InspectionPipeline:
+class Pipeline:
     """Everything between a decoded frame and its inspection, with one model.
 
     tau: image threshold, `s >= tau` is damaged. patch_tau: distance that a patch must reach to appear in a box.

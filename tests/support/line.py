@@ -19,7 +19,7 @@ from service.pipeline.types import DamageBox, Frame, Inspection, NormalizedRoi, 
 from service.ports import Answer, Arrival, Refusal
 
 if TYPE_CHECKING:
-    from service.pipeline.pipeline import InspectionPipeline
+    from service.pipeline.pipeline import Pipeline
 
 MODEL = ModelRef(name="canister", version="1", sha256="0" * 64)
 
@@ -117,7 +117,7 @@ class ScriptedPipeline:
     @property
     def loaded(self) -> LoadedModel:
         """Return the pipeline as the service holds one."""
-        return LoadedModel(cast("InspectionPipeline", self), MODEL)
+        return LoadedModel(cast("Pipeline", self), MODEL)
 
 
 class RecordingSink:

@@ -43,7 +43,7 @@ def test_normalize_is_a_square_of_the_side_asked_for(xyxy: tuple[int, int, int, 
     assert (normalized.bgr[~normalized.mask] == NEUTRAL).all()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.data())
 def test_normalize_maps_back_exactly(data: st.DataObject) -> None:
     """A pixel (x, y) of the square lies at origin + (x, y) / scale in the frame, whatever the ROI."""

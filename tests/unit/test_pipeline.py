@@ -11,7 +11,7 @@ from schemas.recipe import MemoryRecipe, Recipe, RoiMethod, RoiRecipe
 from service.errors import RoiNotFound
 from service.pipeline.embed import build_embedder
 from service.pipeline.memory_bank import MemoryBank, build_memory_bank
-from service.pipeline.pipeline import InspectionPipeline
+from service.pipeline.pipeline import Pipeline
 from service.pipeline.roi import build_roi_finder
 from service.pipeline.scoring import image_score
 from service.pipeline.types import Frame, Roi
@@ -38,11 +38,11 @@ def part(seed: int, *, scratched: bool = False) -> Frame:
 
 
 @pytest.fixture(scope="module")
-def pipeline() -> InspectionPipeline:
+def pipeline() -> Pipeline:
     """Return a pipeline whose thresholds lie just above eight other OK parts."""
     finder, embedder = build_roi_finder(RECIPE.roi), build_embedder(RECIPE.embed, CPU)
     anything = MemoryBank(np.eye(embedder.dim, dtype=np.float32))
-    untuned = InspectionPipeline(RECIPE, finder, embedder, anything, tau=1.0, patch_tau=1.0)
+    untuned = Pipeline(RECIPE, finder, embedder, anything, tau=1.0, patch_tau=1.0)
 
     def patches(seeds: range) -> list[np.ndarray]:
         normalized = [untuned.prepare(part(seed)).normalized for seed in seeds]
@@ -50,10 +50,10 @@ def pipeline() -> InspectionPipeline:
 
     bank = build_memory_bank(np.concatenate(patches(range(12))), RECIPE.memory, clean=True)
     limit = 1.2 * max(float(bank.distances(vectors).max()) for vectors in patches(range(20, 28)))
-    return InspectionPipeline(RECIPE, finder, embedder, bank, tau=limit, patch_tau=limit)
+    return Pipeline(RECIPE, finder, embedder, bank, tau=limit, patch_tau=limit)
 
 
-def test_pipeline_passes_an_ok_part(pipeline: InspectionPipeline) -> None:
+def test_pipeline_passes_an_ok_part(pipeline: Pipeline) -> None:
     """A part like the others is OK, without a box, and carries its map, threshold and times."""
     (inspection,) = pipeline.inspect([part(50)])
 
@@ -66,7 +66,7 @@ def test_pipeline_passes_an_ok_part(pipeline: InspectionPipeline) -> None:
     assert times.embed > 0
 
 
-def test_pipeline_boxes_the_damage_in_the_full_frame(pipeline: InspectionPipeline) -> None:
+def test_pipeline_boxes_the_damage_in_the_full_frame(pipeline: Pipeline) -> None:
     """A scratched part is damaged; a box covers the scratch and little else, in pixels of the frame."""
     (inspection,) = pipeline.inspect([part(51, scratched=True)])
 
@@ -79,7 +79,7 @@ def test_pipeline_boxes_the_damage_in_the_full_frame(pipeline: InspectionPipelin
     assert (x2 - x1) * (y2 - y1) < 80 * 80
 
 
-def test_pipeline_judges_a_batch_as_one_by_one(pipeline: InspectionPipeline) -> None:
+def test_pipeline_judges_a_batch_as_one_by_one(pipeline: Pipeline) -> None:
     """Order is kept, and no frame depends on its neighbours."""
     frames = [part(60), part(61, scratched=True), part(62)]
 
@@ -91,13 +91,13 @@ def test_pipeline_judges_a_batch_as_one_by_one(pipeline: InspectionPipeline) -> 
     assert [each.boxes for each in together] == [each.boxes for each in alone]
 
 
-def test_pipeline_of_no_frames_is_empty(pipeline: InspectionPipeline) -> None:
+def test_pipeline_of_no_frames_is_empty(pipeline: Pipeline) -> None:
     """No frames, no inspections."""
     assert pipeline.inspect([]) == []
     assert pipeline.judge([]) == []
 
 
-def test_pipeline_uses_the_statistic_of_the_recipe(pipeline: InspectionPipeline) -> None:
+def test_pipeline_uses_the_statistic_of_the_recipe(pipeline: Pipeline) -> None:
     """The score is that of the recipe, from the distances in the map."""
     (inspection,) = pipeline.inspect([part(70)])
     grid = pipeline.embedder.embed([inspection.prepared.normalized])[0]
@@ -105,9 +105,9 @@ def test_pipeline_uses_the_statistic_of_the_recipe(pipeline: InspectionPipeline)
     assert inspection.score == image_score(inspection.anomaly_map[grid.inside], RECIPE.score.statistic)
 
 
-def test_damaged_frame_shows_a_box_though_no_patch_stands_out(pipeline: InspectionPipeline) -> None:
+def test_damaged_frame_shows_a_box_though_no_patch_stands_out(pipeline: Pipeline) -> None:
     """Damage spread too thinly for any single patch is still shown where it is strongest."""
-    strict = InspectionPipeline(
+    strict = Pipeline(
         RECIPE, pipeline.roi_finder, pipeline.embedder, pipeline.bank, tau=0.5 * pipeline.tau, patch_tau=10.0
     )
 
@@ -117,14 +117,14 @@ def test_damaged_frame_shows_a_box_though_no_patch_stands_out(pipeline: Inspecti
     assert inspection.boxes
 
 
-def test_prepare_passes_on_that_there_is_no_part(pipeline: InspectionPipeline) -> None:
+def test_prepare_passes_on_that_there_is_no_part(pipeline: Pipeline) -> None:
     """What the ROI finder refuses is refused with its own reason."""
 
     class Blind:
         def find(self, bgr: np.ndarray) -> Roi:
             raise RoiNotFound(f"nothing in {bgr.shape}")
 
-    blind = InspectionPipeline(RECIPE, Blind(), pipeline.embedder, pipeline.bank, tau=1.0, patch_tau=1.0)
+    blind = Pipeline(RECIPE, Blind(), pipeline.embedder, pipeline.bank, tau=1.0, patch_tau=1.0)
 
     with pytest.raises(RoiNotFound, match="nothing in"):
         blind.inspect([part(90)])

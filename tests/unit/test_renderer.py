@@ -54,7 +54,7 @@ def test_ok_frame_has_no_boxes() -> None:
     assert not frame.kinds
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     seed=st.integers(0, 2**40),
     width=st.integers(160, 900),

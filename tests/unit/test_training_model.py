@@ -18,7 +18,7 @@ from service.model.dataset import list_frames
 from service.model.training import TrainingOptions, train
 from service.pipeline.embed import build_embedder
 from service.pipeline.memory_bank import MemoryBank
-from service.pipeline.pipeline import InspectionPipeline
+from service.pipeline.pipeline import Pipeline
 from service.pipeline.roi import build_roi_finder
 from service.pipeline.types import Frame
 from tests.support.parts import QUICK, draw_part, train_parts, write_parts
@@ -30,7 +30,7 @@ decode = partial(decode_image, max_pixels=1_000_000)
 def test_training_separates_damaged_parts_from_ok_ones(tmp_path: Path) -> None:
     """Parts never seen: the intact ones stay below tau, the scratched ones reach it, with a box on the scratch."""
     trained = train_parts(write_parts(tmp_path, 12))
-    pipeline = InspectionPipeline(
+    pipeline = Pipeline(
         trained.manifest.recipe,
         build_roi_finder(QUICK.roi),
         build_embedder(QUICK.embed, CPU),

@@ -1,0 +1,79 @@
+"""The pipeline without the service around it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from service.errors import PackageNotFound, PackageRefused
+from service.model.package import InspectionPipeline
+from service.model.registry import ModelRegistry
+from service.pipeline.types import Frame
+from tests.support.parts import draw_part, publish, train_parts, write_parts
+
+PAGE = Path(__file__).parents[2] / "docs" / "library.md"
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small package."""
+    trained = train_parts(write_parts(tmp_path_factory.mktemp("ok"), 10))
+    return publish(ModelRegistry(tmp_path_factory.mktemp("models")), trained)
+
+
+def test_example_of_the_page_runs_as_printed(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a reader copies from docs/library.md works on their own package and pictures."""
+    (tmp_path / "models" / "canister").mkdir(parents=True)
+    (tmp_path / "models" / "canister" / "1").symlink_to(package)
+    cv2.imwrite(str(tmp_path / "good.png"), draw_part(500))
+    cv2.imwrite(str(tmp_path / "bad.png"), draw_part(501, damaged=True))
+    monkeypatch.chdir(tmp_path)
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    exec(compile(example, str(PAGE), "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("good.png: OK, s = 0.")
+    assert lines[1].startswith("bad.png: DAMAGED, s = 0.")
+    assert lines[2].startswith("  damage at (")
+
+
+def test_batch_gives_what_single_frames_give(package: Path) -> None:
+    """The order is kept, and no frame sees another."""
+    pipeline = InspectionPipeline.from_package(package)
+    frames = [Frame(draw_part(seed, damaged=seed % 2 == 1)) for seed in range(600, 605)]
+    alone = [pipeline.inspect([frame])[0].score for frame in frames]
+    np.testing.assert_allclose([each.score for each in pipeline.inspect(frames)], alone, atol=1e-5)
+    assert pipeline.inspect([]) == []
+
+
+def test_pipeline_names_its_package(package: Path) -> None:
+    """A caller can say which model judged."""
+    ref = InspectionPipeline.from_package(str(package)).ref
+    assert (ref.name, ref.version, len(ref.sha256)) == ("bars", "1", 64)
+
+
+def test_bank_with_one_value_flipped_is_refused(package: Path, tmp_path: Path) -> None:
+    """One number of a million that is not what was packed."""
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in package.rglob("*"):
+        if file.is_file():
+            (copy / file.relative_to(package)).parent.mkdir(exist_ok=True)
+            (copy / file.relative_to(package)).write_bytes(file.read_bytes())
+    vectors = load_file(copy / "memory.safetensors")["vectors"].copy()
+    vectors[3, 5] = -vectors[3, 5]
+    save_file({"vectors": vectors}, copy / "memory.safetensors")
+    with pytest.raises(PackageRefused, match=r"memory\.safetensors is not what was packed"):
+        InspectionPipeline.from_package(copy)
+
+
+def test_folder_without_a_package_is_named(tmp_path: Path) -> None:
+    """A wrong path is the likeliest mistake."""
+    with pytest.raises(PackageNotFound, match=str(tmp_path)):
+        InspectionPipeline.from_package(tmp_path)
