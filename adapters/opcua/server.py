@@ -14,54 +14,24 @@ from pathlib import Path
 from typing import Final
 
 from asyncua import Server, ua
-from pydantic import TypeAdapter, ValidationError
 
+from adapters.opcua.events import DefaultEventIds, TriggerTexts, trigger_arrival
 from adapters.opcua.security import ServerSecurity, StationInternalServer
 from adapters.opcua.tags import TagSpace, TagValue, TagWrites
-from schemas.messages import (
-    Decision,
-    EventId,
-    Gate,
-    ImageEvent,
-    ImageRef,
-    ImageUri,
-    PartId,
-    Reason,
-    StationState,
-    Status,
-)
+from schemas.messages import Decision, Gate, Reason, StationState, Status
 from schemas.settings import OpcUaServerSettings
 from schemas.tags import NAMESPACE_URI, RESULT_RING, Tag, VerdictCode, result_seq
 from service.errors import SinkUnavailable, UsageError
-from service.ports import Answer, Arrival, Clock, CommandHandler, Intake, Refusal
+from service.ports import Answer, Arrival, Clock, CommandHandler, Intake
 
 ENDPOINT_PATH: Final = "/cangate/"
 PKI: Final = Path("data/pki")
 _CLOSE_S = 2.0
 
 _COUNTS: Final = {Decision.OK: Tag.CountOk, Decision.DAMAGED: Tag.CountDamaged, Decision.ERROR: Tag.CountError}
-
-
-class DefaultEventIds:
-    """Event ids for triggers that name none: `{station}-{Trigger}-{start of the service}`.
-
-    A PLC whose counter falls back (it restarted, or the counter wrapped) gets a round number behind that, since the
-    same id again would repeat the verdict of an earlier part.
-    """
-
-    def __init__(self, station: str, start: datetime) -> None:
-        self._station = station
-        self._start = f"{start:%Y%m%dT%H%M%S.%fZ}"
-        self._last = 0
-        self._round = 1
-
-    def next(self, trigger: int) -> str:
-        """Return an id that no earlier trigger of this run was given."""
-        if trigger <= self._last:
-            self._round += 1
-        self._last = trigger
-        suffix = f"-{self._round}" if self._round > 1 else ""
-        return f"{self._station}-{trigger}-{self._start}{suffix}"
+_TEXT_TAGS: Final = TriggerTexts(
+    part_id=Tag.TriggerPartId.name, image_uri=Tag.TriggerImageUri.name, event_id=Tag.TriggerEventId.name
+)
 
 
 class OpcUaServerAdapter:
@@ -228,28 +198,19 @@ class OpcUaServerAdapter:
         self._intake.submit(arrival)
 
     def _arrival(self, trigger: int, tags: TagSpace, now: datetime) -> Arrival:
-        unusable: list[str] = []
-
-        def usable(tag: Tag, kind: TypeAdapter[str]) -> str | None:
-            text = tags.text(tag)
-            if not text:
-                return None
-            try:
-                return kind.validate_python(text)
-            except ValidationError as exc:
-                unusable.append(f"{tag.name}: {exc.errors()[0]['msg']}")
-                return None
-
-        event_id = usable(Tag.TriggerEventId, _EVENT_ID) or self._event_ids.next(trigger)
-        part_id = usable(Tag.TriggerPartId, _PART_ID)
-        uri = usable(Tag.TriggerImageUri, _IMAGE_URI)
-        return Arrival(
-            event=ImageEvent(event_id=event_id, part_id=part_id, trigger_id=trigger),
-            image=ImageRef(uri=uri) if uri else None,
+        texts = TriggerTexts(
+            part_id=tags.text(Tag.TriggerPartId),
+            image_uri=tags.text(Tag.TriggerImageUri),
+            event_id=tags.text(Tag.TriggerEventId),
+        )
+        return trigger_arrival(
+            trigger,
+            texts,
+            self._event_ids,
+            names=_TEXT_TAGS,
             received_at=now,
             received_monotonic=self._clock.monotonic(),
             source=self.name,
-            refusal=Refusal(Reason.FRAME_REFUSED, "; ".join(unusable)) if unusable else None,
         )
 
     async def _build(self, security: ServerSecurity) -> Server:
@@ -286,11 +247,6 @@ class OpcUaServerAdapter:
 
     def _cannot_listen(self, exc: OSError) -> str:
         return f"opcua.server: cannot listen on {self._settings.host}:{self._settings.port}: {exc.strerror or exc}"
-
-
-_EVENT_ID: TypeAdapter[str] = TypeAdapter(EventId)
-_PART_ID: TypeAdapter[str] = TypeAdapter(PartId)
-_IMAGE_URI: TypeAdapter[str] = TypeAdapter(ImageUri)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.clock import SystemClock
-from adapters.opcua.server import DefaultEventIds
+from adapters.opcua.events import DefaultEventIds
 from adapters.opcua.tags import complete
 from schemas.messages import Decision
 from schemas.tags import VerdictCode, result_seq

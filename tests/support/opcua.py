@@ -12,7 +12,8 @@ from pathlib import Path
 from asyncua import Client, Node, ua
 
 from adapters.clock import SystemClock
-from adapters.opcua.server import DefaultEventIds, OpcUaServerAdapter
+from adapters.opcua.events import DefaultEventIds
+from adapters.opcua.server import OpcUaServerAdapter
 from schemas.messages import (
     Box,
     Command,
