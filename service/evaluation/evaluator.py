@@ -12,7 +12,7 @@ import numpy as np
 
 from schemas.messages import Box, Decision, Reason, StagesMs
 from service.errors import FrameError
-from service.evaluation.evidence import evidence_picture
+from service.evaluation.evidence import evidence_jpeg
 from service.evaluation.metrics import (
     EvaluatedFrame,
     Evaluation,
@@ -26,10 +26,10 @@ from service.evaluation.metrics import (
 )
 from service.evaluation.pixels import PixelStatistics, frame_scores
 from service.evaluation.truth import MaskFolder, MaskRefused, box_union, match_boxes, read_mask
-from service.model.dataset import Decode, FrameFile, read_frame
+from service.model.dataset import Decode, FrameFile, ReadFrame, read_frame
 from service.model.package import ModelPackage
 from service.pipeline.pipeline import Pipeline
-from service.pipeline.types import BgrImage, Inspection, Mask, Progress
+from service.pipeline.types import Inspection, Mask, Progress
 
 WORST = 12
 """Pictures kept of each kind."""
@@ -37,10 +37,10 @@ WORST = 12
 
 @dataclass(frozen=True, slots=True)
 class Exhibit:
-    """A frame worth looking at, and its picture."""
+    """A frame worth looking at, and its picture as a JPEG file."""
 
     frame: EvaluatedFrame
-    picture: BgrImage
+    jpeg: bytes
 
 
 @dataclass(slots=True)
@@ -51,7 +51,7 @@ class Gallery:
     seen: int = 0
     _kept: list[tuple[float, int, Exhibit]] = field(default_factory=list)
 
-    def offer(self, rank: float, frame: EvaluatedFrame, draw: Callable[[], BgrImage]) -> None:
+    def offer(self, rank: float, frame: EvaluatedFrame, draw: Callable[[], bytes]) -> None:
         """Show a frame; the largest ranks stay, the earlier of two equal ones first."""
         self.seen += 1
         if len(self._kept) < self.size or rank > self._kept[0][0]:
@@ -76,7 +76,7 @@ class Galleries:
     over_rejects: Gallery = field(default_factory=Gallery)
     suspects: Gallery = field(default_factory=Gallery)
 
-    def offer(self, frame: EvaluatedFrame, score: float, draw: Callable[[], BgrImage]) -> None:
+    def offer(self, frame: EvaluatedFrame, score: float, draw: Callable[[], bytes]) -> None:
         """Show a judged frame to the gallery that it belongs to."""
         if frame.label is Label.UNKNOWN:
             self.suspects.offer(score, frame, draw)
@@ -134,15 +134,19 @@ class Evaluator:
             median_ms=median_times(frames),
         )
 
+    def evidence(self, file: FrameFile, label: Label) -> bytes:
+        """Return the picture of a frame, as a JPEG file; it is counted nowhere. Raises FrameError."""
+        _, inspection, _ = self._inspect(file)
+        mask_file = self._mask_of(file, label)
+        truth, _ = self._truth(mask_file, inspection) if mask_file else (None, "")
+        return evidence_jpeg(inspection, truth, patch_tau=self._pipeline.patch_tau)
+
     def _judge(self, file: FrameFile, label: Label) -> EvaluatedFrame:
-        began = time.perf_counter()
         try:
-            read = read_frame(file, self._decode)
-            load_ms = 1e3 * (time.perf_counter() - began)
-            (inspection,) = self._pipeline.inspect([read.frame])
+            read, inspection, load_ms = self._inspect(file)
         except FrameError as exc:
             return _unjudged(file, label, exc)
-        mask_file = self._masks.find(file.name) if self._masks is not None and label is Label.DAMAGED else None
+        mask_file = self._mask_of(file, label)
         truth, refused = self._truth(mask_file, inspection) if mask_file else (None, "")
         frame = _row(file, label, inspection, load_ms).model_copy(
             update={
@@ -155,8 +159,19 @@ class Evaluator:
             frame = frame.model_copy(update={"match": match_boxes(frame.boxes, truth)})
         self._count_pixels(inspection, label, truth)
         tau = self._pipeline.patch_tau
-        self.galleries.offer(frame, inspection.score, lambda: evidence_picture(inspection, truth, patch_tau=tau))
+        self.galleries.offer(frame, inspection.score, lambda: evidence_jpeg(inspection, truth, patch_tau=tau))
         return frame
+
+    def _inspect(self, file: FrameFile) -> tuple[ReadFrame, Inspection, float]:
+        """Return the frame, what the pipeline says of it, and the milliseconds that loading took."""
+        began = time.perf_counter()
+        read = read_frame(file, self._decode)
+        load_ms = 1e3 * (time.perf_counter() - began)
+        (inspection,) = self._pipeline.inspect([read.frame])
+        return read, inspection, load_ms
+
+    def _mask_of(self, file: FrameFile, label: Label) -> FrameFile | None:
+        return self._masks.find(file.name) if self._masks is not None and label is Label.DAMAGED else None
 
     def _truth(self, file: FrameFile, inspection: Inspection) -> tuple[Mask | None, str]:
         """Return the mask, or None and why it is left out."""

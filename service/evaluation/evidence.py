@@ -10,6 +10,7 @@ from service.evaluation.pixels import square_in_frame
 from service.pipeline.types import BgrImage, Inspection, Mask
 
 LONGEST_PX = 420
+JPEG_QUALITY = 85
 _MARGIN = 0.08
 _TRUTH_BGR = (90, 220, 60)
 
@@ -40,6 +41,12 @@ def evidence_picture(inspection: Inspection, truth: Mask | None, *, patch_tau: f
     heat = draw_heatmap(small, inspection.anomaly_map, (x1, y1, x2, y2), tau=patch_tau)
     gap = np.full((size_wh[1], 6, 3), PAPER_BGR, np.uint8)
     return np.hstack([boxed, gap, heat])
+
+
+def evidence_jpeg(inspection: Inspection, truth: Mask | None, *, patch_tau: float) -> bytes:
+    """Return `evidence_picture` as a JPEG file: thirty times smaller to keep and to send."""
+    picture = evidence_picture(inspection, truth, patch_tau=patch_tau)
+    return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
 
 
 def _view(inspection: Inspection, truth: Mask | None) -> tuple[int, int, int, int]:

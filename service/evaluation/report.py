@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 from collections.abc import Iterable, Sequence
 from html import escape
-from importlib.resources import files
 from pathlib import Path
-
-import cv2
 
 from schemas.base import rfc3339
 from schemas.messages import Decision, StagesMs
 from service.evaluation.evaluator import Exhibit, Galleries, Gallery
 from service.evaluation.metrics import EvaluatedFrame, Evaluation, Label, SetCounts, scores_of
+from service.evaluation.page import definitions, figure, note, page, percent, picture, table
 from service.evaluation.plots import histogram_svg, roc_svg
 from service.evaluation.truth import COVERED
 
@@ -83,14 +80,7 @@ def as_html(evaluation: Evaluation, frames: Sequence[EvaluatedFrame], galleries:
         "<h2>What the figures mean</h2>",
         _meanings(),
     ]
-    style = files(__package__).joinpath("report.css").read_text(encoding="utf-8")
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(model)}: evaluation</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(body)
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    return page(f"{model}: evaluation", body)
 
 
 def _about(evaluation: Evaluation, frames: int) -> str:
@@ -104,38 +94,38 @@ def _about(evaluation: Evaluation, frames: int) -> str:
 def _notes(evaluation: Evaluation) -> Iterable[str]:
     trained_on = sum(counts.trained_on for counts in evaluation.sets.values())
     if trained_on:
-        yield _note(f"Frames of the model's own training set: {trained_on}; the figures flatter.")
+        yield note(f"Frames of the model's own training set: {trained_on}; the figures flatter.")
     errors = sum(counts.error for counts in evaluation.sets.values())
     if errors:
-        yield _note(
+        yield note(
             f"Frames that could not be judged: {errors}; they are in none of the figures below, and rejected on a line."
         )
     if evaluation.masks_refused:
-        yield _note(f"Masks that do not fit: {evaluation.masks_refused}; their frames have no pixel or box figures.")
+        yield note(f"Masks that do not fit: {evaluation.masks_refused}; their frames have no pixel or box figures.")
 
 
 def _tiles(evaluation: Evaluation) -> Iterable[str]:
     image, pixel, boxes = evaluation.image, evaluation.pixel, evaluation.boxes
     ok, damaged = evaluation.sets.get(Label.OK), evaluation.sets.get(Label.DAMAGED)
-    yield _tile("Image AUROC", _figure(image.auroc), "chance that a damaged frame outscores an OK one")
-    yield _tile("Image AUPRC", _figure(image.auprc), "average precision")
+    yield _tile("Image AUROC", figure(image.auroc), "chance that a damaged frame outscores an OK one")
+    yield _tile("Image AUPRC", figure(image.auprc), "average precision")
     yield _tile(
-        "Recall at 1% false rejects", _percent(image.recall_at_1pct_false_reject), "with tau where it would have to be"
+        "Recall at 1% false rejects", percent(image.recall_at_1pct_false_reject), "with tau where it would have to be"
     )
-    yield _tile("False rejects at tau", _percent(image.false_reject_at_tau), _of(ok, "OK frames"))
-    yield _tile("Recall at tau", _percent(image.recall_at_tau), _of(damaged, "damaged frames"))
+    yield _tile("False rejects at tau", percent(image.false_reject_at_tau), _of(ok, "OK frames"))
+    yield _tile("Recall at tau", percent(image.recall_at_tau), _of(damaged, "damaged frames"))
     if pixel is not None:
-        yield _tile("Pixel AUROC", _figure(pixel.auroc), f"{pixel.frames} frames")
-        yield _tile("AUPRO", _figure(pixel.aupro), f"{pixel.regions} regions, up to 30% false positives")
+        yield _tile("Pixel AUROC", figure(pixel.auroc), f"{pixel.frames} frames")
+        yield _tile("AUPRO", figure(pixel.aupro), f"{pixel.regions} regions, up to 30% false positives")
     if boxes is not None:
-        yield _tile("Box precision", _percent(boxes.precision), f"{boxes.boxes} boxes on damaged frames")
-        yield _tile("Box recall", _percent(boxes.recall), f"{boxes.components} components of masks")
-        yield _tile("Box IoU", _figure(boxes.iou_median), "median over damaged frames")
+        yield _tile("Box precision", percent(boxes.precision), f"{boxes.boxes} boxes on damaged frames")
+        yield _tile("Box recall", percent(boxes.recall), f"{boxes.components} components of masks")
+        yield _tile("Box IoU", figure(boxes.iou_median), "median over damaged frames")
     unknown = evaluation.sets.get(Label.UNKNOWN)
     if unknown is not None:
         judged = unknown.ok + unknown.damaged
         share = unknown.damaged / judged if judged else None
-        yield _tile("Called damaged", _percent(share), _of(unknown, "frames without a label"))
+        yield _tile("Called damaged", percent(share), _of(unknown, "frames without a label"))
 
 
 def _plots(evaluation: Evaluation, frames: Sequence[EvaluatedFrame]) -> Iterable[str]:
@@ -169,14 +159,14 @@ def _sets(evaluation: Evaluation) -> str:
         (
             str(label),
             *(str(count) for count in (counts.frames, counts.ok, counts.damaged, counts.error, counts.uncertain)),
-            _figure(counts.score_median, 4),
+            figure(counts.score_median, 4),
             str(counts.frames_with_boxes),
-            _figure(counts.boxes_per_frame, 2),
-            _percent(counts.box_area_per_frame, 2),
+            figure(counts.boxes_per_frame, 2),
+            percent(counts.box_area_per_frame, 2),
         )
         for label, counts in evaluation.sets.items()
     ]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _gallery(title: str, what: str, gallery: Gallery, label: Label, evaluation: Evaluation) -> Iterable[str]:
@@ -190,15 +180,14 @@ def _gallery(title: str, what: str, gallery: Gallery, label: Label, evaluation: 
     shown = f"; the first {len(exhibits)} of {gallery.seen}" if len(exhibits) < gallery.seen else ""
     outline = ", true damage outlined in green" if any(exhibit.frame.match for exhibit in exhibits) else ""
     yield (f'<p class="muted">{what}{shown}. Left the part with its boxes{outline}, right the anomaly map.</p>')
-    yield f'<div class="gallery">{"".join(_figure_of(exhibit, evaluation.tau) for exhibit in exhibits)}</div>'
+    yield f'<div class="gallery">{"".join(_exhibit(exhibit, evaluation.tau) for exhibit in exhibits)}</div>'
 
 
-def _figure_of(exhibit: Exhibit, tau: float) -> str:
+def _exhibit(exhibit: Exhibit, tau: float) -> str:
     frame = exhibit.frame
-    jpeg = cv2.imencode(".jpg", exhibit.picture, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
     relation = "≥" if frame.decision is Decision.DAMAGED else "&lt;"
     return (
-        f'<figure><img alt="{escape(frame.filename)}" src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}">'
+        f"<figure>{picture(exhibit.jpeg, frame.filename)}"
         f"<figcaption>{escape(frame.filename)}<br><span>s {frame.s:.4f} {relation} tau {tau:.4f}, {len(frame.boxes)} "
         f"{'box' if len(frame.boxes) == 1 else 'boxes'}{', uncertain' * frame.uncertain}</span></figcaption></figure>"
     )
@@ -217,7 +206,7 @@ def _troubles(frames: Sequence[EvaluatedFrame]) -> Iterable[str]:
     ]
     if rows:
         yield f"<h2>Not judged, or judged without their mask: {len(rows)}</h2>"
-        yield _table(("file", "label", "why"), rows[:LISTED], kind="words")
+        yield table(("file", "label", "why"), rows[:LISTED], kind="words")
         if len(rows) > LISTED:
             yield f'<p class="muted">The first {LISTED}; results.csv has them all.</p>'
 
@@ -226,7 +215,7 @@ def _times(times: StagesMs) -> str:
     present = {stage: ms for stage in STAGES if (ms := getattr(times, stage)) is not None}
     if not present:
         return "<p>No frame was judged.</p>"
-    return _table(
+    return table(
         ("median, ms", *present, "sum"),
         [("a frame", *(f"{ms:.1f}" for ms in present.values()), f"{times.total():.1f}")],
     )
@@ -251,31 +240,12 @@ def _meanings() -> str:
         ),
         "time": "Of this machine, one frame after another.",
     }
-    terms = "".join(f"<dt>{term}</dt><dd>{text}</dd>" for term, text in meanings.items())
-    return f'<div class="panel"><dl>{terms}</dl></div>'
+    return definitions(meanings)
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") -> str:
-    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return f'<div class="panel"><table class="{kind}"><tr>{top}</tr>{body}</table></div>'
-
-
-def _tile(name: str, figure: str, what: str) -> str:
-    return f'<div class="tile"><small>{name}</small><b>{figure}</b><small>{what}</small></div>'
-
-
-def _note(text: str) -> str:
-    return f'<p class="note">{text}</p>'
+def _tile(name: str, value: str, what: str) -> str:
+    return f'<div class="tile"><small>{name}</small><b>{value}</b><small>{what}</small></div>'
 
 
 def _of(counts: SetCounts | None, what: str) -> str:
     return f"of {what}: none given" if counts is None else f"{counts.damaged} of {counts.ok + counts.damaged} {what}"
-
-
-def _figure(value: float | None, digits: int = 3) -> str:
-    return "n/a" if value is None else f"{value:.{digits}f}"
-
-
-def _percent(value: float | None, digits: int = 1) -> str:
-    return "n/a" if value is None else f"{value:.{digits}%}"

@@ -26,6 +26,14 @@ class Embedder(Protocol):
     def digest(self) -> str:
         """SHA-256 of everything that shapes a vector apart from the recipe: version of the code, weights."""
 
+    @property
+    def input_side(self) -> int:
+        """Side of the square that it sees, px."""
+
+    @property
+    def weights_bytes(self) -> int:
+        """Size of its weights in memory."""
+
     def embed(self, rois: Sequence[NormalizedRoi]) -> list[PatchGrid]:
         """Return one grid for each ROI, in order. Not thread-safe: one thread computes."""
 

@@ -61,12 +61,13 @@ class StarterEmbedder:
 
     name = "starter"
     dim = 8 * len(SCALES) + 5
+    weights_bytes = 0
 
     def __init__(self, recipe: EmbedRecipe) -> None:
         side = recipe.input_side or DEFAULT_SIDE
         if side % (2 * CELL_PX):
             raise UsageError(f"the starter embedder takes sides that are multiples of {2 * CELL_PX} px, not {side}")
-        self._side = side
+        self.input_side = side
         self.digest = hashlib.sha256(VERSION.encode()).hexdigest()
 
     def embed(self, rois: Sequence[NormalizedRoi]) -> list[PatchGrid]:
@@ -74,12 +75,12 @@ class StarterEmbedder:
         return [self._embed_one(roi) for roi in rois]
 
     def _embed_one(self, roi: NormalizedRoi) -> PatchGrid:
-        count = self._side // CELL_PX
+        count = self.input_side // CELL_PX
         inside = cells_inside(roi.mask, count, count)
         part = _bounds(inside, margin=2)
         pixels = tuple(slice(axis.start * CELL_PX, axis.stop * CELL_PX) for axis in part)
-        bgr = resized(roi.bgr, self._side)[pixels]
-        covered = resized(roi.mask.astype(np.float32), self._side)[pixels]
+        bgr = resized(roi.bgr, self.input_side)[pixels]
+        covered = resized(roi.mask.astype(np.float32), self.input_side)[pixels]
         groups = feature_groups(bgr, covered)
         standardised = [
             (group - mean) / (spread * np.sqrt(group.shape[2]))

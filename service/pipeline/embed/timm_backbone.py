@@ -36,7 +36,7 @@ class TimmEmbedder:
         config = resolve_data_config({}, model=network)  # type: ignore[no-untyped-call]  # timm is typed in part
         self._mean = torch.tensor(config["mean"], device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(config["std"], device=device).view(1, 3, 1, 1)
-        self._side = side
+        self.input_side = side
         self._pool = recipe.pool
         self._device = device
         # 17-27% faster on convolutional networks, nothing lost on the others
@@ -45,6 +45,7 @@ class TimmEmbedder:
         self._channels: list[int] = network.feature_info.channels()  # type: ignore[union-attr,operator]  # timm's own attribute
         self.dim = sum(self._channels)
         self.digest = _digest(network)
+        self.weights_bytes = sum(tensor.nbytes for tensor in network.state_dict().values())
 
     @classmethod
     def from_recipe(cls, recipe: EmbedRecipe, device: torch.device) -> TimmEmbedder:
@@ -78,7 +79,7 @@ class TimmEmbedder:
         """Return one grid for each ROI. Vectors are computed in float32."""
         if not rois:
             return []
-        images = np.stack([resized(roi.bgr, self._side)[..., ::-1] for roi in rois])
+        images = np.stack([resized(roi.bgr, self.input_side)[..., ::-1] for roi in rois])
         features = self._features(torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2))
         return [patch_grid(each, roi.mask) for each, roi in zip(features, rois, strict=True)]
 
@@ -107,9 +108,11 @@ class TimmEmbedder:
     def _try_out(self, backbone: str) -> None:
         """Find out now, not on the first part, whether the network takes this input side."""
         try:
-            self._features(torch.zeros((1, 3, self._side, self._side), dtype=torch.uint8, device=self._device))
+            self._features(
+                torch.zeros((1, 3, self.input_side, self.input_side), dtype=torch.uint8, device=self._device)
+            )
         except (RuntimeError, AssertionError, ValueError) as exc:
-            raise UsageError(f"{backbone} takes no input of {self._side} px: {_one_line(exc)}") from exc
+            raise UsageError(f"{backbone} takes no input of {self.input_side} px: {_one_line(exc)}") from exc
 
 
 def _create(backbone: str, recipe: EmbedRecipe, checkpoint: Path | None) -> torch.nn.Module:
