@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from enum import StrEnum
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -19,6 +19,7 @@ from schemas.topics import Prefix
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
+HttpHost = Annotated[str, StringConstraints(pattern=r"^[^/@\s]+$")]
 ShareGroup = Annotated[str, StringConstraints(pattern=r"^[^/+#\x00]*$")]
 
 
@@ -139,8 +140,12 @@ class ImageSettings(Value):
     """Where frames may come from, how large they may be, and where pictures for people are kept."""
 
     roots: tuple[Path, ...] = (Path("data/frames"),)
-    http_hosts: tuple[str, ...] = ()
-    http_timeout_s: Annotated[float, Field(gt=0)] = 2.0
+    http_hosts: tuple[HttpHost, ...] = ()
+    http_networks: tuple[IPv4Network | IPv6Network, ...] = Field(
+        default=(), description="private networks in which a name of http_hosts may stand"
+    )
+    http_ca_file: Path | None = None
+    http_timeout_s: Annotated[float, Field(gt=0)] = Field(default=2.0, description="for the whole transfer")
     max_bytes: Positive = 16 * 1024 * 1024
     max_pixels: Positive = 64_000_000
     store: Path = Path("data/images")

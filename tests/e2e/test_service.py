@@ -18,10 +18,9 @@ import numpy as np
 import pytest
 from asyncua import ua
 
-from service.model.registry import ModelRegistry
 from tests.support.mqtt import PlantClient, private_mosquitto
 from tests.support.opcua import plain_client
-from tests.support.parts import draw_part, publish, train_parts, write_parts
+from tests.support.parts import draw_part, small_store
 from tests.support.service import ServiceProcess
 
 pytestmark = pytest.mark.e2e
@@ -30,11 +29,7 @@ pytestmark = pytest.mark.e2e
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with one small model, trained on drawn parts."""
-    folder = tmp_path_factory.mktemp("models")
-    frames = write_parts(tmp_path_factory.mktemp("ok"), 10)
-    registry = ModelRegistry(folder)
-    registry.activate("bars", publish(registry, train_parts(frames)).name)
-    return folder
+    return small_store(tmp_path_factory.mktemp("plant"))
 
 
 @asynccontextmanager

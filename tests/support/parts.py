@@ -87,3 +87,11 @@ def write_config(directory: Path) -> Path:
     }
     path.write_text(tomli_w.dumps(document))
     return path
+
+
+def small_store(folder: Path) -> Path:
+    """Make a store in `folder` with one small, active model named bars; return it."""
+    registry = ModelRegistry(folder / "models")
+    frames = write_parts(folder / "ok", 10)
+    registry.activate("bars", publish(registry, train_parts(frames)).name)
+    return folder / "models"

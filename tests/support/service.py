@@ -28,6 +28,7 @@ class ServiceProcess:
     model: str
     store: Path
     extra: str = ""
+    images: str = ""
     opcua_port: int = 0
     http_port: int = 0
     expect: int = 200
@@ -68,6 +69,7 @@ port = {self.http_port}
 roots = ["{self.frames}"]
 store = "{self.folder}/images"
 max_pixels = 20000000
+{self.images}
 [journal]
 url = "sqlite:///{self.folder}/journal.sqlite"
 [model]

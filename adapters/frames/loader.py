@@ -1,0 +1,55 @@
+"""From what an event says of its image to a frame."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from adapters.frames.decode import decode_image, one_line
+from adapters.frames.folders import RootFolders
+from adapters.frames.hosts import ImageHosts
+from schemas.messages import ImageRef
+from schemas.settings import ImageSettings
+from service.errors import FrameMissing, FrameRefused
+from service.pipeline.types import Frame
+
+
+class AllowListedFrames:
+    """Loads frames that came with their event, lie under an allowed root, or on an allowed http host."""
+
+    def __init__(self, settings: ImageSettings) -> None:
+        self._max_bytes = settings.max_bytes
+        self._max_pixels = settings.max_pixels
+        self._folders = RootFolders(settings.roots)
+        self._hosts = ImageHosts(settings)
+
+    def load(self, image: ImageRef | None, frame_bytes: bytes | None) -> Frame:
+        """Return the decoded frame. Raises FrameMissing, FrameCorrupt or FrameRefused."""
+        if frame_bytes is not None:
+            encoded = frame_bytes
+        elif image is not None:
+            encoded = self._fetch(image.uri)
+        else:
+            raise FrameMissing("the event names no image")
+        if len(encoded) > self._max_bytes:
+            raise FrameRefused(f"the image is larger than {self._max_bytes} bytes")
+        if image is not None and image.sha256 is not None:
+            digest = hashlib.sha256(encoded).hexdigest()
+            if digest != image.sha256.lower():
+                raise FrameRefused("the image does not have the sha256 that the event names")
+        bgr = decode_image(encoded, max_pixels=self._max_pixels)
+        return Frame(bgr=bgr, uri=None if image is None else image.uri)
+
+    def _fetch(self, uri: str) -> bytes:
+        try:
+            parts = urlsplit(uri)
+        except ValueError as exc:
+            raise FrameRefused(f"unusable image uri: {one_line(exc)}") from exc
+        if parts.scheme in ("http", "https"):
+            return self._hosts.fetch(uri)
+        if parts.scheme == "file" and parts.netloc in ("", "localhost") and not (parts.query or parts.fragment):
+            return self._folders.read(Path(unquote(parts.path)), max_bytes=self._max_bytes)
+        if parts.scheme == "" and not parts.netloc:
+            return self._folders.read(Path(uri), max_bytes=self._max_bytes)
+        raise FrameRefused("the image uri is neither a local file nor http")
