@@ -3,47 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import shutil
 from pathlib import Path
-from typing import Any
 
 import argon2
-import pytest
 
 from schemas.messages import Box, Decision, Verdict
 from schemas.settings import OpcUaServerSettings
 from schemas.tags import Access, Tag, TagType
 from service.ports import Arrival
+from tests.support.node import needs_node, node
 from tests.support.opcua import answer, free_port, running, verdict
 
-SCRIPTS = Path(__file__).parent / "node"
-NODE = shutil.which("node")
-pytestmark = [
-    pytest.mark.node,
-    pytest.mark.skipif(NODE is None, reason="node is not installed"),
-    pytest.mark.skipif(
-        not (SCRIPTS / "node_modules" / "node-opcua-client").is_dir(),
-        reason="node-opcua-client is not installed: npm install --prefix tests/contract/node",
-    ),
-]
-
-
-async def node(script: str, *arguments: str) -> Any:
-    """Run a script of tests/contract/node and return the JSON it prints."""
-    assert NODE is not None
-    process = await asyncio.create_subprocess_exec(
-        NODE, str(SCRIPTS / script), *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
-    try:
-        printed, complaints = await asyncio.wait_for(process.communicate(), 60)
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    lines = printed.decode().strip().splitlines()
-    assert lines, complaints.decode()
-    return json.loads(lines[-1])
+pytestmark = needs_node("node-opcua-client")
 
 
 async def test_node_finds_every_tag_with_its_type_access_and_start_value(tmp_path: Path) -> None:

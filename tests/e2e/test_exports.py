@@ -1,0 +1,128 @@
+"""What `cangate export` writes, held against a running service: every tag, every node, every topic, every payload."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+from asyncua import Client, Server, ua
+
+from schemas.messages import Box, Decision
+from schemas.tags import NAMESPACE_URI, Tag
+from schemas.topics import Leaf
+from tests.support.cli import CommandLine
+from tests.support.mqtt import PlantClient, private_mosquitto
+from tests.support.node import needs_node, node
+from tests.support.opcua import plain_client, verdict
+from tests.support.service import ServiceProcess
+
+pytestmark = [pytest.mark.e2e, *needs_node("@asyncapi/parser", "ajv")]
+Export: TypeAlias = Callable[[str, Path, Path], Awaitable[Path]]
+
+WHAT_IT_IS = (
+    ua.AttributeIds.NodeClass,
+    ua.AttributeIds.BrowseName,
+    ua.AttributeIds.DataType,
+    ua.AttributeIds.ValueRank,
+    ua.AttributeIds.ArrayDimensions,
+    ua.AttributeIds.AccessLevel,
+)
+
+
+@pytest.fixture
+def export(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Export:
+    """`cangate export`: writes one of its files and returns it."""
+    cangate = CommandLine(monkeypatch, capsys)
+
+    async def write(what: str, config: Path, out: Path) -> Path:
+        # a thread: a command has an event loop of its own
+        outcome = await asyncio.to_thread(cangate, "export", what, "-c", config, "-o", out)
+        assert (outcome.status, outcome.stderr) == (0, "")
+        return out
+
+    return write
+
+
+async def what_it_is(client: Client | Server, node_id: str | ua.NodeId) -> list[Any]:
+    """Return the attributes of a node; None for those that its class does not have."""
+    read = await client.get_node(node_id).read_attributes(WHAT_IT_IS)
+    return [value.Value.Value if value.Value else None for value in read]
+
+
+async def test_exports_say_what_the_running_service_does(tmp_path: Path, export: Export) -> None:
+    """One service without a model: it answers every event, refuses a command, and shows every tag."""
+    async with (
+        private_mosquitto() as broker,
+        ServiceProcess(tmp_path, broker.port, "", tmp_path / "models", expect=503) as service,
+        PlantClient(broker.port) as plant,
+        plain_client(service.endpoint) as client,
+    ):
+        await check_tags(await export("opcua-tags", service.config, tmp_path / "tags.csv"), client)
+        await check_nodeset(await export("opcua-nodeset", service.config, tmp_path / "cangate.xml"), client)
+        document = await export("asyncapi", service.config, tmp_path / "asyncapi.json")
+        messages = await exchange_everything(plant)
+    (tmp_path / "messages.json").write_text(json.dumps(messages))
+    seen = await node("asyncapi.js", str(document), str(tmp_path / "messages.json"))
+    ours, theirs = ["send"], ["receive"]
+    by_service = {Leaf.VERDICT, Leaf.GATE, Leaf.STATUS, Leaf.REPLY}
+    channels = {f"cangate/line1/{leaf}": ours if leaf in by_service else theirs for leaf in Leaf}
+    assert seen == {"errors": [], "channels": channels, "invalid": []}
+
+    wrong = [{**message, "payload": {**message["payload"], "station": 5}} for message in messages[-2:]]
+    wrong.append({"topic": "cangate/line1/nonsense", "payload": {}})
+    (tmp_path / "messages.json").write_text(json.dumps(wrong))
+    assert len((await node("asyncapi.js", str(document), str(tmp_path / "messages.json")))["invalid"]) == 3
+
+
+async def check_tags(path: Path, client: Client) -> None:
+    """Every row is a tag of the server, with that type and access."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["tag"] for row in rows] == [tag.name for tag in Tag]
+    namespace = await client.get_namespace_index(NAMESPACE_URI)
+    for row in rows:
+        node_id = row["node_id"].replace(f"nsu={NAMESPACE_URI}", f"ns={namespace}")
+        _, name, data_type, rank, _, access = await what_it_is(client, node_id)
+        assert name.Name == row["tag"]
+        assert data_type == ua.NodeId(getattr(ua.ObjectIds, row["data_type"])), row
+        assert rank == (1 if row["array"] == "true" else -1), row
+        assert access == {"Read": 1, "ReadWrite": 3}[row["access"]], row
+        assert await client.nodes.root.get_child(
+            [f"0:{step}" if step == "Objects" else f"{namespace}:{step}" for step in row["browse_path"].split("/")]
+        ) == client.get_node(node_id)
+
+
+async def check_nodeset(path: Path, client: Client) -> None:
+    """A server of another kind of use, an offline tool, gets the same nodes out of the file."""
+    offline = Server()
+    await offline.init()
+    await offline.set_application_uri(NAMESPACE_URI)
+    imported = await offline.import_xml(str(path))
+    assert await offline.get_namespace_array() == await client.get_namespace_array()
+    assert {f"line1.{tag.name}" for tag in Tag} < {node_id.Identifier for node_id in imported}
+    for node_id in imported:
+        assert await what_it_is(offline, node_id) == await what_it_is(client, node_id), node_id
+
+
+async def exchange_everything(plant: PlantClient) -> list[dict[str, Any]]:
+    """Send one message to every topic that the service listens to; return all messages, sent and heard."""
+    event = {"event_id": "e1", "part_id": "C-1", "trigger_id": 1, "deadline_ms": 5000}
+    ready = {"schema": "cangate/image-ready/1", **event, "image": {"uri": "file:///nowhere.png"}}
+    order = {"schema": "cangate/command/1", "command": "set_threshold", "args": {"threshold": 1.5}}
+    await plant.send(Leaf.IMAGE_READY, json.dumps(ready).encode())
+    await plant.send(Leaf.IMAGE_READY_RAW, b"no picture", user_properties=[("event_id", "e2")])
+    await plant.send(Leaf.COMMAND, json.dumps(order).encode())
+    heard = [
+        (leaf, json.loads((await plant.next(leaf)).payload))
+        for leaf in (Leaf.VERDICT, Leaf.VERDICT, Leaf.GATE, Leaf.GATE, Leaf.STATUS, Leaf.REPLY)
+    ]
+    boxes = (Box(x1=1, y1=2, x2=3, y2=4, score=1.5),)
+    judged = [verdict(1), verdict(2, Decision.DAMAGED, boxes=boxes)]
+    said = [(Leaf.VERDICT, json.loads(one.to_json())) for one in judged]
+    sent: list[tuple[Leaf, Any]] = [(Leaf.IMAGE_READY, ready), (Leaf.COMMAND, order)]
+    return [{"topic": f"cangate/line1/{leaf}", "payload": payload} for leaf, payload in sent + heard + said]
