@@ -20,6 +20,7 @@ Port = Annotated[int, Field(ge=1, le=65_535)]
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
 HttpHost = Annotated[str, StringConstraints(pattern=r"^[^/@\s]+$")]
+Milliseconds = Annotated[float, Field(ge=0)]
 ShareGroup = Annotated[str, StringConstraints(pattern=r"^[^/+#\x00]*$")]
 
 
@@ -100,24 +101,45 @@ class OpcUaServerSettings(Value):
 
 
 class OpcUaClientSettings(Value):
-    """The service as client of a PLC's server; an empty endpoint turns it off. Node ids map our words to the PLC's."""
+    """The service as client of a PLC's server; an empty endpoint turns it off.
 
-    endpoint: str = ""
-    security: str = "None"
+    The keys from `trigger` on map our words to the PLC's NodeIds.
+    """
+
+    endpoint: str = Field(default="", description="of the PLC's server, e.g. opc.tcp://plc:4840; empty: no client")
+    security: str = Field(default="None", description="None, or policy and mode as in opcua.server.security")
     username: str = ""
     password: SecretStr | None = None
     password_file: Path | None = None
-    trigger: str = ""
-    part_id: str = ""
+    trusted_certs: Path | None = Field(
+        default=None, description="folder of server certificates that are trusted; none: any, with a warning"
+    )
+    cert_file: Path | None = Field(default=None, description="our certificate; made where a secure policy needs one")
+    key_file: Path | None = None
+    sampling_ms: Milliseconds = Field(default=5.0, description="how often the PLC looks at its trigger; 0: at its best")
+    publishing_ms: Milliseconds = Field(default=5.0, description="how often the PLC tells of changes; 0: at its best")
+    request_timeout_ms: Positive = Field(
+        default=250, description="longest wait for an answer to a read or write; keep it below the deadline"
+    )
+    connect_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        default=5.0, description="longest wait for each step of connecting; encryption takes slow PLCs seconds"
+    )
+    reconnect_max_s: Annotated[float, Field(gt=0)] = Field(
+        default=2.0, description="longest pause between attempts to connect"
+    )
+    trigger: str = Field(
+        default="", description="a change is an image-ready event; NodeIds are ns=2;s=... or nsu=URI;s=..."
+    )
+    part_id: str = Field(default="", description="written by the PLC before trigger, like the next two")
     image_uri: str = ""
     event_id: str = ""
-    verdict: str = ""
-    reject: str = ""
-    score: str = ""
+    verdict: str = Field(default="", description="0 none, 1 OK, 2 DAMAGED, 3 ERROR")
+    reject: str = Field(default="", description="true unless the part may pass")
+    score: str = Field(default="", description="-1 where there is none")
     result_part_id: str = ""
-    result_trigger_id: str = ""
-    result_seq: str = ""
-    heartbeat: str = ""
+    result_trigger_id: str = Field(default="", description="also tells a service that starts what was answered last")
+    result_seq: str = Field(default="", description="written last of one result, when the rest is confirmed")
+    heartbeat: str = Field(default="", description="rises, or flips, every 500 ms while the service can decide")
 
 
 class OpcUaSettings(Value):

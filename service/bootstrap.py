@@ -17,6 +17,7 @@ from adapters.frames import AllowListedFrames
 from adapters.hmi.server import HmiServer
 from adapters.journal import SqlJournal
 from adapters.mqtt import MqttAdapter
+from adapters.opcua.client import OpcUaClientAdapter
 from adapters.opcua.server import OpcUaServerAdapter
 from adapters.pictures import PictureStore
 from schemas.messages import FaultCode
@@ -104,6 +105,10 @@ def build(settings: Settings, journal: SqlJournal, *, take_free_http_port: bool 
         opcua = OpcUaServerAdapter(settings.opcua.server, station=settings.station.id, clock=clock)
         gate_sinks.append(opcua)
         adapters.append(opcua)
+    if settings.opcua.client.endpoint:
+        plc = OpcUaClientAdapter(settings.opcua.client, station=settings.station.id, clock=clock)
+        gate_sinks.append(plc)
+        adapters.append(plc)
 
     def judging_model() -> LoadedModel | None:
         return None if station.paused else models.current

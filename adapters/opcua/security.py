@@ -44,6 +44,7 @@ _POLICIES: Final = {
         for mode in ("Sign", "SignAndEncrypt")
     },
 }
+POLICY_NAMES: Final = tuple(_POLICIES)
 _CERTIFICATE_DAYS = 3650  # nobody renews a certificate on a line by himself; the integrator brings his own
 
 
@@ -105,19 +106,23 @@ def read_users(path: Path) -> dict[str, Account]:
 
 
 class TrustedCertificates:
-    """The certificates of a folder: clients that hold one of them, or one that a CA among them issued, are trusted."""
+    """The certificates of a folder: who holds one of them, or one that a CA among them issued, is trusted."""
 
     def __init__(self, certificates: Sequence[x509.Certificate]) -> None:
         self._certificates = frozenset(certificates)
         self._issuers = [certificate for certificate in certificates if _is_ca(certificate)]
 
     @classmethod
-    def load(cls, folder: Path) -> TrustedCertificates:
-        """Read every .der, .pem, .crt and .cer file. Raises UsageError for a missing folder or an unusable file."""
+    def load(cls, folder: Path, key: str = "opcua.server.trusted_certs") -> TrustedCertificates:
+        """Read every .der, .pem, .crt and .cer file.
+
+        Raises:
+            UsageError: a missing folder or an unusable file, named after the setting `key`.
+        """
         if not folder.is_dir():
-            raise UsageError(f"opcua.server.trusted_certs: no such folder: {folder}")
+            raise UsageError(f"{key}: no such folder: {folder}")
         paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in {".der", ".pem", ".crt", ".cer"}]
-        return cls([_read_certificate(path) for path in paths])
+        return cls([read_certificate(path, key) for path in paths])
 
     def covers(self, certificate: x509.Certificate) -> bool:
         """Tell whether `certificate` is trusted and valid now."""
@@ -258,23 +263,29 @@ def _own_pair(settings: OpcUaServerSettings, pki: Path) -> tuple[Path, Path]:
     certificate, private_key = pki / "opcua-server.der", pki / "opcua-server-key.pem"
     if not (certificate.is_file() and private_key.is_file()):
         try:
-            _make_pair(settings.host, certificate, private_key)
+            make_pair(certificate, private_key, host=settings.host)
         except OSError as exc:
             raise UsageError(f"opcua.server: cannot write a certificate to {pki}: {exc}") from exc
     return certificate, private_key
 
 
-def _make_pair(host: str, certificate: Path, private_key: Path) -> None:
+def make_pair(
+    certificate: Path,
+    private_key: Path,
+    *,
+    host: str,
+    application_uri: str = NAMESPACE_URI,
+    usage: x509.ObjectIdentifier = ExtendedKeyUsageOID.SERVER_AUTH,
+) -> None:
     """Write a self-signed application certificate (OPC 10000-6, 6.2.2) and its key, the key for our eyes only."""
     key = cert_gen.generate_private_key()
     names = dict.fromkeys((socket.gethostname(), "localhost"))
-    alternatives: list[x509.GeneralName] = [x509.UniformResourceIdentifier(NAMESPACE_URI), *map(x509.DNSName, names)]
+    alternatives: list[x509.GeneralName] = [x509.UniformResourceIdentifier(application_uri), *map(x509.DNSName, names)]
     try:
         alternatives.append(x509.IPAddress(ipaddress.ip_address(host)))
     except ValueError:
         alternatives.append(x509.DNSName(host))
-    usage = [ExtendedKeyUsageOID.SERVER_AUTH]
-    made = cert_gen.generate_self_signed_app_certificate(key, "cangate", {}, alternatives, usage, _CERTIFICATE_DAYS)
+    made = cert_gen.generate_self_signed_app_certificate(key, "cangate", {}, alternatives, [usage], _CERTIFICATE_DAYS)
     private_key.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(private_key, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
@@ -282,13 +293,14 @@ def _make_pair(host: str, certificate: Path, private_key: Path) -> None:
     certificate.write_bytes(made.public_bytes(Encoding.DER))
 
 
-def _read_certificate(path: Path) -> x509.Certificate:
+def read_certificate(path: Path, key: str) -> x509.Certificate:
+    """Read a DER or PEM file. Raises UsageError, named after the setting `key`, where it cannot be used."""
     try:
         content = path.read_bytes()
         pem = content.lstrip().startswith(b"-----BEGIN")
         return x509.load_pem_x509_certificate(content) if pem else x509.load_der_x509_certificate(content)
     except (OSError, ValueError) as exc:
-        raise UsageError(f"opcua.server.trusted_certs: cannot use {path}: {exc}") from exc
+        raise UsageError(f"{key}: cannot use {path}: {exc}") from exc
 
 
 def _is_ca(certificate: x509.Certificate) -> bool:

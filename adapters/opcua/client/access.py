@@ -1,0 +1,164 @@
+"""From settings to everything that is needed to reach a PLC; reads the files that the settings name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import structlog
+from asyncua import ua
+from asyncua.crypto import security_policies
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_der_private_key,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from adapters.opcua.security import PLAIN, POLICY_NAMES, TrustedCertificates, make_pair, read_certificate
+from schemas.settings import OpcUaClientSettings
+from service.errors import UsageError
+
+log = structlog.get_logger(__name__)
+
+APPLICATION_URI: Final = "urn:cangate:client"
+
+
+@dataclass(frozen=True, slots=True)
+class PlcAccess:
+    """How to reach a PLC's server and who to be there.
+
+    policy: None for an unsecured channel; else certificate and private_key are there. trusted: None trusts any server.
+    """
+
+    endpoint: str
+    security: str
+    application_name: str
+    request_timeout_s: float
+    connect_timeout_s: float
+    policy: type[security_policies.SecurityPolicy] | None = None
+    mode: ua.MessageSecurityMode = ua.MessageSecurityMode.None_
+    application_uri: str = APPLICATION_URI
+    certificate: Path | None = None
+    private_key: Path | None = None
+    trusted: TrustedCertificates | None = None
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        return self.endpoint
+
+
+def read_access(settings: OpcUaClientSettings, *, station: str, pki: Path) -> PlcAccess:
+    """Return how to reach the PLC; where a certificate is needed and none is named, make one in `pki`.
+
+    Raises:
+        UsageError: a setting or a file cannot be used; it is named.
+    """
+    _check_endpoint(settings.endpoint)
+    password = _password(settings)
+    if password is not None and not settings.username:
+        raise UsageError("opcua.client.password is set but opcua.client.username is empty")
+    if settings.security not in POLICY_NAMES:
+        known = ", ".join(POLICY_NAMES)
+        raise UsageError(f"opcua.client.security: unknown policy {settings.security!r}; known are {known}")
+    trusted = (
+        TrustedCertificates.load(settings.trusted_certs, "opcua.client.trusted_certs")
+        if settings.trusted_certs
+        else None
+    )
+    access = PlcAccess(
+        endpoint=settings.endpoint,
+        security=settings.security,
+        application_name=f"cangate {station}",
+        request_timeout_s=settings.request_timeout_ms / 1000,
+        connect_timeout_s=settings.connect_timeout_s,
+        trusted=trusted,
+        username=settings.username or None,
+        password=password,
+    )
+    return access if settings.security == PLAIN else _secured(access, settings, pki)
+
+
+def _secured(access: PlcAccess, settings: OpcUaClientSettings, pki: Path) -> PlcAccess:
+    if access.trusted is None:
+        log.warning("plc_not_authenticated", reason="opcua.client.trusted_certs is not set: any server is believed")
+    certificate, private_key = _own_pair(settings, pki)
+    own = read_certificate(certificate, "opcua.client.cert_file")
+    _check_key(private_key, own)
+    policy, mode = settings.security.split("_")
+    return replace(
+        access,
+        policy=getattr(security_policies, f"SecurityPolicy{policy}"),
+        mode=ua.MessageSecurityMode[mode],
+        application_uri=_application_uri(own),
+        certificate=certificate,
+        private_key=private_key,
+    )
+
+
+def _check_endpoint(endpoint: str) -> None:
+    try:
+        parts = urlsplit(endpoint)
+        usable = parts.scheme == "opc.tcp" and bool(parts.hostname) and parts.port is not None
+    except ValueError:
+        usable = False
+    if not usable or "@" in endpoint:  # a user in the URL would be logged with it
+        raise UsageError(f"opcua.client.endpoint: {endpoint.rpartition('@')[2]!r} is no opc.tcp://host:port")
+
+
+def _password(settings: OpcUaClientSettings) -> str | None:
+    if settings.password is not None:
+        return settings.password.get_secret_value()
+    if settings.password_file is None:
+        return None
+    try:
+        return settings.password_file.read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise UsageError(f"opcua.client.password_file {settings.password_file}: {exc}") from exc
+
+
+def _own_pair(settings: OpcUaClientSettings, pki: Path) -> tuple[Path, Path]:
+    if (settings.cert_file is None) != (settings.key_file is None):
+        raise UsageError("opcua.client: cert_file and key_file belong together")
+    if settings.cert_file is not None and settings.key_file is not None:
+        return settings.cert_file, settings.key_file
+    certificate, private_key = pki / "opcua-client.der", pki / "opcua-client-key.pem"
+    if not (certificate.is_file() and private_key.is_file()):
+        try:
+            make_pair(
+                certificate,
+                private_key,
+                host="localhost",
+                application_uri=APPLICATION_URI,
+                usage=ExtendedKeyUsageOID.CLIENT_AUTH,
+            )
+        except OSError as exc:
+            raise UsageError(f"opcua.client: cannot write a certificate to {pki}: {exc}") from exc
+    return certificate, private_key
+
+
+def _check_key(path: Path, certificate: x509.Certificate) -> None:
+    try:
+        content = path.read_bytes()
+        load = load_pem_private_key if content.lstrip().startswith(b"-----BEGIN") else load_der_private_key
+        key = load(content, None)
+    except (OSError, ValueError, TypeError) as exc:
+        raise UsageError(f"opcua.client.key_file: cannot use {path}: {exc}") from exc
+    spki = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    if key.public_key().public_bytes(*spki) != certificate.public_key().public_bytes(*spki):
+        raise UsageError(f"opcua.client.key_file: {path} does not belong to the certificate")
+
+
+def _application_uri(certificate: x509.Certificate) -> str:
+    """Return the URI that the certificate names: a server compares it with ours (OPC 10000-4, 6.1.3)."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return APPLICATION_URI
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    return uris[0] if uris else APPLICATION_URI

@@ -1,0 +1,174 @@
+"""The service as client of a PLC's OPC UA server (contract section 4)."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import structlog
+from asyncua import ua
+
+from adapters.opcua.client.access import PlcAccess, read_access
+from adapters.opcua.client.coercion import Coercion
+from adapters.opcua.client.connection import PlcConnection
+from adapters.opcua.client.nodes import Address, PlcNode, read_mapping, resolve
+from adapters.opcua.client.results import ResultWriter
+from adapters.opcua.client.triggers import GivenTrigger, TriggerMemory, TriggerWatch
+from adapters.opcua.events import DefaultEventIds, TriggerTexts, trigger_arrival
+from adapters.opcua.server import PKI
+from schemas.messages import Status
+from schemas.settings import OpcUaClientSettings
+from service.errors import SinkUnavailable, UsageError
+from service.ports import Answer, Clock, CommandHandler, Intake
+
+log = structlog.get_logger(__name__)
+
+_FIRST_RETRY_S: Final = 0.1
+_STEADY_S: Final = 10.0
+_NAMES: Final = TriggerTexts(part_id="part_id", image_uri="image_uri", event_id="event_id")
+_START_TIME: Final = ua.NodeId(ua.Int32(ua.ObjectIds.Server_ServerStatus_StartTime))
+
+
+class OpcUaClientAdapter:
+    """Takes triggers from a PLC's server and writes verdicts back. Fulfils Adapter and VerdictSink.
+
+    Args:
+        settings: the PLC, how to be there, and which of its nodes are which.
+        station: id of the station.
+        clock: stamps what comes in.
+        pki: where a certificate of our own is kept if none is named.
+    """
+
+    name = "opcua-client"
+
+    def __init__(self, settings: OpcUaClientSettings, *, station: str, clock: Clock, pki: Path = PKI) -> None:
+        self._settings = settings
+        self._station = station
+        self._clock = clock
+        self._pki = pki
+        self._access: PlcAccess | None = None
+        self._mapping: Mapping[str, Address] = {}
+        self._connection: PlcConnection | None = None
+        self._results: ResultWriter | None = None
+        self._fault: str | None = "not connected yet"
+        self._memory = TriggerMemory()
+        self._event_ids = DefaultEventIds(station, datetime.fromtimestamp(0, UTC))
+        self._asked: set[str] = set()
+
+    @property
+    def fault(self) -> str | None:
+        """Why nothing can be written now: endpoint, name of the fault, what it is about; None while all is well."""
+        if self._connection is not None and self._connection.lost.done():
+            return f"{self._access}: {self._connection.lost.result()}"
+        return self._fault
+
+    async def open(self) -> None:
+        """Read what the settings name. A PLC that is away is no error: it is tried again and again.
+
+        Raises:
+            UsageError: a setting or a file cannot be used.
+        """
+        self._mapping = read_mapping(self._settings, station=self._station)
+        self._access = await asyncio.to_thread(read_access, self._settings, station=self._station, pki=self._pki)
+        self._event_ids = DefaultEventIds(self._station, self._clock.now())
+
+    async def run(self, intake: Intake, commands: CommandHandler) -> None:  # noqa: ARG002 - commands come over MQTT
+        """Stay connected and hand the PLC's triggers to `intake` until cancelled."""
+        if self._access is None:
+            raise UsageError("the OPC UA client was not opened")
+        retry_s = _FIRST_RETRY_S
+        while True:
+            began = self._clock.monotonic()
+            fault = f"{self._access}: {await self._serve(self._access, intake)}"
+            if fault != self._fault:
+                log.warning("plc_disconnected", fault=fault)
+            self._fault = fault
+            if self._clock.monotonic() - began > _STEADY_S:
+                retry_s = _FIRST_RETRY_S
+            # spread, so that a line of stations does not fall upon a PLC that comes back
+            await asyncio.sleep(retry_s * random.uniform(0.5, 1.0))  # noqa: S311 - not a secret
+            retry_s = min(self._settings.reconnect_max_s, retry_s * 2)
+
+    async def close(self) -> None:
+        """Close the session."""
+        connection, self._connection, self._results = self._connection, None, None
+        self._fault = "closed"
+        if connection is not None:
+            await connection.close("closed")
+
+    async def publish(self, answer: Answer) -> None:
+        """Write the result, the sequence last; a repeated answer only where a trigger asked for it.
+
+        Raises:
+            SinkUnavailable: not every node was confirmed.
+        """
+        asked_here = answer.verdict.event_id in self._asked
+        self._asked.discard(answer.verdict.event_id)
+        if answer.verdict.trigger_id is not None:
+            self._memory.answered(answer.verdict.trigger_id)
+        if answer.repeated and not asked_here:
+            return
+        await self._require_results().write(answer)
+
+    async def publish_status(self, status: Status, *, ready: bool) -> None:  # noqa: ARG002 - there is no node for it
+        """Show the heartbeat.
+
+        Raises:
+            SinkUnavailable: it was not confirmed.
+        """
+        await self._require_results().beat(status.heartbeat)
+
+    def _require_results(self) -> ResultWriter:
+        if self._results is None:
+            raise SinkUnavailable(self._fault or "not connected")
+        return self._results
+
+    async def _serve(self, access: PlcAccess, intake: Intake) -> str:
+        """Connect and serve until the connection is lost; return why."""
+        connection = self._connection = PlcConnection(access)
+        reason = "closed"
+        try:
+            await connection.open()
+            nodes = await resolve(connection, self._mapping)
+            coercion = Coercion(nodes)
+            await self._remember(connection, nodes, coercion)
+            results = ResultWriter(connection, nodes, coercion, self._clock)
+            await results.start()
+            watch = TriggerWatch(connection, nodes, coercion, self._memory)
+            await watch.start(sampling_ms=self._settings.sampling_ms, publishing_ms=self._settings.publishing_ms)
+            self._results, self._fault = results, None
+            found = {word: f"{node.node_id.to_string()} {node.type.name}" for word, node in nodes.items()}
+            log.info("plc_connected", endpoint=str(access), nodes=found)
+            async for trigger in watch.given():
+                self._submit(trigger, intake)
+        except SinkUnavailable as exc:
+            reason = str(exc)
+        finally:
+            self._results = None
+            await connection.close(reason)
+        return connection.lost.result()
+
+    async def _remember(self, connection: PlcConnection, nodes: Mapping[str, PlcNode], coercion: Coercion) -> None:
+        ((started,),) = await connection.read([_START_TIME])
+        answered = nodes.get("result_trigger_id")
+        self._memory.connected(
+            plc_started=None if started.Value is None else started.Value.Value,
+            answered_in_plc=None if answered is None else coercion.answered(answered.value),
+        )
+
+    def _submit(self, trigger: GivenTrigger, intake: Intake) -> None:
+        arrival = trigger_arrival(
+            trigger.value,
+            trigger.texts,
+            self._event_ids,
+            names=_NAMES,
+            received_at=self._clock.now() - timedelta(seconds=trigger.age_s),
+            received_monotonic=self._clock.monotonic() - trigger.age_s,
+            source=self.name,
+        )
+        self._asked.add(arrival.event.event_id)
+        intake.submit(arrival)

@@ -1,0 +1,172 @@
+"""One session with a PLC's server, from connecting to its loss, used once (docs/decisions/0003).
+
+asyncua can reconnect by itself, but then an old session's node ids, subscriptions and half-sent writes live on in the
+new one. Here every connection has an asyncua client of its own that is thrown away with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final, TypeVar
+
+from asyncua import Client, ua
+from asyncua.client.client import UaClientState
+from asyncua.crypto.validator import CertificateValidator, CertificateValidatorOptions
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+
+from adapters.opcua.client.access import PlcAccess
+from adapters.opcua.client.diagnosis import Diagnosis, PlcFault, PlcUnusable, diagnose_connect, status_name
+from service.errors import SinkUnavailable
+
+T = TypeVar("T")
+
+_ERRORS: Final = (OSError, TimeoutError, ua.UaError)
+_WATCHDOG_S: Final = 1.0
+_CLOSE_S: Final = 1.0
+_SESSION_MS: Final = 30_000
+"""A PLC has few sessions: one that a crash left behind must not keep its place for an hour, asyncua's default."""
+
+
+class PlcConnection:
+    """A session that is used once. `lost` tells why it ended; nothing here outlives it."""
+
+    def __init__(self, access: PlcAccess) -> None:
+        # asyncua logs a traceback for every connection that breaks; all of that comes back as a diagnosis in one line
+        logging.getLogger("asyncua.client").setLevel(logging.CRITICAL)
+        self._access = access
+        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._client = Client(access.endpoint, timeout=access.connect_timeout_s, watchdog_intervall=_WATCHDOG_S)
+        self._client.name = self._client.description = access.application_name
+        self._client.application_uri = access.application_uri
+        self._client.session_timeout = _SESSION_MS
+        self._client.connection_lost_callback = self._on_lost
+
+    async def open(self) -> None:
+        """Open channel and session. Raises PlcUnusable where the server or we refuse, or it does not answer."""
+        try:
+            await self._secure()
+            await self._client.connect()
+        except PlcUnusable:
+            raise
+        except (*_ERRORS, ValueError, InvalidSignature) as exc:  # the last two: a certificate or key it cannot use
+            raise PlcUnusable(diagnose_connect(exc)) from exc
+
+    async def read(
+        self, nodes: Sequence[ua.NodeId], attributes: Sequence[ua.AttributeIds] = (ua.AttributeIds.Value,)
+    ) -> list[list[ua.DataValue]]:
+        """Read `attributes` of `nodes` in one request; one row for each node.
+
+        Raises:
+            PlcUnusable: the server refuses or does not answer; in the latter case the connection is lost.
+        """
+        parameters = ua.ReadParameters(TimestampsToReturn=ua.TimestampsToReturn.Both)
+        parameters.NodesToRead = [
+            ua.ReadValueId(NodeId=node, AttributeId=attribute) for node in nodes for attribute in attributes
+        ]
+        values = await self._request(self._client.uaclient.read(parameters), "read")
+        step = len(attributes)
+        return [values[start : start + step] for start in range(0, len(values), step)]
+
+    async def browse(self, description: ua.BrowseDescription) -> Sequence[ua.ReferenceDescription]:
+        """Return the references that `description` asks for. Raises PlcUnusable."""
+        results = await self._request(
+            self._client.uaclient.browse(ua.BrowseParameters(NodesToBrowse=[description])), "browse"
+        )
+        return list(results[0].References or ())
+
+    async def write(self, values: Mapping[ua.NodeId, ua.Variant]) -> list[ua.StatusCode]:
+        """Write `values` in one request; the result has one status for each. Raises PlcUnusable."""
+        parameters = ua.WriteParameters()
+        for node, variant in values.items():
+            # neither status nor timestamps: many PLCs answer those with BadWriteNotSupported
+            value = ua.DataValue(variant, StatusCode=None)
+            parameters.NodesToWrite.append(ua.WriteValue(node, ua.AttributeIds.Value, Value=value))
+        return list(await self._request(self._client.uaclient.write(parameters), "write"))
+
+    async def subscribe(
+        self,
+        parameters: ua.CreateSubscriptionParameters,
+        items: Sequence[ua.MonitoredItemCreateRequest],
+        on_publish: Callable[[ua.PublishResult], None],
+    ) -> tuple[ua.CreateSubscriptionResult, list[ua.MonitoredItemCreateResult]]:
+        """Create a subscription with its items; `on_publish` is called on the loop with every publish response.
+
+        Raises:
+            PlcUnusable: the server refuses the subscription or does not answer.
+        """
+        server = self._client.uaclient
+        made = await self._request(server.create_subscription(parameters, on_publish), "subscribe")
+        wanted = ua.CreateMonitoredItemsParameters(made.SubscriptionId, ua.TimestampsToReturn.Both, list(items))
+        return made, list(await self._request(server.create_monitored_items(wanted), "monitor"))
+
+    def abort(self, diagnosis: Diagnosis) -> None:
+        """End the connection now, without a word to the server."""
+        self._lose(str(diagnosis))
+        protocol = self._client.uaclient.protocol
+        if protocol is not None and protocol.transport is not None:
+            protocol.transport.abort()
+
+    async def close(self, reason: str) -> None:
+        """Say good-bye where there is somebody, and let go of everything, within a second."""
+        self._lose(reason)
+        with contextlib.suppress(*_ERRORS):
+            async with asyncio.timeout(_CLOSE_S):
+                await self._client.disconnect()
+        self._client.disconnect_socket()
+
+    async def _secure(self) -> None:
+        access = self._access
+        if access.username:
+            self._client.set_user(access.username)
+            self._client.set_password(access.password or "")
+        if access.policy is None:
+            return
+        assert access.certificate is not None
+        assert access.private_key is not None
+        try:
+            await self._client.set_security(access.policy, access.certificate, access.private_key, mode=access.mode)
+        except ua.UaStatusCodeError:
+            raise
+        except ua.UaError as exc:  # it found no endpoint that fits
+            raise PlcUnusable(
+                Diagnosis(PlcFault.SECURITY_REFUSED, f"the server does not offer {access.security}")
+            ) from exc
+        if access.trusted is not None:
+            offered = self._client.security_policy.peer_certificate
+            if offered is None or not access.trusted.covers(x509.load_der_x509_certificate(offered)):
+                raise PlcUnusable(
+                    Diagnosis(PlcFault.CERTIFICATE_REFUSED, "the server's certificate is not in trusted_certs")
+                )
+            options = CertificateValidatorOptions.BASIC_VALIDATION | CertificateValidatorOptions.PEER_SERVER
+            self._client.certificate_validator = CertificateValidator(options)
+
+    async def _request(self, answer: Awaitable[T], what: str) -> T:
+        try:
+            async with asyncio.timeout(self._access.request_timeout_s):
+                return await answer
+        except TimeoutError as exc:
+            # what was asked may still be carried out: only a new connection is in a known state
+            limit = f"{self._access.request_timeout_s * 1000:g} ms"
+            diagnosis = Diagnosis(PlcFault.NO_ANSWER, f"no answer to a {what} within {limit}")
+            self.abort(diagnosis)
+            raise PlcUnusable(diagnosis) from exc
+        except ua.UaStatusCodeError as exc:
+            name = status_name(ua.StatusCode(ua.UInt32(exc.code)))
+            raise PlcUnusable(Diagnosis(PlcFault.SERVER_REFUSED, f"{what}: {name}")) from exc
+        except (OSError, ua.UaError) as exc:
+            self.abort(diagnose_connect(exc))
+            raise SinkUnavailable(self.lost.result()) from exc
+
+    async def _on_lost(self, error: Exception) -> None:
+        if self._client.state is UaClientState.CONNECTED:  # asyncua's own probe got no answer in time
+            self.abort(Diagnosis(PlcFault.NO_ANSWER, f"the server does not answer ({type(error).__name__})"))
+        else:
+            self._lose(str(Diagnosis(PlcFault.CONNECTION_LOST, "the server closed the connection")))
+
+    def _lose(self, reason: str) -> None:
+        if not self.lost.done():
+            self.lost.set_result(reason)

@@ -1,0 +1,283 @@
+"""The PLC's trigger: from changes of its node to image-ready events, each given once.
+
+A trigger counts when its value changes to something that is not 0. What stands in the node when a connection is made is
+looked at with care (`TriggerMemory`): nothing is judged twice, and what was given while the PLC was out of reach is not
+forgotten. The texts beside a trigger are those that were written before it (`TextHistory`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+import structlog
+from asyncua import ua
+
+from adapters.opcua.client.coercion import Coercion
+from adapters.opcua.client.connection import PlcConnection
+from adapters.opcua.client.diagnosis import Diagnosis, PlcFault, PlcUnusable, status_name
+from adapters.opcua.client.nodes import SOURCES, PlcNode
+from adapters.opcua.events import TriggerTexts
+from adapters.telemetry import REFUSED
+from service.errors import SinkUnavailable
+
+log = structlog.get_logger(__name__)
+
+_QUEUE: Final = 1000
+"""Changes that the PLC keeps for us between two publish responses, and we between two looks."""
+
+_KEEP_ALIVE_S: Final = 1.0
+_LIFETIME_S: Final = 30.0
+_SILENT_S: Final = 3.0
+_OVERFLOW: Final = 0x480
+"""StatusCode bits: the info type says DataValue, and the queue of the item overflowed (OPC 10000-4, 7.39)."""
+
+_OLDEST_AGE_S: Final = 3600.0
+_CURRENT_TIME: Final = ua.NodeId(ua.Int32(ua.ObjectIds.Server_ServerStatus_CurrentTime))
+
+
+@dataclass(frozen=True, slots=True)
+class GivenTrigger:
+    """A trigger to be judged. `age_s` is how long it had stood in the PLC when we came, 0.0 for one seen to change."""
+
+    value: int
+    texts: TriggerTexts
+    age_s: float = 0.0
+
+
+class TriggerMemory:
+    """What is known of the trigger beyond one connection.
+
+    A value that stands in the node when a connection is made is new where
+
+    - the service has just started: `result_trigger_id` in the PLC names another one, so nobody has answered it. Without
+      that node nobody can tell, and it is taken as answered;
+    - the connection was lost for a while: it is not the last one that was seen;
+    - the PLC itself restarted meanwhile: it is another one, or the same number with other texts beside it.
+    """
+
+    def __init__(self) -> None:
+        self._last: int | None = None
+        self._texts = TriggerTexts()
+        self._plc_started: object = None
+        self._plc_restarted = False
+        self._answered_in_plc: int | None = None
+        self._answered: deque[int] = deque(maxlen=256)
+
+    def answered(self, trigger: int) -> None:
+        """Note that a verdict for `trigger` is on its way: left over from the last run, it must not be judged again."""
+        self._answered.append(trigger)
+
+    def connected(self, *, plc_started: object, answered_in_plc: int | None) -> None:
+        """Note what a new connection found: when the PLC's server started, and `result_trigger_id` where mapped."""
+        self._plc_restarted = self._plc_started is not None and plc_started != self._plc_started
+        self._plc_started = plc_started
+        self._answered_in_plc = answered_in_plc
+
+    def take(self, value: int, texts: TriggerTexts, *, standing: bool) -> bool:
+        """Note a value of the trigger; tell whether it is a new one that must be judged."""
+        if self._last is None:
+            unanswered = self._answered_in_plc is not None and value != self._answered_in_plc
+            new = unanswered and value not in self._answered
+        else:
+            new = value != self._last or (standing and self._plc_restarted and texts != self._texts)
+        self._last = value
+        if new and value != 0:
+            self._texts = texts
+        return new and value != 0
+
+
+class TextHistory:
+    """The values of one text node, with the times at which the PLC says they were set."""
+
+    def __init__(self) -> None:
+        self._values: deque[tuple[datetime | None, str]] = deque(maxlen=_QUEUE)
+
+    def note(self, value: ua.DataValue) -> None:
+        """Remember a value that was told or read."""
+        stamped = (_stamp(value), _text(value))
+        if stamped not in self._values:
+            self._values.append(stamped)
+
+    @property
+    def newest(self) -> str:
+        """Return what was noted last."""
+        return self._values[-1][1] if self._values else ""
+
+    def at(self, moment: datetime | None, slack: timedelta) -> str:
+        """Return the value that held at `moment`; one that was sampled up to `slack` later was set before, too."""
+        if moment is None:
+            return self.newest
+        known = [(stamp, text) for stamp, text in self._values if stamp is not None and stamp <= moment + slack]
+        return max(known)[1] if known else self.newest
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """Trigger, texts and clock of the PLC in one answer."""
+
+    trigger: ua.DataValue
+    texts: Mapping[str, ua.DataValue]
+    now: object
+
+
+class TriggerWatch:
+    """A subscription to the trigger and its texts on one connection.
+
+    Args:
+        connection: an open connection.
+        nodes: the mapped nodes.
+        coercion: how the trigger is read.
+        memory: what earlier connections knew.
+    """
+
+    def __init__(
+        self, connection: PlcConnection, nodes: Mapping[str, PlcNode], coercion: Coercion, memory: TriggerMemory
+    ) -> None:
+        self._connection = connection
+        self._nodes = [nodes[word] for word in SOURCES if word in nodes]  # the trigger is the first
+        self._coercion = coercion
+        self._memory = memory
+        self._texts = {node.word: TextHistory() for node in self._nodes[1:]}
+        self._changes: deque[ua.DataValue] = deque()
+        self._news = asyncio.Event()
+        connection.lost.add_done_callback(lambda _: self._news.set())
+        self._silence_s = _SILENT_S
+        self._sampling = timedelta()
+
+    async def start(self, *, sampling_ms: float, publishing_ms: float) -> None:
+        """Subscribe. Raises PlcUnusable where the server refuses an item."""
+        self._sampling = timedelta(milliseconds=sampling_ms)
+        period_ms = max(publishing_ms, 1.0)
+        parameters = ua.CreateSubscriptionParameters(
+            RequestedPublishingInterval=ua.Duration(publishing_ms),
+            RequestedLifetimeCount=ua.UInt32(int(_LIFETIME_S * 1000 / period_ms)),
+            RequestedMaxKeepAliveCount=ua.UInt32(int(_KEEP_ALIVE_S * 1000 / period_ms)),
+        )
+        items = [_item(handle, node.node_id, sampling_ms) for handle, node in enumerate(self._nodes)]
+        made, results = await self._connection.subscribe(parameters, items, self._on_publish)
+        refused = [
+            Diagnosis(PlcFault.ACCESS_DENIED, f"cannot be subscribed to: {status_name(result.StatusCode)}", node.word)
+            for node, result in zip(self._nodes, results, strict=True)
+            if not result.StatusCode.is_good()
+        ]
+        if refused:
+            raise PlcUnusable(*refused)
+        keep_alive_s = float(made.RevisedPublishingInterval) * int(made.RevisedMaxKeepAliveCount) / 1000
+        self._silence_s = max(_SILENT_S, 3 * keep_alive_s)
+        log.info(
+            "plc_subscribed",
+            publishing_ms=float(made.RevisedPublishingInterval),
+            sampling_ms=float(results[0].RevisedSamplingInterval),
+        )
+
+    async def given(self) -> AsyncIterator[GivenTrigger]:
+        """Yield every new trigger, oldest first. Raises SinkUnavailable where the connection is lost."""
+        standing = True
+        while True:
+            changes = await self._wait()
+            for change in changes:
+                # earlier ones of a burst: what the PLC holds by now belongs to a later one
+                is_newest = change is changes[-1]
+                reading = await self._read() if standing or (is_newest and self._texts) else None
+                texts = self._texts_at(change, reading if is_newest else None)
+                value = self._coercion.trigger(_held(change))
+                if self._memory.take(value, texts, standing=standing):
+                    yield GivenTrigger(value, texts, _age_s(change, reading) if standing and reading else 0.0)
+                standing = False
+
+    async def _wait(self) -> list[ua.DataValue]:
+        while not self._changes:
+            if self._connection.lost.done():
+                raise SinkUnavailable(self._connection.lost.result())
+            try:
+                async with asyncio.timeout(self._silence_s):
+                    await self._news.wait()
+            except TimeoutError as exc:
+                diagnosis = Diagnosis(PlcFault.NO_ANSWER, f"no publish response within {self._silence_s:g} s")
+                self._connection.abort(diagnosis)
+                raise PlcUnusable(diagnosis) from exc
+            self._news.clear()
+        changes = list(self._changes)
+        self._changes.clear()
+        return changes
+
+    async def _read(self) -> _Reading:
+        rows = await self._connection.read([*(node.node_id for node in self._nodes), _CURRENT_TIME])
+        values = [row[0] for row in rows]
+        texts = dict(zip(self._texts, values[1:-1], strict=True))
+        for word, value in texts.items():
+            self._texts[word].note(value)
+        return _Reading(values[0], texts, _held(values[-1]))
+
+    def _texts_at(self, change: ua.DataValue, reading: _Reading | None) -> TriggerTexts:
+        """Return the texts that were written before `change`.
+
+        A server that looks at its variables one after the other may tell of a trigger before it has seen the texts
+        that the PLC wrote in the same cycle; hence the reading. A PLC that goes on without waiting may have written
+        the texts of the next part by then; hence the stamps. A server that stamps with the time of the look instead of
+        the change gives itself away by the trigger's own stamp.
+        """
+        stamp = _stamp(change)
+        if reading is not None and _held(reading.trigger) == _held(change) and _stamp(reading.trigger) != stamp:
+            texts = {word: _text(value) for word, value in reading.texts.items()}
+        else:
+            slack = timedelta() if reading is None else self._sampling
+            texts = {word: history.at(stamp, slack) for word, history in self._texts.items()}
+        return TriggerTexts(**texts)
+
+    def _on_publish(self, result: ua.PublishResult) -> None:
+        self._news.set()
+        for notification in result.NotificationMessage.NotificationData or ():
+            if isinstance(notification, ua.DataChangeNotification):
+                for item in notification.MonitoredItems:
+                    self._take(self._nodes[int(item.ClientHandle)], item.Value)
+            elif isinstance(notification, ua.StatusChangeNotification):
+                status = status_name(notification.Status)
+                self._connection.abort(
+                    Diagnosis(PlcFault.CONNECTION_LOST, f"the server ended the subscription: {status}")
+                )
+
+    def _take(self, node: PlcNode, value: ua.DataValue) -> None:
+        if node is not self._nodes[0]:
+            self._texts[node.word].note(value)
+        elif value.StatusCode is None or not value.StatusCode.is_bad():  # a Bad value is no value, so no change either
+            if value.StatusCode is not None and value.StatusCode.value & _OVERFLOW == _OVERFLOW:
+                REFUSED.labels("opcua-client", "trigger_overflow").inc()
+                log.error("plc_triggers_lost", reason="the PLC's queue overflowed")
+            self._changes.append(value)
+            if len(self._changes) > _QUEUE:
+                self._connection.abort(Diagnosis(PlcFault.CONNECTION_LOST, f"more than {_QUEUE} triggers are waiting"))
+
+
+def _item(handle: int, node_id: ua.NodeId, sampling_ms: float) -> ua.MonitoredItemCreateRequest:
+    wanted = ua.MonitoringParameters(
+        ClientHandle=ua.UInt32(handle), SamplingInterval=ua.Duration(sampling_ms), QueueSize=ua.UInt32(_QUEUE)
+    )
+    seen = ua.ReadValueId(NodeId=node_id, AttributeId=ua.AttributeIds.Value)
+    return ua.MonitoredItemCreateRequest(seen, ua.MonitoringMode.Reporting, wanted)
+
+
+def _held(value: ua.DataValue) -> object:
+    return None if value.Value is None else value.Value.Value
+
+
+def _text(value: ua.DataValue) -> str:
+    held = _held(value)
+    return "" if held is None or (value.StatusCode is not None and value.StatusCode.is_bad()) else str(held)
+
+
+def _stamp(value: ua.DataValue) -> datetime | None:
+    return value.SourceTimestamp or value.ServerTimestamp
+
+
+def _age_s(change: ua.DataValue, reading: _Reading) -> float:
+    """Return how long ago the PLC was given `change`, by its own clock, so that its clock need not agree with ours."""
+    stamp, now = _stamp(change), reading.now
+    if stamp is None or not isinstance(now, datetime):
+        return 0.0
+    return min(max(0.0, (now - stamp).total_seconds()), _OLDEST_AGE_S)

@@ -1,0 +1,143 @@
+"""The service as client of a PLC's server (contract section 4), against a real asyncua server in process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from asyncua import ua
+
+from adapters.simulation.plc_server import PlcServer
+from schemas.messages import Decision, Gate
+from schemas.tags import VerdictCode
+from service.ports import Arrival
+from tests.support.opcua import RecordingIntake, answer, free_port, status, verdict
+from tests.support.plc import Judge, plc_client, serving
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def served() -> AsyncIterator[PlcServer]:
+    """Serve one PLC for all tests: to start a server takes a second."""
+    async with PlcServer(free_port(), stations=("line1", "line2")) as plc:
+        yield plc
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def plc(served: PlcServer) -> PlcServer:
+    """Return the PLC as it is after its start."""
+    await served.start_again()
+    return served
+
+
+async def test_a_trigger_is_an_event_and_its_verdict_is_written_back(plc: PlcServer) -> None:
+    """Trigger number, part and frame reach the intake; the PLC reads all of the result when the sequence changes."""
+    decisions = [Decision.OK, Decision.DAMAGED, Decision.ERROR]
+    adapter = plc_client(plc.mapping())
+
+    def decide(arrival: Arrival) -> Decision:
+        return decisions[(arrival.event.trigger_id or 0) % 3]
+
+    async with serving(adapter, RecordingIntake(Judge(adapter, decide))) as intake:
+        for seq in range(1, 7):
+            trigger = await plc.trigger(f"C-{seq}", f"file:///{seq}.png", f"plc-{seq}" if seq % 2 else "")
+            result = await asyncio.wait_for(plc.result(), 10)
+            arrival = await intake.arrivals.get()
+            assert (arrival.event.trigger_id, arrival.event.part_id) == (trigger, f"C-{seq}")
+            assert arrival.image is not None
+            assert arrival.image.uri == f"file:///{seq}.png"
+            expected_id = f"plc-{seq}" if seq % 2 else f"line1-{trigger}-"
+            assert arrival.event.event_id.startswith(expected_id)
+            decision = decide(arrival)
+            assert (result.seq, result.trigger_id, result.part_id) == (seq, trigger, f"C-{seq}")
+            assert result.verdict is VerdictCode.of(decision)
+            assert result.reject is (decision is not Decision.OK)
+            assert result.score == (-1.0 if decision is Decision.ERROR else 0.5)
+        assert intake.arrivals.empty()
+
+
+async def test_zero_is_never_a_trigger(plc: PlcServer) -> None:
+    """A PLC that takes its trigger back gives none; the same number after that is a new one."""
+    adapter = plc_client(plc.mapping())
+    async with serving(adapter) as intake:
+        for value in (5, 0, 5, 0):
+            await plc.node("trigger").write_value(value, ua.VariantType.UInt32)
+        first, second = [await asyncio.wait_for(intake.arrivals.get(), 10) for _ in range(2)]
+        assert [first.event.trigger_id, second.event.trigger_id] == [5, 5]
+        assert first.event.event_id != second.event.event_id
+        await plc.node("trigger").write_value(6, ua.VariantType.UInt32)
+        assert (await asyncio.wait_for(intake.arrivals.get(), 10)).event.trigger_id == 6
+
+
+async def test_every_trigger_of_a_burst_keeps_its_own_texts(plc: PlcServer) -> None:
+    """Triggers that come faster than the PLC publishes are told apart by the times at which they were set."""
+    adapter = plc_client(plc.mapping() | {"publishing_ms": 300})
+    async with serving(adapter) as intake:
+        for number in range(1, 21):
+            await plc.trigger(f"C-{number}", f"file:///{number}.png")
+        arrivals = [await asyncio.wait_for(intake.arrivals.get(), 10) for _ in range(20)]
+    assert [arrival.event.trigger_id for arrival in arrivals] == list(range(1, 21))
+    assert [arrival.event.part_id for arrival in arrivals] == [f"C-{number}" for number in range(1, 21)]
+    assert [arrival.image and arrival.image.uri for arrival in arrivals] == [f"file:///{n}.png" for n in range(1, 21)]
+
+
+async def test_a_late_pass_never_reaches_the_plc(plc: PlcServer) -> None:
+    """After the deadline the PLC may only hear reject, whatever was seen (contract section 8)."""
+    adapter = plc_client(plc.mapping())
+    async with serving(adapter, RecordingIntake()):
+        await adapter.publish(answer(verdict(1), in_s=-0.001))
+        result = await asyncio.wait_for(plc.result(), 10)
+    assert (result.verdict, result.reject) == (VerdictCode.OK, True)
+
+
+async def test_a_late_pass_is_no_ok_where_the_verdict_is_all_that_the_plc_has(plc: PlcServer) -> None:
+    """Without a node for reject, OK would let the part pass."""
+    adapter = plc_client(plc.mapping() | {"reject": ""})
+    async with serving(adapter, RecordingIntake()):
+        await adapter.publish(answer(verdict(1), in_s=-0.001))
+        assert (await asyncio.wait_for(plc.result(), 10)).verdict is VerdictCode.ERROR
+        await adapter.publish(answer(verdict(2, Decision.ERROR, gate=Gate.PASS)))
+        assert (await asyncio.wait_for(plc.result(), 10)).verdict is VerdictCode.ERROR
+
+
+async def test_before_the_first_result_the_plc_reads_reject(plc: PlcServer) -> None:
+    """What an earlier run left behind lets nothing pass; the sequence, which a PLC waits for, does not move."""
+    await plc.node("verdict").write_value(1, ua.VariantType.Int16)
+    await plc.node("result_seq").write_value(41, ua.VariantType.UInt32)
+    async with serving(plc_client(plc.mapping())):
+        assert await plc.node("verdict").read_value() == 0
+        assert await plc.node("reject").read_value() is True
+        assert await plc.node("result_seq").read_value() == 41
+
+
+async def test_heartbeat_rises_only_with_the_station_s(plc: PlcServer) -> None:
+    """The PLC sees the station's heartbeat, and writes nothing for a status that says nothing new."""
+    adapter = plc_client(plc.mapping())
+    async with serving(adapter):
+        for beat in (7, 7, 8):
+            await adapter.publish_status(status(heartbeat=beat), ready=True)
+            assert await plc.node("heartbeat").read_value() == beat
+
+
+async def test_stations_of_one_plc_have_a_service_each(plc: PlcServer) -> None:
+    """One mapping serves every station: {station} in a NodeId is its id, and no verdict goes to another one's nodes."""
+    mapping = {key: text.replace("line1", "{station}") for key, text in plc.mapping("line1").items()}
+    first, second = plc_client(mapping), plc_client(mapping, station="line2")
+    async with serving(first) as at_first, serving(second) as at_second:
+        await plc.trigger("A", station="line1")
+        await plc.trigger("B", station="line2")
+        assert (await asyncio.wait_for(at_first.arrivals.get(), 10)).event.part_id == "A"
+        assert (await asyncio.wait_for(at_second.arrivals.get(), 10)).event.part_id == "B"
+        assert (await asyncio.wait_for(plc.result("line1"), 10)).part_id == "A"
+        assert (await asyncio.wait_for(plc.result("line2"), 10)).part_id == "B"
+
+
+async def test_plc_that_is_away_is_waited_for(plc: PlcServer) -> None:
+    """No PLC at start is a state, not an error; its fault has a name."""
+    adapter = plc_client(plc.mapping() | {"endpoint": f"opc.tcp://127.0.0.1:{free_port()}"})
+    async with serving(adapter, connected=False):
+        await eventually(lambda: "unreachable" in (adapter.fault or ""))
