@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 import torch
 
+from service.pipeline import shortlist
 from service.pipeline.memory_bank import MemoryBank
 from service.pipeline.nearest import search, search_on_gpu
 from service.pipeline.types import FloatArray
+from tests.support.vectors import unit_vectors
 
 
-def unit(rng: np.random.Generator, count: int, dim: int) -> FloatArray:
-    """Return unit vectors (count, dim) float32."""
-    vectors = rng.standard_normal((count, dim))
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors.astype(np.float32)
+@pytest.fixture(params=[False, True], ids=["float32", "bfloat16"], autouse=True)
+def shortlisted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether products in bfloat16 make a short list, whatever this CPU does best."""
+    monkeypatch.setattr(shortlist, "pays", lambda: request.param)
 
 
 def reference(patches: FloatArray, bank: FloatArray) -> np.ndarray:
@@ -28,7 +29,7 @@ def reference(patches: FloatArray, bank: FloatArray) -> np.ndarray:
 def test_distances_equal_double_precision(patches: int, vectors: int, dim: int) -> None:
     """Every tile shape, with and without remainders, agrees to 1e-4 with the definition."""
     rng = np.random.default_rng(patches)
-    points, bank = unit(rng, patches, dim), unit(rng, vectors, dim)
+    points, bank = unit_vectors(rng, patches, dim), unit_vectors(rng, vectors, dim)
 
     distances = MemoryBank(bank).distances(points)
 
@@ -40,10 +41,12 @@ def test_distances_equal_double_precision(patches: int, vectors: int, dim: int) 
 def test_distances_survive_cancellation(offset: float) -> None:
     """A patch almost on a bank vector gets its small distance, not the rounding noise of a large one."""
     rng = np.random.default_rng(3)
-    bank = unit(rng, 1500, 384)
-    crowd = bank[:300] + np.float32(2e-3) * unit(rng, 300, 384)  # decoys that float32 products cannot tell apart
+    bank = unit_vectors(rng, 1500, 384)
+    crowd = bank[:300] + np.float32(2e-3) * unit_vectors(
+        rng, 300, 384
+    )  # decoys that float32 products cannot tell apart
     bank = np.concatenate([crowd, bank])
-    points = bank[300:600] + np.float32(offset) * unit(rng, 300, 384)
+    points = bank[300:600] + np.float32(offset) * unit_vectors(rng, 300, 384)
 
     distances = MemoryBank(bank).distances(points)
 
@@ -53,16 +56,31 @@ def test_distances_survive_cancellation(offset: float) -> None:
 def test_distances_scale_with_the_vectors() -> None:
     """Vectors that are not of unit length keep the same relative accuracy."""
     rng = np.random.default_rng(4)
-    points, bank = 100 * unit(rng, 50, 32), 100 * unit(rng, 80, 32)
+    points, bank = 100 * unit_vectors(rng, 50, 32), 100 * unit_vectors(rng, 80, 32)
 
     np.testing.assert_allclose(MemoryBank(bank).distances(points), reference(points, bank), rtol=1e-5)
+
+
+def test_patch_that_is_no_number_stays_none() -> None:
+    """It must not come out as a distance that somebody could take for near."""
+    rng = np.random.default_rng(7)
+    points = unit_vectors(rng, 5, 8)
+    points[3, 2] = np.nan
+
+    assert np.isnan(MemoryBank(unit_vectors(rng, 700, 8)).distances(points)).tolist() == [
+        False,
+        False,
+        False,
+        True,
+        False,
+    ]
 
 
 @pytest.mark.parametrize("tile", [(1, 1), (16, 32), (64, 100), (2048, 16384)])
 def test_gpu_search_finds_the_same_vectors(tile: tuple[int, int]) -> None:
     """The search for a GPU, run here on the CPU, finds the nearest vector of each patch for any tile."""
     rng = np.random.default_rng(5)
-    points, bank = unit(rng, 50, 16), unit(rng, 130, 16)
+    points, bank = unit_vectors(rng, 50, 16), unit_vectors(rng, 130, 16)
     half_norms = ((bank**2).sum(axis=1) / 2).astype(np.float32)
     nearest = [int(np.linalg.norm(bank - point, axis=1).argmin()) for point in points.astype(np.float64)]
     found = search_on_gpu(torch.from_numpy(points), torch.from_numpy(bank), torch.from_numpy(half_norms), tile)
