@@ -11,6 +11,8 @@ _SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75
 
 REFUSED = Counter("cangate_refused", "Inputs that were refused, by transport and reason.", ["transport", "reason"])
 PICTURES_DROPPED = Counter("cangate_pictures_dropped", "Pictures that were not kept because the writer was busy.")
+FRAMES_NOT_RECORDED = Counter("cangate_frames_not_recorded", "Parts recorded without their frame: no room for it.")
+PARTS_NOT_RECORDED = Counter("cangate_parts_not_recorded", "Parts that were not recorded at all.")
 _VERDICTS = Counter("cangate_verdicts", "Verdicts, by decision and reason.", ["decision", "reason"])
 _LATENCY = Histogram("cangate_latency_seconds", "Image-ready received to verdict decided.", buckets=_SECONDS)
 _STAGE = Histogram("cangate_stage_seconds", "Time in one stage of the pipeline.", ["stage"], buckets=_SECONDS)
@@ -19,8 +21,8 @@ _STATE = Enum("cangate_state", "State of the station.", states=[state.value for 
 
 
 def observe(answer: Answer) -> None:
-    """Count a verdict and its times; one that is only repeated was counted before."""
-    if answer.repeated:
+    """Count a verdict and its times; one that is only repeated was counted before, a replayed one is no production."""
+    if answer.repeated or not answer.for_gate:
         return
     verdict = answer.verdict
     _VERDICTS.labels(verdict.decision.value, verdict.reason.value).inc()

@@ -11,6 +11,9 @@ from schemas.base import Message, UtcDatetime
 
 MAX_DEADLINE_MS = 3_600_000
 
+REPLAY_PREFIX = "replay/"
+"""Begins the event id of every replayed event: the one mark that also travels through OPC UA tags."""
+
 StationId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]{1,64}$")]
 EventId = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
 PartId = Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")]
@@ -70,6 +73,7 @@ class FaultCode(IntEnum):
     SINK_DOWN = 100
     JOURNAL_FAILING = 101
     PICTURES_FAILING = 102
+    RECORDING_FAILING = 103
 
 
 class ImageEvent(Message):
@@ -85,6 +89,11 @@ class ImageEvent(Message):
     deadline_ms: Annotated[int, Field(gt=0, le=MAX_DEADLINE_MS)] | None = None
     simulated: bool = False
     replayed: bool = False
+
+    @property
+    def is_replay(self) -> bool:
+        """Tell whether this event happened before: it says so, or its event id does."""
+        return self.replayed or self.event_id.startswith(REPLAY_PREFIX)
 
 
 class ImageRef(Message):

@@ -30,10 +30,21 @@ class StationSettings(Value):
     id: StationId = "line1"
 
 
+class OnReplayed(StrEnum):
+    """What a replayed event may do."""
+
+    IGNORE = "ignore"
+    ACT = "act"
+
+
 class GateSettings(Value):
-    """What the gate does where no judgement was possible."""
+    """What the gate does where no judgement was possible, and what it hears of replayed parts."""
 
     on_error: Gate = Gate.REJECT
+    on_replayed: OnReplayed = Field(
+        default=OnReplayed.IGNORE,
+        description="ignore: a replayed part gets its verdict and moves no gate; act: it does",
+    )
 
 
 class DeadlineStart(StrEnum):
@@ -181,6 +192,20 @@ class JournalSettings(Value):
     sync: Literal["normal", "full"] = "normal"
 
 
+class RecordSettings(Value):
+    """Recording of events, frames and verdicts."""
+
+    enabled: bool = Field(default=False, description="the service records what it judges")
+    folder: Path = Field(default=Path("data/recordings"), description="each run is a session of its own below it")
+    file_mb: Positive = Field(default=256, description="a file that has grown to this is closed and the next one begun")
+    keep_gb: Annotated[float, Field(gt=0)] = Field(
+        default=20.0, description="all sessions together; beyond it the oldest files are deleted"
+    )
+    queue_mb: Positive = Field(
+        default=64, description="frames that may wait for the disk; beyond it a part is recorded without its frame"
+    )
+
+
 class ModelSettings(Value):
     """Which model package judges."""
 
@@ -224,6 +249,7 @@ class Settings(BaseSettings):
     http: HttpSettings = HttpSettings()
     images: ImageSettings = ImageSettings()
     journal: JournalSettings = JournalSettings()
+    record: RecordSettings = RecordSettings()
     model: ModelSettings = ModelSettings()
     compute: ComputeSettings = ComputeSettings()
     log: LogSettings = LogSettings()

@@ -20,6 +20,7 @@ from adapters.mqtt import MqttAdapter
 from adapters.opcua.client import OpcUaClientAdapter
 from adapters.opcua.server import OpcUaServerAdapter
 from adapters.pictures import PictureStore
+from adapters.recordings.recorder import SessionRecorder
 from schemas.messages import FaultCode
 from schemas.settings import LogSettings, Settings, is_loopback
 from service.commands import StationCommands
@@ -40,6 +41,7 @@ class Service:
 
     runner: Runner
     pictures: PictureStore
+    recorder: SessionRecorder | None
     hmi: HmiServer | None
 
 
@@ -85,13 +87,19 @@ def build(settings: Settings, journal: SqlJournal, *, take_free_http_port: bool 
     clock = SystemClock()
     device = compute_device(settings.compute)
     models = ActiveModel(settings.model, device=device)
+    frames = AllowListedFrames(settings.images)
     compute = Compute(
-        AllowListedFrames(settings.images),
+        frames,
         prepare_workers=settings.compute.prepare_workers,
         # batching gains nothing on a CPU and makes the first of a batch wait for the last
         max_batch=1 if device.type == "cpu" else settings.compute.max_batch,
     )
     pictures = PictureStore(settings.images.store, keep=settings.images.keep)
+    recorder: SessionRecorder | None = None
+    if settings.record.enabled:
+        recorder = SessionRecorder(
+            settings.record, station=settings.station.id, origin="service", fetch=frames.fetch, clock=clock
+        )
 
     gate_sinks: list[VerdictSink] = []
     adapters: list[Adapter] = []
@@ -114,7 +122,7 @@ def build(settings: Settings, journal: SqlJournal, *, take_free_http_port: bool 
         return None if station.paused else models.current
 
     def dispatch(answer: Answer, arrival: Arrival) -> None:
-        if not answer.repeated:
+        if answer.for_gate and not answer.repeated:
             station.count(answer.verdict)
         dispatcher.dispatch(answer, arrival)
 
@@ -126,6 +134,7 @@ def build(settings: Settings, journal: SqlJournal, *, take_free_http_port: bool 
         model=judging_model,
         dispatch=dispatch,
         pictures=pictures,
+        recorder=recorder,
     )
     outboxes = [Outbox(sink, journal=journal, clock=clock) for sink in gate_sinks]
     station = Station(
@@ -140,6 +149,7 @@ def build(settings: Settings, journal: SqlJournal, *, take_free_http_port: bool 
         side_faults=[
             (FaultCode.JOURNAL_FAILING, "journal", lambda: inspector.journal_fault or dispatcher.journal_fault),
             (FaultCode.PICTURES_FAILING, "pictures", lambda: pictures.fault),
+            (FaultCode.RECORDING_FAILING, "recording", lambda: None if recorder is None else recorder.fault),
         ],
     )
     hmi: HmiServer | None = None
@@ -167,7 +177,7 @@ def build(settings: Settings, journal: SqlJournal, *, take_free_http_port: bool 
         clock=clock,
         before_ready=models.load,
     )
-    return Service(runner, pictures, hmi)
+    return Service(runner, pictures, recorder, hmi)
 
 
 async def serve(
@@ -193,6 +203,8 @@ async def serve(
             await running
         finally:
             await asyncio.to_thread(service.pictures.close)
+            if service.recorder is not None:
+                await asyncio.to_thread(service.recorder.close)
 
 
 def _refuse_open_doors(settings: Settings) -> None:

@@ -159,7 +159,9 @@ class Outbox:
         assert entry.verdict_json is not None
         left_s = (entry.deadline_at - self._clock.now()).total_seconds()
         verdict = Verdict.model_validate_json(entry.verdict_json)
-        return Answer(verdict, entry.verdict_json, self._clock.monotonic() + left_s)
+        # a part replayed before the service went down moves no gate now, whatever the plant allows a running replay
+        for_gate = not verdict.replayed
+        return Answer(verdict, entry.verdict_json, self._clock.monotonic() + left_s, for_gate=for_gate)
 
     async def _back_off(self) -> None:
         first, longest = _RETRY_S

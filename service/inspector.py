@@ -11,11 +11,12 @@ from datetime import datetime
 import structlog
 
 from schemas.messages import Reason, Verdict
-from schemas.settings import Settings
+from schemas.settings import OnReplayed, Settings
 from service.compute import Compute, Failed, Job, Judged, LoadedModel, Outcome
 from service.deadline import Deadline
 from service.errors import JournalError
-from service.ports import Answer, Arrival, Clock, Journal, JournalEntry, PictureSink
+from service.pipeline.types import Frame
+from service.ports import Answer, Arrival, Clock, Journal, JournalEntry, PictureSink, Recorder
 from service.verdicts import make_verdict
 
 log = structlog.get_logger(__name__)
@@ -47,6 +48,7 @@ class Inspector:
         model: Callable[[], LoadedModel | None],
         dispatch: Callable[[Answer, Arrival], None],
         pictures: PictureSink | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self._settings = settings
         self._clock = clock
@@ -55,6 +57,7 @@ class Inspector:
         self._model = model
         self._dispatch = dispatch
         self._pictures = pictures
+        self._recorder = recorder
         self._seq = 0
         self._answers: OrderedDict[str, asyncio.Future[Answer]] = OrderedDict()
         self._in_work = 0
@@ -96,7 +99,8 @@ class Inspector:
         known = known or await self._accept(arrival, deadline)
         if known is not None and known.verdict_json is not None:
             is_new.set_result(False)
-            answer = Answer(Verdict.model_validate_json(known.verdict_json), known.verdict_json, deadline.monotonic)
+            said = Verdict.model_validate_json(known.verdict_json)
+            answer = Answer(said, known.verdict_json, deadline.monotonic, for_gate=self._is_for_gate(said))
             answered.set_result(answer)
             self._dispatch(_repeat(answer, arrival), arrival)
             return
@@ -109,12 +113,18 @@ class Inspector:
         # no await from here to dispatch: verdicts leave in the order of their seq
         self._seq += 1
         verdict = self._verdict(outcome, arrival, self._seq)
-        answer = Answer(verdict, verdict.to_json(), deadline.monotonic, arrival.correlation_data)
+        answer = Answer(
+            verdict,
+            verdict.to_json(),
+            deadline.monotonic,
+            arrival.correlation_data,
+            for_gate=self._is_for_gate(verdict),
+        )
         answered.set_result(answer)
         self._dispatch(answer, arrival)
         _log_part(verdict, outcome)
         # drawing pictures takes the interpreter just when the verdict is on its way out
-        asyncio.get_running_loop().call_later(_PICTURE_DELAY_S, self._show, verdict, outcome)
+        asyncio.get_running_loop().call_later(_PICTURE_DELAY_S, self._keep, arrival, verdict, outcome, work)
 
     def _remember(self, event_id: str) -> asyncio.Future[Answer]:
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -202,13 +212,29 @@ class Inspector:
             late=late,
         )
 
-    def _show(self, verdict: Verdict, outcome: Outcome) -> None:
-        if self._pictures is None:
+    def _is_for_gate(self, verdict: Verdict) -> bool:
+        return not verdict.replayed or self._settings.gate.on_replayed is OnReplayed.ACT
+
+    def _keep(self, arrival: Arrival, verdict: Verdict, outcome: Outcome, work: Failed | asyncio.Task[Outcome]) -> None:
+        """Hand the part to those who keep pictures and recordings."""
+        if self._pictures is not None:
+            self._pictures.offer(verdict, outcome.inspection if isinstance(outcome, Judged) else None, _frame(outcome))
+        recorder = self._recorder
+        if recorder is None:
             return
-        if isinstance(outcome, Judged):
-            self._pictures.offer(verdict, outcome.inspection, outcome.inspection.prepared.frame)
-        else:
-            self._pictures.offer(verdict, None, outcome.frame)
+        if isinstance(work, Failed):
+            recorder.offer(arrival, verdict, None)
+        else:  # a part that missed its deadline is recorded when its frame is there
+            work.add_done_callback(lambda done: recorder.offer(arrival, verdict, _encoded(done)))
+
+
+def _frame(outcome: Outcome) -> Frame | None:
+    return outcome.inspection.prepared.frame if isinstance(outcome, Judged) else outcome.frame
+
+
+def _encoded(work: asyncio.Task[Outcome]) -> bytes | None:
+    frame = None if work.cancelled() or work.exception() is not None else _frame(work.result())
+    return None if frame is None else frame.encoded
 
 
 def _repeat(answer: Answer, arrival: Arrival) -> Answer:

@@ -53,7 +53,8 @@ class Answer:
     """A verdict on its way to the sinks, with the exact bytes that were stored.
 
     deadline_monotonic: when the gate must have been told, on `Clock.monotonic`. repeated: the event was answered
-    before; only who asks again needs to hear it.
+    before; only who asks again needs to hear it. for_gate: whether the gate may hear of it at all; a replayed part
+    is none of its business unless the plant says so (`gate.on_replayed`).
     """
 
     verdict: Verdict
@@ -61,9 +62,12 @@ class Answer:
     deadline_monotonic: float
     correlation_data: bytes | None = None
     repeated: bool = False
+    for_gate: bool = True
 
     def gate_at(self, monotonic: float) -> Gate | None:
         """Return what may still be said to the gate at `monotonic`: after the deadline only REJECT, else None."""
+        if not self.for_gate:
+            return None
         in_time = monotonic <= self.deadline_monotonic
         return self.verdict.gate if in_time or self.verdict.gate is Gate.REJECT else None
 
@@ -213,3 +217,10 @@ class PictureSink(Protocol):
 
     def offer(self, verdict: Verdict, inspection: Inspection | None, frame: Frame | None) -> None:
         """Take what may be worth looking at, or drop it where there is no room. Never blocks."""
+
+
+class Recorder(Protocol):
+    """Records parts for a replay, off the critical path."""
+
+    def offer(self, arrival: Arrival, verdict: Verdict, encoded: bytes | None) -> None:
+        """Take a part and its image file, if there is one; without it where there is no room. Never blocks."""

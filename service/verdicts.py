@@ -49,7 +49,7 @@ def make_verdict(
         latency_ms=round(max(0.0, latency_ms), 3),
         stages_ms=_stages(outcome),
         simulated=event.simulated,
-        replayed=event.replayed,
+        replayed=event.is_replay,
         late=late,
     )
 

@@ -26,6 +26,12 @@ class AllowListedFrames:
 
     def load(self, image: ImageRef | None, frame_bytes: bytes | None) -> Frame:
         """Return the decoded frame. Raises FrameMissing, FrameCorrupt or FrameRefused."""
+        encoded = self.fetch(image, frame_bytes)
+        bgr = decode_image(encoded, max_pixels=self._max_pixels)
+        return Frame(bgr=bgr, uri=None if image is None else image.uri, encoded=encoded)
+
+    def fetch(self, image: ImageRef | None, frame_bytes: bytes | None) -> bytes:
+        """Return the image file, not looked at yet. Raises FrameMissing or FrameRefused."""
         if frame_bytes is not None:
             encoded = frame_bytes
         elif image is not None:
@@ -38,8 +44,7 @@ class AllowListedFrames:
             digest = hashlib.sha256(encoded).hexdigest()
             if digest != image.sha256.lower():
                 raise FrameRefused("the image does not have the sha256 that the event names")
-        bgr = decode_image(encoded, max_pixels=self._max_pixels)
-        return Frame(bgr=bgr, uri=None if image is None else image.uri)
+        return encoded
 
     def _fetch(self, uri: str) -> bytes:
         try:

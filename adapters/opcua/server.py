@@ -110,7 +110,8 @@ class OpcUaServerAdapter:
     async def publish(self, answer: Answer) -> None:
         """Write all tags of one result, ResultSeq last, before the event loop does anything else.
 
-        A repeated answer is written only where a trigger asked for it: the PLC waits for ResultValid.
+        A repeated answer is written only where a trigger asked for it: the PLC waits for ResultValid. So is one that
+        is not for the gate, with Reject true: a replay sees what was judged, and no gate opens.
 
         Raises:
             SinkUnavailable: the server is not open.
@@ -119,9 +120,9 @@ class OpcUaServerAdapter:
         asked_here = answer.verdict.event_id in self._asked
         self._asked.discard(answer.verdict.event_id)
         self._queue = max(0, self._queue - 1)
-        if answer.repeated and not asked_here:
+        if (answer.repeated or not answer.for_gate) and not asked_here:
             return
-        counted = {} if answer.repeated else self._counts(answer, tags)
+        counted = self._counts(answer, tags) if answer.for_gate and not answer.repeated else {}
         sequence: dict[Tag, TagValue] = {Tag.ResultSeq: result_seq(answer.verdict.seq)}
         tags.write(self._result(answer, tags) | counted | sequence, self._clock.now())
 

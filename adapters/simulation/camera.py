@@ -5,22 +5,17 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Iterable
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import cv2
-from pydantic import ValidationError
 
 from adapters.clock import SystemClock
-from adapters.mqtt.access import read_access
-from adapters.mqtt.connection import Connection, Incoming, Outgoing
-from schemas.base import rfc3339
-from schemas.messages import ImageEvent, ImageReady, ImageRef, Verdict
+from adapters.mqtt.plant import HeardVerdict, PlantConnection
+from schemas.messages import ImageEvent, ImageRef, Verdict
 from schemas.settings import MqttSettings
-from schemas.topics import Leaf, Prefix, StationTopics
 from service.errors import SinkUnavailable
 from service.pipeline.types import BgrImage
 
@@ -46,7 +41,7 @@ class Shot:
 class _Shown:
     event: ImageEvent
     published_monotonic: float
-    verdict: asyncio.Future[tuple[Verdict, float]]
+    verdict: asyncio.Future[HeardVerdict]
 
 
 class SimulatedCamera:
@@ -64,31 +59,21 @@ class SimulatedCamera:
     ) -> None:
         if folder is None and settings.protocol != "5":
             raise ValueError("raw images need MQTT 5: their metadata are user properties")
-        self._settings = settings
-        self._station = station
+        self._plant = PlantConnection(settings, station=station, role="camera")
         self._folder = folder
         self._deadline_ms = deadline_ms
-        self._topics = StationTopics(Prefix(settings.prefix), station)
         self._clock = SystemClock()
-        self._connection: Connection | None = None
-        self._expected: dict[str, asyncio.Future[tuple[Verdict, float]]] = {}
         self._triggers = 0
 
     async def __aenter__(self) -> Self:
         """Connect. Raises SinkUnavailable where the broker is not there, UsageError where a file is not."""
-        access = await asyncio.to_thread(read_access, self._settings, station=self._station)
-        access = replace(access, client_id=f"cangate-camera-{secrets.token_hex(4)}", session_expiry_s=0)
-        connection = Connection(access, clock=self._clock, on_message=self._on_message)
-        await connection.connect()
-        await connection.subscribe(self._topics.of(Leaf.VERDICT))
-        self._connection = connection
+        await self._plant.__aenter__()
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._connection is not None:
-            await self._connection.close(timeout_s=1.0)
+        await self._plant.__aexit__(exc_type, exc, traceback)
 
     async def run(self, parts: Iterable[tuple[str, BgrImage]], *, rate_hz: float) -> AsyncIterator[Shot]:
         """Show `(part_id, frame)` after `(part_id, frame)` at `rate_hz` and yield each with its verdict, in that order.
@@ -124,7 +109,6 @@ class SimulatedCamera:
             shown.put_nowait(None)
 
     async def _show(self, part_id: str, frame: BgrImage) -> _Shown:
-        assert self._connection is not None, "use the camera with `async with`"
         self._triggers += 1
         event_id = secrets.token_hex(8)
         encoded = await asyncio.to_thread(_encode, frame)
@@ -140,46 +124,21 @@ class SimulatedCamera:
             deadline_ms=self._deadline_ms,
             simulated=True,
         )
-        verdict: asyncio.Future[tuple[Verdict, float]] = asyncio.get_running_loop().create_future()
-        self._expected[event_id] = verdict
+        verdict = self._plant.expect(event_id)
         published = self._clock.monotonic()
-        refusal = await self._connection.publish(self._message(event, image, encoded))
+        refusal = await self._plant.publish(event, image, encoded)
         if refusal is not None:
             raise SinkUnavailable(refusal)
         return _Shown(event, published, verdict)
 
-    def _message(self, event: ImageEvent, image: ImageRef | None, encoded: bytes) -> Outgoing:
-        if image is not None:
-            ready = ImageReady(**event.model_dump(), image=image)
-            return Outgoing(self._topics.of(Leaf.IMAGE_READY), ready.to_json())
-        assert event.captured_at is not None
-        properties = {
-            "event_id": event.event_id,
-            "part_id": event.part_id,
-            "trigger_id": event.trigger_id,
-            "captured_at": rfc3339(event.captured_at),
-            "deadline_ms": event.deadline_ms,
-            "simulated": "true",
-        }
-        given = tuple((name, str(value)) for name, value in properties.items() if value is not None)
-        return Outgoing(self._topics.of(Leaf.IMAGE_READY_RAW), encoded, user_properties=given)
-
     async def _outcome(self, shown: _Shown) -> Shot:
         patience_s = _PATIENCE_S + (shown.event.deadline_ms or 0) / 1000
         await asyncio.wait([shown.verdict], timeout=patience_s)
-        self._expected.pop(shown.event.event_id, None)
+        self._plant.forget(shown.event.event_id)
         if not shown.verdict.done():
             return Shot(shown.event, None, None)
-        verdict, arrived = shown.verdict.result()
-        return Shot(shown.event, verdict, (arrived - shown.published_monotonic) * 1000)
-
-    def _on_message(self, connection: Connection, message: Incoming) -> None:
-        connection.ack(message)
-        with suppress(ValidationError):  # somebody else's: ours would be in order
-            verdict = Verdict.model_validate_json(message.payload)
-            expected = self._expected.get(verdict.event_id)
-            if expected is not None and not expected.done():
-                expected.set_result((verdict, message.received_monotonic))
+        heard = shown.verdict.result()
+        return Shot(shown.event, heard.verdict, (heard.arrived_monotonic - shown.published_monotonic) * 1000)
 
 
 def _encode(frame: BgrImage) -> bytes:

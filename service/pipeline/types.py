@@ -7,7 +7,7 @@ Images are numpy arrays in OpenCV's layout: (H, W, 3) uint8, BGR; masks are (H, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +22,11 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A decoded frame: bgr (H, W, 3) uint8."""
+    """A decoded frame: bgr (H, W, 3) uint8; `encoded` is the image file it was decoded from, where that is kept."""
 
     bgr: BgrImage
     uri: str | None = None
+    encoded: bytes | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.bgr.ndim != 3 or self.bgr.shape[2] != 3 or self.bgr.dtype != np.uint8 or self.bgr.size == 0:

@@ -1,0 +1,1 @@
+"""Sessions on disk: recorded, read, imported from folders and exported to them."""

@@ -1,0 +1,147 @@
+"""Sessions from folders of pictures, and back."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from pydantic import ValidationError
+
+from adapters.recordings.reader import Session
+from adapters.recordings.writer import picture_format
+from schemas.base import rfc3339
+from schemas.messages import Decision
+from schemas.recordings import RecordedEvent, Truth
+from service.errors import UsageError
+from service.model.dataset import list_frames
+from service.pipeline.types import Progress
+from service.replay.labels import read_rows, truth_of
+from service.replay.parts import RecordedPart, unix_ns
+
+PARTS_CSV: Final = "parts.csv"
+COLUMNS: Final = (
+    *("filename", "label", "event_id", "part_id", "trigger_id", "arrived_at", "captured_at", "deadline_ms"),
+    *("decision", "reason", "s", "tau", "boxes", "latency_ms", "model"),
+)
+_UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]+")
+_LABEL_FOLDERS: Final[Mapping[str, Truth]] = {"ok": Decision.OK, "damaged": Decision.DAMAGED}
+
+
+def parts_of_folder(
+    folder: Path, *, labels: Path | None, rate_hz: float, start: datetime, progress: Progress
+) -> Iterator[RecordedPart]:
+    """Yield the pictures of `folder`, in natural order and `rate_hz` apart, as parts without a verdict.
+
+    The event id of a part is the name of its file. Its label is that of its row in the CSV `labels` (column filename,
+    and label, part_id, trigger_id where they are known), else the folder `ok` or `damaged` that it lies in.
+
+    Raises:
+        UsageError: the folder or the CSV cannot be read, or the CSV names a picture that is not there.
+    """
+    files = list_frames(folder).frames
+    if not files:
+        raise UsageError(f"no pictures in {folder}")
+    rows = {} if labels is None else _rows(labels)
+    strangers = rows.keys() - {file.name for file in files}
+    if strangers:
+        raise UsageError(f"{labels}: {min(strangers)} is no picture in {folder}")
+    start_ns = unix_ns(start)
+    for number, file in enumerate(files):
+        at_ns = start_ns + round(number * 1e9 / rate_hz)
+        row, truth = rows.get(file.name, ({}, None))
+        in_folder = next((_LABEL_FOLDERS[part] for part in Path(file.name).parts[:-1] if part in _LABEL_FOLDERS), None)
+        try:
+            frame = file.path.read_bytes()
+        except OSError as exc:
+            raise UsageError(f"cannot read {file.path}: {exc.strerror}") from exc
+        try:
+            event = RecordedEvent(
+                event_id=file.name,
+                part_id=row.get("part_id") or file.path.stem,
+                trigger_id=int(row["trigger_id"]) if row.get("trigger_id", "").isdecimal() else number + 1,
+                captured_at=datetime.fromtimestamp(at_ns / 1e9, UTC),
+                source="folder",
+            )
+        except ValidationError as exc:
+            raise UsageError(f"{file.path}: its name or its row cannot name a part: {exc.errors()[0]['msg']}") from exc
+        yield RecordedPart(event, at_ns, frame, None, in_folder if truth is None else truth)
+        progress(number + 1, len(files))
+
+
+def export_to_folder(session: Session, folder: Path, progress: Progress) -> int:
+    """Write every frame below `folder`, sorted by label or verdict, and `parts.csv`; return how many there were.
+
+    A folder is ok, damaged, error or unknown. The CSV can be given to an import as its labels.
+
+    Raises:
+        UsageError: the folder is not empty or cannot be written.
+    """
+    total, written = session.count() or 0, 0
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise UsageError(f"{folder} is not empty")
+        with (folder / PARTS_CSV).open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
+            writer.writeheader()
+            for number, part in enumerate(session.parts(), 1):
+                name = _name(number, part)
+                if name:
+                    (folder / name).parent.mkdir(exist_ok=True)
+                    (folder / name).write_bytes(part.frame or b"")
+                    written += 1
+                writer.writerow(_row(name, part))
+                progress(number, max(total, number))
+    except OSError as exc:
+        raise UsageError(f"cannot write {exc.filename or folder}: {exc.strerror}") from exc
+    return written
+
+
+def _rows(labels: Path) -> dict[str, tuple[dict[str, str], Truth | None]]:
+    found = {}
+    for line, row in read_rows(labels):
+        if not row.get("filename"):
+            if "filename" in row:
+                continue  # a part whose frame was lost, in an export
+            raise UsageError(f"{labels}: has no column filename")
+        found[row["filename"]] = (row, truth_of(row, labels, line))
+    return found
+
+
+def _name(number: int, part: RecordedPart) -> str:
+    if part.frame is None:
+        return ""
+    sort = part.label or part.decision
+    folder = "unknown" if sort is None else sort.lower()
+    suffix = {"jpeg": ".jpg", "": ".bin"}.get(kind := picture_format(part.frame), f".{kind}")
+    word = _UNSAFE.sub("_", Path(part.event.part_id or part.event.event_id).stem)[:80]
+    return f"{folder}/{number:06d}-{word}{suffix}"
+
+
+def _row(name: str, part: RecordedPart) -> dict[str, object]:
+    event, verdict = part.event, part.verdict
+    row: dict[str, object] = {
+        "filename": name,
+        "label": "" if part.label is None else part.label.lower(),
+        "event_id": event.event_id,
+        "part_id": event.part_id or "",
+        "trigger_id": "" if event.trigger_id is None else event.trigger_id,
+        "arrived_at": rfc3339(datetime.fromtimestamp(part.arrived_ns / 1e9, UTC)),
+        "captured_at": "" if event.captured_at is None else rfc3339(event.captured_at),
+        "deadline_ms": event.deadline_ms or "",
+    }
+    if verdict is None:
+        return row
+    return row | {
+        "decision": str(verdict.decision),
+        "reason": str(verdict.reason),
+        "s": "" if verdict.score is None else verdict.score,
+        "tau": "" if verdict.threshold is None else verdict.threshold,
+        "boxes": "; ".join(f"{box.x1} {box.y1} {box.x2} {box.y2} {box.score:.4f}" for box in verdict.boxes),
+        "latency_ms": verdict.latency_ms,
+        "model": "" if verdict.model is None else f"{verdict.model.name}@{verdict.model.version}",
+    }

@@ -1,0 +1,182 @@
+"""Writes a session: a folder of MCAP files, each chunk one part."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Final, Self
+
+from foxglove_schemas_protobuf.CompressedImage_pb2 import CompressedImage
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.timestamp_pb2 import Timestamp
+from mcap.well_known import MessageEncoding, SchemaEncoding
+from mcap.writer import CompressionType, Writer
+
+from schemas.base import Message
+from schemas.messages import Verdict
+from schemas.recordings import RecordedEvent, RecordedLabel, SessionInfo, Track
+from service.errors import UsageError
+from service.replay.parts import RecordedPart, unix_ns
+
+SUFFIX: Final = ".mcap"
+_MODELS: Final[dict[Track, type[Message]]] = {
+    Track.SESSION: SessionInfo,
+    Track.EVENT: RecordedEvent,
+    Track.VERDICT: Verdict,
+    Track.LABEL: RecordedLabel,
+}
+_SIGNATURES: Final = (
+    (b"\x89PNG", "png"),
+    (b"\xff\xd8", "jpeg"),
+    (b"BM", "bmp"),
+    (b"II*\0", "tiff"),
+    (b"MM\0*", "tiff"),
+)
+
+
+class SessionWriter:
+    """Writes parts into `folder`, in a new file whenever the last one has reached `file_bytes`.
+
+    Every part is a chunk of its own and handed to the operating system at once: a process that is killed loses at most
+    the part it was writing, and a damaged chunk costs one part. Not thread-safe.
+
+    Raises:
+        OSError: from `write` and `close`, where the disk does not take it.
+    """
+
+    def __init__(self, folder: Path, info: SessionInfo, *, file_bytes: int | None = None) -> None:
+        self._folder = folder
+        self._info = info
+        self._file_bytes = file_bytes
+        self._file: _SessionFile | None = None
+        self._files = 0
+        self.parts = 0
+
+    @classmethod
+    def create(cls, folder: Path, info: SessionInfo, *, file_bytes: int | None = None) -> Self:
+        """Make `folder`, which must not be there or be empty. Raises UsageError."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if any(folder.iterdir()):
+                raise UsageError(f"{folder} is not empty: a session is written into a folder of its own")
+        except OSError as exc:
+            raise UsageError(f"cannot write {folder}: {exc.strerror}") from exc
+        return cls(folder, info, file_bytes=file_bytes)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def path(self) -> Path | None:
+        """Return the file that is being written, None where there is none yet."""
+        return None if self._file is None else self._file.path
+
+    def write(self, part: RecordedPart) -> None:
+        """Append one part."""
+        if self._file is not None and self._file_bytes is not None and self._file.size >= self._file_bytes:
+            self.close()
+        if self._file is None:
+            self._files += 1
+            self._file = _SessionFile(self._folder / f"{self._files:04d}{SUFFIX}", self._info)
+        self.parts += 1
+        self._file.write(part, self.parts)
+
+    def close(self) -> None:
+        """Write the index of the file in work, which readers find parts by."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+
+
+class _SessionFile:
+    def __init__(self, path: Path, info: SessionInfo) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._stream: BinaryIO = path.open("xb")
+        # pictures do not shrink, and the JSON beside them is small
+        self._mcap = Writer(self._stream, compression=CompressionType.NONE, chunk_size=1 << 62)
+        self._mcap.start(profile="cangate", library=f"cangate {info.version}")
+        self._channels = {track: self._register(track, f"/{info.station}/{track}") for track in Track}
+        self._info = info
+        self._append(Track.SESSION, unix_ns(info.created_at), unix_ns(info.created_at), info.to_json(), 0)
+        self._mcap.flush()  # type: ignore[no-untyped-call] # mcap leaves it untyped
+
+    @property
+    def size(self) -> int:
+        return self._stream.tell()
+
+    def write(self, part: RecordedPart, number: int) -> None:
+        event, at = part.event, part.arrived_ns
+        published = at if event.captured_at is None else unix_ns(event.captured_at)
+        self._append(Track.EVENT, at, published, event.to_json(), number)
+        if part.frame is not None:
+            picture = CompressedImage(
+                timestamp=Timestamp(seconds=published // 10**9, nanos=published % 10**9),
+                frame_id=self._info.station,
+                data=part.frame,
+                format=picture_format(part.frame),
+            )
+            self._append(Track.FRAME, at, published, picture.SerializeToString(), number)
+        if part.verdict is not None:
+            decided = unix_ns(part.verdict.decided_at)
+            self._append(Track.VERDICT, max(at, decided), decided, part.verdict.to_json(), number)
+        if part.label is not None:
+            label = RecordedLabel(event_id=event.event_id, part_id=event.part_id, label=part.label)
+            self._append(Track.LABEL, at, published, label.to_json(), number)
+        self._mcap.flush()  # type: ignore[no-untyped-call] # mcap leaves it untyped
+
+    def close(self) -> None:
+        try:
+            self._mcap.finish()  # type: ignore[no-untyped-call] # as above
+        finally:
+            self._stream.close()
+
+    def _append(self, track: Track, log_ns: int, published_ns: int, payload: bytes, number: int) -> None:
+        self._mcap.add_message(self._channels[track], log_ns, payload, published_ns, number)
+
+    def _register(self, track: Track, topic: str) -> int:
+        if track is Track.FRAME:
+            descriptors = _with_imports(CompressedImage.DESCRIPTOR.file).SerializeToString()
+            schema = self._mcap.register_schema(
+                CompressedImage.DESCRIPTOR.full_name, SchemaEncoding.Protobuf, descriptors
+            )
+            return self._mcap.register_channel(topic, MessageEncoding.Protobuf, schema)
+        model = _MODELS[track]
+        document = json.dumps(model.model_json_schema(mode="serialization")).encode()
+        schema = self._mcap.register_schema(f"cangate.{model.__name__}", SchemaEncoding.JSONSchema, document)
+        return self._mcap.register_channel(topic, MessageEncoding.JSON, schema)
+
+
+def session_folder(root: Path, station: str, started_at: datetime) -> Path:
+    """Return the folder of a session that starts now: `{root}/{station}-{UTC time}`."""
+    return root / f"{station}-{started_at.astimezone(UTC):%Y%m%dT%H%M%S.%f}Z"
+
+
+def picture_format(encoded: bytes) -> str:
+    """Return what kind of image `encoded` is, as viewers call it: png, jpeg, bmp, tiff; empty where it is none."""
+    return next((name for signature, name in _SIGNATURES if encoded.startswith(signature)), "")
+
+
+def _with_imports(file: FileDescriptor) -> FileDescriptorSet:
+    """Return `file` and all it imports, the form in which MCAP keeps a protobuf schema."""
+    found: dict[str, FileDescriptor] = {}
+
+    def visit(one: FileDescriptor) -> None:
+        if one.name not in found:
+            for imported in one.dependencies:
+                visit(imported)
+            found[one.name] = one
+
+    visit(file)
+    descriptors = FileDescriptorSet()
+    for one in found.values():
+        one.CopyToProto(descriptors.file.add())
+    return descriptors

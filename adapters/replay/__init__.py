@@ -1,0 +1,1 @@
+"""The ways in by which a recording is played to a running station."""

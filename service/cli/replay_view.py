@@ -1,0 +1,77 @@
+"""The terminal's view of a replay: how far, how fast, what was said, what differs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from schemas.messages import Decision
+from service.cli.common import errors
+from service.replay.player import Played
+from service.replay.tally import Tally
+
+COLOURS = {Decision.OK: "green", Decision.DAMAGED: "red", Decision.ERROR: "yellow"}
+
+_LAST_MISMATCHES = 8
+
+
+class ReplayView:
+    """Takes played parts; what it shows is drawn on a terminal only."""
+
+    def __init__(self, tally: Tally, total: int | None, live: Live | None = None) -> None:
+        self._tally = tally
+        self._bar = Progress(
+            TextColumn("parts"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=errors
+        )
+        self._task = self._bar.add_task("parts", total=total)
+        self._differing: list[str] = []
+        self._begun = time.monotonic()
+        self._live = live
+
+    def attach(self, live: Live) -> None:
+        """Draw on `live` from now on."""
+        self._live = live
+
+    def take(self, played: Played) -> None:
+        """Count a part and show it."""
+        self._tally.take(played)
+        recorded, verdict = played.part, played.verdict
+        if verdict is None or recorded.decision not in (None, verdict.decision):
+            said = "no verdict" if verdict is None else verdict.decision
+            name = recorded.event.part_id or recorded.event.event_id
+            self._differing.append(f"{name}: {recorded.decision} -> {said}")
+        self._bar.update(self._task, completed=self._tally.parts)
+        if self._live is not None:
+            self._live.update(self.picture())
+
+    def picture(self) -> Group:
+        """Return what is on the screen."""
+        tally, seconds = self._tally, time.monotonic() - self._begun
+        head = Table(box=None, show_header=False, pad_edge=False)
+        spacing = tally.spacing_error_ms()
+        head.add_row(
+            f"{tally.parts / seconds if seconds else 0.0:.1f} parts/s",
+            *(f"[{COLOURS[decision]}]{tally.decisions[decision]} {decision}[/]" for decision in Decision),
+            f"{tally.unanswered} unanswered",
+            f"{tally.mismatches} of {tally.compared} differ",
+            "" if spacing is None else f"spacing error p95 {spacing:.1f} ms",
+        )
+        return Group(self._bar, head, *self._differing[-_LAST_MISMATCHES:])
+
+
+@contextmanager
+def replay_view(tally: Tally, total: int | None) -> Iterator[ReplayView]:
+    """Lend a view for the time of a replay."""
+    view = ReplayView(tally, total)
+    if not errors.is_terminal:
+        yield view
+        return
+    with Live(view.picture(), console=errors, refresh_per_second=8, transient=True) as live:
+        view.attach(live)
+        yield view

@@ -1,0 +1,154 @@
+"""`cangate sessions`: what has been recorded; folders of pictures in and out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version
+from itertools import chain
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import TypeAdapter, ValidationError
+from rich.markup import escape
+from rich.table import Table
+
+from adapters.recordings.folders import PARTS_CSV, export_to_folder, parts_of_folder
+from adapters.recordings.reader import Session
+from adapters.recordings.writer import SessionWriter
+from schemas.base import rfc3339
+from schemas.messages import StationId
+from schemas.recordings import SessionInfo
+from service.cli.common import ConfigOption, console, load_settings, stage_bars
+from service.errors import UsageError
+
+app = typer.Typer(help="List, look at, import and export recorded sessions.", no_args_is_help=True)
+
+SessionArgument = Annotated[
+    Path, typer.Argument(metavar="SESSION", help="Folder of a recorded session, or one of its MCAP files.")
+]
+
+
+@app.command("list")
+def list_sessions(config: ConfigOption = None) -> None:
+    """List the sessions in record.folder, oldest first.
+
+    Example: cangate sessions list
+    """
+    root = load_settings(config).record.folder
+    table = Table("session", "station", "begun", "parts", "MB", "from", box=None)
+    folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    for folder in folders:
+        try:
+            session = Session.open(folder)
+        except UsageError as exc:
+            table.add_row(escape(folder.name), f"[red]{escape(str(exc))}[/]")
+            continue
+        count = session.count()
+        table.add_row(
+            escape(str(folder)),
+            session.info.station,
+            rfc3339(session.info.created_at)[:19],
+            "not closed" if count is None else str(count),
+            f"{session.size / 1e6:.1f}",
+            session.info.origin,
+        )
+    console.print(table)
+
+
+@app.command()
+def show(session: SessionArgument) -> None:
+    """Read a whole session and say what is in it; exit status 1 where something cannot be read.
+
+    Example: cangate sessions show data/recordings/line1-20260131T080000.000000Z
+    """
+    recorded = Session.open(session)
+    decisions: Counter[str] = Counter()
+    first = last = parts = frames = dropped = labels = 0
+    for part in recorded.parts():
+        first, last = first or part.arrived_ns, part.arrived_ns
+        parts += 1
+        frames += part.frame is not None
+        dropped += part.event.frame_dropped
+        labels += part.label is not None
+        decisions[str(part.decision or "no verdict")] += 1
+    info = recorded.info
+    seconds = (last - first) / 1e9
+    table = Table(show_header=False, box=None)
+    table.add_row("station", f"{info.station}, recorded by {info.origin}, cangate {info.version}")
+    table.add_row("files", f"{len(recorded.files)}, {recorded.size / 1e6:.1f} MB")
+    if parts:
+        begun = rfc3339(datetime.fromtimestamp(first / 1e9, UTC))
+        pace = f", {(parts - 1) / seconds:.2f} a second" if seconds else ""
+        table.add_row("parts", f"{parts} in {seconds:.1f} s from {begun}{pace}")
+        table.add_row("frames", f"{frames}, {dropped} dropped for want of room")
+        table.add_row("verdicts", ", ".join(f"{count} {name}" for name, count in sorted(decisions.items())))
+        table.add_row("labels", str(labels))
+    else:
+        table.add_row("parts", "none")
+    console.print(table)
+    for trouble in recorded.troubles:
+        console.print(trouble, style="yellow", markup=False, soft_wrap=True)
+    if recorded.troubles:
+        raise typer.Exit(1)
+
+
+@app.command("import")
+def import_folder(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Pictures, with their subfolders.")],
+    session: Annotated[Path, typer.Argument(metavar="SESSION", help="Folder of the new session.")],
+    labels: Annotated[
+        Path | None,
+        typer.Option(metavar="CSV", help="Columns filename and label: ok or damaged; part_id, trigger_id where known."),
+    ] = None,
+    station: Annotated[str, typer.Option(help="Id of the station.")] = "line1",
+    rate: Annotated[float, typer.Option(min=0.001, max=1000, help="Parts per second.")] = 1.0,
+) -> None:
+    """Make a session of a folder of pictures, in the natural order of their names.
+
+    Where no CSV says it, a subfolder called ok or damaged labels what lies in it.
+
+    Example: cangate sessions import pictures data/recordings/reference --labels truth.csv --rate 2
+    """
+    now = datetime.now(UTC)
+    try:
+        TypeAdapter(StationId).validate_python(station)
+    except ValidationError as exc:
+        raise UsageError(f"--station {station!r} must match [a-z0-9_-]{{1,64}}") from exc
+    info = SessionInfo(station=station, created_at=now, version=version("cangate"), origin="folder")
+    count = labelled = 0
+    with stage_bars() as progress:
+        parts = parts_of_folder(folder, labels=labels, rate_hz=rate, start=now, progress=partial(progress, "pictures"))
+        first = next(parts)  # what is wrong with the folder shows before anything is written
+        try:
+            with SessionWriter.create(session, info) as writer:
+                for part in chain([first], parts):
+                    writer.write(part)
+                    count += 1
+                    labelled += part.label is not None
+        except OSError as exc:
+            raise UsageError(f"cannot write {session}: {exc.strerror}") from exc
+    console.print(f"{count} parts, {labelled} of them with a label, are in {session}", soft_wrap=True, markup=False)
+
+
+@app.command("export")
+def export_session(
+    session: SessionArgument,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to write; new or empty.")],
+) -> None:
+    """Write the frames of a session into the folders ok, damaged, error and unknown, and a CSV of all parts.
+
+    A label decides where there is one, else the verdict. Exit status 1 where something could not be read.
+
+    Example: cangate sessions export data/recordings/reference pictures
+    """
+    recorded = Session.open(session)
+    with stage_bars() as progress:
+        written = export_to_folder(recorded, folder, partial(progress, "parts"))
+    console.print(f"{written} frames are in {folder}, see {folder / PARTS_CSV}", soft_wrap=True, markup=False)
+    for trouble in recorded.troubles:
+        console.print(trouble, style="yellow", markup=False, soft_wrap=True)
+    if recorded.troubles:
+        raise typer.Exit(1)

@@ -1,0 +1,1 @@
+"""Recorded parts: played again, compared with what was said of them before."""

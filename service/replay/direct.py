@@ -1,0 +1,90 @@
+"""Judges recorded parts in this process, with the service's own compute and without any transport."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+from schemas.messages import Gate, Verdict
+from service.compute import Compute, Job, LoadedModel
+from service.ports import Arrival, Clock
+from service.replay.player import Showing
+from service.verdicts import make_verdict
+
+
+class DirectStation:
+    """A station without wires and without a deadline. Fulfils ReplayTarget; use with `async with`.
+
+    Args:
+        compute: loads, prepares and judges; it is run here and closed at the end.
+        model: what judges.
+        station: id for the verdicts.
+        gate_on_error: what a plant does with parts that cannot be judged.
+        clock: for the times in the verdicts.
+    """
+
+    def __init__(
+        self, compute: Compute, model: LoadedModel, *, station: str, gate_on_error: Gate, clock: Clock
+    ) -> None:
+        self._compute = compute
+        self._model = model
+        self._station = station
+        self._gate_on_error = gate_on_error
+        self._clock = clock
+        self._seq = 0
+        self._running: asyncio.Task[None] | None = None
+        self._judging: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._running = asyncio.create_task(self._compute.run(), name="compute")
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        tasks = [*self._judging, *([] if self._running is None else [self._running])]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        self._compute.close()
+
+    async def stage(self, showing: Showing) -> None:
+        """Nothing has to be fetched."""
+
+    async def show(self, showing: Showing) -> None:
+        """Begin to judge the part."""
+        task = asyncio.create_task(self._judge(showing), name=f"judge {showing.event_id}")
+        self._judging.add(task)
+        task.add_done_callback(self._judging.discard)
+
+    def clear(self, showing: Showing) -> None:
+        """Nothing was put anywhere."""
+
+    async def _judge(self, showing: Showing) -> None:
+        arrival = Arrival(
+            event=showing.event(self._clock.now()),
+            image=showing.part.event.image if showing.part.frame is not None else None,
+            received_at=self._clock.now(),
+            received_monotonic=self._clock.monotonic(),
+            source="direct",
+            frame_bytes=showing.part.frame,
+        )
+        is_new: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        is_new.set_result(True)
+        job = Job(arrival.image, arrival.frame_bytes, self._model, wanted=lambda: True, is_new=is_new)
+        outcome = await self._compute.judge(job)
+        self._seq += 1
+        verdict: Verdict = make_verdict(
+            outcome,
+            arrival,
+            station=self._station,
+            seq=self._seq,
+            gate_on_error=self._gate_on_error,
+            decided_at=self._clock.now(),
+            latency_ms=(self._clock.monotonic() - arrival.received_monotonic) * 1000,
+        )
+        with suppress(asyncio.InvalidStateError):  # nobody waits any more
+            showing.answer.set_result(verdict)

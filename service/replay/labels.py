@@ -1,0 +1,70 @@
+"""What parts really were, from a CSV that somebody wrote by hand or exported."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from schemas.messages import Decision
+from schemas.recordings import Truth
+from service.errors import UsageError
+from service.replay.parts import RecordedPart
+
+KEYS = ("event_id", "filename", "part_id")
+"""Columns by which a row finds its part; the first one that a file has counts."""
+
+_TRUTHS: Mapping[str, Truth] = {"ok": Decision.OK, "damaged": Decision.DAMAGED}
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """Truths by the value of one column; `key` is that column."""
+
+    key: str = KEYS[0]
+    truths: Mapping[str, Truth] = field(default_factory=dict)
+
+    def of(self, part: RecordedPart) -> Truth | None:
+        """Return what `part` really was: as this file says, else as the session does."""
+        name = part.event.part_id if self.key == "part_id" else part.event.event_id
+        return self.truths.get(name or "", part.label)
+
+
+def read_labels(path: Path) -> Labels:
+    """Read a CSV with the columns `label` (ok or damaged) and event_id, filename or part_id.
+
+    A row with an empty label says nothing. Raises UsageError, naming file and line.
+    """
+    rows = list(read_rows(path))
+    columns = rows[0][1] if rows else {}
+    key = next((name for name in KEYS if name in columns), None)
+    if key is None or "label" not in columns:
+        raise UsageError(f"{path}: needs the columns label and one of {', '.join(KEYS)}")
+    truths = {}
+    for line, row in rows:
+        truth = truth_of(row, path, line)
+        if truth is not None:
+            truths[row[key]] = truth
+    return Labels(key, truths)
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield line number and row of a CSV with a header; missing cells are empty. Raises UsageError."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, restval="")
+            for row in reader:
+                yield reader.line_num, {name: cell.strip() for name, cell in row.items() if isinstance(cell, str)}
+    except OSError as exc:
+        raise UsageError(f"cannot read {path}: {exc.strerror}") from exc
+    except (UnicodeDecodeError, csv.Error) as exc:
+        raise UsageError(f"{path}: no CSV in UTF-8: {exc}") from exc
+
+
+def truth_of(row: Mapping[str, str], path: Path, line: int) -> Truth | None:
+    """Return the label of a row, None where it has none. Raises UsageError for a word that is no label."""
+    word = row.get("label", "").lower()
+    if word and word not in _TRUTHS:
+        raise UsageError(f"{path}, line {line}: label {row['label']!r} is neither ok nor damaged")
+    return _TRUTHS.get(word)

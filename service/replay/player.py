@@ -1,0 +1,215 @@
+"""Plays recorded parts to a station as their camera did, and collects what it says of them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+from collections.abc import AsyncGenerator, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Protocol
+
+from schemas.base import UtcDatetime
+from schemas.messages import REPLAY_PREFIX, ImageEvent, Verdict
+from service.ports import Clock
+from service.replay.parts import RecordedPart, unix_ns
+
+_UNHURRIED_MS = 60_000
+"""Deadline of a part played at full speed: there a queue says nothing about the line."""
+
+_PATIENCE_S = 10.0
+"""How long after its deadline a verdict is still waited for."""
+
+_OUTSTANDING = 256
+"""Parts that may wait for their verdicts at recorded speed: more than any station takes in, yet a bound."""
+
+_MAX_EVENT_ID = 256
+
+
+@dataclass(slots=True)
+class Showing:
+    """A part on its way to the station and back.
+
+    event_id: a new one, since the station repeats what it said to an old one. deadline_ms: what the event asks for.
+    answer: settled by the target with the verdict. due, shown, answered: on `Clock.monotonic`.
+    """
+
+    part: RecordedPart
+    event_id: str
+    deadline_ms: int | None
+    at_speed: bool
+    answer: asyncio.Future[Verdict] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    due: float = 0.0
+    shown: float = 0.0
+    answered: float = 0.0
+
+    def event(self, now: datetime) -> ImageEvent:
+        """Return the event that leaves at `now`: as recorded, marked as a replay, and taken anew."""
+        return ImageEvent(
+            event_id=self.event_id,
+            part_id=self.part.event.part_id,
+            trigger_id=self.part.event.trigger_id,
+            captured_at=self._captured_at(now),
+            deadline_ms=self.deadline_ms,
+            simulated=self.part.event.simulated,
+            replayed=True,
+        )
+
+    def _captured_at(self, now: datetime) -> UtcDatetime | None:
+        """Return a capture time that lies as far back as it did when the part was recorded."""
+        recorded = self.part.event.captured_at
+        if recorded is None:
+            return None
+        back = timedelta(microseconds=(self.part.arrived_ns - unix_ns(recorded)) / 1000)
+        believable = self.at_speed and timedelta(0) <= back <= timedelta(seconds=1)
+        at = now - back if believable else now
+        return at.replace(microsecond=at.microsecond // 1000 * 1000)  # as it is written on the wire
+
+
+class ReplayTarget(Protocol):
+    """A way in to a station. Used as an async context manager by whoever made it."""
+
+    async def stage(self, showing: Showing) -> None:
+        """Make ready what the station will fetch; called ahead of time. Raises SinkUnavailable."""
+
+    async def show(self, showing: Showing) -> None:
+        """Tell the station now; return when it is told, not when it has answered. Raises SinkUnavailable."""
+
+    def clear(self, showing: Showing) -> None:
+        """Remove what `stage` has made; the part is done with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast parts follow each other.
+
+    speed: multiple of the recorded pace; None: as fast as the station answers, `in_flight` parts at a time.
+    """
+
+    speed: float | None
+    in_flight: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """A part that was played; `verdict` is None where none came.
+
+    behind_ms: how much later than due it was shown. spacing_error_ms: distance to the part before it, less what it
+    should have been. Both None at full speed, the second also for the first part. round_trip_ms: shown to answered.
+    """
+
+    part: RecordedPart
+    verdict: Verdict | None
+    behind_ms: float | None
+    spacing_error_ms: float | None
+    round_trip_ms: float | None
+
+
+async def play(
+    parts: Iterator[RecordedPart], target: ReplayTarget, pace: Pace, *, clock: Clock
+) -> AsyncGenerator[Played, None]:
+    """Show parts one after the other and yield each with its verdict, in the order in which they were shown.
+
+    Parts are taken from `parts` on a thread, and only as many as the pace allows are held in memory.
+
+    Raises:
+        SinkUnavailable: the way in broke.
+    """
+    playing = _Playing(parts, target, pace, clock)
+    showing = asyncio.create_task(playing.show_all(), name="replay")
+    try:
+        while (shown := await playing.shown.get()) is not None:
+            yield await playing.outcome(shown)
+        await showing
+    finally:
+        showing.cancel()
+        await asyncio.wait([showing])
+        playing.clear()
+
+
+class _Playing:
+    def __init__(self, parts: Iterator[RecordedPart], target: ReplayTarget, pace: Pace, clock: Clock) -> None:
+        self._parts = parts
+        self._target = target
+        self._pace = pace
+        self._clock = clock
+        self._run = secrets.token_hex(4)
+        self._room = asyncio.Semaphore(pace.in_flight if pace.speed is None else _OUTSTANDING)
+        self._open: dict[str, Showing] = {}
+        self._before: Showing | None = None
+        self._gaps: dict[str, float] = {}
+        self.shown: asyncio.Queue[Showing | None] = asyncio.Queue()
+
+    async def show_all(self) -> None:
+        first_ns: int | None = None
+        begun = 0.0
+        number = 0
+        try:
+            while (part := await asyncio.to_thread(next, self._parts, None)) is not None:
+                number += 1
+                await self._room.acquire()
+                showing = Showing(
+                    part, self._event_id(part, number), self._deadline_ms(part), self._pace.speed is not None
+                )
+                self._open[showing.event_id] = showing
+                await self._target.stage(showing)
+                if first_ns is None:
+                    first_ns, begun = part.arrived_ns, self._clock.monotonic()
+                if self._pace.speed is not None:
+                    showing.due = begun + (part.arrived_ns - first_ns) / 1e9 / self._pace.speed
+                    await asyncio.sleep(showing.due - self._clock.monotonic())
+                showing.shown = self._clock.monotonic()
+                showing.answer.add_done_callback(partial(self._note_answer, showing))
+                self._note_gap(showing)
+                self.shown.put_nowait(showing)
+                await self._target.show(showing)
+        finally:
+            self.shown.put_nowait(None)
+
+    async def outcome(self, showing: Showing) -> Played:
+        patience_s = _PATIENCE_S + (showing.deadline_ms or 0) / 1000
+        left_s = showing.shown + patience_s - self._clock.monotonic()
+        await asyncio.wait([showing.answer], timeout=max(0.0, left_s))
+        answered = showing.answer.done()
+        verdict = showing.answer.result() if answered else None
+        self._finish(showing)
+        timed = self._pace.speed is not None
+        return Played(
+            part=showing.part,
+            verdict=verdict,
+            behind_ms=(showing.shown - showing.due) * 1000 if timed else None,
+            spacing_error_ms=self._gaps.pop(showing.event_id, None),
+            round_trip_ms=(showing.answered - showing.shown) * 1000 if answered else None,
+        )
+
+    def clear(self) -> None:
+        """Let go of every part that is still out."""
+        for showing in list(self._open.values()):
+            self._finish(showing)
+
+    def _finish(self, showing: Showing) -> None:
+        showing.answer.cancel()  # a verdict that comes now is nobody's
+        del self._open[showing.event_id]
+        self._target.clear(showing)
+        self._room.release()
+
+    def _note_answer(self, showing: Showing, _: asyncio.Future[Verdict]) -> None:
+        showing.answered = self._clock.monotonic()
+
+    def _note_gap(self, showing: Showing) -> None:
+        before, self._before = self._before, showing
+        if before is not None and self._pace.speed is not None:
+            error_s = (showing.shown - before.shown) - (showing.due - before.due)
+            self._gaps[showing.event_id] = error_s * 1000
+
+    def _event_id(self, part: RecordedPart, number: int) -> str:
+        recorded = part.event.event_id
+        event_id = f"{REPLAY_PREFIX}{self._run}-{number}/{recorded}"
+        if len(event_id) <= _MAX_EVENT_ID:
+            return event_id
+        return f"{REPLAY_PREFIX}{self._run}-{number}/sha256:{hashlib.sha256(recorded.encode()).hexdigest()}"
+
+    def _deadline_ms(self, part: RecordedPart) -> int | None:
+        return part.event.deadline_ms if self._pace.speed is not None else _UNHURRIED_MS

@@ -1,0 +1,191 @@
+"""`cangate sessions` and `cangate replay --via direct` on real sessions."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from adapters.recordings.reader import Session
+from schemas.messages import Decision
+from service.model.registry import ModelRegistry
+from tests.support.cli import CommandLine
+from tests.support.parts import publish, train_parts, write_parts
+from tests.support.recordings import drawn_part, recorded_part, write_session
+
+
+@pytest.fixture
+def cangate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
+    return CommandLine(monkeypatch, capsys)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with one small model, trained on drawn parts."""
+    folder = tmp_path_factory.mktemp("models")
+    registry = ModelRegistry(folder)
+    frames = write_parts(tmp_path_factory.mktemp("ok"), 10)
+    registry.activate("bars", publish(registry, train_parts(frames)).name)
+    return folder
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Three good parts and two damaged ones, each kind in a folder of its name."""
+    write_parts(tmp_path / "pictures" / "ok", 3, first_seed=5000)
+    write_parts(tmp_path / "pictures" / "damaged", 2, first_seed=6000, damaged=True)
+    return tmp_path / "pictures"
+
+
+def test_import_labels_by_folder(cangate: CommandLine, tmp_path: Path, pictures: Path) -> None:
+    """Pictures in natural order at the rate given; a folder called ok or damaged is a label."""
+    done = cangate("sessions", "import", pictures, tmp_path / "s", "--rate", 4)
+    assert (done.status, done.stdout) == (0, f"5 parts, 5 of them with a label, are in {tmp_path / 's'}\n")
+    parts = list(Session.open(tmp_path / "s").parts())
+    assert [part.event.event_id for part in parts] == [
+        *(f"damaged/part{number}.png" for number in (1, 2)),
+        *(f"ok/part{number}.png" for number in (1, 2, 3)),
+    ]
+    assert [part.label for part in parts] == [Decision.DAMAGED] * 2 + [Decision.OK] * 3
+    assert {later.arrived_ns - part.arrived_ns for part, later in itertools.pairwise(parts)} == {250_000_000}
+    assert parts[0].frame == (pictures / "damaged/part1.png").read_bytes()
+
+
+def test_import_takes_labels_from_a_csv(cangate: CommandLine, tmp_path: Path, pictures: Path) -> None:
+    """A row wins over the folder; columns that are known are taken over, an empty label says nothing."""
+    labels = tmp_path / "labels.csv"
+    labels.write_text(
+        "filename,label,part_id,trigger_id\nok/part1.png,Damaged,C-7,70\nok/part2.png,,,\n", encoding="utf-8-sig"
+    )
+    assert cangate("sessions", "import", pictures, tmp_path / "s", "--labels", labels).status == 0
+    parts = {part.event.event_id: part for part in Session.open(tmp_path / "s").parts()}
+    first, second = parts["ok/part1.png"], parts["ok/part2.png"]
+    assert (first.label, first.event.part_id, first.event.trigger_id) == (Decision.DAMAGED, "C-7", 70)
+    assert (second.label, second.event.part_id) == (Decision.OK, "part2")
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("filename,label\nok/part1.png,broken\n", "'broken' is neither ok nor damaged"),
+        ("filename,label\nno-such.png,ok\n", "no-such.png is no picture"),
+        ("name,label\nok/part1.png,ok\n", "no column filename"),
+        (b"\xff\xfe\x00filename", "no CSV in UTF-8"),
+    ],
+)
+def test_import_refuses_a_csv_by_name(
+    cangate: CommandLine, tmp_path: Path, pictures: Path, content: str | bytes, complaint: str
+) -> None:
+    """What does not fit is named, and nothing is written."""
+    labels = tmp_path / "labels.csv"
+    labels.write_bytes(content if isinstance(content, bytes) else content.encode())
+    done = cangate("sessions", "import", pictures, tmp_path / "s", "--labels", labels)
+    assert complaint in done.one_line_error()
+    assert not (tmp_path / "s").exists()
+
+
+def test_export_goes_back_to_folders(cangate: CommandLine, tmp_path: Path) -> None:
+    """Frames byte for byte, sorted by what is known of them; the CSV labels them again at the next import."""
+    parts = [drawn_part(0), drawn_part(1, damaged=True), recorded_part(2, frame=None)]
+    session = write_session(tmp_path / "s", parts)
+    assert cangate("sessions", "export", session, tmp_path / "out").status == 0
+    with (tmp_path / "out" / "parts.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["filename"] for row in rows] == ["ok/000001-C-000000.png", "damaged/000002-C-000001.png", ""]
+    assert [row["decision"] for row in rows] == ["OK", "DAMAGED", "OK"]
+    assert (tmp_path / "out" / rows[0]["filename"]).read_bytes() == parts[0].frame
+    again = cangate(
+        "sessions", "import", tmp_path / "out", tmp_path / "again", "--labels", tmp_path / "out" / "parts.csv"
+    )
+    assert again.status == 0, again.stderr
+    known = {part.event.part_id: part.label for part in Session.open(tmp_path / "again").parts()}
+    assert known == {"C-000000": Decision.OK, "C-000001": Decision.DAMAGED}
+
+
+def test_show_names_what_cannot_be_read(cangate: CommandLine, tmp_path: Path) -> None:
+    """Exit status 0 for a whole session, 1 and the chunk for one that is not."""
+    session = write_session(tmp_path / "s", [recorded_part(number) for number in range(5)])
+    done = cangate("sessions", "show", session)
+    assert done.status == 0
+    assert "5 in 0.4 s from 2026-01-31T08:00:00.000Z, 10.00 a second" in done.stdout
+    file = session / "0001.mcap"
+    damaged = bytearray(file.read_bytes())
+    damaged[damaged.index(b"C-000003")] ^= 1
+    file.write_bytes(damaged)
+    done = cangate("sessions", "show", session)
+    assert done.status == 1
+    assert "0001.mcap: chunk 5 at byte" in done.stdout
+
+
+def test_list_shows_every_session(cangate: CommandLine, tmp_path: Path) -> None:
+    """Also one that was never closed, and a folder that is none."""
+    write_session(tmp_path / "r" / "a", [recorded_part(0)])
+    (tmp_path / "r" / "b").mkdir()
+    config = tmp_path / "config.toml"
+    config.write_text(f'[record]\nfolder = "{tmp_path / "r"}"\n')
+    done = cangate("sessions", "list", "-c", config)
+    assert done.status == 0
+    assert "line1" in done.stdout
+    assert "no .mcap file" in done.stdout
+
+
+def test_replay_direct_repeats_the_line(cangate: CommandLine, tmp_path: Path, store: Path) -> None:
+    """At full speed and at a multiple of the recorded pace; a selection plays only what is meant."""
+    session = write_session(tmp_path / "s", [drawn_part(number, damaged=number % 3 == 0) for number in range(9)])
+    model = ("--model", "bars", "--store", store)
+    told = "replay: 9 parts, 6 ok, 3 damaged, 0 error, 0 unanswered, 0 mismatches"
+    done = cangate("replay", session, "--speed", "max", *model)
+    assert (done.status, done.stdout) == (0, f"{told}\n"), done.stderr
+    done = cangate("replay", session, "--speed", 4, *model)
+    assert (done.status, done.stdout.splitlines()[-1]) == (0, told)
+    assert "spacing error: 95% below" in done.stdout
+    done = cangate("replay", session, "--speed", "max", "--only", "damaged", "--from", "0.25", "--to", "0.7", *model)
+    assert done.stdout.startswith("replay: 2 parts, 0 ok, 2 damaged")
+
+
+def test_replay_counts_what_differs_and_what_is_lost(cangate: CommandLine, tmp_path: Path, store: Path) -> None:
+    """A recorded verdict that is not repeated is a mismatch; a part without its frame is skipped, and both are told."""
+    wrong = drawn_part(0, damaged=True)
+    parts = [
+        drawn_part(1),
+        recorded_part(0, frame=wrong.frame),
+        replace(recorded_part(2, frame=None), event=drawn_part(2).event.model_copy(update={"frame_dropped": True})),
+        recorded_part(3, frame=b"\x89PNG not really"),
+    ]
+    done = cangate(
+        "replay", write_session(tmp_path / "s", parts), "--speed", "max", "--model", "bars", "--store", store
+    )
+    assert done.status == 0
+    assert done.stdout.splitlines() == [
+        "skipped: 1 parts whose frame was not recorded",
+        "replay: 3 parts, 1 ok, 1 damaged, 1 error, 0 unanswered, 2 mismatches",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--speed", "fast"), "--speed 'fast' is neither max nor a number"),
+        (("--speed", "0"), "--speed '0'"),
+        (("--from", "yesterday"), "'yesterday' is no time"),
+        (("--from", "2026-01-31T08:00:00"), "has no offset"),
+        ((), "give --model"),
+        (("--model", "nobody"), "no model 'nobody'"),
+        (("--via", "mqtt", "--model", "bars"), "--model belongs to --via direct"),
+        (("--via", "pigeon"), "pigeon"),
+    ],
+)
+def test_replay_refuses_what_it_cannot_do(
+    cangate: CommandLine, tmp_path: Path, arguments: tuple[str, ...], complaint: str
+) -> None:
+    """One line that names it, exit status 2."""
+    session = write_session(tmp_path / "s", [recorded_part(0)])
+    assert complaint in cangate("replay", session, *arguments).one_line_error()
+
+
+def test_replay_refuses_what_is_no_session(cangate: CommandLine, tmp_path: Path) -> None:
+    """A folder without recordings is named."""
+    assert "no .mcap file" in cangate("replay", tmp_path).one_line_error()

@@ -1,0 +1,164 @@
+"""The recorder beside a running line: bounded, honest about what it lost, never in the way."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from adapters.clock import SystemClock
+from adapters.recordings.reader import Session
+from adapters.recordings.recorder import SessionRecorder, surplus
+from schemas.messages import REPLAY_PREFIX, ImageRef, Reason
+from schemas.settings import RecordSettings
+from service.errors import FrameMissing, UsageError
+from tests.support.line import arrival
+from tests.support.mqtt import verdict
+
+MB = 1 << 20
+
+
+class Disk:
+    """Gives frames to the recorder's thread, which `hold` keeps busy until `release`."""
+
+    def __init__(self) -> None:
+        self.free = threading.Event()
+        self.free.set()
+        self.asked: list[str] = []
+
+    def fetch(self, image: ImageRef | None, frame_bytes: bytes | None) -> bytes:  # noqa: ARG002 - as the frames' own
+        assert self.free.wait(20)
+        assert image is not None
+        self.asked.append(image.uri)
+        if image.uri.endswith("gone.png"):
+            raise FrameMissing("the image does not exist")
+        return b"fetched"
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Return as soon as the recorder's thread has brought `condition` about."""
+    give_up = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.001)
+
+
+def recorder(folder: Path, disk: Disk, **changes: object) -> SessionRecorder:
+    settings = RecordSettings.model_validate({"enabled": True, "folder": folder, "queue_mb": 1} | changes)
+    return SessionRecorder(settings, station="line1", origin="service", fetch=disk.fetch, clock=SystemClock())
+
+
+def test_recorder_keeps_the_bytes_that_were_judged(tmp_path: Path) -> None:
+    """The image file of the frame where there was one; fetched afterwards where the part was never looked at."""
+    disk = Disk()
+    recording = recorder(tmp_path, disk)
+    recording.offer(arrival("judged"), verdict("judged"), b"judged bytes")
+    recording.offer(arrival("refused"), verdict("refused"), None)
+    recording.offer(arrival("gone", uri="file:///gone.png"), verdict("gone"), None)
+    recording.close()
+    parts = {part.event.event_id: part.frame for part in Session.open(recording.folder).parts()}
+    assert parts == {"judged": b"judged bytes", "refused": b"fetched", "gone": None}
+    assert disk.asked == ["file:///frame.png", "file:///gone.png"]
+
+
+def test_recorder_does_not_look_for_what_was_missing(tmp_path: Path) -> None:
+    """A frame that the service found missing, or was not allowed to read, is none of the recorder's either."""
+    disk = Disk()
+    recording = recorder(tmp_path, disk)
+    for reason in (Reason.FRAME_MISSING, Reason.FRAME_REFUSED):
+        recording.offer(arrival(reason), verdict(reason).model_copy(update={"reason": reason}), None)
+    recording.close()
+    assert disk.asked == []
+    assert recording.parts == 2
+
+
+def test_recorder_drops_frames_before_it_drops_parts(tmp_path: Path) -> None:
+    """With a disk that hangs, frames beyond the limit are dropped and counted; their events and verdicts are kept."""
+    disk = Disk()
+    disk.free.clear()
+    recording = recorder(tmp_path, disk)
+    recording.offer(arrival("first"), verdict("first"), None)  # holds the thread
+    for number in range(6):
+        recording.offer(arrival(f"e{number}"), verdict(f"e{number}"), bytes(MB // 3))
+    assert recording.frames_dropped == 3
+    disk.free.set()
+    recording.close()
+    parts = {part.event.event_id: part for part in Session.open(recording.folder).parts()}
+    assert len(parts) == 7
+    assert [parts[f"e{number}"].event.frame_dropped for number in range(6)] == [False] * 3 + [True] * 3
+    assert all(part.verdict is not None for part in parts.values())
+
+
+def test_recorder_drops_parts_beyond_all_bounds(tmp_path: Path) -> None:
+    """Not even events queue without end."""
+    disk = Disk()
+    disk.free.clear()
+    recording = recorder(tmp_path, disk)
+    for number in range(1100):
+        recording.offer(arrival(f"e{number}"), verdict(), None)
+    assert recording.parts_dropped in (75, 76)  # the thread may have taken the first one or not
+    disk.free.set()
+    recording.close()
+    assert recording.parts == 1100 - recording.parts_dropped
+
+
+def test_recorder_leaves_replayed_parts_out(tmp_path: Path) -> None:
+    """A session holds what happened; one without parts leaves nothing behind."""
+    recording = recorder(tmp_path, Disk())
+    recording.offer(arrival(f"{REPLAY_PREFIX}1/e1"), verdict(), b"frame")
+    recording.close()
+    assert (recording.parts, list(tmp_path.iterdir())) == (0, [])
+
+
+def test_recorder_goes_on_after_the_disk_has_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that takes nothing becomes a fault, its parts are counted as lost; all is well again when it takes one."""
+    monkeypatch.setattr("adapters.recordings.recorder._RETRY_S", 0.0)
+    recording = recorder(tmp_path, Disk())
+    recording.folder.rmdir()
+    recording.folder.write_text("in the way")
+    recording.offer(arrival("e1"), verdict("e1"), b"frame")
+    wait_for(lambda: recording.parts_dropped == 1)
+    assert recording.fault is not None
+    assert str(recording.folder) in recording.fault
+    recording.folder.unlink()
+    recording.offer(arrival("e2"), verdict("e2"), b"frame")
+    recording.close()
+    assert recording.fault is None
+    assert [part.event.event_id for part in Session.open(recording.folder).parts()] == ["e2"]
+
+
+def test_recorder_refuses_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    """At start, by name."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="file"):
+        recorder(tmp_path / "file", Disk())
+
+
+def test_surplus_is_the_oldest_and_never_the_file_in_work(tmp_path: Path) -> None:
+    """Files of all sessions count together; what is being written stays, however old."""
+    files = []
+    for age in range(4):
+        folder = tmp_path / f"s{age % 2}"
+        folder.mkdir(exist_ok=True)
+        file = folder / f"{age}.mcap"
+        file.write_bytes(bytes(100))
+        os.utime(file, (age, age))
+        files.append(file)
+    assert surplus(tmp_path, 400, spare=None) == []
+    assert surplus(tmp_path, 250, spare=None) == files[:2]
+    assert surplus(tmp_path, 250, spare=files[0]) == files[1:3]
+
+
+def test_recorder_deletes_old_sessions_for_new_ones(tmp_path: Path) -> None:
+    """Beyond what may be kept the oldest files go, and a folder with its last file."""
+    old = tmp_path / "line1-20200101T000000.000000Z"
+    old.mkdir()
+    (old / "0001.mcap").write_bytes(bytes(3 * MB))
+    recording = recorder(tmp_path, Disk(), keep_gb=2 / 1024)
+    recording.offer(arrival("e1"), verdict("e1"), b"frame")
+    recording.close()
+    assert [path.name for path in tmp_path.iterdir()] == [recording.folder.name]
