@@ -122,8 +122,7 @@ def test_recorder_goes_on_after_the_disk_has_refused(tmp_path: Path, monkeypatch
     recording.folder.write_text("in the way")
     recording.offer(arrival("e1"), verdict("e1"), b"frame")
     wait_for(lambda: recording.parts_dropped == 1)
-    assert recording.fault is not None
-    assert str(recording.folder) in recording.fault
+    assert str(recording.folder) in (recording.fault or "")
     recording.folder.unlink()
     recording.offer(arrival("e2"), verdict("e2"), b"frame")
     recording.close()

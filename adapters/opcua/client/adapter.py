@@ -101,13 +101,15 @@ class OpcUaClientAdapter:
             await connection.close("closed")
 
     async def publish(self, answer: Answer) -> None:
-        """Write the result, the sequence last; a repeated answer only where a trigger asked for it.
+        """Write the result, the sequence last; one repeated, or not for the gate, only where a trigger asked for it.
 
         Raises:
             SinkUnavailable: not every node was confirmed.
         """
         asked_here = answer.verdict.event_id in self._asked
         self._asked.discard(answer.verdict.event_id)
+        if not (answer.for_gate or asked_here):
+            return
         if answer.verdict.trigger_id is not None:
             self._memory.answered(answer.verdict.trigger_id)
         if answer.repeated and not asked_here:
