@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import structlog
 
-from schemas.settings import MqttSettings
+from adapters.mqtt.faults import handshake_fault
+from adapters.secret_files import read_password, reason, warn_where_others_read
+from schemas.settings import MqttSettings, is_loopback
 from service.errors import UsageError
 
 log = structlog.get_logger(__name__)
@@ -21,6 +25,9 @@ _SHARED_SESSION_EXPIRY_S = 5
 While the session of a dead worker lives, mosquitto 2.0.11 goes on giving it its share of new events; when it ends, what
 waited there is gone. Events that the worker had accepted are in its journal and are answered when it is back.
 """
+
+
+_WELCOME_S = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +52,30 @@ class BrokerAccess:
         return f"{self.host}:{self.port}"
 
 
-class _ClosingSocket(ssl.SSLSocket):
-    """Closes itself where the handshake fails; paho leaves that to the garbage collector."""
+class BrokerSocket(ssl.SSLSocket):
+    """A TLS connection that says in plain words why it failed, and closes itself; paho does neither."""
 
     def do_handshake(self, block: bool = False) -> None:
+        """Shake hands. Raises ConnectionError with one clear line."""
         try:
             super().do_handshake(block)
-        except OSError:
+            if self.version() == "TLSv1.3":
+                self._hear_whether_we_are_welcome()
+        except OSError as exc:  # ssl.SSLError is one
             self.close()
-            raise
+            raise ConnectionError(handshake_fault(exc)) from exc
+
+    def _hear_whether_we_are_welcome(self) -> None:
+        """Wait for the broker's word on our certificate: in TLS 1.3 it comes after the handshake, as ticket or alert.
+
+        What we would send meanwhile makes it reset the connection, and the alert is lost.
+        """
+        timeout_s = self.gettimeout()
+        select.select([self], [], [], _WELCOME_S)
+        self.setblocking(False)
+        with suppress(ssl.SSLWantReadError):  # a ticket, or nothing: no broker speaks before it is spoken to
+            self.recv(1)
+        self.settimeout(timeout_s)
 
 
 def read_access(settings: MqttSettings, *, station: str) -> BrokerAccess:
@@ -61,6 +83,11 @@ def read_access(settings: MqttSettings, *, station: str) -> BrokerAccess:
     password = _password(settings)
     if password is not None and not settings.username:
         raise UsageError("mqtt.password is set but mqtt.username is empty")
+    if not is_loopback(settings.host):
+        if password is not None and not settings.tls:
+            log.warning("mqtt_password_in_the_clear", broker=settings.host, better="mqtt.tls = true")
+        if password is None and settings.cert_file is None:
+            log.warning("mqtt_without_login", broker=settings.host, risk="whoever reaches the broker may say anything")
     return BrokerAccess(
         host=settings.host,
         port=settings.port,
@@ -89,12 +116,7 @@ def _session_expiry_s(settings: MqttSettings) -> int:
 def _password(settings: MqttSettings) -> str | None:
     if settings.password is not None:
         return settings.password.get_secret_value()
-    if settings.password_file is None:
-        return None
-    try:
-        return settings.password_file.read_text(encoding="utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise UsageError(f"mqtt.password_file {settings.password_file}: {_reason(exc)}") from exc
+    return None if settings.password_file is None else read_password("mqtt.password_file", settings.password_file)
 
 
 def _tls_context(settings: MqttSettings) -> ssl.SSLContext | None:
@@ -111,18 +133,20 @@ def _tls_context(settings: MqttSettings) -> ssl.SSLContext | None:
     ):
         if path is not None:
             _must_be_readable(f"mqtt.{key}", path)
+    if settings.key_file is not None:
+        warn_where_others_read("mqtt.key_file", settings.key_file)
     try:
         context = ssl.create_default_context(cafile=settings.ca_file)
     except OSError as exc:  # ssl.SSLError is one
-        raise UsageError(f"mqtt.ca_file {settings.ca_file}: {_reason(exc)}") from exc
-    context.sslsocket_class = _ClosingSocket
+        raise UsageError(f"mqtt.ca_file {settings.ca_file}: {reason(exc)}") from exc
+    context.sslsocket_class = BrokerSocket
     if settings.cert_file is not None:
         try:
             # an empty password instead of a prompt on the terminal: a service has nobody who could type
             context.load_cert_chain(settings.cert_file, settings.key_file, password="")
         except OSError as exc:
             named = f"{settings.cert_file}" + (f" with {settings.key_file}" if settings.key_file else "")
-            raise UsageError(f"mqtt.cert_file {named}: {_reason(exc)}") from exc
+            raise UsageError(f"mqtt.cert_file {named}: {reason(exc)}") from exc
     return context
 
 
@@ -131,8 +155,4 @@ def _must_be_readable(key: str, path: Path) -> None:
         with path.open("rb"):
             pass
     except OSError as exc:
-        raise UsageError(f"{key} {path}: {_reason(exc)}") from exc
-
-
-def _reason(error: Exception) -> str:
-    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise UsageError(f"{key} {path}: {reason(exc)}") from exc

@@ -29,6 +29,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from adapters.mqtt.access import BrokerAccess
+from adapters.mqtt.faults import connack_fault
 from service.errors import SinkUnavailable
 from service.ports import Clock
 
@@ -286,7 +287,7 @@ class Connection:
 
     def _connected(self, code: ReasonCode, properties: Properties | None) -> None:
         if code.is_failure:
-            self._hand_over(partial(self._lose, f"connection refused by the broker: {code}"))
+            self._hand_over(partial(self._lose, connack_fault(str(code))))
         else:
             self._hand_over(partial(self._accept, getattr(properties, "ReceiveMaximum", _MAX_UNCONFIRMED)))
 
@@ -302,6 +303,8 @@ class Connection:
     def _disconnected(self, code: ReasonCode, *, by_broker: bool) -> None:
         # paho has a code for itself, too; "unspecified" stands for a closed socket
         detail = "" if code == "Unspecified error" and not by_broker else f": {code}"
+        if not (self._accepted.done() or detail):
+            detail = " before the broker answered" + ("" if self._access.tls else "; does it want TLS (mqtt.tls)?")
         self._hand_over(partial(self._lose, f"{'closed by the broker' if by_broker else 'connection lost'}{detail}"))
 
 
