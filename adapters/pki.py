@@ -158,9 +158,7 @@ class PlantAuthority:
             .issuer_name(self.certificate.subject)
             .last_update(datetime.now(UTC) - _SKEW)
             .next_update(self.certificate.not_valid_after_utc)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False
-            )
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
             .add_extension(x509.CRLNumber(len(entries)), critical=False)
         )
         for serial, at in entries:

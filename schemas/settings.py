@@ -87,6 +87,7 @@ class MqttSettings(Value):
     ca_file: Path | None = None
     cert_file: Path | None = None
     key_file: Path | None = None
+    commands: bool = Field(default=True, description="take commands; who may give them is up to the broker")
     max_json_bytes: Positive = 64 * 1024
     publish_timeout_s: Annotated[float, Field(gt=0)] = 5.0
     reconnect_max_s: Annotated[float, Field(gt=0)] = 2.0

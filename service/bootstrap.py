@@ -103,12 +103,18 @@ def build(settings: Settings, journal: SqlJournal, *, take_free_http_port: bool 
 
     gate_sinks: list[VerdictSink] = []
     adapters: list[Adapter] = []
+    side_faults: list[tuple[FaultCode, str, Callable[[], str | None]]] = [
+        (FaultCode.JOURNAL_FAILING, "journal", lambda: inspector.journal_fault or dispatcher.journal_fault),
+        (FaultCode.PICTURES_FAILING, "pictures", lambda: pictures.fault),
+        (FaultCode.RECORDING_FAILING, "recording", lambda: None if recorder is None else recorder.fault),
+    ]
     if settings.mqtt.enabled:
         mqtt = MqttAdapter(
             settings.mqtt, station=settings.station.id, clock=clock, max_raw_bytes=settings.images.max_bytes
         )
         gate_sinks.append(mqtt)
         adapters.append(mqtt)
+        side_faults.append((FaultCode.SINK_DOWN, mqtt.name, lambda: mqtt.refused))
     if settings.opcua.server.enabled:
         opcua = OpcUaServerAdapter(settings.opcua.server, station=settings.station.id, clock=clock)
         gate_sinks.append(opcua)
@@ -146,11 +152,7 @@ def build(settings: Settings, journal: SqlJournal, *, take_free_http_port: bool 
         in_work=lambda: inspector.in_work,
         judging_for_s=lambda: compute.judging_for_s,
         sinks=gate_sinks,
-        side_faults=[
-            (FaultCode.JOURNAL_FAILING, "journal", lambda: inspector.journal_fault or dispatcher.journal_fault),
-            (FaultCode.PICTURES_FAILING, "pictures", lambda: pictures.fault),
-            (FaultCode.RECORDING_FAILING, "recording", lambda: None if recorder is None else recorder.fault),
-        ],
+        side_faults=side_faults,
     )
     hmi: HmiServer | None = None
     if settings.http.enabled:

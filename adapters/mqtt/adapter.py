@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping
 from functools import partial
 from importlib.metadata import version
 
@@ -61,11 +61,13 @@ class MqttAdapter:
         self._clock = clock
         self._max_raw_bytes = max_raw_bytes
         self._topics = StationTopics(Prefix(settings.prefix), station)
-        self._leaf_of = {self._topics.of(leaf): leaf for leaf in (*_EVENT_LEAVES, Leaf.COMMAND)}
+        heard = (*_EVENT_LEAVES, Leaf.COMMAND) if settings.commands else _EVENT_LEAVES
+        self._leaf_of = {self._topics.of(leaf): leaf for leaf in heard}
         self._not_for_replies = {self._topics.of(leaf) for leaf in Leaf if leaf is not Leaf.REPLY}
         self._access: BrokerAccess | None = None
         self._connection: Connection | None = None
         self._fault: str | None = "not connected yet"
+        self._refused: dict[Leaf, str] = {}
         self._intake: Intake | None = None
         self._commands: asyncio.Queue[Incoming] = asyncio.Queue(_COMMANDS_WAITING)
         self._status = Status(
@@ -79,6 +81,14 @@ class MqttAdapter:
         if self._connection is not None and self._connection.lost.done():
             return f"{self._access}: {self._connection.lost.result()}"
         return self._fault
+
+    @property
+    def refused(self) -> str | None:
+        """What the broker takes from us no longer, e.g. because of its access list; None while it takes everything.
+
+        No fault of the connection: it is tried again with every delivery. A broker of MQTT 3.1.1 never says so.
+        """
+        return next((f"{leaf} is {refusal}" for leaf, refusal in self._refused.items()), None)
 
     async def open(self) -> None:
         """Read what the settings name. A broker that is away is no error: it is tried again and again.
@@ -122,7 +132,7 @@ class MqttAdapter:
             expires_monotonic=expires,
             correlation_data=answer.correlation_data,
         )
-        confirmations = [connection.publish(verdict)]
+        confirmations = {Leaf.VERDICT: connection.publish(verdict)}
         if not answer.repeated:
             gate = Outgoing(
                 self._topics.of(Leaf.GATE),
@@ -130,7 +140,7 @@ class MqttAdapter:
                 expires_monotonic=expires,
                 wanted=lambda: answer.gate_at(self._clock.monotonic()) is not None,
             )
-            confirmations.append(connection.publish(gate))
+            confirmations[Leaf.GATE] = connection.publish(gate)
         await self._confirmed(connection, confirmations)
 
     async def publish_status(self, status: Status, *, ready: bool) -> None:  # noqa: ARG002 - says nothing more here
@@ -150,22 +160,33 @@ class MqttAdapter:
                 return
         self._status_told = (connection, status.state, now)
         message = Outgoing(self._topics.of(Leaf.STATUS), status.to_json(), retain=True)
-        await self._confirmed(connection, [connection.publish(message)])
+        await self._confirmed(connection, {Leaf.STATUS: connection.publish(message)})
 
     def _require_connection(self) -> Connection:
         if self._connection is None:
             raise SinkUnavailable(self._fault or "not connected")
         return self._connection
 
-    async def _confirmed(self, connection: Connection, confirmations: Sequence[Confirmation]) -> None:
-        _, silent = await asyncio.wait(confirmations, timeout=self._settings.publish_timeout_s)
+    async def _confirmed(self, connection: Connection, confirmations: Mapping[Leaf, Confirmation]) -> None:
+        _, silent = await asyncio.wait(confirmations.values(), timeout=self._settings.publish_timeout_s)
         if silent:
             # a broker that does not answer would answer for all of it later, after it has been published again
             connection.abort(f"no acknowledgement within {self._settings.publish_timeout_s:g} s")
-        for confirmation in confirmations:
-            refusal = confirmation.result()
+        refusals = {leaf: confirmation.result() for leaf, confirmation in confirmations.items()}
+        if not connection.lost.done():
+            self._note_refusals(refusals)
+        for refusal in refusals.values():
             if refusal is not None:
                 raise SinkUnavailable(refusal)
+
+    def _note_refusals(self, refusals: Mapping[Leaf, str | None]) -> None:
+        for leaf, refusal in refusals.items():
+            if refusal is None:
+                if self._refused.pop(leaf, None) is not None:
+                    log.info("mqtt_publish_accepted_again", leaf=leaf)
+            elif leaf is not Leaf.REPLY and self._refused.get(leaf) != refusal:  # a reply goes where its asker says
+                self._refused[leaf] = refusal
+                log.error("mqtt_publish_refused", topic=self._topics.of(leaf), reason=refusal)
 
     def _offline(self) -> Outgoing:
         status = self._status.model_copy(
@@ -198,6 +219,7 @@ class MqttAdapter:
             self._connection = connection
             await self._subscribe(connection)
             self._fault = None
+            self._refused.clear()
             log.info("mqtt_connected", broker=str(access))
             reason = await asyncio.shield(connection.lost)
         except SinkUnavailable as exc:
@@ -213,7 +235,7 @@ class MqttAdapter:
     async def _subscribe(self, connection: Connection) -> None:
         events = [self._topics.subscription(leaf, self._settings.share_group) for leaf in _EVENT_LEAVES]
         # a command is for every worker of a share group
-        filters = [*events, self._topics.subscription(Leaf.COMMAND)]
+        filters = [*events, self._topics.subscription(Leaf.COMMAND)] if self._settings.commands else events
         refusals = await connection.subscribe(*filters)
         for topic_filter, refusal in zip(filters, refusals, strict=True):
             if refusal is not None:
@@ -291,7 +313,7 @@ class MqttAdapter:
             try:
                 connection = self._require_connection()
                 answer = Outgoing(topic, reply.to_json(), correlation_data=message.correlation_data)
-                await self._confirmed(connection, [connection.publish(answer)])
+                await self._confirmed(connection, {Leaf.REPLY: connection.publish(answer)})
             except SinkUnavailable as exc:
                 log.warning("mqtt_reply_lost", command=reply.command, error=str(exc))
 

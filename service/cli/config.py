@@ -11,6 +11,8 @@ import argon2
 import tomli_w
 import typer
 
+from adapters.pki import write_private
+from adapters.secret_files import read_password, reason
 from service.cli.common import ConfigOption, console, load_settings
 from service.errors import UsageError
 
@@ -47,19 +49,28 @@ def add_user(
     name: Annotated[str, typer.Argument(help="User name.")],
     role: Annotated[Role, typer.Option(help="What the user may do.")] = Role.OPERATOR,
     password: Annotated[
-        str, typer.Option(prompt=True, hide_input=True, confirmation_prompt=True, help="Asked for where not given.")
+        str, typer.Option(help="Asked for where not given; other users of this machine see what is given here.")
     ] = "",
+    password_file: Annotated[
+        Path | None, typer.Option(help="File that holds the password.", exists=True, dir_okay=False)
+    ] = None,
 ) -> None:
-    """Add a user to a users_file, or give one a new password: one line `name:role:argon2-hash`."""
+    """Add a user to a users_file, or give one a new password: one line `name:role:argon2-hash`.
+
+    Example: cangate config add-user users.txt plc --role plc
+    """
     if not _NAME.fullmatch(name):
         raise UsageError(f"user name {name!r} must be 1 to 64 letters, digits or _.@-")
+    if password_file is not None:
+        password = read_password("--password-file", password_file)
     if not password:
-        raise UsageError("the password is empty")
+        password = typer.prompt("Password", hide_input=True, confirmation_prompt=True)
     try:
-        lines = file.read_text().splitlines() if file.exists() else []
+        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
         kept = [line for line in lines if not line.startswith(f"{name}:")]
-        file.touch(mode=0o600)
-        file.write_text("\n".join([*kept, f"{name}:{role}:{argon2.PasswordHasher().hash(password)}"]) + "\n")
-    except OSError as exc:
-        raise UsageError(f"{file}: {exc.strerror}") from exc
+        line = f"{name}:{role}:{argon2.PasswordHasher().hash(password)}"
+        # complete or not at all: a service that runs reads it at the next login
+        write_private(file, "".join(f"{each}\n" for each in (*kept, line)).encode())
+    except (OSError, UnicodeDecodeError) as exc:
+        raise UsageError(f"{file}: {reason(exc)}") from exc
     console.print(f"{name} may now log in as {role}")

@@ -5,17 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from prometheus_client import REGISTRY
 
+from adapters.pki import PlantAuthority
 from schemas.messages import Gate, ImageEvent, Reason, StationState
 from service.errors import SinkUnavailable
 from tests.support.fakes import RecordingCommands, RecordingIntake
@@ -229,18 +225,16 @@ async def test_prefix_of_several_levels_is_used_everywhere() -> None:
 
 async def test_tls_with_a_client_certificate(tmp_path: Path) -> None:
     """Certificates on both sides; a broker whose certificate is not trusted is a fault, never a plain connection."""
-    authority = _Authority(tmp_path)
-    server, client = authority.issue("broker"), authority.issue("cangate")
+    PlantAuthority.create(tmp_path, name="plant", days=10).issue("both", hosts=["127.0.0.1"], uri="urn:cangate", days=5)
+    authority, certificate, key = tmp_path / "ca.pem", tmp_path / "both.pem", tmp_path / "both.key"
     async with private_mosquitto(
         "user root",
-        f"cafile {authority.certificate}",
-        f"certfile {server[0]}",
-        f"keyfile {server[1]}",
+        f"cafile {authority}",
+        f"certfile {certificate}",
+        f"keyfile {key}",
         "require_certificate true",
     ) as broker:
-        trusted = adapter_for(
-            broker.port, tls=True, ca_file=authority.certificate, cert_file=client[0], key_file=client[1]
-        )
+        trusted = adapter_for(broker.port, tls=True, ca_file=authority, cert_file=certificate, key_file=key)
         async with running(trusted, RecordingIntake()):
             await trusted.publish(answer_to())
             assert trusted._connection is not None
@@ -250,49 +244,7 @@ async def test_tls_with_a_client_certificate(tmp_path: Path) -> None:
             await trusted.publish(answer_to(seq=2))
         stranger = adapter_for(broker.port, tls=True)
         async with running(stranger, RecordingIntake(), connected=False):
-            await eventually(lambda: "certificate verify failed" in str(stranger.fault).lower())
-
-
-class _Authority:
-    """A certificate authority that lives as long as a test."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
-        self.certificate = folder / "authority.pem"
-        own = self._sign(self._name, self._key.public_key(), x509.BasicConstraints(ca=True, path_length=None))
-        self.certificate.write_bytes(own)
-
-    def issue(self, name: str) -> tuple[Path, Path]:
-        """Return the files of a certificate for 127.0.0.1 and of its key."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        certificate, key_file = self._folder / f"{name}.pem", self._folder / f"{name}.key"
-        certificate.write_bytes(
-            self._sign(subject, key.public_key(), x509.BasicConstraints(ca=False, path_length=None))
-        )
-        key_file.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
-        return certificate, key_file
-
-    def _sign(self, subject: x509.Name, key: ec.EllipticCurvePublicKey, constraints: x509.BasicConstraints) -> bytes:
-        now = datetime.now(UTC)
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(self._name)
-            .public_key(key)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(hours=1))
-            .not_valid_after(now + timedelta(hours=1))
-            .add_extension(constraints, critical=True)
-            .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        )
-        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+            await eventually(lambda: "from no authority that we trust" in str(stranger.fault))
 
 
 async def _mosquitto_pub(port: int, topic: str, *arguments: str) -> None:

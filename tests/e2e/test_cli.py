@@ -115,6 +115,29 @@ def test_config_add_user_writes_a_hash(tmp_path: Path) -> None:
     name, role, hashed = one_line((tmp_path / "users").read_text()).split(":")
     assert (name, role) == ("plc1", "plc")
     assert argon2.PasswordHasher().verify(hashed, "second")
+    (tmp_path / "password").write_text("third\n")
+    done = cangate("config", "add-user", "users", "plc1", "--password-file", "password", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    name, role, hashed = one_line((tmp_path / "users").read_text()).split(":")
+    assert argon2.PasswordHasher().verify(hashed, "third")
+    assert (role, (tmp_path / "users").stat().st_mode & 0o777) == ("operator", 0o600)
+
+
+def test_certs_are_made_listed_and_revoked(tmp_path: Path) -> None:
+    """An authority, two certificates, one of them revoked; what cannot be done is one line and exit status 2."""
+    assert cangate("certs", "init", "pki", cwd=tmp_path).returncode == 0
+    done = cangate("certs", "issue", "pki", "broker", "cangate", "--host", "broker.plant", cwd=tmp_path)
+    assert done.stdout.split() == ["pki/broker.pem", "pki/cangate.pem"]
+    assert cangate("certs", "revoke", "pki", "broker", cwd=tmp_path).returncode == 0
+    listed = cangate("certs", "list", "pki", cwd=tmp_path).stdout.splitlines()
+    assert [line.split()[-1] for line in listed if line.split()[0].startswith(("broker", "cangate"))] == [
+        "revoked",
+        "valid",
+    ]
+    for arguments in (["init", "pki"], ["issue", "pki", "cangate"], ["issue", "pki", "a/b"], ["list", "nowhere"]):
+        done = cangate("certs", *arguments, cwd=tmp_path)
+        assert done.returncode == 2
+        assert one_line(done.stderr).startswith("cangate: ")
 
 
 def test_export_json_schema_writes_every_message(tmp_path: Path) -> None:

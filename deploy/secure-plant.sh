@@ -1,0 +1,89 @@
+#!/bin/sh
+# Makes everything that a secured plant starts from, in one folder: an authority with certificates, users with random
+# passwords on both protocols, mosquitto's configuration and a config.toml for the service.
+#
+#   deploy/secure-plant.sh FOLDER HOST [HOST...]     the names and addresses of the machine of broker and service
+#
+# What is there already stays; after `cangate certs revoke` run it again, it copies the new revocation list to where it
+# is read. docs/security.md says which part of the folder goes where.
+set -eu
+PATH=$PATH:/usr/sbin
+umask 077
+[ $# -ge 2 ] || { echo "usage: $0 FOLDER HOST [HOST...]" >&2; exit 2; }
+here=$(cd "$(dirname "$0")" && pwd)
+cangate=${CANGATE:-"$here/../.venv/bin/cangate"}
+command -v mosquitto_passwd >/dev/null || { echo "$0: mosquitto_passwd is not installed" >&2; exit 2; }
+mkdir -p "$1"
+plant=$(cd "$1" && pwd)
+host=$2
+shift
+pki=$plant/pki broker=$plant/mosquitto opcua=$plant/opcua
+mkdir -p "$plant/passwords" "$plant/frames" "$broker/data" "$opcua/trusted"
+
+issue() { # NAME... [--host HOST...]: certificates for those names that have none
+    names="" options=""
+    for word in "$@"; do
+        case $word in
+        --host*) options="$options ${word%%=*} ${word#*=}" ;;
+        *) [ -e "$pki/$word.pem" ] || names="$names $word" ;;
+        esac
+    done
+    # shellcheck disable=SC2086 # one word a name
+    [ -z "$names" ] || "$cangate" certs issue "$pki" $names $options >/dev/null
+}
+[ -e "$pki/ca.pem" ] || "$cangate" certs init "$pki" >/dev/null
+hosts=""
+for name in "$@"; do hosts="$hosts --host=$name"; done
+# shellcheck disable=SC2086 # one word an option
+issue broker cangate $hosts
+# clients are reached under no name: with one they could pose as the broker
+issue camera gate plc operator engineer
+
+touch "$broker/passwd"
+for name in cangate camera gate plc operator engineer; do
+    [ -e "$plant/passwords/$name" ] && continue
+    od -An -N18 -tx1 /dev/urandom | tr -d ' \n' >"$plant/passwords/$name"
+    case $name in
+    plc | operator | engineer) "$cangate" config add-user "$opcua/users.txt" "$name" --role "$name" \
+        --password-file "$plant/passwords/$name" >/dev/null ;;
+    esac
+    # a file, not an argument, which every user of this machine could read
+    printf '%s:%s\n' "$name" "$(cat "$plant/passwords/$name")" >"$broker/new"
+    mosquitto_passwd -U "$broker/new"
+    cat "$broker/new" >>"$broker/passwd"
+    rm "$broker/new"
+done
+
+cp "$pki/ca.pem" "$pki/crl.pem" "$pki/broker.pem" "$pki/broker.key" "$broker/"
+cp "$pki/ca.pem" "$pki/crl.pem" "$opcua/trusted/"
+[ -e "$broker/acl" ] || cp "$here/mosquitto/acl" "$broker/acl"
+[ -e "$broker/mosquitto.conf" ] || sed -e "s|/etc/cangate/mosquitto|$broker|" -e "s|/var/lib/mosquitto/|$broker/data/|" \
+    "$here/mosquitto/mosquitto.conf" >"$broker/mosquitto.conf"
+if [ "$(id -u)" -eq 0 ] && id mosquitto >/dev/null 2>&1; then # the broker becomes this user before it reads its files
+    chmod 711 "$plant"
+    chown -R mosquitto: "$broker"
+fi
+[ -e "$plant/config.toml" ] || cat >"$plant/config.toml" <<EOF
+[mqtt]
+host = "$host"
+port = 8883
+username = "cangate"
+password_file = "$plant/passwords/cangate"
+tls = true
+ca_file = "$pki/ca.pem"
+cert_file = "$pki/cangate.pem"
+key_file = "$pki/cangate.key"
+
+[opcua.server]
+host = "0.0.0.0"
+security = ["Basic256Sha256_SignAndEncrypt", "Aes128Sha256RsaOaep_SignAndEncrypt", "Aes256Sha256RsaPss_SignAndEncrypt"]
+anonymous = false
+users_file = "$opcua/users.txt"
+trusted_certs = "$opcua/trusted"
+cert_file = "$pki/cangate.pem"
+key_file = "$pki/cangate.key"
+
+[images]
+roots = ["$plant/frames"]
+EOF
+echo "$plant is ready: mosquitto -c mosquitto/mosquitto.conf, cangate run -c config.toml; passwords/ goes to its owners"

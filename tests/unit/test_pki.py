@@ -1,0 +1,122 @@
+"""A plant's own authority: what it issues holds, what it revokes does not, and its keys are nobody else's."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from adapters.pki import PlantAuthority, write_private
+from adapters.secret_files import read_password
+from service.errors import UsageError
+
+
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pki")
+    authority = PlantAuthority.create(folder, name="plant CA", days=100)
+    authority.issue("broker", hosts=["broker.plant", "10.0.7.5", "::1"], uri="urn:cangate:broker", days=10)
+    return folder
+
+
+def test_issued_certificate_fits_tls_and_opcua(pki: Path) -> None:
+    """Names, application URI and usages of OPC 10000-6, 6.2.2; signed by the authority."""
+    certificate = x509.load_pem_x509_certificate((pki / "broker.pem").read_bytes())
+    certificate.verify_directly_issued_by(PlantAuthority.load(pki).certificate)
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["broker.plant"]
+    assert [str(address) for address in names.get_values_for_type(x509.IPAddress)] == ["10.0.7.5", "::1"]
+    assert names.get_values_for_type(x509.UniformResourceIdentifier) == ["urn:cangate:broker"]
+    usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+    assert usage.digital_signature
+    assert usage.content_commitment
+    assert usage.key_encipherment
+    assert usage.data_encipherment
+    assert not usage.key_cert_sign
+    purposes = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert set(purposes) == {ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH}
+    assert not certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+
+
+def test_keys_are_for_their_owner_only(pki: Path) -> None:
+    """Whatever the umask says."""
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in pki.glob("*.key")}
+    assert modes == {"ca.key": 0o600, "broker.key": 0o600}
+
+
+def test_revoked_certificate_is_on_the_list_and_its_name_is_free(tmp_path: Path) -> None:
+    """Two revocations: the list keeps the first; the name can be issued again."""
+    authority = PlantAuthority.create(tmp_path, name="plant CA", days=100)
+    serials = []
+    for _ in range(2):
+        path = authority.issue("camera", hosts=[], uri="urn:cangate:camera", days=10)
+        serials.append(x509.load_pem_x509_certificate(path.read_bytes()).serial_number)
+        authority.revoke("camera")
+        assert not (tmp_path / "camera.key").exists()
+    crl = x509.load_pem_x509_crl((tmp_path / "crl.pem").read_bytes())
+    assert sorted(serials) == sorted(entry.serial_number for entry in crl)
+    assert crl.is_signature_valid(authority.certificate.public_key())  # type: ignore[arg-type] # an RSA key
+    assert crl.next_update_utc == authority.certificate.not_valid_after_utc
+    assert {issued.name.partition("-")[0]: issued.revoked for issued in authority.issued()} == {
+        "ca": False,
+        "camera": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("attempt", "named"),
+    [
+        (lambda pki: PlantAuthority.create(pki, name="again", days=1), r"ca\.pem is there already"),
+        (lambda pki: PlantAuthority.load(pki / "nowhere"), "no certificate authority in .*nowhere"),
+        (
+            lambda pki: PlantAuthority.load(pki).issue("broker", hosts=[], uri="urn:x", days=1),
+            r"broker\.pem is there already",
+        ),
+        (
+            lambda pki: PlantAuthority.load(pki).issue("x", hosts=["bröker"], uri="urn:x", days=1),
+            "neither a host name nor an address",
+        ),
+        (lambda pki: PlantAuthority.load(pki).revoke("nobody"), r"no such certificate: .*nobody\.pem"),
+    ],
+)
+def test_authority_names_what_it_cannot_do(pki: Path, attempt: Callable[[Path], object], named: str) -> None:
+    """One line each."""
+    with pytest.raises(UsageError, match=named) as refusal:
+        attempt(pki)
+    assert "\n" not in str(refusal.value)
+
+
+def test_private_file_is_replaced_whole(tmp_path: Path) -> None:
+    """Also where an open one stood before."""
+    path = tmp_path / "secret"
+    path.write_text("old")
+    path.chmod(0o644)
+    write_private(path, b"new")
+    assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (b"new", 0o600)
+    assert [path.name for path in tmp_path.iterdir()] == ["secret"]
+
+
+def test_password_file_that_others_read_is_warned_about(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The warning names the file and its mode, never what stands in it."""
+    path = tmp_path / "password"
+    path.write_text("hunter2\n")
+    for mode, warned in ((0o600, False), (0o640, True), (0o604, True)):
+        path.chmod(mode)
+        assert read_password("mqtt.password_file", path) == "hunter2"
+        said = capsys.readouterr().out
+        assert (f"mode={mode:04o}" in said) == warned
+        assert "hunter2" not in said
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"\xff\xfehunter2"])
+def test_password_file_that_holds_none_is_refused_without_quoting_it(tmp_path: Path, content: bytes) -> None:
+    """An empty one would log in without a password."""
+    path = tmp_path / "password"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=rf"mqtt\.password_file {path}: ") as refusal:
+        read_password("mqtt.password_file", path)
+    assert "hunter2" not in str(refusal.value)
