@@ -23,7 +23,7 @@ from service.evaluation.metrics import Label
 from service.evaluation.report import write_report
 from service.evaluation.truth import MaskFolder
 from service.model.dataset import list_frames
-from service.model.package import read_package, write_package
+from service.model.package import read_package
 from service.model.training import TrainingOptions, train
 
 
@@ -50,7 +50,7 @@ def main() -> None:
         progress=lambda _stage, _done, _total: None,
     )
     with tempfile.TemporaryDirectory(prefix="cangate-bench-") as directory:
-        write_package(Path(directory), trained.manifest, trained.vectors, dict(trained.golden))
+        trained.write(Path(directory))
         package = read_package(Path(directory))
     masks = MaskFolder.open(arguments.folder / "masks")
     evaluator = Evaluator(package, package.build_pipeline(device), decode=decode, masks=masks)

@@ -16,7 +16,6 @@ from schemas.recipe import Recipe
 from schemas.settings import ComputeSettings
 from service.device import compute_device
 from service.model.dataset import list_frames
-from service.model.package import write_package
 from service.model.registry import ModelRegistry
 from service.model.training import TrainingOptions, train
 
@@ -46,6 +45,6 @@ def rendered_model(frames: int = 40, recipe: Recipe | None = None, station_seed:
     )
     registry = ModelRegistry(store)
     with registry.draft(NAME) as directory:
-        write_package(directory, trained.manifest, trained.vectors, dict(trained.golden))
+        trained.write(directory)
         registry.activate(NAME, registry.publish(directory, trained.manifest).name)
     return store, NAME

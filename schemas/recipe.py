@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,14 @@ from schemas.base import Value
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "dinov2-vitb14": {"embedder": "timm:vit_base_patch14_dinov2.lvd142m", "input_side": 518},
+    "dinov2-vits14": {"embedder": "timm:vit_small_patch14_dinov2.lvd142m", "input_side": 518},
+}
+"""Short names of embedders, spelled out before anything else reads them; a key that is given beside the name stays.
+Source: Oquab et al., "DINOv2", arXiv 2304.07193, whose networks were last trained at 518 px, 37 x 37 patches."""
 
 
 class RoiMethod(StrEnum):
@@ -76,21 +84,35 @@ class EmbedRecipe(Value):
     """Patch embedding."""
 
     embedder: str = Field(
-        default="starter", pattern=r"^(starter|timm:[A-Za-z0-9_.\-/]+)$", description="starter, or timm:BACKBONE"
+        default="starter",
+        pattern=r"^(starter|timm:[A-Za-z0-9_.\-/]+)$",
+        description=f"starter, timm:BACKBONE, {' or '.join(PRESETS)}",
     )
-    weights: str = Field(default="", description="timm: local checkpoint; empty: the hub, or the package's own")
+    weights: str = Field(default="", description="timm: local checkpoint; empty: the hub")
+    pack_weights: bool = Field(
+        default=False, description="timm: the package carries the weights, and needs neither hub nor checkpoint"
+    )
     input_side: Positive | None = Field(default=None, description="side of the network's input, px; None: its own")
     layers: tuple[int, ...] = Field(default=(), description="timm: feature levels to join; empty: the last one")
     pool: Positive = Field(
         default=1, description="timm: neighbourhood pooling of patch features (PatchCore), odd; 1 is off"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _spell_out_a_preset(cls, given: Any) -> Any:  # noqa: ANN401 - pydantic hands over whatever was given
+        preset = PRESETS.get(str(given.get("embedder"))) if isinstance(given, dict) else None
+        if preset is None:
+            return given
+        stated = {key: value for key, value in given.items() if key != "embedder" and value is not None}
+        return {**preset, **stated}
+
     @model_validator(mode="after")
     def _fits_the_embedder(self) -> Self:
         if self.pool % 2 == 0:
             raise ValueError(f"pool is odd, not {self.pool}")
-        if self.embedder == "starter" and (self.weights or self.layers or self.pool != 1):
-            raise ValueError("weights, layers and pool belong to timm embedders; the starter has its own")
+        if self.embedder == "starter" and (self.weights or self.pack_weights or self.layers or self.pool != 1):
+            raise ValueError("weights, pack_weights, layers and pool belong to timm embedders; the starter has its own")
         return self
 
 

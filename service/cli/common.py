@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from schemas.recipe import EmbedRecipe, Recipe
+from schemas.recipe import PRESETS, EmbedRecipe, Recipe
 from schemas.settings import Settings
 from service.errors import UsageError
 
@@ -57,9 +57,19 @@ def describe(exc: ValidationError) -> str:
     return "; ".join(findings)
 
 
-def with_embedder(recipe: Recipe, embedder: str | None, weights: Path | None = None) -> Recipe:
+EMBEDDERS = f"starter, timm:BACKBONE, {' or '.join(PRESETS)}"
+"""What --embedder takes."""
+
+
+def with_embedder(
+    recipe: Recipe, embedder: str | None, weights: Path | None = None, *, pack_weights: bool = False
+) -> Recipe:
     """Return `recipe` with what the options of a command say of its embedder. Raises UsageError."""
-    given = {"embedder": embedder, "weights": None if weights is None else str(weights)}
+    given = {
+        "embedder": embedder,
+        "weights": None if weights is None else str(weights),
+        "pack_weights": pack_weights or None,
+    }
     try:
         embed = EmbedRecipe.model_validate(
             dict(recipe.embed) | {key: value for key, value in given.items() if value is not None}

@@ -35,7 +35,6 @@ from service.bootstrap import Service, serve
 from service.device import compute_device
 from service.errors import CangateError, UsageError
 from service.model.dataset import FrameFile, list_frames
-from service.model.package import write_package
 from service.model.registry import ModelRegistry
 from service.model.training import StageProgress, TrainingOptions, train
 from service.pipeline.types import BgrImage
@@ -169,7 +168,7 @@ class DemoLine:
         )
         registry = ModelRegistry(self.folder / "models")
         with registry.draft(NAME) as directory:
-            write_package(directory, trained.manifest, trained.vectors, dict(trained.golden))
+            trained.write(directory)
             version = registry.publish(directory, trained.manifest).name
         registry.activate(NAME, version)
         self.say(f"model   {NAME}@{version}, trained on {len(files)} good parts, tau {trained.manifest.tau:.4f}")

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from schemas.base import rfc3339
 from schemas.recipe import ScoreStatistic
-from service.cli.common import ConfigOption, console, load_settings, with_embedder
+from service.cli.common import EMBEDDERS, ConfigOption, console, load_settings, with_embedder
 from service.device import compute_device
 from service.errors import PackageRefused
 from service.model.archive import export_package, import_package
@@ -134,7 +134,7 @@ def import_pickle(
     ] = ScoreStatistic.P95,
     embedder: Annotated[
         str | None,
-        typer.Option(help="What made the vectors: starter, or timm:BACKBONE.", show_default="of the recipe, starter"),
+        typer.Option(help=f"What made the vectors: {EMBEDDERS}.", show_default="of the recipe, starter"),
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="Checkpoint of a timm backbone.", dir_okay=False)] = None,
     store: StoreOption = None,

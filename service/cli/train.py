@@ -11,13 +11,13 @@ from rich.table import Table
 
 from adapters.frames import decode_image
 from schemas.recipe import Recipe, RoiMethod
-from service.cli.common import ConfigOption, console, load_settings, stage_bars, with_embedder
+from service.cli.common import EMBEDDERS, ConfigOption, console, load_settings, stage_bars, with_embedder
 from service.device import compute_device
 from service.errors import UsageError
 from service.model.calibration import LimitMethod
 from service.model.dataset import FrameSet, list_frames
 from service.model.manifest import ModelManifest
-from service.model.package import read_package, write_package
+from service.model.package import read_package
 from service.model.registry import ModelRegistry, check_model_name
 from service.model.training import TrainingOptions
 from service.model.training import train as train_model
@@ -30,6 +30,7 @@ def train(
     ok_dir: Annotated[
         Path, typer.Argument(metavar="OK_DIR", help="Folder with frames of good parts, searched with its subfolders.")
     ],
+    *,
     name: Annotated[str, typer.Option(help="Name of the model; an existing name gets its next version.")],
     store: Annotated[
         Path | None, typer.Option(help="Where models are kept.", show_default="model.store, models")
@@ -37,9 +38,13 @@ def train(
     roi: Annotated[
         RoiMethod | None, typer.Option(help="How the canister is cut out.", show_default="of the recipe, grabcut")
     ] = None,
-    embedder: Annotated[
-        str | None, typer.Option(help="starter, or timm:BACKBONE.", show_default="of the recipe, starter")
+    embedder: Annotated[str | None, typer.Option(help=f"{EMBEDDERS}.", show_default="of the recipe, starter")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Checkpoint of a timm backbone.", dir_okay=False, show_default="the hub")
     ] = None,
+    pack_weights: Annotated[
+        bool, typer.Option("--pack-weights", help="Carry the backbone's weights in the package.")
+    ] = False,
     false_reject: Annotated[
         float, typer.Option(min=1e-6, max=0.5, help="Share of good parts that tau may reject.")
     ] = 0.01,
@@ -60,7 +65,7 @@ def train(
     Example: cangate train frames/ok --name canister --false-reject 0.005
     """
     settings = load_settings(config)
-    recipe = _recipe(settings.recipe, roi, embedder)
+    recipe = with_embedder(_with_roi(settings.recipe, roi), embedder, weights, pack_weights=pack_weights)
     registry = ModelRegistry(store or settings.model.store)
     check_model_name(name)
     found = list_frames(ok_dir)
@@ -78,7 +83,7 @@ def train(
             progress=progress,
         )
     with registry.draft(name) as directory:
-        write_package(directory, trained.manifest, trained.vectors, dict(trained.golden))
+        trained.write(directory)
         path = registry.publish(directory, trained.manifest)
     package = read_package(path)
     _report(package.manifest, found)
@@ -95,10 +100,10 @@ def train(
         )
 
 
-def _recipe(recipe: Recipe, roi: RoiMethod | None, embedder: str | None) -> Recipe:
-    if roi is not None:
-        recipe = recipe.model_copy(update={"roi": recipe.roi.model_copy(update={"method": roi})})
-    return with_embedder(recipe, embedder)
+def _with_roi(recipe: Recipe, roi: RoiMethod | None) -> Recipe:
+    if roi is None:
+        return recipe
+    return recipe.model_copy(update={"roi": recipe.roi.model_copy(update={"method": roi})})
 
 
 def _report(manifest: ModelManifest, found: FrameSet) -> None:

@@ -10,12 +10,12 @@ import zlib
 from pathlib import Path
 
 from service.errors import PackageNotFound, PackageRefused, UsageError
-from service.model.package import BANK, MANIFEST, SUMS, ModelPackage, read_package, write_package
+from service.model.package import BACKBONE, BANK, MANIFEST, SUMS, ModelPackage, read_package, write_package
 from service.model.registry import ModelRegistry, check_model_name
 
 LARGEST_PACKAGE = 2 << 30
 """Bytes once unpacked."""
-_MEMBER = re.compile(rf"{re.escape(MANIFEST)}|{re.escape(BANK)}|{SUMS}|golden/[0-9]+\.png")
+_MEMBER = re.compile(rf"{'|'.join(map(re.escape, (MANIFEST, BANK, BACKBONE, SUMS)))}|golden/[0-9]+\.png")
 
 
 def export_package(package: ModelPackage, file: Path) -> None:
@@ -61,7 +61,7 @@ def import_package(file: Path, registry: ModelRegistry, name: str | None = None)
         manifest = package.manifest.model_copy(update={"name": target, "parent": package.id})
         golden = {item.file: (directory / item.file).read_bytes() for item in manifest.golden}
         with registry.draft(target) as draft:
-            write_package(draft, manifest, package.vectors, dict(golden))
+            write_package(draft, manifest, package.vectors, golden, package.backbone)
             return registry.publish(draft, manifest)
 
 

@@ -3,6 +3,7 @@
     model.json            the manifest
     memory.safetensors    the memory bank: `vectors` (M, D) float32
     golden/*.png          frames with the scores they must get, losslessly
+    backbone.safetensors  the weights of the backbone, where the recipe says `pack_weights`
     SHA256SUMS            the digest of each of these files, as `sha256sum -c` reads them
 
 The id of a package is the SHA-256 of SHA256SUMS, so it covers every byte. A package is never changed once published.
@@ -12,7 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +25,7 @@ import torch
 from pydantic import ValidationError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
+from safetensors.torch import save_file as save_weights
 
 from schemas.messages import ModelRef
 from service.errors import FrameError, PackageNotFound, PackageRefused, UsageError
@@ -43,7 +46,7 @@ __all__ = [
     "write_package",
 ]
 
-MANIFEST, BANK, SUMS = "model.json", "memory.safetensors", "SHA256SUMS"
+MANIFEST, BANK, BACKBONE, SUMS = "model.json", "memory.safetensors", "backbone.safetensors", "SHA256SUMS"
 
 GOLDEN_TOLERANCE = 1e-3
 """How far a golden score may be off, as a distance. The same machine repeats it to 1e-5; another CPU or a GPU rounds
@@ -64,6 +67,11 @@ class ModelPackage:
         """How verdicts name this package."""
         return ModelRef(name=self.manifest.name, version=self.manifest.version, sha256=self.id)
 
+    @property
+    def backbone(self) -> Path | None:
+        """The file with the weights of the backbone, where the package carries them."""
+        return self.path / BACKBONE if self.manifest.recipe.embed.pack_weights else None
+
     def build_pipeline(self, device: torch.device) -> InspectionPipeline:
         """Return the pipeline of this model.
 
@@ -77,7 +85,7 @@ class ModelPackage:
             )
         try:
             roi_finder = build_roi_finder(manifest.recipe.roi, device)
-            embedder = build_embedder(manifest.recipe.embed, device)
+            embedder = build_embedder(manifest.recipe.embed, device, self.backbone)
         except UsageError as exc:
             raise self._refused(str(exc)) from exc
         if (embedder.digest, embedder.dim) != (manifest.embedder.digest, manifest.embedder.dim):
@@ -162,7 +170,8 @@ def read_package(path: Path) -> ModelPackage:
         raise PackageRefused(f"package {path}: {BANK} holds no (M, D) float32 vectors")
     if vectors.shape[1] != manifest.embedder.dim or not np.isfinite(vectors).all():
         raise PackageRefused(f"package {path}: {BANK} does not hold finite vectors of length {manifest.embedder.dim}")
-    missing = {golden.file for golden in manifest.golden} - _files(path)
+    wanted = {golden.file for golden in manifest.golden} | ({BACKBONE} if manifest.recipe.embed.pack_weights else set())
+    missing = wanted - _files(path)
     if missing:
         raise PackageRefused(f"package {path}: {', '.join(sorted(missing))} is missing")
     return ModelPackage(path, identity, manifest, vectors)
@@ -179,18 +188,35 @@ def package_id(path: Path) -> str:
 
 
 def write_package(
-    directory: Path, manifest: ModelManifest, vectors: FloatArray, golden: dict[str, BgrImage | bytes]
+    directory: Path,
+    manifest: ModelManifest,
+    vectors: FloatArray,
+    golden: Mapping[str, BgrImage | bytes],
+    backbone: Mapping[str, torch.Tensor] | Path | None = None,
 ) -> None:
     """Write a package into an empty directory.
 
     vectors: (M, D) float32. golden: a picture, or the bytes of its PNG, for each file that `manifest.golden` names.
+    backbone: the weights to carry, or the file of another package that holds them.
     """
+    if isinstance(backbone, Path):
+        _link_or_copy(backbone, directory / BACKBONE)
+    elif backbone:
+        save_weights(dict(backbone), directory / BACKBONE)
     (directory / BANK).write_bytes(save_tensors({"vectors": np.ascontiguousarray(vectors, np.float32)}))
     for file, picture in golden.items():
         path = directory / file
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(picture if isinstance(picture, bytes) else cv2.imencode(".png", picture)[1].tobytes())
     seal(directory, manifest)
+
+
+def _link_or_copy(file: Path, target: Path) -> None:
+    """Share the bytes of a file that never changes with another package, where both lie on one file system."""
+    try:
+        target.hardlink_to(file)
+    except OSError:
+        shutil.copyfile(file, target)
 
 
 def seal(directory: Path, manifest: ModelManifest) -> None:

@@ -199,7 +199,7 @@ def publish_choice(
     except ValidationError as exc:
         raise UsageError(f"model {old.name}: {point.tau} cannot be a threshold") from exc
     with registry.draft(old.name) as directory:
-        write_package(directory, manifest, package.vectors, pictures)
+        write_package(directory, manifest, package.vectors, pictures, package.backbone)
         return registry.publish(directory, manifest)
 
 

@@ -161,7 +161,7 @@ class ModelRegistry:
             raise PackageRefused(f"model {name}: {tau} cannot be a threshold") from exc
         golden = {golden.file: (package.path / golden.file).read_bytes() for golden in package.manifest.golden}
         with self.draft(name) as directory:
-            write_package(directory, manifest, package.vectors, dict(golden))
+            write_package(directory, manifest, package.vectors, golden, package.backbone)
             return self.publish(directory, manifest).name
 
     def _proven(self, name: str, version: str, device: torch.device) -> ModelPackage:

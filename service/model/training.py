@@ -6,7 +6,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
@@ -29,6 +29,7 @@ from service.model.manifest import (
     TrainingRecord,
     library_versions,
 )
+from service.model.package import write_package
 from service.model.patches import PatchStore
 from service.pipeline.embed import Embedder, build_embedder
 from service.pipeline.memory_bank import MemoryBank, build_memory_bank, density_filter
@@ -63,11 +64,20 @@ class TrainingOptions:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainedModel:
-    """What goes into a package: the manifest, the bank (M, D) float32, and the golden frames by file name."""
+    """What goes into a package.
+
+    vectors: the bank, (M, D) float32. golden: frames by file name. backbone: the weights that the package carries;
+    empty where it only names them.
+    """
 
     manifest: ModelManifest
     vectors: FloatArray
     golden: dict[str, BgrImage]
+    backbone: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def write(self, directory: Path) -> None:
+        """Write the package into an empty directory."""
+        write_package(directory, self.manifest, self.vectors, self.golden, self.backbone)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +168,8 @@ class _Trainer:
             ),
             golden=tuple(golden),
         )
-        return TrainedModel(manifest, bank.vectors, pictures)
+        backbone = self.embedder.state() if self.recipe.embed.pack_weights else {}
+        return TrainedModel(manifest, bank.vectors, pictures, backbone)
 
     def _embed_all(
         self, files: Sequence[FrameFile], patches: PatchStore

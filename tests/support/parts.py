@@ -13,7 +13,6 @@ import torch
 from adapters.frames import decode_image
 from schemas.recipe import MemoryRecipe, NormalizeRecipe, Recipe, RoiMethod, RoiRecipe
 from service.model.dataset import list_frames
-from service.model.package import write_package
 from service.model.registry import ModelRegistry
 from service.model.training import TrainedModel, TrainingOptions, train
 from service.pipeline.types import BgrImage
@@ -70,7 +69,7 @@ def train_parts(directory: Path, recipe: Recipe = QUICK, *, options: TrainingOpt
 def publish(registry: ModelRegistry, trained: TrainedModel) -> Path:
     """Publish a trained model as the next version of its name."""
     with registry.draft(trained.manifest.name) as directory:
-        write_package(directory, trained.manifest, trained.vectors, dict(trained.golden))
+        trained.write(directory)
         return registry.publish(directory, trained.manifest)
 
 

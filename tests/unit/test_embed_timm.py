@@ -133,6 +133,61 @@ def test_build_refuses_in_one_line(resnet: Path, backbone: str, settings: dict[s
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("preset", "backbone"),
+    [
+        ("dinov2-vitb14", "timm:vit_base_patch14_dinov2.lvd142m"),
+        ("dinov2-vits14", "timm:vit_small_patch14_dinov2.lvd142m"),
+    ],
+)
+def test_preset_is_spelled_out(preset: str, backbone: str) -> None:
+    """A package names the backbone and its input as timm does; what is said beside the preset stays."""
+    recipe = EmbedRecipe.model_validate({"embedder": preset, "input_side": None, "pool": 3})
+    assert (recipe.embedder, recipe.input_side, recipe.pool) == (backbone, 518, 3)
+    assert EmbedRecipe.model_validate({"embedder": preset, "input_side": 224}).input_side == 224
+    assert EmbedRecipe.model_validate(recipe.model_dump()) == recipe
+
+
+def test_dinov2_preset_builds_from_a_checkpoint_of_its_shape(tmp_path: Path) -> None:
+    """ViT-S/14, with the position embedding of 518 px resampled to the input asked for."""
+    weights = make_checkpoint("vit_small_patch14_dinov2", tmp_path)
+    recipe = EmbedRecipe.model_validate({"embedder": "dinov2-vits14", "weights": str(weights), "input_side": 112})
+
+    (grid,) = build_embedder(recipe, CPU).embed([roi()])
+
+    assert grid.inside.shape == (8, 8)
+    assert grid.vectors.shape == (32, 384)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "settings"),
+    [
+        ("resnet18", {"input_side": 64, "layers": (1, 2)}),
+        ("vit_tiny_patch16_224", {"input_side": 96, "layers": (3, 11)}),
+    ],
+)
+def test_packed_weights_need_no_checkpoint(tmp_path: Path, backbone: str, settings: dict[str, object]) -> None:
+    """The state of an embedder, written to a file, makes the same embedder: same digest, same vectors."""
+    first = embedder_of(backbone, make_checkpoint(backbone, tmp_path), **settings)
+    save_file(first.state(), tmp_path / "packed.safetensors")
+    (tmp_path / f"{backbone}.pth").unlink()
+    recipe = EmbedRecipe.model_validate({"embedder": f"timm:{backbone}", "weights": "/gone.pth", **settings})
+
+    second = build_embedder(recipe, CPU, tmp_path / "packed.safetensors")
+
+    assert second.digest == first.digest
+    np.testing.assert_array_equal(second.embed([roi()])[0].vectors, first.embed([roi()])[0].vectors)
+
+
+def test_packed_weights_of_another_network_are_refused(tmp_path: Path, resnet: Path) -> None:
+    """A file that lacks tensors, or holds others, is one line."""
+    save_file(embedder_of("resnet18", resnet, input_side=64, layers=(1,)).state(), tmp_path / "packed.safetensors")
+    recipe = EmbedRecipe(embedder="timm:resnet34", input_side=64, layers=(2,))
+    with pytest.raises(UsageError, match="cannot build resnet34 from checkpoint") as caught:
+        build_embedder(recipe, CPU, tmp_path / "packed.safetensors")
+    assert "\n" not in str(caught.value)
+
+
 def test_build_refuses_a_side_that_no_patch_divides(tmp_path: Path) -> None:
     """DINOv2 has patches of 14 pixels; a side in between would lose the rim of the image in silence."""
     weights = make_checkpoint("vit_small_patch14_dinov2", tmp_path)

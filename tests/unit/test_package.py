@@ -160,7 +160,7 @@ def test_package_with_an_unusable_bank_is_refused(
     """An empty bank, another type or length of vector, no vectors at all."""
     path = tmp_path / "package"
     path.mkdir()
-    write_package(path, trained.manifest, trained.vectors, dict(trained.golden))
+    trained.write(path)
     save_file({"other": np.zeros(1)} if vectors is None else {"vectors": vectors}, path / "memory.safetensors")
     digests = (path / "SHA256SUMS").read_text().splitlines()
     sealed = subprocess.run(["sha256sum", "memory.safetensors"], cwd=path, check=True, capture_output=True, text=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -34,13 +35,17 @@ class Embedder(Protocol):
     def weights_bytes(self) -> int:
         """Size of its weights in memory."""
 
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return its weights, as `pack_weights` packs them; none where they ship with the code."""
+
     def embed(self, rois: Sequence[NormalizedRoi]) -> list[PatchGrid]:
         """Return one grid for each ROI, in order. Not thread-safe: one thread computes."""
 
 
-def build_embedder(recipe: EmbedRecipe, device: torch.device) -> Embedder:
+def build_embedder(recipe: EmbedRecipe, device: torch.device, packed: Path | None = None) -> Embedder:
     """Return the embedder that `recipe` names, ready on `device`.
 
+    packed: a safetensors file with the `state` of that embedder, which then comes before `recipe.weights` and the hub.
     Raises UsageError where the backbone or its weights cannot be had.
     """
     # a starter pipeline never waits for timm and torchvision to be imported
@@ -50,4 +55,4 @@ def build_embedder(recipe: EmbedRecipe, device: torch.device) -> Embedder:
         return StarterEmbedder(recipe)
     from service.pipeline.embed.timm_backbone import TimmEmbedder  # noqa: PLC0415
 
-    return TimmEmbedder.from_recipe(recipe, device)
+    return TimmEmbedder.from_recipe(recipe, device, packed)

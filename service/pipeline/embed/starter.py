@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from schemas.recipe import EmbedRecipe
 from service.errors import UsageError
@@ -73,6 +74,10 @@ class StarterEmbedder:
     def embed(self, rois: Sequence[NormalizedRoi]) -> list[PatchGrid]:
         """Return one grid of side / 8 cells a side for each ROI."""
         return [self._embed_one(roi) for roi in rois]
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """See `Embedder.state`."""
+        return {}
 
     def _embed_one(self, roi: NormalizedRoi) -> PatchGrid:
         count = self.input_side // CELL_PX

@@ -48,8 +48,8 @@ class TimmEmbedder:
         self.weights_bytes = sum(tensor.nbytes for tensor in network.state_dict().values())
 
     @classmethod
-    def from_recipe(cls, recipe: EmbedRecipe, device: torch.device) -> TimmEmbedder:
-        """Build the backbone with its weights from `recipe.weights`, or from the hub where that is empty.
+    def from_recipe(cls, recipe: EmbedRecipe, device: torch.device, packed: Path | None = None) -> TimmEmbedder:
+        """Build the backbone with its weights from `packed`, else from `recipe.weights`, else from the hub.
 
         Raises UsageError: unknown backbone, weights that are missing, unreadable or not this backbone's, an input side
         that does not fit, or a layer that does not exist.
@@ -57,11 +57,11 @@ class TimmEmbedder:
         backbone = recipe.embedder.removeprefix("timm:")
         if not timm.is_model(backbone):
             raise UsageError(f"timm knows no backbone {backbone!r}")
-        checkpoint = Path(recipe.weights) if recipe.weights else None
+        checkpoint = packed or (Path(recipe.weights) if recipe.weights else None)
         if checkpoint is not None and not checkpoint.is_file():
             raise UsageError(f"no checkpoint {checkpoint} for {backbone}")
-        with _loading(backbone, checkpoint):
-            network = _create(backbone, recipe, checkpoint)
+        with _loading(backbone, checkpoint), torch.random.fork_rng(devices=[]):
+            network = _unpacked(recipe, packed) if packed else _pretrained(recipe, checkpoint)
         config = resolve_data_config({}, model=network)  # type: ignore[no-untyped-call]  # timm is typed in part
         side = recipe.input_side or int(config["input_size"][-1])
         patch_px = _patch_px(network)
@@ -82,6 +82,10 @@ class TimmEmbedder:
         images = np.stack([resized(roi.bgr, self.input_side)[..., ::-1] for roi in rois])
         features = self._features(torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2))
         return [patch_grid(each, roi.mask) for each, roi in zip(features, rois, strict=True)]
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """See `Embedder.state`."""
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in self._network.state_dict().items()}
 
     def _features(self, rgb: torch.Tensor) -> torch.Tensor:
         """Return the joined layers (batch, dim, rows, cols): rgb (batch, 3, side, side) uint8."""
@@ -115,35 +119,41 @@ class TimmEmbedder:
             raise UsageError(f"{backbone} takes no input of {self.input_side} px: {_one_line(exc)}") from exc
 
 
-def _create(backbone: str, recipe: EmbedRecipe, checkpoint: Path | None) -> torch.nn.Module:
-    """Build the network with `features_only`, and refuse weights that leave part of it at its random start."""
-    overlay = {} if checkpoint is None else {"file": str(checkpoint), "custom_load": False}
-    indices = recipe.layers or (-1,)
+def _network(recipe: EmbedRecipe, *, pretrained: bool, overlay: dict[str, str | bool]) -> torch.nn.Module:
+    """Build the network with `features_only`, with weights or at its random start, which is the same each time."""
+    # ViTs are built for one input size, and resample their position embedding; CNNs know no such argument
+    attempts: tuple[dict[str, int], ...] = ({"img_size": recipe.input_side}, {}) if recipe.input_side else ({},)
+    for attempt, size in enumerate(attempts):
+        torch.manual_seed(SEED)
+        try:
+            network: torch.nn.Module = timm.create_model(
+                recipe.embedder.removeprefix("timm:"),
+                pretrained=pretrained,
+                features_only=True,
+                out_indices=recipe.layers or (-1,),
+                pretrained_cfg_overlay=overlay,
+                **size,  # type: ignore[arg-type]  # keyword arguments of the backbone, which timm cannot type
+            )
+        except TypeError:
+            if attempt + 1 == len(attempts):
+                raise
+        else:
+            return network
+    raise AssertionError("unreachable")
 
-    def build(*, pretrained: bool) -> torch.nn.Module:
-        # ViTs are built for one input size, and resample their position embedding; CNNs know no such argument
-        attempts: tuple[dict[str, int], ...] = ({"img_size": recipe.input_side}, {}) if recipe.input_side else ({},)
-        for attempt, size in enumerate(attempts):
-            torch.manual_seed(SEED)
-            try:
-                network: torch.nn.Module = timm.create_model(
-                    backbone,
-                    pretrained=pretrained,
-                    features_only=True,
-                    out_indices=indices,
-                    pretrained_cfg_overlay=overlay,
-                    **size,  # type: ignore[arg-type]  # keyword arguments of the backbone, which timm cannot type
-                )
-            except TypeError:
-                if attempt + 1 == len(attempts):
-                    raise
-            else:
-                return network
-        raise AssertionError("unreachable")
 
-    with torch.random.fork_rng(devices=[]):
-        network = build(pretrained=True)
-        start = build(pretrained=False).state_dict()
+def _unpacked(recipe: EmbedRecipe, packed: Path) -> torch.nn.Module:
+    """Return the network with the very tensors that `TimmEmbedder.state` gave."""
+    network = _network(recipe, pretrained=False, overlay={})
+    network.load_state_dict(timm.models.load_state_dict(str(packed), use_ema=False))
+    return network
+
+
+def _pretrained(recipe: EmbedRecipe, checkpoint: Path | None) -> torch.nn.Module:
+    """Return the network with published weights, and refuse such as leave part of it at its random start."""
+    overlay: dict[str, str | bool] = {} if checkpoint is None else {"file": str(checkpoint), "custom_load": False}
+    network = _network(recipe, pretrained=True, overlay=overlay)
+    start = _network(recipe, pretrained=False, overlay=overlay).state_dict()
     # timm loads feature networks leniently: what a foreign checkpoint does not fill keeps its random start in silence
     untouched = [
         name
@@ -152,7 +162,8 @@ def _create(backbone: str, recipe: EmbedRecipe, checkpoint: Path | None) -> torc
     ]
     if untouched:
         raise UsageError(
-            f"{checkpoint or 'hub weights'} lack {len(untouched)} tensors of {backbone}, e.g. {untouched[0]}"
+            f"{checkpoint or 'hub weights'} lack {len(untouched)} tensors of "
+            f"{recipe.embedder.removeprefix('timm:')}, e.g. {untouched[0]}"
         )
     return network
 
