@@ -1,6 +1,7 @@
 """Farthest-point coreset beside its rivals, in one run: CPU time of one thread.
 
     OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python -m benchmarks.coreset [--patches 50000] [--dim 384] [--frac 0.02]
+    ... python -m benchmarks.coreset --alone --patches 1000000     no rivals: time, memory, and what the bar foretold
 
 Rivals: a torch matrix-vector loop; the numpy loop with --slow; anomalib's k-center greedy where it is installed (also
 only with --slow: most of a minute). The radius is the largest distance of any patch to the coreset.
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from benchmarks.distance import peak_kib
 from service.pipeline.coreset import farthest_point_coreset
 from service.pipeline.memory_bank import MemoryBank
 from service.pipeline.types import FloatArray
@@ -30,8 +32,10 @@ def clustered_vectors(count: int, dim: int, clusters: int = 500) -> FloatArray:
     which = rng.integers(clusters, size=count)
     spread = rng.uniform(0.1, 0.8, clusters).astype(np.float32)[which, None]
     vectors = rng.standard_normal((clusters, dim), dtype=np.float32)[which]
-    vectors += spread * rng.standard_normal((count, dim), dtype=np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    for row in range(0, count, 10_000):  # a million at once would take twice their memory more
+        part = slice(row, row + 10_000)
+        vectors[part] += spread[part] * rng.standard_normal(vectors[part].shape, dtype=np.float32)
+        vectors[part] /= np.linalg.norm(vectors[part], axis=1, keepdims=True)
     return vectors
 
 
@@ -67,17 +71,40 @@ def anomalib_greedy(patches: FloatArray, count: int) -> Indices:
     return np.array([int(index) for index in sampler.select_coreset_idxs()])
 
 
+def alone(patches: FloatArray, count: int) -> None:
+    """Print how long it takes, what it needs beside the patches, and how good the forecast of the progress bar was."""
+    marks: list[tuple[float, float]] = []
+
+    def progress(done: int, total: int) -> None:
+        if done / total >= 0.1 * (len(marks) + 1):
+            marks.append((done / total, time.perf_counter() - start))
+
+    before, start = peak_kib(), time.perf_counter()
+    picks = farthest_point_coreset(patches, count, 0, progress)
+    seconds = time.perf_counter() - start
+    print(f"  {seconds:.0f} s, {(peak_kib() - before) / 1024:.0f} MiB beside the {patches.nbytes >> 20} MiB of patches")
+    print("  done   elapsed, s   foretold in all, s")
+    for share, elapsed in marks:
+        print(f"  {share:4.0%}{elapsed:13.0f}{elapsed / share:21.0f}")
+    print(f"  {len(np.unique(picks))} different picks")
+
+
 def main() -> None:
     """Print time, covering radius and agreement."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--patches", type=int, default=50_000)
     parser.add_argument("--dim", type=int, default=384)
     parser.add_argument("--frac", type=float, default=0.02)
+    parser.add_argument("--alone", action="store_true", help="no rivals, for many patches")
     parser.add_argument("--slow", action="store_true", help="also the numpy loop and anomalib")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     patches = clustered_vectors(arguments.patches, arguments.dim)
     count = round(arguments.frac * len(patches))
+    if arguments.alone:
+        print(f"{count} of {len(patches)} patches, D = {arguments.dim}")
+        alone(patches, count)
+        return
     rivals: dict[str, Callable[[FloatArray, int], Indices]] = {
         "cangate": lambda patches, count: farthest_point_coreset(patches, count, 0),
         "torch matvec": torch_loop,

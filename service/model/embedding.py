@@ -1,0 +1,149 @@
+"""OK frames as patch vectors: read, cut out, normalise, embed, one frame after the other."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from schemas.recipe import Recipe
+from service.errors import FrameError, TrainingError
+from service.model.calibration import HeldBackFrame, fold_of_frames
+from service.model.dataset import Decode, FrameFile, read_frame
+from service.model.manifest import Duplicate, TrainingFrame
+from service.model.patches import PatchStore
+from service.pipeline.embed import Embedder
+from service.pipeline.memory_bank import MemoryBank
+from service.pipeline.normalize import normalize
+from service.pipeline.roi import RoiFinder
+from service.pipeline.scoring import all_statistics
+from service.pipeline.types import FloatArray, NormalizedRoi
+
+StageProgress = Callable[[str, int, int], None]
+"""Told (stage, done, total) from time to time; what it raises cancels the work."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedFrames:
+    """Frames whose patches are in the store, in its order, and those left out because they are copies."""
+
+    files: tuple[FrameFile, ...]
+    frames: tuple[TrainingFrame, ...]
+    duplicates: tuple[Duplicate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    sha256: str
+    pixels: bytes
+    roi: str
+    normalized: NormalizedRoi
+
+
+@dataclass(frozen=True, slots=True)
+class FrameEmbedder:
+    """The way of a training frame up to its patches. workers: threads that read, cut out and normalise."""
+
+    recipe: Recipe
+    roi_finder: RoiFinder
+    embedder: Embedder
+    decode: Decode
+    workers: int
+
+    def embed_all(
+        self,
+        files: Sequence[FrameFile],
+        patches: PatchStore,
+        progress: StageProgress,
+        known: Mapping[str, str] | None = None,
+    ) -> EmbeddedFrames:
+        """Put the patches of every frame but copies into `patches`.
+
+        A frame that shows the very pixels of an earlier one is a copy, as is one whose file is `known`: SHA-256 and the
+        name by which it is known. Once a frame is refused, the rest is only searched for others that must be named as
+        well.
+
+        Raises TrainingError: frames that cannot be read or hold no part; all of them are named.
+        """
+        known = known or {}
+        kept: list[FrameFile] = []
+        frames: list[TrainingFrame] = []
+        duplicates: list[Duplicate] = []
+        refused: list[str] = []
+        seen: dict[bytes, str] = {}
+        for done, (file, future) in enumerate(_in_order(self._prepare, files, self.workers), 1):
+            progress("frames", done, len(files))
+            try:
+                prepared = future.result()
+            except FrameError as exc:
+                refused.append(f"{file.name} ({exc.reason}: {exc})")
+                continue
+            twin = known.get(prepared.sha256) or seen.get(prepared.pixels)
+            if twin is not None:
+                duplicates.append(Duplicate(name=file.name, same_as=twin))
+            elif not refused:
+                seen[prepared.pixels] = file.name
+                patches.append(self.embedder.embed([prepared.normalized])[0].vectors)
+                kept.append(file)
+                frames.append(TrainingFrame(name=file.name, sha256=prepared.sha256, roi=prepared.roi))
+        if refused:
+            raise TrainingError(f"{len(refused)} of {len(files)} frames cannot be used: {'; '.join(refused)}")
+        return EmbeddedFrames(tuple(kept), tuple(frames), tuple(duplicates))
+
+    def _prepare(self, file: FrameFile) -> _Prepared:
+        read = read_frame(file, self.decode)
+        roi = self.roi_finder.find(read.frame.bgr)
+        normalized = normalize(read.frame.bgr, roi, self.recipe.normalize)
+        shape = str(read.frame.bgr.shape).encode()
+        pixels = hashlib.blake2b(np.ascontiguousarray(read.frame.bgr).data, key=shape).digest()
+        return _Prepared(read.sha256, pixels, roi.path, normalized)
+
+
+def held_back_scores(
+    names: Sequence[str],
+    patches: PatchStore,
+    vectors: FloatArray,
+    frame_of_patch: npt.NDArray[np.int64],
+    make_bank: Callable[[FloatArray], MemoryBank],
+    progress: StageProgress,
+) -> list[HeldBackFrame]:
+    """Score each frame against a bank that has never seen its fold.
+
+    vectors: (R, D) float32, what banks are made from; frame_of_patch: (R,) the frame of each. make_bank: called with
+    the vectors of the other folds.
+    """
+    fold_of = fold_of_frames(len(names))
+    held_back: list[HeldBackFrame] = []
+    for fold in range(int(fold_of[-1]) + 1):
+        bank = make_bank(vectors[fold_of[frame_of_patch] != fold])
+        for frame in np.flatnonzero(fold_of == fold).tolist():
+            scores = all_statistics(bank.distances(patches.of_frame(frame)))
+            held_back.append(HeldBackFrame(name=names[frame], fold=fold, scores=scores))
+            progress("held-back scores", len(held_back), len(names))
+    return held_back
+
+
+def _in_order(
+    work: Callable[[Item], Result], items: Iterable[Item], workers: int
+) -> Iterator[tuple[Item, Future[Result]]]:
+    """Yield each item with its finished or running work, in order; only a few are held at a time."""
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="prepare")
+    waiting: deque[tuple[Item, Future[Result]]] = deque()
+    try:
+        for item in items:
+            waiting.append((item, pool.submit(work, item)))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()
+    finally:
+        pool.shutdown(cancel_futures=True)
