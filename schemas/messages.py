@@ -70,10 +70,34 @@ class FaultCode(IntEnum):
     MODEL_UNAVAILABLE = 1
     COMPUTE_STUCK = 2
     PAUSED = 3
+    COMPUTE_FAILING = 4
     SINK_DOWN = 100
     JOURNAL_FAILING = 101
     PICTURES_FAILING = 102
     RECORDING_FAILING = 103
+
+
+FAULT_MEANINGS = {
+    FaultCode.NONE: ("all is well", ""),
+    FaultCode.MODEL_UNAVAILABLE: ("no model could be loaded", "loads it again"),
+    FaultCode.COMPUTE_STUCK: (
+        "an inspection hangs; the heartbeat stands still",
+        "nothing: threads are replaced anyway",
+    ),
+    FaultCode.PAUSED: ("paused by command", "nothing: `resume` ends it"),
+    FaultCode.COMPUTE_FAILING: (
+        "the model fails on its own golden frames: memory ran out, the device is lost; tried again on and on",
+        "tries at once",
+    ),
+    FaultCode.SINK_DOWN: ("a transport is down; the others go on", "nothing: it reconnects by itself"),
+    FaultCode.JOURNAL_FAILING: (
+        "the journal cannot be written, or a corrupt one was set aside",
+        "takes note of a journal that was set aside",
+    ),
+    FaultCode.PICTURES_FAILING: ("pictures for people cannot be kept", "nothing: it ends with the next picture kept"),
+    FaultCode.RECORDING_FAILING: ("parts cannot be recorded", "nothing: it ends with the next part recorded"),
+}
+"""For each fault code what it means, and what the command `reset_fault` does about it."""
 
 
 class ImageEvent(Message):

@@ -59,13 +59,27 @@ class DeadlineSettings(Value):
 
     default_ms: Annotated[int, Field(gt=0, le=MAX_DEADLINE_MS)] = 500
     start: DeadlineStart = DeadlineStart.CAPTURED_AT
-    margin_ms: NonNegative = Field(default=25, description="a missed deadline is declared this much before it passes")
+    margin_ms: NonNegative | Literal["auto"] = Field(
+        default="auto",
+        description="a missed deadline is declared this much before it passes; auto: learned from publish times",
+    )
+
+
+class IntakeOrder(StrEnum):
+    """Who is judged next where more events come than can be judged."""
+
+    OLDEST = "oldest"
+    NEWEST = "newest"
 
 
 class IntakeSettings(Value):
-    """How many accepted events may be in work or waiting; one more is answered ERROR/overload."""
+    """What happens when more events come than can be judged: what cannot make it is answered ERROR/overload at once."""
 
-    capacity: Positive = 16
+    capacity: Positive = Field(default=16, description="accepted events in work or waiting")
+    order: IntakeOrder = Field(
+        default=IntakeOrder.OLDEST,
+        description="oldest: one too many is turned away; newest: it goes first, and the oldest that waits is",
+    )
 
 
 class MqttSettings(Value):
@@ -190,7 +204,10 @@ class JournalSettings(Value):
     """Where events and verdicts are recorded."""
 
     url: str = "sqlite:///data/journal.sqlite"
-    sync: Literal["normal", "full"] = "normal"
+    sync: Literal["normal", "full"] = Field(
+        default="normal", description="normal: survives a crash of the process; full: also a loss of power"
+    )
+    keep_days: NonNegative = Field(default=90, description="answered events are deleted after that; 0: never")
 
 
 class RecordSettings(Value):
@@ -222,6 +239,9 @@ class ComputeSettings(Value):
     threads: NonNegative = Field(default=0, description="of torch, OpenCV and BLAS; 0: all cores but one")
     prepare_workers: Positive = Field(default=2, description="threads that load, cut out and normalise frames")
     max_batch: Positive = Field(default=8, description="largest micro-batch of the compute thread")
+    stuck_s: Annotated[float, Field(gt=0)] = Field(
+        default=5.0, description="a thread that works longer on one frame or batch hangs and is replaced"
+    )
 
 
 class LogSettings(Value):

@@ -8,6 +8,7 @@ import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 
 import structlog
@@ -21,18 +22,26 @@ from adapters.opcua.client import OpcUaClientAdapter
 from adapters.opcua.server import OpcUaServerAdapter
 from adapters.pictures import PictureStore
 from adapters.recordings.recorder import SessionRecorder
+from adapters.systemd import SystemdWatchdog
 from schemas.messages import FaultCode
 from schemas.settings import LogSettings, Settings, is_loopback
+from service.admission import Admission
 from service.commands import StationCommands
 from service.compute import Compute, LoadedModel
+from service.deadline import Margin
 from service.device import compute_device
-from service.dispatch import Dispatcher, Outbox
+from service.dispatch import Dispatcher
 from service.errors import UsageError
 from service.inspector import Inspector
 from service.model.active import ActiveModel
-from service.ports import Adapter, Answer, Arrival, VerdictSink
+from service.outbox import Outbox
+from service.ports import Adapter, Answer, Arrival, Journal, VerdictSink
+from service.recovery import Recovery
 from service.runner import Runner
 from service.station import Station
+
+_GIVE_UP_S = 60.0
+"""Judging that has failed for longer is left to a new process, where systemd watches over this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +49,7 @@ class Service:
     """The parts of a running service that its starter may want to look at."""
 
     runner: Runner
+    compute: Compute
     pictures: PictureStore
     recorder: SessionRecorder | None
     hmi: HmiServer | None
@@ -81,19 +91,25 @@ def configure_logging(settings: LogSettings) -> None:
         logging.getLogger(talkative).setLevel(logging.WARNING)
 
 
-def build(settings: Settings, journal: SqlJournal, *, take_free_http_port: bool = False) -> Service:
+def build(settings: Settings, journal: Journal, *, take_free_http_port: bool = False) -> Service:
     """Wire a service from its settings. Raises UsageError where a setting cannot be used."""
     _refuse_open_doors(settings)
     clock = SystemClock()
     device = compute_device(settings.compute)
     models = ActiveModel(settings.model, device=device)
     frames = AllowListedFrames(settings.images)
+    # batching gains nothing on a CPU and makes the first of a batch wait for the last
+    max_batch = 1 if device.type == "cpu" else settings.compute.max_batch
     compute = Compute(
         frames,
-        prepare_workers=settings.compute.prepare_workers,
-        # batching gains nothing on a CPU and makes the first of a batch wait for the last
-        max_batch=1 if device.type == "cpu" else settings.compute.max_batch,
+        # while one batch is judged the next one is made ready
+        admission=Admission(settings.intake, clock=clock, places=settings.compute.prepare_workers + 2 * max_batch - 1),
+        settings=settings.compute,
+        max_batch=max_batch,
     )
+    recovery = Recovery(compute, models, clock=clock)
+    compute.on_trouble = recovery.report
+    margin = Margin(settings.deadline.margin_ms)
     pictures = PictureStore(settings.images.store, keep=settings.images.keep)
     recorder: SessionRecorder | None = None
     if settings.record.enabled:
@@ -104,7 +120,11 @@ def build(settings: Settings, journal: SqlJournal, *, take_free_http_port: bool 
     gate_sinks: list[VerdictSink] = []
     adapters: list[Adapter] = []
     side_faults: list[tuple[FaultCode, str, Callable[[], str | None]]] = [
-        (FaultCode.JOURNAL_FAILING, "journal", lambda: inspector.journal_fault or dispatcher.journal_fault),
+        (
+            FaultCode.JOURNAL_FAILING,
+            "journal",
+            lambda: inspector.journal_fault or dispatcher.journal_fault or journal.fault,
+        ),
         (FaultCode.PICTURES_FAILING, "pictures", lambda: pictures.fault),
         (FaultCode.RECORDING_FAILING, "recording", lambda: None if recorder is None else recorder.fault),
     ]
@@ -125,7 +145,7 @@ def build(settings: Settings, journal: SqlJournal, *, take_free_http_port: bool 
         adapters.append(plc)
 
     def judging_model() -> LoadedModel | None:
-        return None if station.paused else models.current
+        return None if station.paused or recovery.fault is not None else models.current
 
     def dispatch(answer: Answer, arrival: Arrival) -> None:
         if answer.for_gate and not answer.repeated:
@@ -137,21 +157,26 @@ def build(settings: Settings, journal: SqlJournal, *, take_free_http_port: bool 
         clock=clock,
         journal=journal,
         compute=compute,
+        margin=margin,
         model=judging_model,
         dispatch=dispatch,
         pictures=pictures,
         recorder=recorder,
     )
-    outboxes = [Outbox(sink, journal=journal, clock=clock) for sink in gate_sinks]
+    outboxes = [Outbox(sink, journal=journal, clock=clock, margin=margin) for sink in gate_sinks]
     station = Station(
         settings.station.id,
         version=version("cangate"),
         clock=clock,
         model=lambda: None if models.current is None else models.current.ref,
         model_fault=lambda: models.fault,
-        in_work=lambda: inspector.in_work,
-        judging_for_s=lambda: compute.judging_for_s,
+        in_work=lambda: compute.in_work,
+        can_decide=lambda: not (compute.stuck or dispatcher.stalled),
         sinks=gate_sinks,
+        blocking_faults=[
+            (FaultCode.COMPUTE_STUCK, "compute", lambda: "an inspection hangs" if compute.stuck else None),
+            (FaultCode.COMPUTE_FAILING, "compute", lambda: recovery.fault),
+        ],
         side_faults=side_faults,
     )
     hmi: HmiServer | None = None
@@ -166,20 +191,24 @@ def build(settings: Settings, journal: SqlJournal, *, take_free_http_port: bool 
         )
         adapters.append(hmi)
         outboxes.append(Outbox(hmi, journal=None, clock=clock))
-    dispatcher = Dispatcher(journal, outboxes)
+    dispatcher = Dispatcher(journal, outboxes, clock=clock, margin=margin)
+
+    def reset_fault() -> None:
+        journal.reset_fault()
+        recovery.retry()
+
     runner = Runner(
         station=station,
         inspector=inspector,
-        compute=compute,
         dispatcher=dispatcher,
         outboxes=outboxes,
         adapters=adapters,
-        commands=StationCommands(settings.station.id, station=station, models=models),
-        journal=journal,
-        clock=clock,
+        parts=[("compute", compute.run), ("threads", compute.watch), ("recovery", recovery.run)],
+        commands=StationCommands(settings.station.id, station=station, models=models, reset_fault=reset_fault),
+        watchdog=SystemdWatchdog(given_up=partial(recovery.given_up, _GIVE_UP_S)),
         before_ready=models.load,
     )
-    return Service(runner, pictures, recorder, hmi)
+    return Service(runner, compute, pictures, recorder, hmi)
 
 
 async def serve(
@@ -190,7 +219,7 @@ async def serve(
     on_started: Callable[[Service], None] = lambda _: None,
 ) -> None:
     """Run the service until `stop` is set. Raises UsageError where something it needs at start is not there."""
-    async with SqlJournal(settings.journal, station=settings.station.id) as journal:
+    async with SqlJournal(settings.journal, station=settings.station.id, clock=SystemClock()) as journal:
         service = build(settings, journal, take_free_http_port=take_free_http_port)
         running = asyncio.create_task(service.runner.run(stop), name="runner")
         started = asyncio.create_task(service.runner.started.wait())
@@ -204,6 +233,7 @@ async def serve(
         try:
             await running
         finally:
+            service.compute.close()
             await asyncio.to_thread(service.pictures.close)
             if service.recorder is not None:
                 await asyncio.to_thread(service.recorder.close)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import structlog
 from pydantic import JsonValue
@@ -19,10 +20,13 @@ log = structlog.get_logger(__name__)
 class StationCommands:
     """Carries commands out, one after another where they exchange the model."""
 
-    def __init__(self, station_id: str, *, station: Station, models: ActiveModel) -> None:
+    def __init__(
+        self, station_id: str, *, station: Station, models: ActiveModel, reset_fault: Callable[[], None]
+    ) -> None:
         self._id = station_id
         self._station = station
         self._models = models
+        self._reset_fault = reset_fault
 
     async def handle(self, command: Command, source: str) -> CommandReply:
         """Carry out `command` and say how it went; never raises on a bad command."""
@@ -48,7 +52,8 @@ class StationCommands:
             case CommandName.RESUME:
                 self._station.paused = False
             case CommandName.RESET_FAULT:
-                if not self._station.can_judge and not self._station.paused:
+                self._reset_fault()
+                if self._models.current is None:
                     await self._models.load()
             case CommandName.PING:
                 pass

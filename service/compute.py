@@ -5,21 +5,28 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
 from schemas.messages import ImageRef, ModelRef, Reason
+from schemas.settings import ComputeSettings
+from service.admission import Admission
 from service.errors import FrameError
 from service.pipeline.types import Frame, Inspection, Prepared
 from service.ports import FrameLoader
+from service.threads import DaemonThreads, ThreadStuck
 
 if TYPE_CHECKING:  # importing it takes seconds (torch), which only who loads a model must spend
     from service.pipeline.pipeline import Pipeline
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+_WATCH_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +64,18 @@ Outcome = Judged | Failed
 class Job:
     """One frame to be judged.
 
-    wanted: asked before each costly step; stops a job whose answer is too late. is_new: told once the journal was
-    asked; a frame is made ready meanwhile, but costs no inference where its event was answered before.
+    decide_by: when its outcome must be there, on `Clock.monotonic`. wanted: asked before each costly step; stops a job
+    whose answer is too late. promised: it is not turned away for want of room. is_new: told once the journal was asked;
+    a frame is made ready meanwhile, but costs no inference where its event was answered before.
     """
 
     image: ImageRef | None
     frame_bytes: bytes | None
     model: LoadedModel
+    decide_by: float
     wanted: Callable[[], bool]
     is_new: Awaitable[bool]
+    promised: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,61 +86,118 @@ class _Ready:
     outcome: asyncio.Future[Outcome]
 
 
+_HANGING_MAX = 3
+"""So many threads left behind mean that the machine hangs, not a frame."""
+
+
 class Compute:
     """Loads and prepares frames on several threads and judges them, in micro-batches, on one.
 
-    OpenCV and torch release the GIL, so the event loop runs on meanwhile.
+    OpenCV and torch release the GIL, so the event loop runs on meanwhile. A thread that hangs is replaced, and what it
+    had in work ends as Failed.
+
+    Args:
+        loader: fetches frames.
+        admission: who is next.
+        settings: how many threads, and after how long one of them hangs.
+        max_batch: the largest micro-batch.
     """
 
-    def __init__(self, loader: FrameLoader, *, prepare_workers: int, max_batch: int) -> None:
+    def __init__(
+        self,
+        loader: FrameLoader,
+        *,
+        admission: Admission,
+        settings: ComputeSettings,
+        max_batch: int,
+    ) -> None:
         self._loader = loader
+        self._admission = admission
+        self._stuck_s = settings.stuck_s
         self._max_batch = max_batch
-        self._preparers = ThreadPoolExecutor(prepare_workers, thread_name_prefix="prepare")
-        self._judge_thread = ThreadPoolExecutor(1, thread_name_prefix="judge")
-        # no bound of its own: the inspector admits only as many jobs as `intake.capacity`
+        self.on_trouble: Callable[[str], None] = lambda _: None
+        """Told, on the event loop, when a thread had to be replaced or judging failed for no fault that the frame is
+        known to have: memory that ran out, a device that is gone."""
+        self._preparers = DaemonThreads("prepare", settings.prepare_workers)
+        self._judge_thread = DaemonThreads("judge")
+        # no bound of its own: only so many jobs are let in
         self._ready: asyncio.Queue[_Ready] = asyncio.Queue()
-        self._judging_since: float | None = None
 
     @property
-    def judging_for_s(self) -> float:
-        """Return how long the batch in work has taken so far, 0.0 where there is none."""
-        since = self._judging_since
-        return 0.0 if since is None else time.monotonic() - since
+    def in_work(self) -> int:
+        """Return how many frames are in work or wait for their turn."""
+        return self._admission.in_work
+
+    @property
+    def has_room(self) -> bool:
+        """Tell whether one more frame would be taken rather than turned away."""
+        return self._admission.has_room
+
+    @property
+    def stuck(self) -> bool:
+        """Tell whether a thread hangs now, or so many were left behind that the machine does."""
+        pools = (self._preparers, self._judge_thread)
+        return any(pool.busy_for_s > self._stuck_s or pool.hanging >= _HANGING_MAX for pool in pools)
 
     async def judge(self, job: Job) -> Outcome:
         """Return what the pipeline says about one frame. Never raises on a bad frame."""
-        loop = asyncio.get_running_loop()
-        prepared = await loop.run_in_executor(self._preparers, self._prepare, job)
-        is_new = await job.is_new
-        if isinstance(prepared, Failed):
-            return prepared
-        load_ms, ready = prepared
-        if not is_new:
-            return _abandoned(job, ready.frame, load_ms)
-        outcome: asyncio.Future[Outcome] = loop.create_future()
-        self._ready.put_nowait(_Ready(ready, job, load_ms, outcome))
-        return await outcome
+        entered = await self._admission.enter(job.decide_by, promised=job.promised)
+        if entered is None:
+            return Failed(Reason.OVERLOAD, f"no time for it behind {self.in_work} others", job.model.ref)
+        try:
+            prepared = await self._preparers.submit(partial(self._prepare, job))
+            is_new = await job.is_new
+            if isinstance(prepared, Failed):
+                self._look_for_trouble(prepared)
+                return prepared
+            load_ms, ready = prepared
+            if not is_new:
+                return _abandoned(job, ready.frame, load_ms)
+            outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+            self._ready.put_nowait(_Ready(ready, job, load_ms, outcome))
+            return await outcome
+        except ThreadStuck as exc:
+            return Failed(Reason.INTERNAL_ERROR, str(exc), job.model.ref)
+        finally:
+            self._admission.leave(entered)
 
     async def run(self) -> None:
         """Judge what is ready until cancelled."""
-        loop = asyncio.get_running_loop()
         while True:
             batch = [await self._ready.get()]
             while len(batch) < self._max_batch and not self._ready.empty():
                 batch.append(self._ready.get_nowait())
-            self._judging_since = time.monotonic()
             try:
-                outcomes = await loop.run_in_executor(self._judge_thread, _judge_batch, batch)
-            finally:
-                self._judging_since = None
-            for ready, outcome in zip(batch, outcomes, strict=True):
-                if not ready.outcome.done():
-                    ready.outcome.set_result(outcome)
+                outcomes = await self._judge_thread.submit(partial(_judge_batch, batch))
+            except ThreadStuck as exc:
+                outcomes = [_not_judged(ready, str(exc)) for ready in batch]
+            except BaseException:  # also where this ends: a frame without an outcome would keep its place for ever
+                _tell(batch, [_not_judged(ready, "judging was broken off") for ready in batch])
+                raise
+            _tell(batch, outcomes)
+            for outcome in outcomes:
+                self._look_for_trouble(outcome)
+
+    async def watch(self) -> None:
+        """Replace threads that hang, until cancelled."""
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            replaced = [pool.replace_stuck(self._stuck_s) for pool in (self._preparers, self._judge_thread)]
+            if any(replaced):
+                self.on_trouble(f"a thread hung for {self._stuck_s:g} s")
+
+    def on_judge_thread(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        """Return what `work` returns, or raises, on the one thread that may use a model."""
+        return self._judge_thread.submit(work)
 
     def close(self) -> None:
         """Let the threads go; a frame in work is finished and forgotten."""
-        self._preparers.shutdown(wait=False, cancel_futures=True)
-        self._judge_thread.shutdown(wait=False, cancel_futures=True)
+        self._preparers.close()
+        self._judge_thread.close()
+
+    def _look_for_trouble(self, outcome: Outcome) -> None:
+        if isinstance(outcome, Failed) and outcome.reason is Reason.INTERNAL_ERROR:
+            self.on_trouble(outcome.detail)
 
     def _prepare(self, job: Job) -> tuple[float, Prepared] | Failed:
         if not job.wanted():
@@ -149,6 +216,16 @@ class Compute:
         except Exception as exc:  # the supervised boundary: a defect ends in a fail-safe verdict
             log.exception("prepare_failed")
             return Failed(Reason.INTERNAL_ERROR, _one_line(exc), job.model.ref, frame, load_ms)
+
+
+def _tell(batch: list[_Ready], outcomes: list[Outcome]) -> None:
+    for ready, outcome in zip(batch, outcomes, strict=True):
+        if not ready.outcome.done():
+            ready.outcome.set_result(outcome)
+
+
+def _not_judged(ready: _Ready, why: str) -> Failed:
+    return Failed(Reason.INTERNAL_ERROR, why, ready.job.model.ref, ready.prepared.frame, ready.load_ms)
 
 
 def _judge_batch(batch: list[_Ready]) -> list[Outcome]:
@@ -173,8 +250,7 @@ def _judge_group(group: list[_Ready]) -> list[Outcome]:
         if len(group) > 1:  # one bad frame must not take its neighbours along
             return [outcome for ready in group for outcome in _judge_group([ready])]
         log.exception("judge_failed")
-        only = group[0]
-        return [Failed(Reason.INTERNAL_ERROR, _one_line(exc), model.ref, only.prepared.frame, only.load_ms)]
+        return [_not_judged(group[0], _one_line(exc))]
     return [Judged(inspection, model.ref, ready.load_ms) for inspection, ready in zip(inspections, group, strict=True)]
 
 

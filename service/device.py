@@ -28,3 +28,9 @@ def compute_device(settings: ComputeSettings) -> torch.device:
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
         raise UsageError(f"compute.device: {settings.device} is not there")
     return device
+
+
+def release_memory() -> None:
+    """Give back device memory that nothing uses: what is left after a batch that did not fit."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -15,6 +15,7 @@ CangateError
 ├── EmptyMemoryBank             a distance was asked of a bank with no vectors
 ├── SinkUnavailable             a verdict could not be published now; it may be tried again
 └── JournalError                the journal could not read or write
+    └── JournalConflict             a number was used before
 """
 
 from __future__ import annotations
@@ -92,3 +93,7 @@ class SinkUnavailable(CangateError):
 
 class JournalError(CangateError):
     """The journal could not read or write."""
+
+
+class JournalConflict(JournalError):
+    """A number was used before; trying again is of no use."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -13,7 +13,7 @@ import structlog
 from schemas.messages import Reason, Verdict
 from schemas.settings import OnReplayed, Settings
 from service.compute import Compute, Failed, Job, Judged, LoadedModel, Outcome
-from service.deadline import Deadline
+from service.deadline import Deadline, Margin, deadline_monotonic
 from service.errors import JournalError
 from service.pipeline.types import Frame
 from service.ports import Answer, Arrival, Clock, Journal, JournalEntry, PictureSink, Recorder
@@ -24,11 +24,17 @@ log = structlog.get_logger(__name__)
 _REMEMBERED = 4096
 """Answers kept in memory for repeated events; older ones come from the journal."""
 
+_EARLIER = 100_000
+"""So many events of earlier runs are known by a number each, so that their frames are not fetched in vain."""
+
 _JOURNAL_PATIENCE_S = 0.5
 """How long an event that has no time left waits for the journal; one that has time spends up to half of it."""
 
+_EARLIER_PATIENCE_S = 5.0
+"""How long an event that an earlier run answered waits for that answer: no gate waits for it."""
 
 _PICTURE_DELAY_S = 0.05
+"""Drawing pictures takes the interpreter; not just when the verdict is on its way out."""
 
 
 class Inspector:
@@ -45,6 +51,7 @@ class Inspector:
         clock: Clock,
         journal: Journal,
         compute: Compute,
+        margin: Margin,
         model: Callable[[], LoadedModel | None],
         dispatch: Callable[[Answer, Arrival], None],
         pictures: PictureSink | None = None,
@@ -54,89 +61,119 @@ class Inspector:
         self._clock = clock
         self._journal = journal
         self._compute = compute
+        self._margin = margin
         self._model = model
         self._dispatch = dispatch
         self._pictures = pictures
         self._recorder = recorder
         self._seq = 0
         self._answers: OrderedDict[str, asyncio.Future[Answer]] = OrderedDict()
-        self._in_work = 0
+        self._earlier: frozenset[int] = frozenset()
         self._late: set[asyncio.Task[None]] = set()
         self.journal_fault: str | None = None
 
     @property
-    def in_work(self) -> int:
-        """Return how many events wait for their inspection or are being inspected."""
-        return self._in_work
-
-    @property
     def has_room(self) -> bool:
         """Tell whether one more event would be inspected rather than refused."""
-        return self._in_work < self._settings.intake.capacity
+        return self._compute.has_room
 
-    async def recover(self) -> None:
-        """Take up where the last run ended: number on, and answer what it left unanswered."""
+    @property
+    def last_seq(self) -> int:
+        """Return the number of the last verdict."""
+        return self._seq
+
+    async def recover(self) -> Sequence[Arrival]:
+        """Take up numbering where the last run ended; return the events that it left unanswered, to be inspected.
+
+        Raises:
+            JournalError: numbering cannot go on, since the journal cannot say where it ended.
+        """
         self._seq = await self._journal.last_seq()
-        for entry in await self._journal.unanswered():
-            log.warning("recovered", event_id=entry.event.event_id)
-            await self._answer_first(_arrival(entry, self._clock), entry)
+        try:
+            self._earlier = frozenset(map(hash, await self._journal.answered_ids(_EARLIER)))
+            open_events = await self._journal.unanswered()
+        except JournalError as exc:
+            self.journal_fault = str(exc)
+            log.error("journal_recover_failed", error=str(exc))
+            return []
+        return [_arrival(entry, self._clock) for entry in open_events]
 
     async def inspect(self, arrival: Arrival) -> None:
-        """Answer `arrival`: with a new verdict, or with the one that its event id got before."""
+        """Answer `arrival`: with a new verdict, or with the one that its event id got before. Never raises."""
         first = self._answers.get(arrival.event.event_id)
         if first is not None:
             self._dispatch(_repeat(await asyncio.shield(first), arrival), arrival)
             return
-        await self._answer_first(arrival, None)
-
-    async def _answer_first(self, arrival: Arrival, known: JournalEntry | None) -> None:
-        event_id = arrival.event.event_id
-        answered = self._remember(event_id)
-        deadline = Deadline.of(arrival, self._settings.deadline)
-        is_new: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        work = self._begin(arrival, deadline, is_new)
-        await asyncio.sleep(0)  # lets that begin: the frame is made ready while the journal is asked
-        known = known or await self._accept(arrival, deadline)
-        if known is not None and known.verdict_json is not None:
-            is_new.set_result(False)
-            said = Verdict.model_validate_json(known.verdict_json)
-            answer = Answer(said, known.verdict_json, deadline.monotonic, for_gate=self._is_for_gate(said))
-            answered.set_result(answer)
-            self._dispatch(_repeat(answer, arrival), arrival)
-            return
-        is_new.set_result(True)
+        answered = self._remember(arrival.event.event_id)
+        began = self._clock.monotonic()
+        deadline = Deadline.of(arrival, self._settings.deadline, self._margin.seconds)
+        work: asyncio.Task[Outcome] | None = None
         try:
-            outcome = work if isinstance(work, Failed) else await self._in_time(work, arrival, deadline)
+            outcome, work = await self._outcome(arrival, deadline)
         except Exception as exc:  # the supervised boundary: a defect ends in a fail-safe verdict
-            log.exception("inspection_failed", event_id=event_id)
+            log.exception("inspection_failed", event_id=arrival.event.event_id)
             outcome = Failed(Reason.INTERNAL_ERROR, type(exc).__name__)
         # no await from here to dispatch: verdicts leave in the order of their seq
+        if isinstance(outcome, Answer):
+            answered.set_result(outcome)
+            self._dispatch(_repeat(outcome, arrival), arrival)
+            return
         self._seq += 1
         verdict = self._verdict(outcome, arrival, self._seq)
+        now = self._clock.monotonic()
+        missed = isinstance(outcome, Failed) and outcome.reason is Reason.DEADLINE_MISSED
         answer = Answer(
             verdict,
             verdict.to_json(),
             deadline.monotonic,
             arrival.correlation_data,
             for_gate=self._is_for_gate(verdict),
+            # a timer that rings late is part of what the margin must make up for
+            decided_monotonic=max(began, deadline.decide_by) if missed else now,
         )
         answered.set_result(answer)
         self._dispatch(answer, arrival)
         _log_part(verdict, outcome)
-        # drawing pictures takes the interpreter just when the verdict is on its way out
         asyncio.get_running_loop().call_later(_PICTURE_DELAY_S, self._keep, arrival, verdict, outcome, work)
+
+    async def _outcome(
+        self, arrival: Arrival, deadline: Deadline
+    ) -> tuple[Outcome | Answer, asyncio.Task[Outcome] | None]:
+        """Return what became of a new event, or the answer that an earlier run gave; and the inspection, if any."""
+        if hash(arrival.event.event_id) in self._earlier:
+            known = await self._accept(arrival, deadline, _EARLIER_PATIENCE_S)
+            if known is None and self.journal_fault is not None:
+                return Failed(Reason.INTERNAL_ERROR, "answered before, but the journal cannot say how"), None
+            if known is not None and known.verdict_json is not None:
+                return self._answer(known, deadline), None
+        is_new: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        work = self._begin(arrival, deadline, is_new)
+        await asyncio.sleep(0)  # lets that begin: the frame is made ready while the journal is asked
+        known = None
+        try:
+            left_s = deadline.decide_by - self._clock.monotonic()
+            known = await self._accept(arrival, deadline, left_s / 2 if left_s > 0 else _JOURNAL_PATIENCE_S)
+        finally:
+            if not is_new.done():
+                is_new.set_result(known is None or known.verdict_json is None)
+        if known is not None and known.verdict_json is not None:
+            return self._answer(known, deadline), None
+        if isinstance(work, Failed):
+            return work, None
+        return await self._in_time(work, arrival, deadline), work
 
     def _remember(self, event_id: str) -> asyncio.Future[Answer]:
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._answers[event_id] = future
-        while len(self._answers) > _REMEMBERED and next(iter(self._answers.values())).done():
-            self._answers.popitem(last=False)
+        if len(self._answers) > _REMEMBERED:
+            done = next((known for known, answer in self._answers.items() if answer.done()), None)
+            if done is not None:
+                del self._answers[done]
         return future
 
-    async def _accept(self, arrival: Arrival, deadline: Deadline) -> JournalEntry | None:
-        left_s = deadline.decide_by - self._clock.monotonic()
+    async def _accept(self, arrival: Arrival, deadline: Deadline, patience_s: float) -> JournalEntry | None:
         try:
-            async with asyncio.timeout(left_s / 2 if left_s > 0 else _JOURNAL_PATIENCE_S):
+            async with asyncio.timeout(patience_s):
                 known = await self._journal.accept(arrival, deadline.at)
         except (JournalError, TimeoutError) as exc:
             # the gate goes on without its journal; idempotency then rests on what is remembered here
@@ -157,19 +194,16 @@ class Inspector:
         model = self._model()
         if model is None:
             return Failed(Reason.MODEL_UNAVAILABLE, "no model is loaded, or the station is paused")
-        if not self.has_room:
-            return Failed(Reason.OVERLOAD, f"{self._in_work} events are in work", model.ref)
-        self._in_work += 1
         job = Job(
             arrival.image,
             arrival.frame_bytes,
             model,
+            deadline.decide_by,
             wanted=lambda: self._clock.monotonic() < deadline.decide_by,
             is_new=is_new,
+            promised=arrival.promised,
         )
-        work = asyncio.create_task(self._compute.judge(job), name=f"judge {arrival.event.event_id}")
-        work.add_done_callback(self._leave)
-        return work
+        return asyncio.create_task(self._compute.judge(job), name=f"judge {arrival.event.event_id}")
 
     async def _in_time(self, work: asyncio.Task[Outcome], arrival: Arrival, deadline: Deadline) -> Outcome:
         """Return what comes first: the outcome of `work`, or a missed deadline."""
@@ -181,14 +215,11 @@ class Inspector:
         late.add_done_callback(self._late.discard)
         return Failed(Reason.DEADLINE_MISSED, "the inspection took too long")
 
-    def _leave(self, _: asyncio.Task[Outcome]) -> None:
-        self._in_work -= 1
-
     async def _record_late(self, work: asyncio.Task[Outcome], arrival: Arrival, missed_at: datetime) -> None:
         outcome = await work
-        first = await self._answers[arrival.event.event_id]
-        if isinstance(outcome, Judged):
-            verdict = self._verdict(outcome, arrival, first.verdict.seq, late=True)
+        first = self._answers.get(arrival.event.event_id)
+        if isinstance(outcome, Judged) and first is not None:
+            verdict = self._verdict(outcome, arrival, (await first).verdict.seq, late=True)
             log.warning(
                 "late_result",
                 event_id=verdict.event_id,
@@ -212,17 +243,22 @@ class Inspector:
             late=late,
         )
 
+    def _answer(self, entry: JournalEntry, deadline: Deadline) -> Answer:
+        assert entry.verdict_json is not None
+        verdict = Verdict.model_validate_json(entry.verdict_json)
+        return Answer(verdict, entry.verdict_json, deadline.monotonic, for_gate=self._is_for_gate(verdict))
+
     def _is_for_gate(self, verdict: Verdict) -> bool:
         return not verdict.replayed or self._settings.gate.on_replayed is OnReplayed.ACT
 
-    def _keep(self, arrival: Arrival, verdict: Verdict, outcome: Outcome, work: Failed | asyncio.Task[Outcome]) -> None:
+    def _keep(self, arrival: Arrival, verdict: Verdict, outcome: Outcome, work: asyncio.Task[Outcome] | None) -> None:
         """Hand the part to those who keep pictures and recordings."""
         if self._pictures is not None:
             self._pictures.offer(verdict, outcome.inspection if isinstance(outcome, Judged) else None, _frame(outcome))
         recorder = self._recorder
         if recorder is None:
             return
-        if isinstance(work, Failed):
+        if work is None:
             recorder.offer(arrival, verdict, None)
         else:  # a part that missed its deadline is recorded when its frame is there
             work.add_done_callback(lambda done: recorder.offer(arrival, verdict, _encoded(done)))
@@ -242,13 +278,13 @@ def _repeat(answer: Answer, arrival: Arrival) -> Answer:
 
 
 def _arrival(entry: JournalEntry, clock: Clock) -> Arrival:
-    now = clock.now()
-    waited_s = max(0.0, (now - entry.received_at).total_seconds())
+    allowed_s = (entry.deadline_at - entry.received_at).total_seconds()
+    log.warning("recovered", event_id=entry.event.event_id)
     return Arrival(
         event=entry.event,
         image=entry.image,
         received_at=entry.received_at,
-        received_monotonic=clock.monotonic() - waited_s,
+        received_monotonic=deadline_monotonic(entry, clock) - allowed_s,
         source=entry.source,
     )
 

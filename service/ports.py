@@ -20,6 +20,10 @@ class Clock(Protocol):
     def monotonic(self) -> float:
         """Return seconds on a clock that never jumps."""
 
+    @property
+    def epoch(self) -> str:
+        """Name of the monotonic clock's zero: two readings with the same name can be compared, across processes too."""
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
@@ -34,6 +38,7 @@ class Arrival:
     """One image-ready event as an adapter received it.
 
     frame_bytes: the encoded image where it came with the event. correlation_data: echoed with the verdict (MQTT 5).
+    promised: its source was shown that there is room, so it is not turned away for want of it.
     answered: called once on the event loop when the verdict is stored or confirmed; the source may then acknowledge.
     """
 
@@ -45,6 +50,7 @@ class Arrival:
     frame_bytes: bytes | None = None
     correlation_data: bytes | None = None
     refusal: Refusal | None = None
+    promised: bool = False
     answered: Callable[[], None] = field(default=lambda: None)
 
 
@@ -54,7 +60,8 @@ class Answer:
 
     deadline_monotonic: when the gate must have been told, on `Clock.monotonic`. repeated: the event was answered
     before; only who asks again needs to hear it. for_gate: whether the gate may hear of it at all; a replayed part
-    is none of its business unless the plant says so (`gate.on_replayed`).
+    is none of its business unless the plant says so (`gate.on_replayed`). decided_monotonic: when it was decided, or
+    should have been; None for a verdict of an earlier run.
     """
 
     verdict: Verdict
@@ -63,6 +70,7 @@ class Answer:
     correlation_data: bytes | None = None
     repeated: bool = False
     for_gate: bool = True
+    decided_monotonic: float | None = None
 
     def gate_at(self, monotonic: float) -> Gate | None:
         """Return what may still be said to the gate at `monotonic`: after the deadline only REJECT, else None."""
@@ -155,13 +163,18 @@ class FrameLoader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class JournalEntry:
-    """An event that the journal has noted, and its verdict where it was answered."""
+    """An event that the journal has noted, and its verdict where it was answered.
+
+    deadline_monotonic: on `Clock.monotonic`; None where the machine has started anew since.
+    """
 
     event: ImageEvent
     image: ImageRef | None
     source: str
     received_at: datetime
     deadline_at: datetime
+    deadline_monotonic: float | None
+    seq: int | None
     verdict_json: bytes | None
 
 
@@ -181,11 +194,24 @@ class Journal(Protocol):
     All calls return when the record is safe from a crash of the process, and raise JournalError where they cannot.
     """
 
+    @property
+    def fault(self) -> str | None:
+        """What a person must know about the journal, in one line, e.g. that a corrupt one was set aside."""
+
+    def reset_fault(self) -> None:
+        """Forget a fault that was dealt with."""
+
     async def accept(self, arrival: Arrival, deadline_at: datetime) -> JournalEntry | None:
         """Note an event; return what is known of it where it was noted before, else None."""
 
-    async def store(self, answers: Sequence[Answer]) -> None:
-        """Store verdicts with their exact bytes, in one commit."""
+    async def store(self, answered: Sequence[tuple[Answer, Arrival]]) -> None:
+        """Store verdicts with their exact bytes, in one commit; the first verdict on an event stands.
+
+        An event that could not be noted when it came is noted with its verdict.
+
+        Raises:
+            JournalConflict: a number was used before; trying again is of no use.
+        """
 
     async def store_late(self, event_id: str, verdict_json: bytes) -> None:
         """Keep a result that came after its deadline, for the record."""
@@ -203,7 +229,10 @@ class Journal(Protocol):
         """Return events that were accepted and never answered, oldest first."""
 
     async def last_seq(self) -> int:
-        """Return the highest seq ever stored, 0 where there is none."""
+        """Return a seq that no verdict so far has exceeded: the highest one, where all of them could be stored."""
+
+    async def answered_ids(self, limit: int) -> Sequence[str]:
+        """Return the event ids that were answered last, at most `limit`."""
 
     async def find(self, event_id: str) -> bytes | None:
         """Return the verdict bytes of an event."""
@@ -224,3 +253,16 @@ class Recorder(Protocol):
 
     def offer(self, arrival: Arrival, verdict: Verdict, encoded: bytes | None) -> None:
         """Take a part and its image file, if there is one; without it where there is no room. Never blocks."""
+
+
+class Watchdog(Protocol):
+    """Who restarts the service when it no longer hears that all is well."""
+
+    def started(self) -> None:
+        """Say that the service is ready."""
+
+    def alive(self, status: Status) -> None:
+        """Say that the service lives and decides; called every 500 ms while it does."""
+
+    def stopping(self) -> None:
+        """Say that the service ends because it was told to."""

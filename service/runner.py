@@ -8,11 +8,11 @@ from functools import partial
 
 import structlog
 
-from service.compute import Compute
-from service.dispatch import Dispatcher, Outbox
+from service.dispatch import Dispatcher
 from service.errors import SinkUnavailable
 from service.inspector import Inspector
-from service.ports import Adapter, Arrival, Clock, CommandHandler, Journal, VerdictSink
+from service.outbox import Outbox
+from service.ports import Adapter, Arrival, CommandHandler, VerdictSink, Watchdog
 from service.station import Station
 
 log = structlog.get_logger(__name__)
@@ -23,35 +23,49 @@ _DRAIN_S = 5.0
 _CLOSE_S = 2.5
 _RESTART_S = (0.1, 5.0)
 
+Part = tuple[str, Callable[[], Awaitable[None]]]
+"""Something that runs until it is cancelled, with its name."""
+
 
 class Runner:
-    """The running service: sources hand their events to `submit`, everything else is kept going by `run`."""
+    """The running service: sources hand their events to `submit`, everything else is kept going by `run`.
+
+    Args:
+        station: whose status is told.
+        inspector: answers events.
+        dispatcher: brings the answers out.
+        outboxes: one a sink.
+        adapters: what has a wire.
+        parts: what else must run.
+        commands: carries out what the adapters are told.
+        watchdog: told that the service is alive and able to decide, with each beat.
+        before_ready: done before the first event is taken.
+    """
 
     def __init__(
         self,
         *,
         station: Station,
         inspector: Inspector,
-        compute: Compute,
         dispatcher: Dispatcher,
         outboxes: Sequence[Outbox],
         adapters: Sequence[Adapter],
+        parts: Sequence[Part],
         commands: CommandHandler,
-        journal: Journal,
-        clock: Clock,
+        watchdog: Watchdog,
         before_ready: Callable[[], Awaitable[None]],
     ) -> None:
         self._station = station
         self._inspector = inspector
-        self._compute = compute
         self._dispatcher = dispatcher
         self._outboxes = outboxes
         self._adapters = adapters
+        self._parts = parts
         self._commands = commands
-        self._journal = journal
-        self._clock = clock
+        self._watchdog = watchdog
         self._before_ready = before_ready
         self._group: asyncio.TaskGroup | None = None
+        self._inspections: set[asyncio.Task[None]] = set()
         self._draining = False
         self._news = [asyncio.Event() for _ in outboxes]
         self.started = asyncio.Event()
@@ -61,11 +75,9 @@ class Runner:
 
         While the service shuts down an event is left alone: it is not acknowledged, so its broker keeps it.
         """
-        if self._draining or self._group is None:
-            return
-        task = self._group.create_task(self._inspector.inspect(arrival), name=f"inspect {arrival.event.event_id}")
-        task.add_done_callback(lambda _: self._announce())
-        self._announce()
+        if not self._draining and self._group is not None:
+            self._inspect(arrival, self._group)
+            self._announce()
 
     @property
     def ready(self) -> bool:
@@ -81,23 +93,21 @@ class Runner:
         try:
             for adapter in self._adapters:
                 await adapter.open()
-            last_seq = await self._journal.last_seq()
+            left_open = await self._inspector.recover()
             for outbox in self._outboxes:
-                await outbox.recover(last_seq)
+                await outbox.recover(self._inspector.last_seq)
             async with asyncio.TaskGroup() as group:
                 self._group = group
-                parts: list[tuple[str, Callable[[], Awaitable[None]]]] = [
-                    ("compute", self._compute.run),
-                    ("dispatcher", self._dispatcher.run),
-                    ("heartbeat", self._beat),
-                ]
+                parts: list[Part] = [*self._parts, ("dispatcher", self._dispatcher.run), ("heartbeat", self._beat)]
                 for outbox, news in zip(self._outboxes, self._news, strict=True):
                     name = outbox.sink.name
                     parts.append((f"outbox {name}", outbox.run))
                     parts.append((f"status {name}", partial(self._tell_status, outbox.sink, news)))
                 serving = [group.create_task(_supervise(name, part), name=name) for name, part in parts]
                 await self._before_ready()
-                await self._inspector.recover()
+                # before the adapters: what comes again from a broker then meets the event that is in work
+                for arrival in left_open:
+                    self._inspect(arrival, group)
                 serving += [
                     group.create_task(
                         _supervise(adapter.name, partial(adapter.run, self, self._commands)), name=adapter.name
@@ -105,33 +115,39 @@ class Runner:
                     for adapter in self._adapters
                 ]
                 self.started.set()
+                self._watchdog.started()
                 self._announce()
                 await stop.wait()
+                self._watchdog.stopping()
                 await self._drain()
-                for task in serving:
+                # what is not answered by now is in the journal, and is answered by the next run
+                for task in (*serving, *self._inspections):
                     task.cancel()
         finally:
             self._group = None
             await self._close()
+
+    def _inspect(self, arrival: Arrival, group: asyncio.TaskGroup) -> None:
+        task = group.create_task(self._inspector.inspect(arrival), name=f"inspect {arrival.event.event_id}")
+        self._inspections.add(task)
+        task.add_done_callback(self._inspected)
+
+    def _inspected(self, task: asyncio.Task[None]) -> None:
+        self._inspections.discard(task)
+        self._announce()
 
     async def _drain(self) -> None:
         self._draining = True
         self._announce()
         try:
             async with asyncio.timeout(_DRAIN_S):
-                while self._inspector.in_work or not self._dispatcher.idle:  # noqa: ASYNC110 - two parts, one bound
+                while self._inspections or not self._dispatcher.idle:  # noqa: ASYNC110 - two parts, one bound
                     await asyncio.sleep(0.01)
         except TimeoutError:
-            log.warning("drain_incomplete", in_work=self._inspector.in_work)
+            log.warning("drain_incomplete", unanswered=len(self._inspections))
 
     async def _close(self) -> None:
-        for adapter in self._adapters:
-            try:
-                async with asyncio.timeout(_CLOSE_S):
-                    await adapter.close()
-            except TimeoutError:
-                log.warning("close_timed_out", adapter=adapter.name)
-        self._compute.close()
+        await asyncio.gather(*(_closed(adapter) for adapter in self._adapters))
 
     async def _beat(self) -> None:
         loop = asyncio.get_running_loop()
@@ -139,7 +155,8 @@ class Runner:
         while True:
             due = max(due + _HEARTBEAT_S, loop.time())
             await asyncio.sleep(due - loop.time())
-            self._station.beat()
+            if self._station.beat():
+                self._watchdog.alive(self._station.status())
             self._announce()
 
     def _announce(self) -> None:
@@ -156,6 +173,16 @@ class Runner:
                 await sink.publish_status(self._station.status(), ready=self.ready)
             except SinkUnavailable as exc:
                 log.debug("status_not_shown", sink=sink.name, error=str(exc))
+
+
+async def _closed(adapter: Adapter) -> None:
+    try:
+        async with asyncio.timeout(_CLOSE_S):
+            await adapter.close()
+    except TimeoutError:
+        log.warning("close_timed_out", adapter=adapter.name)
+    except Exception:  # one that fails to say good-bye must not keep the others from it
+        log.exception("close_failed", adapter=adapter.name)
 
 
 async def _supervise(name: str, part: Callable[[], Awaitable[None]]) -> None:

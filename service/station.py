@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 
 from schemas.messages import Counts, Decision, Fault, FaultCode, ModelRef, StationState, Status, Verdict
 from service.ports import Clock, VerdictSink
 
-_STUCK_S = 5.0
-"""A batch that takes longer means that the compute thread hangs."""
+FaultSource = tuple[FaultCode, str, Callable[[], str | None]]
+"""A code, the name of what may be ill, and how to ask it: one line, None while it is well."""
 
 
 class Station:
@@ -22,9 +23,10 @@ class Station:
         model: the model that judges, None where none is loaded.
         model_fault: why there is none.
         in_work: how many events are in work.
-        judging_for_s: how long the batch in work has taken so far.
+        can_decide: whether an event that comes now would be answered; else the heartbeat stands still.
         sinks: where verdicts go; each says what is wrong with it.
-        side_faults: things beside the decisions that may fail, each with its code.
+        blocking_faults: things without which nothing can be judged.
+        side_faults: things beside the decisions that may fail.
     """
 
     def __init__(
@@ -36,9 +38,10 @@ class Station:
         model: Callable[[], ModelRef | None],
         model_fault: Callable[[], str | None],
         in_work: Callable[[], int],
-        judging_for_s: Callable[[], float],
+        can_decide: Callable[[], bool],
         sinks: Sequence[VerdictSink],
-        side_faults: Sequence[tuple[FaultCode, str, Callable[[], str | None]]],
+        blocking_faults: Sequence[FaultSource],
+        side_faults: Sequence[FaultSource],
     ) -> None:
         self._station = station
         self._version = version
@@ -46,8 +49,9 @@ class Station:
         self._model = model
         self._model_fault = model_fault
         self._in_work = in_work
-        self._judging_for_s = judging_for_s
+        self._can_decide = can_decide
         self._sinks = sinks
+        self._blocking_faults = blocking_faults
         self._side_faults = side_faults
         self._counts = dict.fromkeys(Decision, 0)
         self._state = StationState.FAULT
@@ -59,10 +63,11 @@ class Station:
         """Count a new verdict."""
         self._counts[verdict.decision] += 1
 
-    def beat(self) -> None:
-        """Let the heartbeat rise, unless decisions cannot be made."""
-        if self._judging_for_s() < _STUCK_S:
-            self._heartbeat += 1
+    def beat(self) -> bool:
+        """Let the heartbeat rise, unless decisions cannot be made; tell whether it rose."""
+        can_decide = self._can_decide()
+        self._heartbeat += can_decide
+        return can_decide
 
     @property
     def can_judge(self) -> bool:
@@ -108,18 +113,21 @@ class Station:
     def _blocking(self) -> Fault | None:
         if self._model() is None:
             return Fault(code=FaultCode.MODEL_UNAVAILABLE, text=f"model: {self._model_fault()}")
-        if self._judging_for_s() >= _STUCK_S:
-            return Fault(code=FaultCode.COMPUTE_STUCK, text="compute: the judging thread does not answer")
-        if self.paused:
+        fault = _first(self._blocking_faults)
+        if fault is None and self.paused:
             return Fault(code=FaultCode.PAUSED, text="station: paused by command")
-        return None
+        return fault
 
     def _beside(self) -> Fault | None:
-        for sink in self._sinks:
-            if sink.fault is not None:
-                return Fault(code=FaultCode.SINK_DOWN, text=f"{sink.name}: {sink.fault}")
-        for code, name, fault in self._side_faults:
-            text = fault()
-            if text is not None:
-                return Fault(code=code, text=f"{name}: {text}")
-        return None
+        sinks: list[FaultSource] = [
+            (FaultCode.SINK_DOWN, sink.name, partial(getattr, sink, "fault")) for sink in self._sinks
+        ]
+        return _first([*sinks, *self._side_faults])
+
+
+def _first(sources: Sequence[FaultSource]) -> Fault | None:
+    for code, name, ask in sources:
+        text = ask()
+        if text is not None:
+            return Fault(code=code, text=f"{name}: {text}")
+    return None

@@ -8,6 +8,7 @@ import gc
 import importlib.metadata
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -153,7 +154,8 @@ class OpcUaServerAdapter:
 
     def _result(self, answer: Answer, tags: TagSpace) -> dict[Tag, TagValue]:
         verdict, monotonic = answer.verdict, self._clock.monotonic()
-        since_receipt = self._clock.now() - verdict.received_at
+        # not from the wall clock, which may have been set since
+        since_decided_s = 0.0 if answer.decided_monotonic is None else monotonic - answer.decided_monotonic
         text = answer.verdict_json.decode()
         earlier = [result for result in tags.texts(Tag.Results) if result != text]
         return {
@@ -170,7 +172,7 @@ class OpcUaServerAdapter:
             Tag.Reason: str(verdict.reason),
             Tag.ModelVersion: f"{verdict.model.name}@{verdict.model.version}" if verdict.model else "",
             Tag.DeadlineMissed: verdict.reason is Reason.DEADLINE_MISSED or monotonic > answer.deadline_monotonic,
-            Tag.LatencyMs: max(verdict.latency_ms, since_receipt.total_seconds() * 1000.0),
+            Tag.LatencyMs: verdict.latency_ms + max(0.0, since_decided_s) * 1000.0,
             Tag.Results: (text, *earlier[: RESULT_RING - 1]),
             Tag.Busy: self._busy,
         }
@@ -191,12 +193,15 @@ class OpcUaServerAdapter:
         if self._intake is None or not tags.number(Tag.Ready):
             tags.write({Tag.MissedTriggers: tags.next(Tag.MissedTriggers)}, now)
             return
-        arrival = self._arrival(trigger, tags, now)
+        # Ready was shown: whatever has come in since by other ways, this one is judged
+        arrival = replace(self._arrival(trigger, tags, now), promised=True)
         self._asked.add(arrival.event.event_id)
         # Nothing may pass on the strength of the result before: until the new one the tags say reject.
         waiting: dict[Tag, TagValue] = {Tag.Verdict: int(VerdictCode.NONE), Tag.Reject: True, Tag.ResultValid: False}
         tags.write(waiting | {Tag.Busy: True, Tag.TriggerAck: trigger}, now)
         self._intake.submit(arrival)
+        # at once, not with the next status: a second trigger must not find a Ready that no longer holds
+        tags.write({Tag.Ready: self._intake.ready}, now)
 
     def _arrival(self, trigger: int, tags: TagSpace, now: datetime) -> Arrival:
         texts = TriggerTexts(

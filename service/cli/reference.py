@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from schemas.base import Message
-from schemas.messages import MESSAGES, FaultCode, Gate, Reason
+from schemas.messages import FAULT_MEANINGS, MESSAGES, FaultCode, Gate, Reason
 from schemas.settings import Settings
 from schemas.tags import NAMESPACE_URI, Access, Tag
 from schemas.topics import Leaf
@@ -59,7 +59,10 @@ def render_reference() -> str:
             "",
             "Below 100 nothing can be judged, from 100 on decisions still flow.",
             "",
-            *_table(("code", "meaning"), ((str(code.value), code.name.lower()) for code in FaultCode)),
+            *_table(
+                ("code", "name", "meaning", "`reset_fault`"),
+                ((str(code.value), code.name.lower(), *FAULT_MEANINGS[code]) for code in FaultCode),
+            ),
             "",
             "## OPC UA tags",
             "",

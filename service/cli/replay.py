@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ from adapters.frames import AllowListedFrames
 from adapters.recordings.reader import Session
 from adapters.replay.mqtt import MqttReplay
 from schemas.messages import Decision
-from schemas.settings import Settings
+from schemas.settings import IntakeSettings, Settings
+from service.admission import Admission
 from service.cli.common import ConfigOption, console, load_settings
 from service.cli.models import StoreOption
 from service.cli.replay_view import ReplayView, replay_view
@@ -152,9 +154,14 @@ def direct_station(settings: Settings, store: Path | None, model: str | None) ->
     pipeline = package.build_pipeline(compute_device(settings.compute))
     # every frame comes with its part: no folder and no host is asked
     images = settings.images.model_copy(update={"roots": (), "http_hosts": ()})
+    clock = SystemClock()
     compute = Compute(
         AllowListedFrames(images),
-        prepare_workers=settings.compute.prepare_workers,
+        # nothing has a deadline here: whatever is played waits for its turn
+        admission=Admission(
+            IntakeSettings(capacity=sys.maxsize), clock=clock, places=settings.compute.prepare_workers + 1
+        ),
+        settings=settings.compute,
         max_batch=1,
     )
     return DirectStation(
@@ -162,7 +169,7 @@ def direct_station(settings: Settings, store: Path | None, model: str | None) ->
         LoadedModel(pipeline, package.ref),
         station=settings.station.id,
         gate_on_error=settings.gate.on_error,
-        clock=SystemClock(),
+        clock=clock,
     )
 
 

@@ -9,6 +9,7 @@ import torch
 
 from schemas.settings import ModelSettings
 from service.compute import LoadedModel
+from service.device import release_memory
 from service.errors import PackageError
 from service.model.package import ModelPackage, read_package
 from service.model.registry import ModelRegistry
@@ -24,6 +25,7 @@ class ActiveModel:
         self._device = device
         self._registry = ModelRegistry(settings.store)
         self._exchange = asyncio.Lock()
+        self._package: ModelPackage | None = None
         self.current: LoadedModel | None = None
         self.fault: str | None = "no model is configured (model.name is empty)"
 
@@ -44,6 +46,27 @@ class ActiveModel:
         async with self._exchange:
             await asyncio.to_thread(self._registry.activate, name, version, device=self._device)
             return await self._take(name)
+
+    async def reload(self) -> None:
+        """Read and build the model that judges once more, after its device was lost or ran out of memory.
+
+        Raises whatever the device raises, and PackageError; the old one stays.
+        """
+        async with self._exchange:
+            package = self._package
+            if package is not None:
+                release_memory()
+                pipeline = await asyncio.to_thread(package.build_pipeline, self._device)
+                self.current = LoadedModel(pipeline, package.ref)
+
+    def prove(self) -> None:
+        """Judge the golden frames, on the thread that may use the model.
+
+        Raises PackageRefused, and whatever the device raises.
+        """
+        package, current = self._package, self.current
+        if package is not None and current is not None:
+            package.check_golden(current.pipeline)
 
     async def rollback(self, name: str | None) -> LoadedModel:
         """Go back to the version that was active before. Raises PackageError; the old one stays."""
@@ -68,11 +91,11 @@ class ActiveModel:
         raise PackageError("no model is loaded and none is configured")
 
     async def _take(self, reference: str) -> LoadedModel:
-        loaded = await asyncio.to_thread(self._read, reference)
-        self.current, self.fault = loaded, None
+        package, loaded = await asyncio.to_thread(self._read, reference)
+        self._package, self.current, self.fault = package, loaded, None
         log.info("model_loaded", model=loaded.ref.name, version=loaded.ref.version, sha256=loaded.ref.sha256)
         return loaded
 
-    def _read(self, reference: str) -> LoadedModel:
-        package: ModelPackage = read_package(self._registry.resolve(reference))
-        return LoadedModel(package.build_pipeline(self._device), package.ref)
+    def _read(self, reference: str) -> tuple[ModelPackage, LoadedModel]:
+        package = read_package(self._registry.resolve(reference))
+        return package, LoadedModel(package.build_pipeline(self._device), package.ref)

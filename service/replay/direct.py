@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
@@ -74,7 +75,7 @@ class DirectStation:
         )
         is_new: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         is_new.set_result(True)
-        job = Job(arrival.image, arrival.frame_bytes, self._model, wanted=lambda: True, is_new=is_new)
+        job = Job(arrival.image, arrival.frame_bytes, self._model, math.inf, wanted=lambda: True, is_new=is_new)
         outcome = await self._compute.judge(job)
         self._seq += 1
         verdict: Verdict = make_verdict(

@@ -13,9 +13,9 @@ import pytest
 from adapters.journal import SqlJournal
 from schemas.messages import Decision, Gate, JudgedImage, Reason, StagesMs, Verdict
 from schemas.settings import JournalSettings
-from service.errors import JournalError, UsageError
+from service.errors import JournalConflict, UsageError
 from service.ports import Answer, Arrival, Journal, VerdictQuery
-from tests.support.line import MODEL, arrival
+from tests.support.line import CLOCK, MODEL, arrival
 from tests.support.memory_journal import MemoryJournal
 
 
@@ -25,7 +25,7 @@ async def journal(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
         yield MemoryJournal()
     else:
         settings = JournalSettings(url=f"sqlite:///{tmp_path / 'journal.sqlite'}")
-        async with SqlJournal(settings, station="line1") as opened:
+        async with SqlJournal(settings, station="line1", clock=CLOCK) as opened:
             yield opened
 
 
@@ -77,7 +77,7 @@ async def test_journal_knows_an_event_again(journal: Journal) -> None:
     assert known is not None
     assert (known.event, known.image, known.verdict_json) == (event.event, event.image, None)
     answer = answer_to(event, 1)
-    await journal.store([answer])
+    await journal.store([(answer, event)])
     known = await journal.accept(event, event.received_at)
     assert known is not None
     assert known.verdict_json == answer.verdict_json
@@ -87,7 +87,7 @@ async def test_journal_returns_the_exact_bytes(journal: Journal) -> None:
     """A stored verdict comes back byte for byte."""
     event = await accept(journal, "ü/%20 e1")
     answer = replace(answer_to(event, 7), verdict_json=b'{"any": "bytes\xc3\xbc"}')
-    await journal.store([answer])
+    await journal.store([(answer, event)])
     assert await journal.find("ü/%20 e1") == answer.verdict_json
     assert await journal.last_seq() == 7
 
@@ -95,7 +95,7 @@ async def test_journal_returns_the_exact_bytes(journal: Journal) -> None:
 async def test_journal_lists_unanswered_events_oldest_first(journal: Journal) -> None:
     """What was accepted and not answered is what a restart has to answer."""
     events = [await accept(journal, f"e{number}") for number in range(3)]
-    await journal.store([answer_to(events[1], 1)])
+    await journal.store([(answer_to(events[1], 1), events[1])])
     assert [entry.event.event_id for entry in await journal.unanswered()] == ["e0", "e2"]
 
 
@@ -104,9 +104,9 @@ async def test_journal_pages_newest_first(journal: Journal) -> None:
     answers = []
     for seq, decision in enumerate([Decision.OK, Decision.DAMAGED, Decision.OK, Decision.ERROR], start=1):
         event = await accept(journal, f"e{seq}")
-        answers.append(answer_to(event, seq, decision))
+        answers.append((answer_to(event, seq, decision), event))
     await journal.store(answers)
-    texts = [answer.verdict_json for answer in answers]
+    texts = [answer.verdict_json for answer, _ in answers]
     assert list(await journal.page(VerdictQuery())) == texts[::-1]
     assert list(await journal.page(VerdictQuery(limit=2))) == [texts[3], texts[2]]
     assert list(await journal.page(VerdictQuery(before=3))) == [texts[1], texts[0]]
@@ -121,10 +121,45 @@ async def test_journal_keeps_confirmations_per_sink(journal: Journal) -> None:
     assert (await journal.confirmed("mqtt"), await journal.confirmed("opcua")) == (4, 9)
 
 
+async def test_journal_stores_the_verdict_on_an_event_that_it_could_not_note(journal: Journal) -> None:
+    """An event that came while the journal failed is noted with its verdict."""
+    event = arrival("e1")
+    answer = answer_to(event, 3)
+    await journal.store([(answer, event)])
+    known = await journal.accept(event, event.received_at)
+    assert known is not None
+    assert (known.event, known.seq, known.verdict_json) == (event.event, 3, answer.verdict_json)
+
+
+async def test_journal_keeps_the_first_verdict(journal: Journal) -> None:
+    """A second verdict on an event changes nothing, whatever it says."""
+    event = await accept(journal, "e1")
+    first = answer_to(event, 1)
+    await journal.store([(first, event)])
+    await journal.store([(answer_to(event, 2, Decision.OK), event)])
+    assert await journal.find("e1") == first.verdict_json
+
+
+async def test_journal_names_the_events_that_were_answered_last(journal: Journal) -> None:
+    """Newest first, unanswered ones left out."""
+    for seq in (1, 2, 3):
+        event = await accept(journal, f"e{seq}")
+        await journal.store([(answer_to(event, seq), event)])
+    await accept(journal, "open")
+    assert list(await journal.answered_ids(2)) == ["e3", "e2"]
+
+
+async def test_journal_keeps_deadlines_on_the_monotonic_clock(journal: Journal) -> None:
+    """Setting the wall clock while the service is away makes no event younger."""
+    event = await accept(journal, "e1")
+    (entry,) = await journal.unanswered()
+    assert entry.deadline_monotonic == pytest.approx(event.received_monotonic + 1)
+
+
 async def test_journal_survives_many_writers_at_once(journal: Journal) -> None:
     """Writes that come together are all kept."""
     events = await asyncio.gather(*(accept(journal, f"e{number}") for number in range(300)))
-    await asyncio.gather(*(journal.store([answer_to(event, seq + 1)]) for seq, event in enumerate(events)))
+    await asyncio.gather(*(journal.store([(answer_to(event, seq + 1), event)]) for seq, event in enumerate(events)))
     assert await journal.last_seq() == 300
     assert await journal.unanswered() == []
 
@@ -132,26 +167,28 @@ async def test_journal_survives_many_writers_at_once(journal: Journal) -> None:
 async def test_sql_journal_is_there_after_a_restart(tmp_path: Path) -> None:
     """Events, verdicts and confirmations outlive the process that wrote them."""
     settings = JournalSettings(url=f"sqlite:///{tmp_path / 'sub' / 'journal.sqlite'}")
-    async with SqlJournal(settings, station="line1") as journal:
+    async with SqlJournal(settings, station="line1", clock=CLOCK) as journal:
         event = await accept(journal, "e1")
-        await journal.store([answer_to(event, 41)])
+        await journal.store([(answer_to(event, 41), event)])
         await journal.confirm("mqtt", 41)
-    async with SqlJournal(settings, station="line1") as journal:
+    async with SqlJournal(settings, station="line1", clock=CLOCK) as journal:
         assert await journal.last_seq() == 41
         assert await journal.confirmed("mqtt") == 41
-    async with SqlJournal(settings, station="line2") as other:
+    async with SqlJournal(settings, station="line2", clock=CLOCK) as other:
         assert await other.last_seq() == 0
 
 
 async def test_sql_journal_keeps_neighbours_of_a_bad_write(tmp_path: Path) -> None:
     """A seq that is used twice is refused without taking the writes of the same commit along."""
-    async with SqlJournal(JournalSettings(url=f"sqlite:///{tmp_path / 'j.sqlite'}"), station="line1") as journal:
+    async with SqlJournal(
+        JournalSettings(url=f"sqlite:///{tmp_path / 'j.sqlite'}"), station="line1", clock=CLOCK
+    ) as journal:
         events = [await accept(journal, f"e{number}") for number in range(3)]
         outcomes = await asyncio.gather(
-            *(journal.store([answer_to(event, seq)]) for event, seq in zip(events, [1, 1, 2], strict=True)),
+            *(journal.store([(answer_to(event, seq), event)]) for event, seq in zip(events, [1, 1, 2], strict=True)),
             return_exceptions=True,
         )
-        assert [type(outcome) for outcome in outcomes] == [type(None), JournalError, type(None)]
+        assert [type(outcome) for outcome in outcomes] == [type(None), JournalConflict, type(None)]
         assert await journal.last_seq() == 2
 
 
@@ -159,5 +196,5 @@ async def test_sql_journal_keeps_neighbours_of_a_bad_write(tmp_path: Path) -> No
 async def test_sql_journal_refuses_an_unusable_url(url: str) -> None:
     """A journal that cannot be opened is a configuration error in one line."""
     with pytest.raises(UsageError, match=r"^journal\.url: "):
-        async with SqlJournal(JournalSettings(url=url), station="line1"):
+        async with SqlJournal(JournalSettings(url=url), station="line1", clock=CLOCK):
             pass

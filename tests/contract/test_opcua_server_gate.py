@@ -31,6 +31,8 @@ class TurnedClock:
     def monotonic(self) -> float:
         return self.seconds
 
+    epoch = "turned by hand"
+
 
 @contextlib.asynccontextmanager
 async def watching(gate: PlcGate) -> AsyncIterator[PlcGate]:

@@ -175,7 +175,7 @@ class HmiBench:
         event = ImageEvent(event_id=verdict.event_id, part_id=verdict.part_id)
         arrival = Arrival(event, None, verdict.received_at, time.monotonic(), "test")
         await self.journal.accept(arrival, verdict.received_at)
-        await self.journal.store([answer])
+        await self.journal.store([(answer, arrival)])
         await self.server.publish(answer)
 
 

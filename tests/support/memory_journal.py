@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from schemas.messages import Verdict
-from service.errors import JournalError
+from service.errors import JournalConflict, JournalError
 from service.ports import Answer, Arrival, JournalEntry, VerdictQuery
 
 
@@ -26,6 +26,11 @@ class MemoryJournal:
         self.confirmations: dict[str, int] = {}
         self.failing = False
 
+    fault: str | None = None
+
+    def reset_fault(self) -> None:
+        self.fault = None
+
     @property
     def highest_seq(self) -> int:
         return max((row.seq or 0 for row in self.rows.values()), default=0)
@@ -35,19 +40,20 @@ class MemoryJournal:
         known = self.rows.get(arrival.event.event_id)
         if known is not None:
             return known.entry
-        self.rows[arrival.event.event_id] = _Row(
-            JournalEntry(arrival.event, arrival.image, arrival.source, arrival.received_at, deadline_at, None)
-        )
+        self._note(arrival, deadline_at)
         return None
 
-    async def store(self, answers: Sequence[Answer]) -> None:
+    async def store(self, answered: Sequence[tuple[Answer, Arrival]]) -> None:
         self._check()
-        for answer in answers:
+        for answer, arrival in answered:
+            if answer.verdict.event_id not in self.rows:
+                self._note(arrival, arrival.received_at)
             row = self.rows[answer.verdict.event_id]
-            entry = row.entry
-            row.entry = JournalEntry(
-                entry.event, entry.image, entry.source, entry.received_at, entry.deadline_at, answer.verdict_json
-            )
+            if row.seq is not None:
+                continue  # the first verdict stands
+            if any(other.seq == answer.verdict.seq for other in self.rows.values()):
+                raise JournalConflict("this seq is used")
+            row.entry = replace(row.entry, seq=answer.verdict.seq, verdict_json=answer.verdict_json)
             row.seq = answer.verdict.seq
 
     async def store_late(self, event_id: str, verdict_json: bytes) -> None:
@@ -74,6 +80,10 @@ class MemoryJournal:
         self._check()
         return self.highest_seq
 
+    async def answered_ids(self, limit: int) -> Sequence[str]:
+        self._check()
+        return [row.entry.event.event_id for row in reversed(self._by_seq())][:limit]
+
     async def find(self, event_id: str) -> bytes | None:
         self._check()
         row = self.rows.get(event_id)
@@ -91,6 +101,14 @@ class MemoryJournal:
                 continue
             found.append(row.entry.verdict_json)
         return found[: query.limit]
+
+    def _note(self, arrival: Arrival, deadline_at: datetime) -> None:
+        deadline = arrival.received_monotonic + (deadline_at - arrival.received_at).total_seconds()
+        self.rows[arrival.event.event_id] = _Row(
+            JournalEntry(
+                arrival.event, arrival.image, arrival.source, arrival.received_at, deadline_at, deadline, None, None
+            )
+        )
 
     def _by_seq(self) -> list[_Row]:
         answered = [row for row in self.rows.values() if row.seq is not None]

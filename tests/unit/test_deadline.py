@@ -7,8 +7,9 @@ from datetime import timedelta
 import pytest
 
 from schemas.settings import DeadlineSettings, DeadlineStart
-from service.deadline import Deadline
-from tests.support.line import arrival
+from service.deadline import Deadline, Margin, deadline_monotonic
+from service.ports import JournalEntry
+from tests.support.line import CLOCK, arrival
 
 FROM_CAPTURE = DeadlineSettings(default_ms=400)
 FROM_RECEIPT = DeadlineSettings(default_ms=400, start=DeadlineStart.RECEIVED)
@@ -29,7 +30,7 @@ FROM_RECEIPT = DeadlineSettings(default_ms=400, start=DeadlineStart.RECEIVED)
 def test_deadline_runs_from_capture_or_receipt(settings: DeadlineSettings, age_ms: float, left_ms: float) -> None:
     """Contract section 8: from `captured_at` where it is there and believable, else from receipt."""
     event = arrival(age_ms=age_ms)
-    deadline = Deadline.of(event, settings)
+    deadline = Deadline.of(event, settings, 0.0)
     assert deadline.monotonic - event.received_monotonic == pytest.approx(left_ms / 1000, abs=0.005)
     assert (deadline.at - event.received_at) / timedelta(milliseconds=1) == pytest.approx(left_ms, abs=5)
 
@@ -37,11 +38,63 @@ def test_deadline_runs_from_capture_or_receipt(settings: DeadlineSettings, age_m
 def test_deadline_of_the_event_beats_the_default() -> None:
     """An event may name its own deadline."""
     event = arrival(deadline_ms=50)
-    assert Deadline.of(event, FROM_CAPTURE).monotonic == pytest.approx(event.received_monotonic + 0.05)
+    assert Deadline.of(event, FROM_CAPTURE, 0.0).monotonic == pytest.approx(event.received_monotonic + 0.05)
 
 
 @pytest.mark.parametrize(("deadline_ms", "margin_ms"), [(1000, 25), (100, 25), (40, 10), (4, 1)])
 def test_deadline_margin_never_eats_a_short_deadline(deadline_ms: int, margin_ms: float) -> None:
     """A missed deadline is declared a margin early, at most a quarter of the time there is."""
-    deadline = Deadline.of(arrival(deadline_ms=deadline_ms), DeadlineSettings(margin_ms=25))
+    deadline = Deadline.of(arrival(deadline_ms=deadline_ms), FROM_CAPTURE, 0.025)
     assert deadline.monotonic - deadline.decide_by == pytest.approx(margin_ms / 1000)
+
+
+def test_margin_is_learned_from_publish_times() -> None:
+    """It follows the slowest percent of recent answers, with something to spare, and forgets what is long past."""
+    margin = Margin("auto")
+    first_guess = margin.seconds
+    for _ in range(19):
+        margin.observe(0.060)
+    assert margin.seconds == first_guess
+    margin.observe(0.060)
+    assert margin.seconds == pytest.approx(0.075)
+    for _ in range(200):
+        margin.observe(0.002)
+    assert margin.seconds == 0.010
+    for _ in range(3):
+        margin.observe(30.0)
+    assert margin.seconds == 0.150
+
+
+def test_margin_that_is_set_does_not_move() -> None:
+    """A plant that says how long it needs is believed."""
+    margin = Margin(40)
+    for _ in range(100):
+        margin.observe(0.5)
+    assert margin.seconds == 0.040
+
+
+@pytest.mark.parametrize(
+    ("received_ago_s", "known", "left_s"),
+    [
+        (10.0, True, -9.0),  # the same start of the machine: the monotonic clock has gone on
+        (-3600.0, True, -9.0),  # ... and does not care that the wall clock was set back
+        (10.0, False, -9.0),  # another start: the wall clock is all there is
+        (-3600.0, False, -86400.0),  # ... and where it must have been set back, the event counts as expired
+    ],
+)
+def test_deadline_of_an_earlier_run_survives_a_clock_that_is_set(
+    received_ago_s: float, known: bool, left_s: float
+) -> None:
+    """An event that was due before the restart is never taken for a fresh one."""
+    received_at = CLOCK.now() - timedelta(seconds=received_ago_s)
+    entry = JournalEntry(
+        event=arrival().event,
+        image=None,
+        source="mqtt",
+        received_at=received_at,
+        deadline_at=received_at + timedelta(seconds=1),
+        deadline_monotonic=CLOCK.monotonic() - 9.0 if known else None,
+        seq=None,
+        verdict_json=None,
+    )
+    assert deadline_monotonic(entry, CLOCK) - CLOCK.monotonic() == pytest.approx(left_s, abs=0.5)

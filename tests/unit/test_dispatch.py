@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from schemas.messages import Gate, Reason
 from service.compute import Failed
-from service.dispatch import Dispatcher, Outbox
+from service.deadline import Margin
+from service.dispatch import Dispatcher
+from service.outbox import Outbox
 from service.ports import Answer, Arrival
 from service.verdicts import make_verdict
 from tests.support.line import CLOCK, RecordingSink, arrival
@@ -36,7 +38,7 @@ class Out:
         self.journal = journal
         self.sink = RecordingSink()
         self.outbox = Outbox(self.sink, journal=journal, clock=CLOCK)
-        self.dispatcher = Dispatcher(journal, [self.outbox])
+        self.dispatcher = Dispatcher(journal, [self.outbox], clock=CLOCK, margin=Margin(25))
         self.acknowledged: list[str] = []
 
     async def send(self, seq: int, *, repeated: bool = False) -> None:
@@ -123,8 +125,75 @@ async def test_dispatcher_does_not_acknowledge_what_is_nowhere() -> None:
     async with an_exit(journal) as out:
         out.sink.down = True
         await out.send(1)
-        await eventually(lambda: out.sink.attempts > 0 and not out.dispatcher._acknowledging)
+        await eventually(lambda: out.sink.attempts > 0)
         assert out.acknowledged == []
+        out.sink.down = False
+        await eventually(lambda: out.acknowledged == ["e1"])
+
+
+async def test_dispatcher_catches_up_when_the_journal_works_again() -> None:
+    """What a full disk kept from the journal is stored when there is room, and acknowledged then."""
+    journal = MemoryJournal()
+    journal.failing = True
+    async with an_exit(journal) as out:
+        out.sink.down = True
+        for seq in (1, 2, 3):
+            await out.send(seq)
+        await eventually(lambda: out.dispatcher.journal_fault == "disk full")
+        journal.failing = False
+        await eventually(lambda: out.acknowledged == ["e1", "e2", "e3"])
+        assert journal.highest_seq == 3
+        assert out.dispatcher.journal_fault is None
+
+
+class SlowJournal(MemoryJournal):
+    """Stores nothing until `disk` works."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.disk = asyncio.Event()
+
+    async def store(self, answered: Sequence[tuple[Answer, Arrival]]) -> None:
+        await self.disk.wait()
+        await super().store(answered)
+
+
+async def test_dispatcher_publishes_in_order_though_the_disk_hangs() -> None:
+    """A verdict waits for a disk only so long as its deadline, and those behind it, allow."""
+    journal = SlowJournal()
+    async with an_exit(journal) as out:
+        for seq in range(1, 6):
+            await out.send(seq)
+        await out.sink.wait_for(5)
+        assert seqs(out) == [1, 2, 3, 4, 5]
+        assert out.dispatcher.journal_fault == "the journal does not answer"
+        journal.disk.set()
+        await eventually(lambda: journal.highest_seq == 5 and out.dispatcher.journal_fault is None)
+
+
+async def test_dispatcher_stores_before_it_publishes() -> None:
+    """What the gate hears must not be decided anew after a crash: the journal comes first where there is time."""
+    journal = SlowJournal()
+    async with an_exit(journal) as out:
+        await out.send(1)
+        asyncio.get_running_loop().call_later(0.05, journal.disk.set)
+        await out.sink.wait_for(1)
+        assert journal.highest_seq == 1
+
+
+async def test_outbox_loses_nothing_that_is_stored_late() -> None:
+    """A verdict that spills while it is not stored yet still comes in its turn."""
+    journal = SlowJournal()
+    async with an_exit(journal) as out:
+        out.sink.down = True
+        for seq in range(1, 1101):
+            await out.send(seq)
+        await eventually(lambda: out.outbox._spilled == 1100)
+        out.sink.down = False
+        await out.sink.wait_for(1100)
+        journal.disk.set()
+        await out.idle()
+    assert seqs(out) == list(range(1, 1101))
 
 
 async def test_outbox_takes_up_what_the_last_run_left_unconfirmed() -> None:
@@ -144,6 +213,21 @@ async def test_outbox_takes_up_what_the_last_run_left_unconfirmed() -> None:
         await restarted.idle()
     assert seqs(restarted) == [2, 3, 4]
     assert journal.confirmations == {"recorder": 4}
+
+
+async def test_outbox_shows_what_is_new_where_there_is_no_journal() -> None:
+    """A page that was away for long gets everything that memory holds, and goes on."""
+    sink = RecordingSink()
+    outbox = Outbox(sink, journal=None, clock=CLOCK)
+    await outbox.recover(0)
+    sink.down = True
+    running = asyncio.create_task(outbox.run())
+    for seq in range(1, 1501):
+        outbox.put(answer_to(arrival(f"e{seq}"), seq), stored=True)
+    sink.down = False
+    await sink.wait_for(1500)
+    running.cancel()
+    assert [answer.verdict.seq for answer in sink.published] == list(range(1, 1501))
 
 
 async def test_outbox_of_a_new_sink_does_not_repeat_history() -> None:

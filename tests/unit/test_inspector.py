@@ -11,7 +11,9 @@ import pytest
 
 from schemas.messages import Decision, Gate, Reason
 from schemas.settings import DeadlineSettings, GateSettings, IntakeSettings, Settings
+from service.admission import Admission
 from service.compute import Compute, LoadedModel
+from service.deadline import Margin
 from service.errors import FrameCorrupt, FrameError, FrameMissing, FrameRefused, RoiNotFound
 from service.inspector import Inspector
 from service.ports import Answer, Arrival, Refusal
@@ -32,12 +34,14 @@ class Line:
         self.loader = loader
         self.model: LoadedModel | None = pipeline.loaded
         self.answers: list[Answer] = []
-        self.compute = Compute(loader, prepare_workers=2, max_batch=4)
+        admission = Admission(settings.intake, clock=CLOCK, places=4)
+        self.compute = Compute(loader, admission=admission, settings=settings.compute, max_batch=4)
         self.inspector = Inspector(
             settings,
             clock=CLOCK,
             journal=self.journal,
             compute=self.compute,
+            margin=Margin(25),
             model=lambda: self.model,
             dispatch=self._dispatch,
         )
@@ -171,7 +175,7 @@ async def test_inspector_repeats_from_the_journal_after_a_restart() -> None:
     """What another process answered is repeated, and numbering goes on where it ended."""
     async with a_line() as line:
         first = await line.ask(arrival("same"))
-        await line.journal.store([first])
+        await line.journal.store([(first, arrival("same"))])
         async with a_line() as restarted:
             restarted.inspector._journal = line.journal
             await restarted.inspector.recover()
@@ -179,6 +183,48 @@ async def test_inspector_repeats_from_the_journal_after_a_restart() -> None:
             assert again.verdict_json == first.verdict_json
             assert restarted.pipeline.judged == 0
             assert (await restarted.ask(arrival("new"))).verdict.seq == 2
+
+
+async def test_inspector_knows_an_event_of_an_earlier_run_before_it_loads_its_frame() -> None:
+    """A broker that hands everything over once more after a restart costs no frame and no inference."""
+    async with a_line() as line:
+        first = await line.ask(arrival("same"))
+        await line.journal.store([(first, arrival("same"))])
+        async with a_line() as restarted:
+            restarted.inspector._journal = line.journal
+            await restarted.inspector.recover()
+            assert (await restarted.ask(arrival("same"))).verdict_json == first.verdict_json
+            assert restarted.loader.loads == 0
+            line.journal.failing = True
+            silent = await restarted.ask(arrival("same again"))
+            assert silent.verdict.decision is Decision.OK  # never seen: judged although the journal fails
+
+
+async def test_inspector_does_not_contradict_a_verdict_that_the_journal_cannot_read() -> None:
+    """What an earlier run answered is not judged anew, which might end otherwise: it is an error that rejects."""
+    async with a_line() as line:
+        first = await line.ask(arrival("same"))
+        await line.journal.store([(first, arrival("same"))])
+        async with a_line() as restarted:
+            restarted.inspector._journal = line.journal
+            await restarted.inspector.recover()
+            line.journal.failing = True
+            verdict = (await restarted.ask(arrival("same"))).verdict
+            assert (verdict.reason, verdict.gate) == (Reason.INTERNAL_ERROR, Gate.REJECT)
+            assert restarted.loader.loads == 0
+
+
+async def test_inspector_starts_without_a_journal_that_can_be_read() -> None:
+    """What was left open cannot be answered then; what comes can."""
+    async with a_line() as line:
+        line.journal.last_seq = _forty  # type: ignore[method-assign] # the mark beside the journal knows
+        line.journal.failing = True
+        assert await line.inspector.recover() == []
+        assert (await line.ask(arrival())).verdict.seq == 41
+
+
+async def _forty() -> int:
+    return 40
 
 
 async def test_inspector_lets_a_twin_wait_for_the_one_in_work() -> None:
@@ -200,7 +246,8 @@ async def test_inspector_answers_what_the_last_run_left_open() -> None:
     async with a_line() as line:
         old = arrival("old", deadline_ms=50, age_ms=60_000, trigger_id=5)
         await line.journal.accept(old, old.received_at - timedelta(seconds=59))
-        await line.inspector.recover()
+        (left_open,) = await line.inspector.recover()
+        await line.inspector.inspect(left_open)
         (answer,) = line.answers
     assert (answer.verdict.event_id, answer.verdict.trigger_id) == ("old", 5)
     assert answer.verdict.reason is Reason.DEADLINE_MISSED
@@ -212,7 +259,7 @@ async def test_inspector_refuses_more_than_it_can_hold() -> None:
     async with a_line(settings) as line:
         line.pipeline.hold()
         held = [asyncio.create_task(line.inspector.inspect(arrival(f"held{number}"))) for number in range(2)]
-        await eventually(lambda: line.inspector.in_work == 2)
+        await eventually(lambda: line.compute.in_work == 2)
         assert not line.inspector.has_room
         assert (await line.ask(arrival("third"))).verdict.reason is Reason.OVERLOAD
         line.pipeline.release()

@@ -1,0 +1,253 @@
+"""A SQL database that is written by one thread and read by another."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+import structlog
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
+
+from adapters.journal.schema import upgrade
+from schemas.settings import JournalSettings
+from service.errors import CangateError, JournalConflict, JournalError, UsageError
+from service.threads import DaemonThreads
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+Work = Callable[[Connection], T]
+
+_BATCH = 256
+_WAITING = 10_000
+_CHECKPOINT_S = 5.0
+_WAL_PAGES = 20_000
+"""A write-ahead log this long is written back within a commit after all, so that it cannot grow for ever."""
+
+_CORRUPT = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_NO_ROOM = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
+
+
+class Database:
+    """Runs pieces of work in transactions, off the event loop.
+
+    Writes that come in while a commit is under way share the next one (group commit), so a burst costs few commits and
+    a lone write waits for nobody. SQLite runs in WAL mode: readers hold up no writer, and with `sync = "normal"` a
+    commit waits for no disk; the log is written back, with its fsync, beside the commits.
+
+    A SQLite file that turns out to be corrupt is set aside under a name that says so, and a new one is begun.
+    """
+
+    def __init__(self, settings: JournalSettings) -> None:
+        self._url = settings.url
+        self._engine, self.path = _open_engine(settings)
+        self.dialect = self._engine.dialect.name
+        self._writer = DaemonThreads("journal")
+        # a database in memory belongs to the one connection that made it
+        self._reader = self._writer if self.dialect == "sqlite" and self.path is None else DaemonThreads("journal-read")
+        self._write_connection: Connection | None = None
+        self._read_connection: tuple[int, Connection] | None = None
+        self._generation = 0
+        self._waiting: list[tuple[Work[Any], asyncio.Future[Any]]] = []
+        self._flush: asyncio.Task[None] | None = None
+        self._checkpoints: asyncio.Task[None] | None = None
+        self.fault: str | None = None
+
+    async def open(self) -> None:
+        """Open the database and bring its tables up to date. One without room for that is opened when there is room.
+
+        Raises:
+            UsageError: it cannot be opened.
+        """
+        try:
+            await self._writer.submit(self._open)
+        except SQLAlchemyError as exc:
+            if _code(exc) not in _NO_ROOM:
+                raise UsageError(f"journal.url: {self._url} cannot be opened: {one_line(exc)}") from exc
+            log.error("journal_not_opened", error=one_line(exc))
+        if self.path is not None:
+            self._checkpoints = asyncio.create_task(self._write_back(), name="journal checkpoints")
+
+    async def close(self) -> None:
+        """Finish what was begun and close."""
+        if self._checkpoints is not None:
+            self._checkpoints.cancel()
+        if self._flush is not None:
+            await asyncio.wait({self._flush})
+        await self._reader.submit(self._close_read_connection)
+        await self._writer.submit(self._disconnect)
+        self._writer.close()
+        self._reader.close()
+
+    async def write(self, work: Work[T]) -> T:
+        """Return what `work` returns, once it is committed. Raises JournalError."""
+        if len(self._waiting) >= _WAITING:
+            raise JournalError("the database does not answer")
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._waiting.append((work, future))
+        if self._flush is None:
+            self._flush = asyncio.create_task(self._flush_all(), name="journal-flush")
+        return await future
+
+    async def read(self, work: Work[T]) -> T:
+        """Return what `work` returns. Raises JournalError."""
+        try:
+            return await self._reader.submit(lambda: self._read(work))
+        except SQLAlchemyError as exc:
+            if _code(exc) in _CORRUPT:
+                await self._writer.submit(partial(self._set_aside, exc))
+            raise JournalError(one_line(exc)) from exc
+
+    async def _flush_all(self) -> None:
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting[:_BATCH], self._waiting[_BATCH:]
+                try:
+                    outcomes = await self._writer.submit(partial(self._commit, [work for work, _ in batch]))
+                except Exception as exc:  # whoever waits for the commit must hear of it, whatever it was
+                    log.exception("journal_commit_failed")
+                    outcomes = [JournalError(one_line(exc))] * len(batch)
+                for (_, future), outcome in zip(batch, outcomes, strict=True):
+                    if future.cancelled():
+                        continue
+                    if isinstance(outcome, JournalError):
+                        future.set_exception(outcome)
+                    else:
+                        future.set_result(outcome)
+        finally:
+            self._flush = None
+
+    async def _write_back(self) -> None:
+        while True:
+            await asyncio.sleep(_CHECKPOINT_S)
+            try:
+                await self.read(lambda connection: connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)"))
+            except JournalError as exc:
+                log.warning("journal_checkpoint_failed", error=str(exc))
+
+    # from here on: on the threads
+
+    def _open(self) -> None:
+        try:
+            self._connection_for_writing()
+        except SQLAlchemyError as exc:
+            if _code(exc) not in _CORRUPT:
+                raise
+            self._set_aside(exc)
+            self._connection_for_writing()
+
+    def _connection_for_writing(self) -> Connection:
+        if self._write_connection is None:
+            # kept: taking one from a pool costs as much as a commit
+            connection = self._engine.connect()
+            try:
+                with connection.begin():
+                    upgrade(connection)
+            except BaseException:
+                connection.close()
+                self._engine.dispose()
+                raise
+            self._write_connection = connection
+        return self._write_connection
+
+    def _commit(self, works: Sequence[Work[Any]], *, again: bool = False) -> list[Any]:
+        try:
+            connection = self._connection_for_writing()
+            with connection.begin():
+                return [work(connection) for work in works]
+        except (SQLAlchemyError, CangateError) as exc:
+            self._disconnect()
+            if _code(exc) in _CORRUPT and not again:
+                self._set_aside(exc)
+                return self._commit(works, again=True)
+            if len(works) > 1:  # one bad write must not take its neighbours along
+                return [outcome for work in works for outcome in self._commit([work])]
+            kind = JournalConflict if isinstance(exc, IntegrityError) else JournalError
+            return [kind(one_line(exc))]
+
+    def _read(self, work: Work[T]) -> T:
+        if self._read_connection is None or self._read_connection[0] != self._generation:
+            self._close_read_connection()
+            self._read_connection = (self._generation, self._engine.connect())
+        try:
+            with self._read_connection[1].begin():
+                return work(self._read_connection[1])
+        except SQLAlchemyError:
+            self._close_read_connection()
+            raise
+
+    def _close_read_connection(self) -> None:
+        opened, self._read_connection = self._read_connection, None
+        if opened is not None:
+            opened[1].close()
+
+    def _disconnect(self) -> None:
+        if self._write_connection is not None:
+            self._write_connection.close()
+            self._write_connection = None
+        self._engine.dispose()
+
+    def _set_aside(self, exc: Exception) -> None:
+        assert self.path is not None  # a database in memory is not corrupt
+        self._disconnect()
+        self._generation += 1
+        name = f"{self.path.name}.corrupt-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+        for suffix in ("", "-wal", "-shm"):
+            file = self.path.with_name(self.path.name + suffix)
+            if file.exists():
+                file.rename(self.path.with_name(name + suffix))
+        self.fault = f"{self.path.name} was corrupt ({one_line(exc)}); it was set aside as {name} and a new one begun"
+        log.error("journal_set_aside", fault=self.fault)
+
+
+def _open_engine(settings: JournalSettings) -> tuple[Engine, Path | None]:
+    path: Path | None = None
+    try:
+        url = sa.make_url(settings.url)
+        if url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:"):
+            path = Path(str(url.database))
+            path.parent.mkdir(parents=True, exist_ok=True)
+        engine = sa.create_engine(url)
+    except (ArgumentError, NoSuchModuleError, ImportError) as exc:
+        raise UsageError(f"journal.url: {one_line(exc)}") from exc
+    except OSError as exc:
+        raise UsageError(f"journal.url: {exc.filename}: {exc.strerror}") from exc
+    if engine.dialect.name not in ("sqlite", "postgresql"):
+        raise UsageError(f"journal.url: {engine.dialect.name} is not supported, sqlite and postgresql are")
+    if engine.dialect.name == "sqlite":
+        sync = settings.sync.upper()
+
+        @sa.event.listens_for(engine, "connect")
+        def _prepare(connection: DBAPIConnection, _: object) -> None:
+            # transactions as SQLAlchemy sees them, not as the sqlite3 module guesses them: ALTER TABLE is part of one
+            connection.isolation_level = None
+            cursor = connection.cursor()
+            cursor.execute("PRAGMA journal_mode = WAL")
+            cursor.execute(f"PRAGMA synchronous = {sync}")
+            cursor.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
+            cursor.close()
+
+        @sa.event.listens_for(engine, "begin")
+        def _begin(connection: Connection) -> None:
+            connection.exec_driver_sql("BEGIN")
+
+    return engine, path
+
+
+def _code(exc: BaseException) -> int | None:
+    """Return SQLite's primary result code, None where it is another error."""
+    code = getattr(getattr(exc, "orig", None), "sqlite_errorcode", None)
+    return None if code is None else int(code) & 0xFF
+
+
+def one_line(exc: Exception) -> str:
+    """Return what the database said, short."""
+    return " ".join(str(getattr(exc, "orig", None) or exc).split())[:200]

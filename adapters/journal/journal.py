@@ -1,0 +1,275 @@
+"""The journal as a port of the service, on a SQL database."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Any, Self
+
+import sqlalchemy as sa
+import structlog
+from pydantic import ValidationError
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection
+
+from adapters.journal.database import Database
+from adapters.journal.schema import events, sinks
+from adapters.journal.sequence import SequenceMark
+from schemas.messages import ImageEvent, ImageRef, Verdict
+from schemas.settings import JournalSettings
+from service.errors import JournalError
+from service.ports import Answer, Arrival, Clock, JournalEntry, VerdictQuery
+
+log = structlog.get_logger(__name__)
+
+_RETENTION_EVERY_S = 600.0
+_RETENTION_ROWS = 200
+"""Deleted in one transaction: a few milliseconds that a verdict may have to wait."""
+
+_RETENTION_PAUSE_S = 0.1
+
+
+class SqlJournal:
+    """Fulfils `Journal` (service/ports.py) on SQLite or PostgreSQL."""
+
+    def __init__(self, settings: JournalSettings, *, station: str, clock: Clock) -> None:
+        self._station = station
+        self._keep = timedelta(days=settings.keep_days)
+        self._clock = clock
+        self._database = Database(settings)
+        path = self._database.path
+        self._mark = None if path is None else SequenceMark(path.with_name(f"{path.name}.{station}.seq"))
+        self._insert = postgresql.insert if self._database.dialect == "postgresql" else sqlite.insert
+        self._note_event = self._insert(events).on_conflict_do_nothing()
+        self._store_verdict = (
+            sa.update(events)
+            .where(
+                events.c.station == station,
+                events.c.event_id == sa.bindparam("key"),
+                events.c.verdict.is_(None),  # the first verdict stands
+            )
+            .values(seq=sa.bindparam("seq"), decision=sa.bindparam("decision"), verdict=sa.bindparam("verdict"))
+        )
+        self._retention: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._database.open()
+        if self._mark is not None:
+            await asyncio.to_thread(self._mark.read)
+        if self._keep:
+            self._retention = asyncio.create_task(self._forget_old_events(), name="journal retention")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._retention is not None:
+            self._retention.cancel()
+        await self._database.close()
+
+    @property
+    def fault(self) -> str | None:
+        """What a person must know about the journal, in one line."""
+        return self._database.fault
+
+    def reset_fault(self) -> None:
+        """Forget a fault that was dealt with."""
+        self._database.fault = None
+
+    async def accept(self, arrival: Arrival, deadline_at: datetime) -> JournalEntry | None:
+        """Note an event; return what is known of it where it was noted before, else None."""
+        row = self._row(arrival, deadline_at)
+
+        def work(connection: Connection) -> JournalEntry | None:
+            if connection.execute(self._note_event, row).rowcount:
+                return None
+            return self._entry(connection.execute(self._select().where(events.c.event_id == row["event_id"])).one())
+
+        return await self._database.write(work)
+
+    async def store(self, answered: Sequence[tuple[Answer, Arrival]]) -> None:
+        """Store verdicts with their exact bytes, in one commit; the first verdict on an event stands.
+
+        Raises:
+            JournalConflict: a number was used before.
+            JournalError: they could not be stored.
+        """
+        highest = max(answer.verdict.seq for answer, _ in answered)
+        rows = [
+            {
+                "key": answer.verdict.event_id,
+                "seq": answer.verdict.seq,
+                "decision": answer.verdict.decision.value,
+                "verdict": answer.verdict_json,
+            }
+            for answer, _ in answered
+        ]
+
+        def work(connection: Connection) -> None:
+            if connection.execute(self._store_verdict, rows).rowcount < len(rows):
+                # some were stored before, or could not be noted when they came
+                for answer, arrival in answered:
+                    left_s = answer.deadline_monotonic - arrival.received_monotonic
+                    deadline_at = arrival.received_at + timedelta(seconds=left_s)
+                    connection.execute(self._note_event, self._row(arrival, deadline_at))
+                connection.execute(self._store_verdict, rows)
+            if self._mark is not None:
+                self._mark.stored(highest)
+
+        try:
+            await self._database.write(work)
+        except JournalError:
+            if self._mark is not None:
+                await asyncio.to_thread(self._mark.not_stored, highest)
+            raise
+
+    async def store_late(self, event_id: str, verdict_json: bytes) -> None:
+        """Keep a result that came after its deadline, for the record."""
+        statement = (
+            sa.update(events)
+            .where(events.c.station == self._station, events.c.event_id == event_id)
+            .values(late_verdict=verdict_json)
+        )
+        await self._database.write(lambda connection: connection.execute(statement))
+
+    async def confirm(self, sink: str, seq: int) -> None:
+        """Note that a sink has confirmed every verdict up to and including `seq`."""
+        statement = (
+            self._insert(sinks)
+            .values(station=self._station, sink=sink, confirmed_seq=seq)
+            .on_conflict_do_update(index_elements=["station", "sink"], set_={"confirmed_seq": seq})
+        )
+        await self._database.write(lambda connection: connection.execute(statement))
+
+    async def confirmed(self, sink: str) -> int | None:
+        """Return up to which seq a sink has confirmed all verdicts; None for a sink never heard of."""
+        statement = sa.select(sinks.c.confirmed_seq).where(sinks.c.station == self._station, sinks.c.sink == sink)
+        return await self._database.read(lambda connection: connection.execute(statement).scalar())
+
+    async def answered(self, *, after: int, limit: int) -> Sequence[JournalEntry]:
+        """Return answered events with a seq above `after`, in the order of seq."""
+        statement = self._select().where(events.c.seq > after).order_by(events.c.seq).limit(limit)
+        return await self._database.read(lambda connection: self._entries(connection, statement))
+
+    async def unanswered(self) -> Sequence[JournalEntry]:
+        """Return events that were accepted and never answered, oldest first."""
+        statement = self._select().where(events.c.verdict.is_(None)).order_by(events.c.received_at)
+        return await self._database.read(lambda connection: self._entries(connection, statement))
+
+    async def last_seq(self) -> int:
+        """Return a seq that no verdict so far has exceeded: the highest one, where all of them could be stored."""
+        statement = sa.select(sa.func.max(events.c.seq)).where(events.c.station == self._station)
+        try:
+            stored = int(await self._database.read(lambda connection: connection.execute(statement).scalar()) or 0)
+        except JournalError as exc:
+            if self._mark is None:
+                raise
+            log.error("journal_read_failed", error=str(exc))
+            stored = 0
+        if self._mark is None:
+            return stored
+        # an empty journal beside a mark: the one before was lost, and its last numbers with it
+        return max(stored, self._mark.unstored) if stored else self._mark.ceiling
+
+    async def answered_ids(self, limit: int) -> Sequence[str]:
+        """Return the event ids that were answered last, at most `limit`."""
+        statement = (
+            sa.select(events.c.event_id)
+            .where(events.c.station == self._station, events.c.seq.is_not(None))
+            .order_by(events.c.seq.desc())
+            .limit(limit)
+        )
+        return await self._database.read(lambda connection: list(connection.execute(statement).scalars()))
+
+    async def find(self, event_id: str) -> bytes | None:
+        """Return the verdict bytes of an event."""
+        statement = sa.select(events.c.verdict).where(events.c.station == self._station, events.c.event_id == event_id)
+        return await self._database.read(lambda connection: connection.execute(statement).scalar())
+
+    async def page(self, query: VerdictQuery) -> Sequence[bytes]:
+        """Return verdict bytes, newest first."""
+        statement = sa.select(events.c.verdict).where(events.c.station == self._station, events.c.seq.is_not(None))
+        if query.before is not None:
+            statement = statement.where(events.c.seq < query.before)
+        if query.decision is not None:
+            statement = statement.where(events.c.decision == query.decision.value)
+        if query.part_id is not None:
+            statement = statement.where(events.c.part_id == query.part_id)
+        statement = statement.order_by(events.c.seq.desc()).limit(query.limit)
+        return await self._database.read(lambda connection: list(connection.execute(statement).scalars()))
+
+    async def forget(self, before: datetime) -> int:
+        """Delete events that were received before `before` and answered; return how many.
+
+        The last verdict stays, since numbering goes on from it. Deleted in small pieces: verdicts need not wait.
+        """
+        newest = sa.select(sa.func.max(events.c.seq)).where(events.c.station == self._station).scalar_subquery()
+        old = (
+            sa.select(events.c.event_id)
+            .where(events.c.station == self._station, events.c.received_at < before, events.c.seq < newest)
+            .limit(_RETENTION_ROWS)
+        )
+        statement = sa.delete(events).where(events.c.station == self._station, events.c.event_id.in_(old))
+        total = 0
+        while deleted := await self._database.write(lambda connection: connection.execute(statement).rowcount):
+            total += deleted
+            await asyncio.sleep(_RETENTION_PAUSE_S)
+        return total
+
+    async def _forget_old_events(self) -> None:
+        while True:
+            await asyncio.sleep(_RETENTION_EVERY_S)
+            try:
+                forgotten = await self.forget(self._clock.now() - self._keep)
+            except JournalError as exc:
+                log.error("journal_retention_failed", error=str(exc))
+            else:
+                log.info("journal_retention", forgotten=forgotten)
+
+    def _row(self, arrival: Arrival, deadline_at: datetime) -> dict[str, Any]:
+        event = arrival.event
+        return {
+            "station": self._station,
+            "event_id": event.event_id,
+            "part_id": event.part_id,
+            "source": arrival.source,
+            "event": event.model_dump_json(include=set(ImageEvent.model_fields)).encode(),
+            "image": None if arrival.image is None else arrival.image.to_json(),
+            "received_at": arrival.received_at,
+            "deadline_at": deadline_at,
+            "deadline_monotonic": arrival.received_monotonic + (deadline_at - arrival.received_at).total_seconds(),
+            "epoch": self._clock.epoch,
+        }
+
+    def _select(self) -> sa.Select[Any]:
+        return sa.select(events).where(events.c.station == self._station)
+
+    def _entries(self, connection: Connection, statement: sa.Select[Any]) -> list[JournalEntry]:
+        entries = []
+        for row in connection.execute(statement):
+            try:
+                entries.append(self._entry(row))
+            except JournalError as exc:
+                log.error("journal_row_unreadable", event_id=row.event_id, seq=row.seq, error=str(exc))
+        return entries
+
+    def _entry(self, row: sa.Row[Any]) -> JournalEntry:
+        try:
+            event = ImageEvent.model_validate_json(row.event)
+            image = None if row.image is None else ImageRef.model_validate_json(row.image)
+            if row.verdict is not None:
+                Verdict.model_validate_json(row.verdict)
+        except ValidationError as exc:
+            raise JournalError(f"the record of an event is damaged: {exc.errors()[0]['msg']}") from exc
+        return JournalEntry(
+            event=event,
+            image=image,
+            source=row.source,
+            received_at=row.received_at,
+            deadline_at=row.deadline_at,
+            deadline_monotonic=row.deadline_monotonic if row.epoch == self._clock.epoch else None,
+            seq=row.seq,
+            verdict_json=row.verdict,
+        )

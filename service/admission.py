@@ -1,0 +1,121 @@
+"""Who is inspected next where more events come than can be inspected, and who is told at once that there is no time."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+from collections import deque
+from dataclasses import dataclass, field
+
+from schemas.settings import IntakeOrder, IntakeSettings
+from service.ports import Clock
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """turn: True, go in; False, it cannot make it any more."""
+
+    decide_by: float
+    promised: bool
+    turn: asyncio.Future[bool] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class Admission:
+    """A bounded queue in front of the inspection, with one rule for who goes next.
+
+    Only so many events are inside at a time; the others wait here, where they can still change places. `oldest`: parts
+    are inspected in the order in which they came, and one too many is turned away. `newest`: the newest goes first, and
+    one too many pushes the oldest that waits out. Either way whoever will not have its verdict in time, by what recent
+    inspections took, is turned away as soon as that is known: the time goes to parts that can still be judged.
+
+    Nobody starves: whoever finds a free place goes in, whatever inspections took before, so a bad estimate corrects
+    itself.
+    """
+
+    def __init__(self, settings: IntakeSettings, *, clock: Clock, places: int) -> None:
+        self._capacity = settings.capacity
+        self._newest_first = settings.order is IntakeOrder.NEWEST
+        self._places = min(places, settings.capacity)
+        self._clock = clock
+        self._inside = 0
+        self._waiting: deque[_Waiting] = deque()  # the next one on the left
+        self._taken_s: deque[float] = deque(maxlen=32)
+
+    @property
+    def in_work(self) -> int:
+        """Return how many events are inside or wait."""
+        return self._inside + len(self._waiting)
+
+    @property
+    def has_room(self) -> bool:
+        """Tell whether one more event would find a place, inside or to wait."""
+        return self.in_work < self._capacity
+
+    async def enter(self, decide_by: float, *, promised: bool = False) -> float | None:
+        """Wait for a place inside. Returns the time at which it was given, for `leave`; None: there is no time for it.
+
+        decide_by: when its verdict must be there, on `Clock.monotonic`. promised: it is not turned away.
+        """
+        if self._inside < self._places:
+            self._inside += 1
+            return self._clock.monotonic()
+        if not (self.has_room or promised or self._push_out()):
+            return None
+        waiting = _Waiting(decide_by, promised)
+        if self._newest_first:
+            self._waiting.appendleft(waiting)
+        else:
+            self._waiting.append(waiting)
+        self._turn_away(ahead=1)
+        try:
+            may = await waiting.turn
+        except asyncio.CancelledError:
+            if waiting in self._waiting:
+                self._waiting.remove(waiting)
+            elif not waiting.turn.cancelled() and waiting.turn.result():
+                self._give_place_away()
+            raise
+        return self._clock.monotonic() if may else None
+
+    def leave(self, entered: float) -> None:
+        """Give the place up that `enter` gave at `entered`."""
+        self._taken_s.append(self._clock.monotonic() - entered)
+        self._give_place_away()
+
+    def _give_place_away(self) -> None:
+        self._turn_away(ahead=0)
+        while self._waiting:
+            turn = self._waiting.popleft().turn
+            if not turn.cancelled():
+                turn.set_result(True)
+                return
+        self._inside -= 1
+
+    def _push_out(self) -> bool:
+        """Make room for a newer event where that is the rule; tell whether there is."""
+        if not self._newest_first:
+            return False
+        for oldest in reversed(self._waiting):
+            if not oldest.promised:
+                self._waiting.remove(oldest)
+                oldest.turn.set_result(False)
+                return True
+        return False
+
+    def _turn_away(self, *, ahead: int) -> None:
+        """Turn away who will not be judged in time, by the median of what recent inspections took.
+
+        ahead: how many must leave before the first who waits may go in.
+        """
+        if not self._taken_s:
+            return
+        inspection_s = statistics.median(self._taken_s)
+        interval_s = inspection_s / self._places
+        done_at = self._clock.monotonic() + inspection_s
+        kept: deque[_Waiting] = deque()
+        for waiting in self._waiting:
+            if waiting.promised or done_at + interval_s * (ahead + len(kept)) <= waiting.decide_by:
+                kept.append(waiting)
+            elif not waiting.turn.cancelled():
+                waiting.turn.set_result(False)
+        self._waiting = kept

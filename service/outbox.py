@@ -1,0 +1,222 @@
+"""The way of a verdict to one sink: in the order of seq, again and again until it is confirmed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from schemas.messages import Verdict
+from service.deadline import Margin, deadline_monotonic
+from service.errors import JournalError, SinkUnavailable
+from service.ports import Answer, Clock, Journal, JournalEntry, VerdictSink
+
+log = structlog.get_logger(__name__)
+
+_IN_FLIGHT = 64
+_IN_MEMORY = 1000
+_RETRY_S = (0.05, 2.0)
+_READ_TRIES = 3
+_READ_PAUSE_S = 0.2
+
+_REDELIVERED = 10_000
+"""What a sink that was away for longer has missed stays in the journal: no gate and no screen waits for it."""
+
+
+@dataclass(slots=True)
+class _Delivery:
+    """confirmed: True once the sink has it; False where it is given up, as a repeated answer is after one try."""
+
+    answer: Answer
+    confirmed: asyncio.Future[bool]
+    tried: bool = False
+
+
+class Outbox:
+    """Delivers verdicts to one sink in the order of seq.
+
+    What the sink confirmed is noted in the journal, and what it had not confirmed when the last run ended is delivered
+    first. While a sink is away only so many verdicts wait in memory; the rest waits in the journal, but for those that
+    the journal could not store. Whether a gate command may still go with a verdict is decided at each try
+    (`Answer.gate_at`).
+
+    Args:
+        sink: where to deliver to.
+        journal: where confirmations are kept; None for a sink that only shows what is new.
+        clock: for deadlines of verdicts that come back from the journal.
+        margin: learns from how long a gate's sink takes to confirm.
+    """
+
+    def __init__(
+        self, sink: VerdictSink, *, journal: Journal | None, clock: Clock, margin: Margin | None = None
+    ) -> None:
+        self.sink = sink
+        self._journal = journal
+        self._clock = clock
+        self._margin = margin
+        self._pending: deque[_Delivery] = deque()
+        self._in_flight: dict[asyncio.Task[bool], _Delivery] = {}
+        self._work = asyncio.Event()
+        self._confirmed = 0  # every verdict up to this seq is confirmed
+        self._noted = 0  # the journal knows of it
+        self._confirmed_ahead: set[int] = set()
+        self._taken = 0  # highest seq that was taken for delivery
+        self._spilled = 0  # highest seq that waits outside of `_pending`
+        self._unstored: deque[_Delivery] = deque()  # those of them that the journal does not have
+        self._failures = 0
+
+    @property
+    def waiting(self) -> int:
+        """Return how many verdicts are not confirmed yet, those in the journal left out."""
+        return len(self._pending) + len(self._in_flight) + len(self._unstored)
+
+    async def recover(self, last_seq: int) -> None:
+        """Take up what the last run left unconfirmed; call before the first `put`."""
+        known = None
+        if self._journal is not None:
+            try:
+                known = await self._journal.confirmed(self.sink.name)
+            except JournalError as exc:
+                log.error("journal_read_failed", sink=self.sink.name, error=str(exc))
+        self._confirmed = last_seq if known is None else max(known, last_seq - _REDELIVERED)
+        self._noted = self._taken = self._confirmed
+        self._spilled = last_seq
+        self._work.set()
+
+    def put(self, answer: Answer, *, stored: bool) -> asyncio.Future[bool]:
+        """Queue `answer`; the future tells that it was confirmed. stored: the journal has it, or needs not to."""
+        delivery = _Delivery(answer, asyncio.get_running_loop().create_future())
+        if answer.repeated:
+            self._pending.append(delivery)
+        elif self._spilled > self._taken or len(self._pending) >= _IN_MEMORY:
+            self._spilled = answer.verdict.seq
+            if not stored or self._journal is None:
+                self._keep(delivery)
+        else:
+            self._pending.append(delivery)
+            self._taken = answer.verdict.seq
+        self._work.set()
+        return delivery.confirmed
+
+    async def run(self) -> None:
+        """Deliver until cancelled."""
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            await self._take_from_journal()
+            while self._pending and len(self._in_flight) < _IN_FLIGHT:
+                delivery = self._pending.popleft()
+                task = asyncio.create_task(self._try(delivery), name=f"{self.sink.name} {delivery.answer.verdict.seq}")
+                self._in_flight[task] = delivery
+                task.add_done_callback(lambda _: self._work.set())
+            await asyncio.sleep(0)
+            if await self._collect():
+                await self._back_off()
+                self._work.set()
+
+    def _keep(self, delivery: _Delivery) -> None:
+        if len(self._unstored) >= _IN_MEMORY:
+            given_up = self._unstored.popleft()
+            log.error("verdict_given_up", sink=self.sink.name, seq=given_up.answer.verdict.seq)
+            given_up.confirmed.set_result(False)
+        self._unstored.append(delivery)
+
+    async def _try(self, delivery: _Delivery) -> bool:
+        first, delivery.tried = not delivery.tried, True
+        try:
+            await self.sink.publish(delivery.answer)
+        except SinkUnavailable as exc:
+            log.warning("publish_failed", sink=self.sink.name, seq=delivery.answer.verdict.seq, error=str(exc))
+            return False
+        decided = delivery.answer.decided_monotonic
+        if first and self._margin is not None and decided is not None and not delivery.answer.repeated:
+            self._margin.observe(self._clock.monotonic() - decided)
+        return True
+
+    async def _collect(self) -> bool:
+        """Take in finished deliveries; tell whether any must be tried again."""
+        if any(task.done() and not task.result() for task in self._in_flight):
+            await asyncio.wait(self._in_flight)  # what follows must stay behind what failed
+        failed = []
+        for task in [task for task in self._in_flight if task.done()]:
+            delivery = self._in_flight.pop(task)
+            if task.result():
+                self._failures = 0
+                if not delivery.answer.repeated:
+                    self._confirmed_ahead.add(delivery.answer.verdict.seq)
+            elif not delivery.answer.repeated:
+                failed.append(delivery)
+                continue
+            if not delivery.confirmed.done():
+                delivery.confirmed.set_result(task.result())
+        self._pending.extendleft(sorted(failed, key=lambda delivery: -delivery.answer.verdict.seq))
+        await self._note_confirmed()
+        return bool(failed)
+
+    async def _note_confirmed(self) -> None:
+        while self._confirmed + 1 in self._confirmed_ahead:
+            self._confirmed += 1
+            self._confirmed_ahead.discard(self._confirmed)
+        if self._journal is None or self._confirmed == self._noted:
+            return
+        try:
+            await self._journal.confirm(self.sink.name, self._confirmed)
+        except JournalError as exc:
+            log.error("journal_confirm_failed", sink=self.sink.name, error=str(exc))
+        else:
+            self._noted = self._confirmed
+
+    async def _take_from_journal(self) -> None:
+        """Take the next of those that wait outside of `_pending`, from the journal and from memory, in order."""
+        if self._pending or self._spilled <= self._taken:
+            return
+        until = self._spilled
+        entries = await self._read(after=self._taken)
+        if entries is not None and len(entries) == _IN_MEMORY:
+            until = min(until, _seq(entries[-1]))
+        loop = asyncio.get_running_loop()
+        taken = {_seq(entry): _Delivery(self._answer(entry), loop.create_future()) for entry in entries or ()}
+        while self._unstored and self._unstored[0].answer.verdict.seq <= until:
+            delivery = self._unstored.popleft()
+            taken[delivery.answer.verdict.seq] = delivery
+        if entries is not None:
+            # what is nowhere was given up, or is a number that was never used: nothing will ever confirm it
+            self._confirmed_ahead.update(seq for seq in range(self._taken + 1, until + 1) if seq not in taken)
+        self._pending.extend(taken[seq] for seq in sorted(taken) if seq <= until)
+        self._taken = until
+        await self._note_confirmed()
+
+    async def _read(self, *, after: int) -> Sequence[JournalEntry] | None:
+        """Return stored verdicts; None where the journal cannot be read: they stay unconfirmed for the next run."""
+        if self._journal is None:
+            return ()
+        for _ in range(_READ_TRIES):
+            try:
+                return await self._journal.answered(after=after, limit=_IN_MEMORY)
+            except JournalError as exc:
+                log.error("journal_read_failed", sink=self.sink.name, error=str(exc))
+                await asyncio.sleep(_READ_PAUSE_S)
+        return None
+
+    def _answer(self, entry: JournalEntry) -> Answer:
+        assert entry.verdict_json is not None
+        verdict = Verdict.model_validate_json(entry.verdict_json)
+        # a part replayed before the service went down moves no gate now, whatever the plant allows a running replay
+        for_gate = not verdict.replayed
+        return Answer(verdict, entry.verdict_json, deadline_monotonic(entry, self._clock), for_gate=for_gate)
+
+    async def _back_off(self) -> None:
+        first, longest = _RETRY_S
+        delay = min(longest, first * 2**self._failures)
+        self._failures += 1
+        give_up = self._clock.monotonic() + delay
+        while self._clock.monotonic() < give_up or self.sink.fault is not None:  # noqa: ASYNC110 - a sink has no event
+            await asyncio.sleep(0.02)
+
+
+def _seq(entry: JournalEntry) -> int:
+    assert entry.seq is not None
+    return entry.seq

@@ -1,0 +1,232 @@
+"""The journal's files when something is wrong with them."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import signal
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+from adapters.journal import SqlJournal
+from adapters.journal.schema import VERSION, events, metadata
+from adapters.journal.sequence import SequenceMark
+from schemas.messages import Gate, Reason
+from schemas.settings import JournalSettings
+from service.compute import Failed
+from service.errors import JournalError, UsageError
+from service.ports import Answer, Arrival
+from service.verdicts import make_verdict
+from tests.support.line import CLOCK, arrival
+
+
+@asynccontextmanager
+async def opened(path: Path, *, station: str = "line1") -> AsyncIterator[SqlJournal]:
+    async with SqlJournal(JournalSettings(url=f"sqlite:///{path}"), station=station, clock=CLOCK) as journal:
+        yield journal
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal.sqlite"
+
+
+def answered(event_id: str, seq: int) -> tuple[Answer, Arrival]:
+    event = arrival(event_id)
+    verdict = make_verdict(
+        Failed(Reason.FRAME_MISSING, "gone"),
+        event,
+        station="line1",
+        seq=seq,
+        gate_on_error=Gate.REJECT,
+        decided_at=event.received_at,
+        latency_ms=1.0,
+    )
+    return Answer(verdict, verdict.to_json(), event.received_monotonic + 1), event
+
+
+async def fill(journal: SqlJournal, count: int, *, first: int = 1) -> None:
+    for seq in range(first, first + count):
+        await journal.store([answered(f"e{seq}", seq)])
+
+
+VERSION_1 = """
+CREATE TABLE events (station VARCHAR NOT NULL, event_id VARCHAR NOT NULL, part_id VARCHAR, source VARCHAR NOT NULL,
+    event BLOB NOT NULL, image BLOB, received_at DATETIME NOT NULL, deadline_at DATETIME NOT NULL, seq BIGINT,
+    decision VARCHAR, verdict BLOB, late_verdict BLOB, PRIMARY KEY (station, event_id));
+CREATE UNIQUE INDEX events_by_seq ON events (station, seq);
+CREATE INDEX events_by_part ON events (station, part_id);
+CREATE TABLE sinks (station VARCHAR NOT NULL, sink VARCHAR NOT NULL, confirmed_seq BIGINT NOT NULL,
+    PRIMARY KEY (station, sink));
+INSERT INTO events VALUES ('line1', 'old', 'P', 'mqtt', CAST('{"event_id":"old"}' AS BLOB), NULL,
+    '2026-01-31 08:00:00.000000', '2026-01-31 08:00:01.000000', 7, 'ERROR', x'7b7d', NULL);
+INSERT INTO events VALUES ('line1', 'open', 'P', 'mqtt', CAST('{"event_id":"open"}' AS BLOB), NULL,
+    '2026-01-31 08:00:02.000000', '2026-01-31 08:00:03.000000', NULL, NULL, NULL, NULL);
+"""
+
+
+async def test_journal_of_the_first_version_is_brought_up_to_date(path: Path) -> None:
+    """What an older version wrote is kept, and the tables are those of a new journal."""
+    with sqlite3.connect(path) as old:
+        old.executescript(VERSION_1)
+    old.close()
+    async with opened(path) as journal:
+        assert await journal.last_seq() == 7
+        assert await journal.find("old") == b"{}"
+        (entry,) = await journal.unanswered()
+        assert (entry.event.event_id, entry.deadline_monotonic) == ("open", None)
+    engine = sa.create_engine(f"sqlite:///{path}")
+    inspected = sa.inspect(engine)
+    for table in metadata.sorted_tables:
+        columns = {column["name"] for column in inspected.get_columns(table.name)}
+        assert columns == {column.name for column in table.columns}
+        assert {index["name"] for index in inspected.get_indexes(table.name)} == {index.name for index in table.indexes}
+    engine.dispose()
+
+
+async def test_journal_of_a_newer_version_is_refused(path: Path) -> None:
+    """What a newer version wrote is not touched, and the way out is one line."""
+    async with opened(path) as journal:
+        await fill(journal, 1)
+    with sqlite3.connect(path) as newer:
+        newer.execute("UPDATE schema_version SET version = 99")
+    newer.close()
+    with pytest.raises(UsageError, match=f"newer version .schema 99, this one knows {VERSION}"):
+        async with opened(path):
+            pass
+
+
+def overwrite(path: Path, length: int) -> None:
+    with path.open("r+b") as file:
+        file.write(b"\xde\xad" * (length // 2))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda path: path.write_bytes(b"no database"), partial(overwrite, length=100), partial(overwrite, length=8192)],
+    ids=["another file", "no header", "no schema"],
+)
+async def test_corrupt_journal_is_set_aside_and_numbering_goes_on(path: Path, damage: Callable[[Path], object]) -> None:
+    """No database any more: it is kept under another name, a new one begun, and no number is used twice."""
+    async with opened(path) as journal:
+        await fill(journal, 5)
+    damage(path)
+    async with opened(path) as journal:
+        after = await journal.last_seq()
+        assert after >= 5
+        await fill(journal, 1, first=after + 1)
+        assert journal.fault is not None
+        (aside,) = path.parent.glob("journal.sqlite.corrupt-*[Z]")
+        assert f"set aside as {aside.name}" in journal.fault
+        journal.reset_fault()
+        assert journal.fault is None
+
+
+async def test_journal_that_was_deleted_begins_above_its_last_number(path: Path) -> None:
+    """Whoever deletes the journal loses what it recorded; a number is still not used twice."""
+    async with opened(path) as journal:
+        await fill(journal, 5)
+    path.unlink()  # noqa: ASYNC240 - nothing else runs
+    async with opened(path) as journal:
+        assert await journal.last_seq() >= 5
+
+
+async def test_journal_that_becomes_corrupt_is_set_aside_while_it_runs(path: Path) -> None:
+    """A disk that goes bad in service costs what was recorded, not what is decided."""
+    async with opened(path) as journal:
+        await fill(journal, 200)
+        await asyncio.to_thread(_checkpoint, path)
+        overwrite(path, 100_000)
+        journal._database._disconnect()  # else SQLite answers from its cache, which is as good
+        await fill(journal, 1, first=201)
+        assert journal.fault is not None
+        assert await journal.find("e201") is not None
+        assert await journal.last_seq() == 201
+
+
+def _checkpoint(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+
+
+async def test_journal_on_a_full_disk_fails_by_name_and_recovers(path: Path) -> None:
+    """No room: every write says so, numbering still survives, and when there is room the journal works again."""
+    async with opened(path) as journal:
+        await fill(journal, 60)  # a log of more than the 64 KiB that are all that there will be
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (65536, before[1]))
+            with pytest.raises(JournalError):
+                await fill(journal, 1, first=61)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            signal.signal(signal.SIGXFSZ, ignored)
+        assert await journal.last_seq() == 61
+        await fill(journal, 1, first=62)
+        assert await journal.last_seq() == 62
+
+
+async def test_journal_forgets_what_is_old_but_not_where_it_is(path: Path) -> None:
+    """Answered events are deleted after their time, in pieces; the newest and the unanswered stay."""
+    async with opened(path) as journal:
+        await fill(journal, 450)
+        open_event = arrival("open")
+        await journal.accept(open_event, open_event.received_at)
+        assert await journal.forget(CLOCK.now() + timedelta(minutes=1)) == 449
+        assert await journal.last_seq() == 450
+        assert [entry.event.event_id for entry in await journal.unanswered()] == ["open"]
+        assert await journal.forget(CLOCK.now() - timedelta(days=1)) == 0
+
+
+async def test_journal_skips_a_record_that_is_damaged(path: Path) -> None:
+    """Rotten bytes inside a row cost that row alone."""
+    async with opened(path) as journal:
+        for event_id in ("good", "rotten"):
+            event = arrival(event_id)
+            await journal.accept(event, event.received_at)
+    with sqlite3.connect(path) as rotting:
+        rotting.execute("UPDATE events SET event = x'00ff' WHERE event_id = 'rotten'")
+    rotting.close()
+    async with opened(path) as journal:
+        assert [entry.event.event_id for entry in await journal.unanswered()] == ["good"]
+        with pytest.raises(JournalError, match="damaged"):
+            await journal.accept(arrival("rotten"), CLOCK.now())
+
+
+@pytest.mark.parametrize("text", ["", "x", "1", "12 -5 7", "\xff", "9" * 400])
+def test_sequence_mark_that_is_damaged_says_nothing(tmp_path: Path, text: str) -> None:
+    """A mark that cannot be read is no reason not to start."""
+    path = tmp_path / "mark"
+    path.write_text(text, encoding="latin-1")
+    mark = SequenceMark(path)
+    mark.read()
+    assert (mark.ceiling, mark.unstored) == (0, 0)
+
+
+def test_sequence_mark_is_above_every_number(tmp_path: Path) -> None:
+    """Whatever was numbered, the mark on disk says at least that."""
+    mark = SequenceMark(tmp_path / "mark")
+    for seq in (1, 2, 905, 1500, 12):
+        mark.stored(seq)
+        again = SequenceMark(tmp_path / "mark")
+        again.read()
+        assert again.ceiling >= seq
+
+
+def test_journal_statements_are_postgresql_as_well() -> None:
+    """The statements of the hot path compile for the other database that is offered."""
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call] # SQLAlchemy leaves it untyped
+    note = postgresql.insert(events).on_conflict_do_nothing()
+    assert "ON CONFLICT DO NOTHING" in str(note.compile(dialect=dialect))
+    for table in metadata.sorted_tables:
+        assert str(sa.schema.CreateTable(table).compile(dialect=dialect))

@@ -1,0 +1,187 @@
+"""Who is inspected next, and who is turned away."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.settings import IntakeOrder, IntakeSettings
+from service.admission import Admission
+
+
+class HandClock:
+    """A clock that a test turns by hand."""
+
+    epoch = "test"
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+class Door:
+    """An admission with one place inside, and what became of everybody at it."""
+
+    def __init__(self, order: IntakeOrder, *, capacity: int = 4, places: int = 1) -> None:
+        self.clock = HandClock()
+        self.admission = Admission(IntakeSettings(capacity=capacity, order=order), clock=self.clock, places=places)
+        self.inside: list[str] = []
+        self.turned_away: list[str] = []
+        self._entered: dict[str, float] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def come(self, name: str, *, decide_by: float = 1e9, promised: bool = False) -> None:
+        async def enter() -> None:
+            entered = await self.admission.enter(decide_by, promised=promised)
+            if entered is None:
+                self.turned_away.append(name)
+            else:
+                self.inside.append(name)
+                self._entered[name] = entered
+
+        self._tasks.append(asyncio.create_task(enter()))
+        await settle()
+
+    async def leave(self, *, after_s: float = 0.0) -> None:
+        self.clock.seconds += after_s
+        self.admission.leave(self._entered.pop(self.inside.pop(0)))
+        await settle()
+
+
+async def settle() -> None:
+    for _ in range(4):
+        await asyncio.sleep(0)
+
+
+async def test_admission_oldest_first_turns_the_newest_away() -> None:
+    """Parts go in as they came; one too many is told at once."""
+    door = Door(IntakeOrder.OLDEST)
+    for name in "abcdef":
+        await door.come(name)
+    assert (door.inside, door.turned_away) == (["a"], ["e", "f"])
+    for expected in "bcd":
+        await door.leave()
+        assert door.inside == [expected]
+    await door.leave()
+    assert door.admission.in_work == 0
+
+
+async def test_admission_newest_first_pushes_the_oldest_out() -> None:
+    """The newest goes next; one too many costs the one that has waited longest."""
+    door = Door(IntakeOrder.NEWEST)
+    for name in "abcdef":
+        await door.come(name)
+    assert (door.inside, door.turned_away) == (["a"], ["b", "c"])
+    for expected in "fed":
+        await door.leave()
+        assert door.inside == [expected]
+
+
+@pytest.mark.parametrize("order", IntakeOrder)
+async def test_admission_turns_away_who_cannot_make_it(order: IntakeOrder) -> None:
+    """Whoever would be judged too late, by what inspections take, does not wait for that in vain."""
+    door = Door(order)
+    await door.come("first")
+    await door.leave(after_s=1.0)
+    await door.come("inside")
+    await door.come("hopeless", decide_by=door.clock.seconds + 1.5)
+    await door.come("patient", decide_by=door.clock.seconds + 60)
+    assert door.turned_away == ["hopeless"]
+    await door.leave(after_s=1.0)
+    assert door.inside == ["patient"]
+
+
+async def test_admission_newest_first_gives_up_who_is_pushed_back_too_far() -> None:
+    """Newer parts that go first may use up the time of one that waits; it is told then, not at its deadline."""
+    door = Door(IntakeOrder.NEWEST)
+    await door.come("first")
+    await door.leave(after_s=1.0)
+    await door.come("inside")
+    await door.come("old", decide_by=door.clock.seconds + 2.5)
+    assert door.turned_away == []
+    await door.come("new", decide_by=door.clock.seconds + 2.5)
+    assert door.turned_away == ["old"]
+
+
+async def test_admission_starves_nobody_after_a_slow_inspection() -> None:
+    """However slow inspections were, whoever finds a free place is inspected: the estimate corrects itself."""
+    door = Door(IntakeOrder.OLDEST)
+    await door.come("slow")
+    await door.leave(after_s=3600.0)
+    for number in range(40):
+        await door.come(f"p{number}", decide_by=door.clock.seconds + 0.5)
+        assert door.inside == [f"p{number}"]
+        await door.leave(after_s=0.01)
+    await door.come("x", decide_by=door.clock.seconds + 0.5)
+    await door.come("y", decide_by=door.clock.seconds + 0.5)
+    assert door.turned_away == []
+
+
+@pytest.mark.parametrize("order", IntakeOrder)
+async def test_admission_keeps_its_promise(order: IntakeOrder) -> None:
+    """A trigger that was given while Ready was shown goes in, however full it is by then."""
+    door = Door(order, capacity=2)
+    await door.come("a")
+    await door.come("b")
+    await door.come("promised", decide_by=0.0, promised=True)
+    await door.come("c")
+    while door.inside:
+        if door.inside == ["promised"]:
+            break
+        await door.leave(after_s=1.0)
+    assert door.inside == ["promised"]
+
+
+async def test_admission_gives_away_the_place_of_who_is_gone() -> None:
+    """A waiting event whose task is cancelled leaves no gap and no ghost."""
+    door = Door(IntakeOrder.OLDEST)
+    await door.come("a")
+    await door.come("gone")
+    await door.come("b")
+    door._tasks[1].cancel()
+    await door.leave()
+    assert door.inside == ["b"]
+    await door.leave()
+    assert door.admission.in_work == 0
+
+
+@given(
+    order=st.sampled_from(IntakeOrder),
+    capacity=st.integers(1, 6),
+    places=st.integers(1, 4),
+    steps=st.lists(st.one_of(st.floats(0.01, 5), st.just("leave")), max_size=60),
+)
+def test_admission_answers_everybody_and_stays_bounded(
+    order: IntakeOrder, capacity: int, places: int, steps: list[float | str]
+) -> None:
+    """Whatever comes and goes: never more than the capacity, and in the end everybody was let in or turned away."""
+
+    async def play() -> None:
+        door = Door(order, capacity=capacity, places=places)
+        came = 0
+        for step in steps:
+            if isinstance(step, float):
+                came += 1
+                await door.come(str(came), decide_by=door.clock.seconds + step)
+            elif door.inside:
+                await door.leave(after_s=0.5)
+            assert door.admission.in_work <= capacity
+            assert len(door.inside) <= places
+        left = 0
+        while door.inside:
+            await door.leave(after_s=0.5)
+            left += 1
+        assert door.admission.in_work == 0
+        assert len(door._entered) == 0
+        assert all(task.done() for task in door._tasks)
+
+    asyncio.run(play())
