@@ -21,6 +21,7 @@ Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
 HttpHost = Annotated[str, StringConstraints(pattern=r"^[^/@\s]+$")]
 Milliseconds = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
 ShareGroup = Annotated[str, StringConstraints(pattern=r"^[^/+#\x00]*$")]
 
 
@@ -224,6 +225,28 @@ class RecordSettings(Value):
     )
 
 
+class AcceptanceSettings(Value):
+    """What a replay must hold to be accepted: how much worse than the recording it may be."""
+
+    parts_min: Positive = Field(default=1, description="fewer compared parts prove nothing")
+    escapes_max: Share = Field(
+        default=0.0, description="damaged parts called OK, share of the damaged ones, beyond those of the recording"
+    )
+    over_rejects_max: Share = Field(
+        default=0.0, description="OK parts called damaged, share of the OK ones, beyond those of the recording"
+    )
+    errors_max: Share = Field(default=0.0, description="parts that had a judgement and end as ERROR, share of them all")
+    score_shift_max: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="95% of the scores shift by at most this share of tau; none: not looked at"
+    )
+    box_iou_min: Share = Field(
+        default=0.0, description="median overlap of the boxes with those of the recording; 0: not looked at"
+    )
+    slack_min_ms: float | None = Field(
+        default=None, description="time left to the deadline in 99% of the parts, at recorded pace; none: not looked at"
+    )
+
+
 class ModelSettings(Value):
     """Which model package judges."""
 
@@ -271,6 +294,7 @@ class Settings(BaseSettings):
     images: ImageSettings = ImageSettings()
     journal: JournalSettings = JournalSettings()
     record: RecordSettings = RecordSettings()
+    acceptance: AcceptanceSettings = AcceptanceSettings()
     model: ModelSettings = ModelSettings()
     compute: ComputeSettings = ComputeSettings()
     log: LogSettings = LogSettings()

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from schemas.base import rfc3339
 from schemas.recipe import ScoreStatistic
+from service.cli.acceptance import refuse_unless_accepted
 from service.cli.common import EMBEDDERS, ConfigOption, console, load_settings, with_embedder
 from service.device import compute_device
 from service.errors import PackageRefused
@@ -20,6 +21,7 @@ from service.model.package import read_package, write_package
 from service.model.pickles import imported_manifest, read_pickled_bank
 from service.model.registry import ModelRegistry, check_model_name
 from service.pipeline.embed import build_embedder
+from service.replay.acceptance import Expectation
 
 UNIT_TOLERANCE = 0.01
 """How far from 1 the length of a vector may be that was rounded to half precision."""
@@ -97,6 +99,14 @@ def verify(model: ModelArgument, store: StoreOption = None, config: ConfigOption
 def activate(
     name: NameArgument,
     version: Annotated[str, typer.Argument(metavar="VERSION", help="Version to judge with.")],
+    require_replay: Annotated[
+        Path | None,
+        typer.Option(metavar="SESSION", help="Only if a replay of this session is accepted, see cangate replay."),
+    ] = None,
+    expect: Annotated[Expectation, typer.Option(help="What that replay is held against.")] = Expectation.RECORDED,
+    labels: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="What its parts really were, for --expect labels.")
+    ] = None,
     store: StoreOption = None,
     config: ConfigOption = None,
 ) -> None:
@@ -104,10 +114,12 @@ def activate(
 
     A running service takes it at its next start, or at once by the command activate_model.
 
-    Example: cangate models activate canister 3
+    Example: cangate models activate canister 3 --require-replay data/recordings/reference
     """
     settings = load_settings(config)
     registry = ModelRegistry(store or settings.model.store)
+    if require_replay is not None:
+        refuse_unless_accepted(settings, require_replay, store, f"{name}@{version}", expect, labels)
     registry.activate(name, version, device=compute_device(settings.compute))
     console.print(f"{name}@{version} is active")
 

@@ -3,36 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import sys
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import AbstractAsyncContextManager, aclosing
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from adapters.clock import SystemClock
-from adapters.frames import AllowListedFrames
 from adapters.recordings.reader import Session
 from adapters.replay.mqtt import MqttReplay
 from schemas.messages import Decision
-from schemas.settings import IntakeSettings, Settings
-from service.admission import Admission
+from service.cli.acceptance import acceptance_judge, conclude, report_folder
 from service.cli.common import ConfigOption, console, load_settings
 from service.cli.models import StoreOption
-from service.cli.replay_view import ReplayView, replay_view
+from service.cli.playback import Selection, direct_station, played_parts
+from service.cli.replay_view import replay_view, watch
 from service.cli.sessions import SessionArgument
-from service.compute import Compute, LoadedModel
-from service.device import compute_device
 from service.errors import UsageError
-from service.model.package import read_package
-from service.model.registry import ModelRegistry
-from service.replay.direct import DirectStation
-from service.replay.parts import RecordedPart, moment_ns
-from service.replay.player import Pace, Played, ReplayTarget, play
+from service.replay.acceptance import Expectation
+from service.replay.parts import moment_ns
+from service.replay.player import Pace, ReplayTarget
 from service.replay.tally import Tally
 
 
@@ -41,25 +31,6 @@ class Via(StrEnum):
 
     DIRECT = "direct"
     MQTT = "mqtt"
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Which parts of a session are played."""
-
-    from_ns: int | None
-    to_ns: int | None
-    only: Decision | None
-
-    def of(self, session: Session, tally: Tally) -> Iterator[RecordedPart]:
-        """Yield the parts meant; one whose frame was not recorded is counted as skipped."""
-        for part in session.parts(from_ns=self.from_ns, to_ns=self.to_ns):
-            if self.only is not None and part.decision is not self.only:
-                continue
-            if part.event.frame_dropped:
-                tally.skipped += 1
-                continue
-            yield part
 
 
 def replay(
@@ -79,6 +50,17 @@ def replay(
     ] = None,
     loop: Annotated[bool, typer.Option("--loop", help="Begin again at the end, until Ctrl-C.")] = False,
     in_flight: Annotated[int, typer.Option(min=1, max=64, help="Speed max: parts on their way at a time.")] = 4,
+    expect: Annotated[
+        Expectation | None, typer.Option(help="Judge the replay against what was recorded, or against labels.")
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(metavar="CSV", help="What parts really were: label, and event_id, filename or part_id."),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="REPORT", help="Folder of the judgement.", show_default="reports/SESSION"),
+    ] = None,
     frames: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Where the station reads frames.", show_default="the first of images.roots"),
@@ -91,7 +73,10 @@ def replay(
     Events are marked as replayed: a live station answers them and moves no gate, unless gate.on_replayed says act.
     Each gets a new event id, which begins with replay/. Speed max asks for a deadline of a minute.
 
-    Exit status 1 where a part was not answered.
+    With --expect every verdict is compared, and [acceptance] of the configuration decides; parts.csv, acceptance.json
+    and report.html say why.
+
+    Exit status 1 where a part was not answered, or the replay is not accepted.
 
     Example: cangate replay data/recordings/line1-20260131T080000.000000Z --speed max --model canister@3
 
@@ -112,71 +97,29 @@ def replay(
         raise UsageError("--model belongs to --via direct; a running service judges with its own")
     else:
         target = MqttReplay(settings.mqtt, station=settings.station.id, frames=frames or settings.images.roots[0])
+    if (labels is not None and expect is not Expectation.LABELS) or (report is not None and expect is None):
+        raise UsageError("--labels belongs to --expect labels, and --out to --expect")
+    if loop and expect is not None:
+        raise UsageError("--loop never ends, and --expect judges at the end")
+    judge = None if expect is None else acceptance_judge(settings, expect, labels)
+    folder = None if expect is None else report_folder(recorded, report)
     tally = Tally()
     whole = begin is None and end is None and only is None and not loop
-    with replay_view(tally, recorded.count() if whole else None) as view, contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_watch(played_parts(recorded, selection, target, pace, tally, loop=loop), view))
+    interrupted = False
+    with replay_view(tally, recorded.count() if whole else None) as view:
+        try:
+            asyncio.run(watch(played_parts(recorded, selection, target, pace, tally, loop=loop), view, judge))
+        except KeyboardInterrupt:
+            interrupted = True
     for trouble in recorded.troubles:
         console.print(trouble, style="yellow", markup=False, soft_wrap=True)
+    accepted = judge is None
+    if judge is not None and folder is not None and not interrupted:
+        timed = pace.speed is not None and via is not Via.DIRECT
+        accepted = conclude(judge, recorded, folder, via=via, speed=speed, skipped=tally.skipped, timed=timed)
     _summarise(tally)
-    if tally.unanswered or not tally.parts:
+    if tally.unanswered or not tally.parts or not accepted:
         raise typer.Exit(1)
-
-
-async def played_parts(
-    session: Session,
-    selection: Selection,
-    target: AbstractAsyncContextManager[ReplayTarget],
-    pace: Pace,
-    tally: Tally,
-    *,
-    loop: bool = False,
-) -> AsyncGenerator[Played, None]:
-    """Play what is selected of a session, again and again where asked to, and yield each part with its verdict."""
-    async with target as station:
-        while True:
-            before = tally.parts
-            async with aclosing(play(selection.of(session, tally), station, pace, clock=SystemClock())) as playing:
-                async for played in playing:
-                    yield played
-            if not loop or tally.parts == before:
-                return
-
-
-def direct_station(settings: Settings, store: Path | None, model: str | None) -> DirectStation:
-    """Return a station that judges in this process. Raises UsageError where there is no such model."""
-    reference = model or settings.model.name
-    if not reference:
-        raise UsageError("nothing to judge with: give --model, or model.name in the configuration")
-    if model is None and settings.model.version != "active":
-        reference = f"{reference}@{settings.model.version}"
-    package = read_package(ModelRegistry(store or settings.model.store).resolve(reference))
-    pipeline = package.build_pipeline(compute_device(settings.compute))
-    # every frame comes with its part: no folder and no host is asked
-    images = settings.images.model_copy(update={"roots": (), "http_hosts": ()})
-    clock = SystemClock()
-    compute = Compute(
-        AllowListedFrames(images),
-        # nothing has a deadline here: whatever is played waits for its turn
-        admission=Admission(
-            IntakeSettings(capacity=sys.maxsize), clock=clock, places=settings.compute.prepare_workers + 1
-        ),
-        settings=settings.compute,
-        max_batch=1,
-    )
-    return DirectStation(
-        compute,
-        LoadedModel(pipeline, package.ref),
-        station=settings.station.id,
-        gate_on_error=settings.gate.on_error,
-        clock=clock,
-    )
-
-
-async def _watch(playing: AsyncGenerator[Played, None], view: ReplayView) -> None:
-    async with aclosing(playing):
-        async for played in playing:
-            view.take(played)
 
 
 def _summarise(tally: Tally) -> None:

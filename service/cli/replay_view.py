@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
 
 from rich.console import Group
 from rich.live import Live
@@ -13,6 +13,7 @@ from rich.table import Table
 
 from schemas.messages import Decision
 from service.cli.common import errors
+from service.replay.judge import AcceptanceJudge
 from service.replay.player import Played
 from service.replay.tally import Tally
 
@@ -63,6 +64,15 @@ class ReplayView:
             "" if spacing is None else f"spacing error p95 {spacing:.1f} ms",
         )
         return Group(self._bar, head, *self._differing[-_LAST_MISMATCHES:])
+
+
+async def watch(playing: AsyncGenerator[Played, None], view: ReplayView, judge: AcceptanceJudge | None = None) -> None:
+    """Take every part that is played, and hand it to the judge where there is one."""
+    async with aclosing(playing):
+        async for played in playing:
+            view.take(played)
+            if judge is not None:
+                judge.take(played)
 
 
 @contextmanager

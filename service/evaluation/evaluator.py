@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import numpy as np
 from schemas.messages import Box, Decision, Reason, StagesMs
 from service.errors import FrameError
 from service.evaluation.evidence import evidence_jpeg
+from service.evaluation.gallery import Gallery
 from service.evaluation.metrics import (
     EvaluatedFrame,
     Evaluation,
@@ -31,38 +31,6 @@ from service.model.package import ModelPackage
 from service.pipeline.pipeline import Pipeline
 from service.pipeline.types import Inspection, Mask, Progress
 
-WORST = 12
-"""Pictures kept of each kind."""
-
-
-@dataclass(frozen=True, slots=True)
-class Exhibit:
-    """A frame worth looking at, and its picture as a JPEG file."""
-
-    frame: EvaluatedFrame
-    jpeg: bytes
-
-
-@dataclass(slots=True)
-class Gallery:
-    """Keeps the few most remarkable frames of a stream; a picture is drawn only for those that get in."""
-
-    size: int = WORST
-    seen: int = 0
-    _kept: list[tuple[float, int, Exhibit]] = field(default_factory=list)
-
-    def offer(self, rank: float, frame: EvaluatedFrame, draw: Callable[[], bytes]) -> None:
-        """Show a frame; the largest ranks stay, the earlier of two equal ones first."""
-        self.seen += 1
-        if len(self._kept) < self.size or rank > self._kept[0][0]:
-            heapq.heappush(self._kept, (rank, -self.seen, Exhibit(frame, draw())))
-            if len(self._kept) > self.size:
-                heapq.heappop(self._kept)
-
-    def exhibits(self) -> list[Exhibit]:
-        """Return what was kept, largest rank first."""
-        return [exhibit for _, _, exhibit in sorted(self._kept, key=lambda kept: kept[:2], reverse=True)]
-
 
 @dataclass(slots=True)
 class Galleries:
@@ -72,9 +40,9 @@ class Galleries:
     suspects: frames without a label, highest score first.
     """
 
-    escapes: Gallery = field(default_factory=Gallery)
-    over_rejects: Gallery = field(default_factory=Gallery)
-    suspects: Gallery = field(default_factory=Gallery)
+    escapes: Gallery[EvaluatedFrame] = field(default_factory=Gallery)
+    over_rejects: Gallery[EvaluatedFrame] = field(default_factory=Gallery)
+    suspects: Gallery[EvaluatedFrame] = field(default_factory=Gallery)
 
     def offer(self, frame: EvaluatedFrame, score: float, draw: Callable[[], bytes]) -> None:
         """Show a judged frame to the gallery that it belongs to."""

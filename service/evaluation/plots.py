@@ -31,7 +31,7 @@ def histogram_svg(scores: Mapping[Label, Sequence[float]], tau: float) -> str:
         label: np.histogram(members, edges)[0] / len(members) for label, members in scores.items() if len(members)
     }
     top = max(float(share.max()) for share in shares.values())
-    plot = _Plot((float(edges[0]), float(edges[-1])), (0.0, top))
+    plot = Plot((float(edges[0]), float(edges[-1])), (0.0, top))
     bars = "".join(
         f'<g class="{label}">'
         + "".join(
@@ -55,7 +55,7 @@ def roc_svg(ok: Sequence[float], damaged: Sequence[float], tau: float) -> str:
     if not ok or not damaged:
         return ""
     false_reject, recall, _ = roc_curve([0] * len(ok) + [1] * len(damaged), [*ok, *damaged], drop_intermediate=True)
-    plot = _Plot((0.0, 1.0), (0.0, 1.0))
+    plot = Plot((0.0, 1.0), (0.0, 1.0))
     points = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(plot.at, zip(false_reject, recall, strict=True)))
     x, y = plot.at((float(np.mean(np.asarray(ok) >= tau)), float(np.mean(np.asarray(damaged) >= tau))))
     side = (
@@ -65,7 +65,7 @@ def roc_svg(ok: Sequence[float], damaged: Sequence[float], tau: float) -> str:
     return plot.svg(side, "false rejects", "recall", "Recall against false rejects")
 
 
-class _Plot:
+class Plot:
     """The frame of a plot: maps values to pixels, draws axes."""
 
     def __init__(self, x_range: Point, y_range: Point) -> None:
@@ -82,8 +82,8 @@ class _Plot:
         (left, top), (right, bottom) = self.at((x1, value)), self.at((x2, 0.0))
         return f'<rect x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{bottom - top:.1f}"/>'
 
-    def svg(self, drawing: str, x_title: str, y_title: str, name: str) -> str:
-        """Return the whole picture with axes and titles around `drawing`."""
+    def svg(self, drawing: str, x_title: str, y_title: str, name: str, *, share: bool = True) -> str:
+        """Return the whole picture with axes and titles around `drawing`; share: the y axis counts in percent."""
         lines = []
         for value in np.linspace(*self._x, 6):
             x, y = self.at((float(value), self._y[0]))
@@ -91,7 +91,8 @@ class _Plot:
         for value in np.linspace(*self._y, 5):
             x, y = self.at((self._x[0], float(value)))
             lines.append(f'<line class="grid" x1="{x:.1f}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-            lines.append(f'<text x="{x - 6:.1f}" y="{y + 4:.1f}" text-anchor="end">{100 * value:.3g}%</text>')
+            told = f"{100 * value:.3g}%" if share else f"{value:.2f}"
+            lines.append(f'<text x="{x - 6:.1f}" y="{y + 4:.1f}" text-anchor="end">{told}</text>')
         center, middle = (LEFT + WIDTH - RIGHT) / 2, (TOP + HEIGHT - BOTTOM) / 2
         return (
             f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{name}">'

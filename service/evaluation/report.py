@@ -10,7 +10,8 @@ from pathlib import Path
 
 from schemas.base import rfc3339
 from schemas.messages import Decision, StagesMs
-from service.evaluation.evaluator import Exhibit, Galleries, Gallery
+from service.evaluation.evaluator import Galleries
+from service.evaluation.gallery import Exhibit, Gallery
 from service.evaluation.metrics import EvaluatedFrame, Evaluation, Label, SetCounts, scores_of
 from service.evaluation.page import definitions, figure, note, page, percent, picture, table
 from service.evaluation.plots import histogram_svg, roc_svg
@@ -169,7 +170,9 @@ def _sets(evaluation: Evaluation) -> str:
     return table(head, rows)
 
 
-def _gallery(title: str, what: str, gallery: Gallery, label: Label, evaluation: Evaluation) -> Iterable[str]:
+def _gallery(
+    title: str, what: str, gallery: Gallery[EvaluatedFrame], label: Label, evaluation: Evaluation
+) -> Iterable[str]:
     if label not in evaluation.sets:
         return
     yield f"<h2>{title}: {gallery.seen}</h2>"
@@ -183,7 +186,7 @@ def _gallery(title: str, what: str, gallery: Gallery, label: Label, evaluation: 
     yield f'<div class="gallery">{"".join(_exhibit(exhibit, evaluation.tau) for exhibit in exhibits)}</div>'
 
 
-def _exhibit(exhibit: Exhibit, tau: float) -> str:
+def _exhibit(exhibit: Exhibit[EvaluatedFrame], tau: float) -> str:
     frame = exhibit.frame
     relation = "≥" if frame.decision is Decision.DAMAGED else "&lt;"
     return (

@@ -1,0 +1,94 @@
+"""What `replay`, `compare` and `models activate` share: which parts, through what, at which pace."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import AbstractAsyncContextManager, aclosing
+from dataclasses import dataclass
+from pathlib import Path
+
+from adapters.clock import SystemClock
+from adapters.frames import AllowListedFrames
+from adapters.recordings.reader import Session
+from schemas.messages import Decision
+from schemas.settings import IntakeSettings, Settings
+from service.admission import Admission
+from service.compute import Compute, LoadedModel
+from service.device import compute_device
+from service.errors import UsageError
+from service.model.package import read_package
+from service.model.registry import ModelRegistry
+from service.replay.direct import DirectStation
+from service.replay.parts import RecordedPart
+from service.replay.player import Pace, Played, ReplayTarget, play
+from service.replay.tally import Tally
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which parts of a session are played."""
+
+    from_ns: int | None = None
+    to_ns: int | None = None
+    only: Decision | None = None
+
+    def of(self, session: Session, tally: Tally) -> Iterator[RecordedPart]:
+        """Yield the parts meant; one whose frame was not recorded is counted as skipped."""
+        for part in session.parts(from_ns=self.from_ns, to_ns=self.to_ns):
+            if self.only is not None and part.decision is not self.only:
+                continue
+            if part.event.frame_dropped:
+                tally.skipped += 1
+                continue
+            yield part
+
+
+async def played_parts(
+    session: Session,
+    selection: Selection,
+    target: AbstractAsyncContextManager[ReplayTarget],
+    pace: Pace,
+    tally: Tally,
+    *,
+    loop: bool = False,
+) -> AsyncGenerator[Played, None]:
+    """Play what is selected of a session, again and again where asked to, and yield each part with its verdict."""
+    async with target as station:
+        while True:
+            before = tally.parts
+            async with aclosing(play(selection.of(session, tally), station, pace, clock=SystemClock())) as playing:
+                async for played in playing:
+                    yield played
+            if not loop or tally.parts == before:
+                return
+
+
+def direct_station(settings: Settings, store: Path | None, model: str | None) -> DirectStation:
+    """Return a station that judges in this process. Raises UsageError where there is no such model."""
+    reference = model or settings.model.name
+    if not reference:
+        raise UsageError("nothing to judge with: give --model, or model.name in the configuration")
+    if model is None and settings.model.version != "active":
+        reference = f"{reference}@{settings.model.version}"
+    package = read_package(ModelRegistry(store or settings.model.store).resolve(reference))
+    pipeline = package.build_pipeline(compute_device(settings.compute))
+    # every frame comes with its part: no folder and no host is asked
+    images = settings.images.model_copy(update={"roots": (), "http_hosts": ()})
+    clock = SystemClock()
+    compute = Compute(
+        AllowListedFrames(images),
+        # nothing has a deadline here: whatever is played waits for its turn
+        admission=Admission(
+            IntakeSettings(capacity=sys.maxsize), clock=clock, places=settings.compute.prepare_workers + 1
+        ),
+        settings=settings.compute,
+        max_batch=1,
+    )
+    return DirectStation(
+        compute,
+        LoadedModel(pipeline, package.ref),
+        station=settings.station.id,
+        gate_on_error=settings.gate.on_error,
+        clock=clock,
+    )

@@ -1,0 +1,142 @@
+"""`cangate replay --expect` and `cangate models activate --require-replay`: an update proves itself or stays out."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from adapters.recordings.reader import Session
+from service.model.registry import ModelRegistry
+from tests.support.cli import CommandLine
+from tests.support.parts import publish, train_parts, write_parts
+from tests.support.recordings import drawn_part, write_session
+
+PARTS = 9
+
+
+@pytest.fixture
+def cangate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> CommandLine:
+    monkeypatch.chdir(tmp_path)  # reports are made here
+    return CommandLine(monkeypatch, capsys)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Version 1 judges as recorded, version 2 lets everything pass, version 3 nothing; version 1 is active."""
+    folder = tmp_path_factory.mktemp("models")
+    registry = ModelRegistry(folder)
+    frames = write_parts(tmp_path_factory.mktemp("ok"), 10)
+    registry.activate("bars", publish(registry, train_parts(frames)).name)
+    assert registry.add_with_threshold("bars", 10.0) == "2"
+    assert registry.add_with_threshold("bars", 1e-6) == "3"
+    return folder
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nine parts, every third damaged, with the verdicts and labels that are due."""
+    parts = [drawn_part(number, damaged=number % 3 == 0) for number in range(PARTS)]
+    return write_session(tmp_path_factory.mktemp("recordings") / "reference", parts)
+
+
+def test_equal_package_is_accepted(cangate: CommandLine, session: Path, store: Path, tmp_path: Path) -> None:
+    """Every rule holds, exit status 0, and the report says so in three files."""
+    out = tmp_path / "report"
+    done = cangate(
+        "replay", session, "--speed", "max", "--model", "bars@1", "--store", store, "--expect", "recorded", "-o", out
+    )
+    assert done.status == 0, done.stdout
+    assert "accepted" in done.stdout.splitlines()
+    summary = json.loads((out / "acceptance.json").read_text())
+    assert (summary["accepted"], summary["differing"], summary["parts"]) == (True, 0, PARTS)
+    with (out / "parts.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["change"] for row in rows] == ["same"] * PARTS
+    assert "Replay of reference: accepted" in (out / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("version", "rule", "kind", "count"),
+    [("2", "escapes_max", "Escapes", 3), ("3", "over_rejects_max", "Over-rejects", 6)],
+)
+@pytest.mark.parametrize("expect", ["recorded", "labels"])
+def test_worse_package_is_rejected(
+    cangate: CommandLine, session: Path, store: Path, version: str, rule: str, kind: str, count: int, expect: str
+) -> None:
+    """Its broken rule is named, exit status 1, and the parts are shown with both pictures."""
+    model = ("--model", f"bars@{version}", "--store", store)
+    done = cangate("replay", session, "--speed", "max", *model, "--expect", expect)
+    assert done.status == 1
+    assert f"BROKEN {rule}: {count} of {count} " in done.stdout
+    assert "not accepted" in done.stdout.splitlines()
+    page = Path("reports/reference/report.html").read_text()
+    assert f"<h2>{kind}" in page
+    assert page.count("<figure>") == count
+    assert page.count("data:image/jpeg;base64,") == count
+    for foreign in ("<script", "http://", "https://", "<link"):
+        assert foreign not in page
+
+
+def test_rules_of_the_plant_decide(cangate: CommandLine, session: Path, store: Path, tmp_path: Path) -> None:
+    """What one plant refuses another one has allowed."""
+    config = tmp_path / "config.toml"
+    config.write_text("[acceptance]\nover_rejects_max = 1.0\n")
+    model = ("--model", "bars@3", "--store", store, "-c", config)
+    assert cangate("replay", session, "--speed", "max", *model, "--expect", "recorded").status == 0
+
+
+def test_labels_of_a_file_win(cangate: CommandLine, session: Path, store: Path, tmp_path: Path) -> None:
+    """Somebody looked again: part 0 was good, so calling it damaged is wrong, though the recording did it, too."""
+    labels = tmp_path / "labels.csv"
+    labels.write_text("event_id,label\ne0,ok\n")
+    arguments = ("--speed", "max", "--model", "bars@1", "--store", store, "--expect", "labels")
+    assert cangate("replay", session, *arguments, "--labels", labels).status == 0
+    with Path("reports/reference/parts.csv").open(newline="") as file:
+        first = next(csv.DictReader(file))
+    assert (first["expected"], first["change"], first["before"]) == ("OK", "over-reject", "over-reject")
+
+
+def test_activation_asks_for_a_replay(cangate: CommandLine, session: Path, store: Path) -> None:
+    """A version that is not accepted stays out; one that is goes in."""
+    registry = ModelRegistry(store)
+    done = cangate("models", "activate", "bars", 2, "--store", store, "--require-replay", session)
+    assert done.status == 1
+    assert "bars@2 is not accepted" in done.stderr
+    assert registry.active("bars") == "1"
+    done = cangate("models", "activate", "bars", 1, "--store", store, "--require-replay", session)
+    assert (done.status, registry.active("bars")) == (0, "1")
+    assert "bars@1 is active" in done.stdout
+
+
+def test_activation_is_not_fooled_by_an_empty_session(
+    cangate: CommandLine, session: Path, store: Path, tmp_path: Path
+) -> None:
+    """No parts, no proof; a session whose parts cannot be read proves nothing either."""
+    file = tmp_path / "0001.mcap"
+    file.write_bytes((session / "0001.mcap").read_bytes()[:20_000])
+    assert len(list(Session.open(file).parts())) == 0
+    done = cangate("models", "activate", "bars", 2, "--store", store, "--require-replay", file)
+    assert done.status == 1
+    assert "BROKEN parts_min: 0 parts compared" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--labels", "labels.csv"), "--labels belongs to --expect labels"),
+        (("--expect", "recorded", "--labels", "labels.csv"), "--labels belongs to --expect labels"),
+        (("--expect", "labels", "--labels", "nowhere.csv"), "nowhere.csv"),
+        (("-o", "report"), "--out to --expect"),
+        (("--expect", "miracles"), "miracles"),
+        (("--expect", "recorded", "--loop"), "--loop never ends"),
+    ],
+)
+def test_replay_refuses_what_does_not_go_together(
+    cangate: CommandLine, session: Path, store: Path, arguments: tuple[str, ...], complaint: str
+) -> None:
+    """One line that names it, exit status 2."""
+    done = cangate("replay", session, "--model", "bars@1", "--store", store, *arguments)
+    assert complaint in done.one_line_error()
