@@ -37,7 +37,10 @@ _RESULT_TAGS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class GateAction:
-    """What the gate did with one part; `opened` is false where it rejected."""
+    """What the gate did with one part; `opened` is false where it rejected.
+
+    said: the verdict in full, None where the ring of texts does not hold it any more.
+    """
 
     seq: int
     event_id: str
@@ -45,6 +48,7 @@ class GateAction:
     verdict: VerdictCode
     reject: bool
     opened: bool
+    said: Verdict | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +69,18 @@ class PlcGate:
 
     The gate rejects unless a result is valid, says OK, does not say reject, and the heartbeat has risen within two
     seconds. Results that a newer one (or a newer trigger) has overwritten are taken from the ring of texts, where a
-    PASS counts only while it is at most `hold_s` seconds old.
+    PASS counts only while it is at most `hold_s` seconds old. Parts that are only replayed are passed over, unless
+    `replayed` says that they are what the gate is here for.
     """
 
-    def __init__(self, endpoint: str, station: str, *, clock: Clock | None = None, hold_s: float = 0.5) -> None:
+    def __init__(
+        self, endpoint: str, station: str, *, clock: Clock | None = None, hold_s: float = 0.5, replayed: bool = False
+    ) -> None:
         self._endpoint = endpoint
         self._station = station
         self._clock = clock or SystemClock()
         self._hold_s = hold_s
+        self._replayed = replayed
         self._nodes: dict[Tag, Node] = {}
         self._client: Client | None = None
         self._actions: asyncio.Queue[GateAction] = asyncio.Queue()
@@ -117,13 +125,38 @@ class PlcGate:
             ConnectionError: the gate is not connected.
             ua.UaError: the station refused the write.
         """
-        if self._client is None:
-            raise ConnectionError("the gate is not connected")
+        await self.announce(part_id, image_uri, event_id)
+        return await self.fire()
+
+    async def announce(self, part_id: str, image_uri: str, event_id: str = "") -> None:
+        """Write the texts that the next trigger is about.
+
+        Raises:
+            ConnectionError: the gate is not connected, or somebody else triggers this station.
+            ua.UaError: the station refused the write.
+        """
+        client = self._connected_client()
+        if await self._nodes[Tag.Trigger].read_value() != self._trigger:
+            raise ConnectionError(f"somebody else triggers the station {self._station}")
         texts = {Tag.TriggerPartId: part_id, Tag.TriggerImageUri: image_uri, Tag.TriggerEventId: event_id}
-        await self._client.write_values([self._nodes[tag] for tag in texts], list(texts.values()))
+        await client.write_values([self._nodes[tag] for tag in texts], list(texts.values()))
+
+    async def fire(self) -> int:
+        """Write Trigger; return the trigger id.
+
+        Raises:
+            ConnectionError: the gate is not connected.
+            ua.UaError: the station refused the write.
+        """
+        self._connected_client()
         self._trigger = result_seq(self._trigger + 1)
         await self._nodes[Tag.Trigger].write_value(self._trigger, ua.VariantType.UInt32)
         return self._trigger
+
+    def _connected_client(self) -> Client:
+        if self._client is None:
+            raise ConnectionError("the gate is not connected")
+        return self._client
 
     async def actions(self) -> AsyncIterator[GateAction]:
         """Yield what the gate does, in the order of the results, without end."""
@@ -167,7 +200,8 @@ class PlcGate:
         if result.seq == self._last_seq:
             return
         for action in self._act(result):
-            self._actions.put_nowait(action)
+            if self._replayed or action.said is None or not action.said.replayed:
+                self._actions.put_nowait(action)
         self._last_seq = result.seq
         await self._nodes[Tag.ResultAck].write_value(result.seq, ua.VariantType.UInt32)
 
@@ -187,7 +221,8 @@ class PlcGate:
                 yield self._from_text(verdict)
         if current:
             opened = self.trusted and result.verdict is VerdictCode.OK and not result.reject
-            yield GateAction(result.seq, result.event_id, result.part_id, result.verdict, result.reject, opened)
+            said = next((verdict for verdict in result.ring if result_seq(verdict.seq) == result.seq), None)
+            yield GateAction(result.seq, result.event_id, result.part_id, result.verdict, result.reject, opened, said)
 
     def _unseen(self, ring: Sequence[Verdict]) -> list[Verdict]:
         unseen: list[Verdict] = []
@@ -203,5 +238,11 @@ class PlcGate:
         opened = self.trusted and verdict.decision is Decision.OK and not reject
         code = VerdictCode.of(verdict.decision)
         return GateAction(
-            result_seq(verdict.seq), verdict.event_id, verdict.part_id or "", code, reject=reject, opened=opened
+            seq=result_seq(verdict.seq),
+            event_id=verdict.event_id,
+            part_id=verdict.part_id or "",
+            verdict=code,
+            reject=reject,
+            opened=opened,
+            said=verdict,
         )

@@ -18,6 +18,7 @@ from typing import Final, Self
 
 from asyncua import Node, Server, ua
 
+from adapters.opcua.client.nodes import Address
 from adapters.simulation.broker import LOOPBACK
 from schemas.tags import VerdictCode
 
@@ -65,6 +66,9 @@ class PlcServer:
         stations: whose nodes it has.
         namespaces: URIs registered before the PLC's own, so that its index differs from run to run.
         types: other types than `TYPES` for some words.
+        addresses: the nodes that a service expects of its PLC, by word; then there are these and no others, and only
+            one station.
+        endpoint: where a service expects it, instead of one on loopback.
     """
 
     def __init__(
@@ -74,12 +78,17 @@ class PlcServer:
         stations: Sequence[str] = ("line1",),
         namespaces: Sequence[str] = (),
         types: Mapping[str, ua.VariantType] = MappingProxyType({}),
+        addresses: Mapping[str, Address] | None = None,
+        endpoint: str | None = None,
     ) -> None:
-        self.endpoint = f"opc.tcp://{LOOPBACK}:{port}/plc/"
+        self.endpoint = endpoint or f"opc.tcp://{LOOPBACK}:{port}/plc/"
+        self._addresses = addresses
         self.server = Server()
         self._stations = stations
         self._namespaces = namespaces
-        self._types = {**TYPES, **types}
+        self._types = {
+            word: kind for word, kind in {**TYPES, **types}.items() if addresses is None or word in addresses
+        }
         self._nodes: dict[tuple[str, str], Node] = {}
         self._results: dict[str, asyncio.Queue[PlcResult]] = {
             station: asyncio.Queue(_RESULTS_WAITING) for station in stations
@@ -97,7 +106,7 @@ class PlcServer:
         for station in self._stations:
             folder = await self.server.nodes.objects.add_folder(_node_id(station, namespace), f"{namespace}:{station}")
             for word, kind in self._types.items():
-                node_id = _node_id(f"{station}.{word}", namespace)
+                node_id = await self._node_id(station, word, namespace)
                 node = await folder.add_variable(node_id, f"{namespace}:{word}", _START.get(kind, 0), kind)
                 await node.set_writable()
                 self._nodes[station, word] = node
@@ -147,19 +156,45 @@ class PlcServer:
         """Return the next result: what the PLC program sees when `result_seq` has changed."""
         return await self._results[station].get()
 
+    async def _node_id(self, station: str, word: str, namespace: int) -> ua.NodeId:
+        if self._addresses is None:
+            return _node_id(f"{station}.{word}", namespace)
+        address = self._addresses[word]
+        if address.namespace_uri is not None:
+            return address.in_namespace(await self.server.register_namespace(address.namespace_uri))
+        index = int(address.node_id.NamespaceIndex)
+        while len(known := await self.server.get_namespace_array()) <= index:
+            await self.server.register_namespace(f"{NAMESPACE_URI}:{len(known)}")
+        return address.in_namespace(index)
+
+    async def watched(self) -> None:
+        """Return when a client has subscribed to a node."""
+        subscriptions = self.server.iserver.subscription_service.subscriptions
+        # asyncua announces it to nobody
+        while not any(each.monitored_item_srv._monitored_items for each in subscriptions.values()):  # noqa: ASYNC110, SLF001 - as above
+            await asyncio.sleep(0.02)
+
     def _watch_results(self, station: str) -> None:
         aspace = self.server.iserver.aspace
-        ids = [self._nodes[station, word].nodeid for word in RESULT_WORDS]
+        words = [word for word in RESULT_WORDS if word in self._types]
+        ids = [self._nodes[station, word].nodeid for word in words]
         before = 0
 
         async def on_sequence(_: int, written: ua.DataValue) -> None:
             nonlocal before
-            values = [aspace.read_attribute_value(node_id, ua.AttributeIds.Value).Value for node_id in ids]
-            verdict, reject, score, part_id, trigger_id, _seq = [value.Value for value in values if value is not None]
+            read = [aspace.read_attribute_value(node_id, ua.AttributeIds.Value).Value for node_id in ids]
+            held = {word: value.Value for word, value in zip(words, read, strict=True) if value is not None}
             seq = written.Value.Value if written.Value is not None else 0
             changed, before = seq != before, seq
             if changed:
-                result = PlcResult(seq, trigger_id, part_id, VerdictCode(verdict), reject, score)
+                result = PlcResult(
+                    seq=seq,
+                    trigger_id=held.get("result_trigger_id", 0),
+                    part_id=held.get("result_part_id", ""),
+                    verdict=VerdictCode(held.get("verdict", 0)),
+                    reject=held.get("reject", True),
+                    score=held.get("score", 0.0),
+                )
                 self._results[station].put_nowait(result)
 
         aspace.add_datachange_callback(ids[-1], ua.AttributeIds.Value, on_sequence)

@@ -12,7 +12,10 @@ import typer
 
 from adapters.recordings.reader import Session
 from adapters.replay.mqtt import MqttReplay
+from adapters.replay.opcua_client import OpcUaClientReplay
+from adapters.replay.opcua_server import OpcUaServerReplay
 from schemas.messages import Decision
+from schemas.settings import Settings
 from service.cli.acceptance import acceptance_judge, conclude, report_folder
 from service.cli.common import ConfigOption, console, load_settings
 from service.cli.models import StoreOption
@@ -31,6 +34,8 @@ class Via(StrEnum):
 
     DIRECT = "direct"
     MQTT = "mqtt"
+    OPCUA_SERVER = "opcua-server"
+    OPCUA_CLIENT = "opcua-client"
 
 
 def replay(
@@ -49,7 +54,10 @@ def replay(
         Decision | None, typer.Option(case_sensitive=False, help="Only parts of which this was said.")
     ] = None,
     loop: Annotated[bool, typer.Option("--loop", help="Begin again at the end, until Ctrl-C.")] = False,
-    in_flight: Annotated[int, typer.Option(min=1, max=64, help="Speed max: parts on their way at a time.")] = 4,
+    in_flight: Annotated[
+        int | None,
+        typer.Option(min=1, max=64, help="Speed max: parts on their way at a time.", show_default="4, over OPC UA 1"),
+    ] = None,
     expect: Annotated[
         Expectation | None, typer.Option(help="Judge the replay against what was recorded, or against labels.")
     ] = None,
@@ -84,19 +92,17 @@ def replay(
     """
     settings = load_settings(config)
     recorded = Session.open(session)
-    pace = Pace(_speed(speed), in_flight)
+    # a trigger has no deadline of its own, so that a queue would miss the station's
+    pace = Pace(_speed(speed), in_flight or (1 if via in (Via.OPCUA_SERVER, Via.OPCUA_CLIENT) else 4))
     start_ns = recorded.start_ns() if begin or end else 0
     selection = Selection(
         from_ns=None if begin is None else moment_ns(begin, start_ns=start_ns),
         to_ns=None if end is None else moment_ns(end, start_ns=start_ns),
         only=only,
     )
-    if via is Via.DIRECT:
-        target: AbstractAsyncContextManager[ReplayTarget] = direct_station(settings, store, model)
-    elif model is not None:
+    if model is not None and via is not Via.DIRECT:
         raise UsageError("--model belongs to --via direct; a running service judges with its own")
-    else:
-        target = MqttReplay(settings.mqtt, station=settings.station.id, frames=frames or settings.images.roots[0])
+    target = direct_station(settings, store, model) if via is Via.DIRECT else _way_in(via, settings, frames)
     if (labels is not None and expect is not Expectation.LABELS) or (report is not None and expect is None):
         raise UsageError("--labels belongs to --expect labels, and --out to --expect")
     if loop and expect is not None:
@@ -120,6 +126,19 @@ def replay(
     _summarise(tally)
     if tally.unanswered or not tally.parts or not accepted:
         raise typer.Exit(1)
+
+
+def _way_in(via: Via, settings: Settings, frames: Path | None) -> AbstractAsyncContextManager[ReplayTarget]:
+    station, opcua = settings.station.id, settings.opcua
+    root = frames or next(iter(settings.images.roots), None)
+    if root is None:
+        raise UsageError("images.roots is empty: name a folder of the station with --frames")
+    if via is Via.MQTT:
+        return MqttReplay(settings.mqtt, station=station, frames=root)
+    if via is Via.OPCUA_CLIENT:
+        return OpcUaClientReplay(opcua.client, settings.mqtt, station=station, frames=root)
+    endpoint = f"opc.tcp://{opcua.server.host}:{opcua.server.port}/cangate/"
+    return OpcUaServerReplay(endpoint, station=station, frames=root)
 
 
 def _summarise(tally: Tally) -> None:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from schemas.base import UtcDatetime
 from schemas.messages import REPLAY_PREFIX, ImageEvent, Verdict
+from service.errors import SinkUnavailable
 from service.ports import Clock
 from service.replay.parts import RecordedPart, unix_ns
 
@@ -122,6 +123,8 @@ async def play(
     try:
         while (shown := await playing.shown.get()) is not None:
             yield await playing.outcome(shown)
+        if playing.broken.done():
+            raise playing.broken.result()
         await showing
     finally:
         showing.cancel()
@@ -141,6 +144,7 @@ class _Playing:
         self._before: Showing | None = None
         self._gaps: dict[str, float] = {}
         self.shown: asyncio.Queue[Showing | None] = asyncio.Queue()
+        self.broken: asyncio.Future[SinkUnavailable] = asyncio.get_running_loop().create_future()
 
     async def show_all(self) -> None:
         first_ns: int | None = None
@@ -165,14 +169,19 @@ class _Playing:
                 self._note_gap(showing)
                 self.shown.put_nowait(showing)
                 await self._target.show(showing)
+        except SinkUnavailable as exc:
+            self.broken.set_result(exc)
         finally:
             self.shown.put_nowait(None)
 
     async def outcome(self, showing: Showing) -> Played:
         patience_s = _PATIENCE_S + (showing.deadline_ms or 0) / 1000
         left_s = showing.shown + patience_s - self._clock.monotonic()
-        await asyncio.wait([showing.answer], timeout=max(0.0, left_s))
+        either: list[asyncio.Future[Verdict] | asyncio.Future[SinkUnavailable]] = [showing.answer, self.broken]
+        await asyncio.wait(either, timeout=max(0.0, left_s), return_when=asyncio.FIRST_COMPLETED)
         answered = showing.answer.done()
+        if self.broken.done() and not answered:
+            raise self.broken.result()
         verdict = showing.answer.result() if answered else None
         self._finish(showing)
         timed = self._pace.speed is not None

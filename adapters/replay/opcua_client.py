@@ -1,0 +1,147 @@
+"""Plays a recording as the PLC whose OPC UA server the service is a client of."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from adapters.mqtt.plant import HeardVerdict, PlantConnection
+from adapters.opcua.client.nodes import read_mapping
+from adapters.replay.frames import FrameFolder
+from adapters.simulation.plc_server import PlcResult, PlcServer
+from schemas.messages import Verdict
+from schemas.settings import MqttSettings, OpcUaClientSettings
+from schemas.tags import VerdictCode, result_seq
+from service.errors import SinkUnavailable, UsageError
+from service.replay.player import Showing
+
+_CONNECT_S: Final = 30.0
+"""The service tries to connect every other second, and looks at every node when it does."""
+
+_UNMATCHED: Final = 256
+"""Results kept until their verdict is heard."""
+
+_MARKED_BY: Final = "opcua.client.event_id must be mapped: it is what marks a part as replayed"
+
+
+class OpcUaClientReplay:
+    """Serves the PLC's nodes that `[opcua.client]` names, at the endpoint where the service looks for them.
+
+    A PLC is told decision, gate and score; boxes and the rest of a verdict are heard over MQTT. A part is answered when
+    both are there, and they must agree. Fulfils ReplayTarget; use with `async with`. A trigger has no deadline of its
+    own: the station's default holds at any speed.
+
+    Args:
+        settings: the mapping, the same as the station's.
+        mqtt: the broker, the same as the station's.
+        station: id of the station.
+        frames: a root of the station on this machine.
+    """
+
+    def __init__(self, settings: OpcUaClientSettings, mqtt: MqttSettings, *, station: str, frames: Path) -> None:
+        if not settings.endpoint:
+            raise UsageError("opcua.client.endpoint is empty: this service is nobody's client")
+        if not settings.event_id:
+            raise UsageError(_MARKED_BY)
+        if not mqtt.enabled:
+            raise UsageError("mqtt.enabled is false: a PLC is not told the boxes, they are heard over MQTT")
+        self._endpoint = settings.endpoint
+        self._station = station
+        addresses = read_mapping(settings, station=station)
+        self._plc = PlcServer(0, stations=(station,), addresses=addresses, endpoint=settings.endpoint)
+        self._plant = PlantConnection(mqtt, station=station, role="replay")
+        self._root = frames
+        self._folder: FrameFolder | None = None
+        self._listening: asyncio.Task[None] | None = None
+        self._heard: dict[int, tuple[Showing, Verdict]] = {}
+        self._told: dict[int, PlcResult] = {}
+        self._contradiction: str | None = None
+        # a PLC that has no node for the verdict reads none; one without a node for reject reads ERROR instead of a PASS
+        self._unsaid = [VerdictCode.NONE] + [VerdictCode.ERROR] * ("reject" not in addresses)
+
+    async def __aenter__(self) -> Self:
+        """Serve, and wait for the service to come. Raises SinkUnavailable, UsageError."""
+        self._folder = await asyncio.to_thread(FrameFolder, self._root)
+        await self._plant.__aenter__()
+        try:
+            await self._plc.__aenter__()
+        except OSError as exc:
+            await self._plant.__aexit__(None, None, None)
+            raise UsageError(f"cannot listen at opcua.client.endpoint {self._endpoint}: {exc.strerror}") from exc
+        self._listening = asyncio.create_task(self._listen(), name="plc results")
+        try:
+            await self._wait_for_service()
+        except SinkUnavailable:
+            await self.__aexit__(None, None, None)
+            raise
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._listening is not None:
+            self._listening.cancel()
+            await asyncio.wait([self._listening])
+        await self._plc.__aexit__(exc_type, exc, traceback)
+        await self._plant.__aexit__(exc_type, exc, traceback)
+        if self._folder is not None:
+            await asyncio.to_thread(self._folder.close)
+
+    async def stage(self, showing: Showing) -> None:
+        """Put the frame where the station reads it."""
+        assert self._folder is not None, "use it with `async with`"
+        await asyncio.to_thread(self._folder.put, showing)
+
+    async def show(self, showing: Showing) -> None:
+        """Change the trigger. Raises SinkUnavailable where the PLC was told something else than the plant before."""
+        assert self._folder is not None, "use it with `async with`"
+        if self._contradiction is not None:
+            raise SinkUnavailable(self._contradiction)
+        self._plant.expect(showing.event_id).add_done_callback(partial(self._hear, showing))
+        uri = self._folder.image(showing).uri
+        await self._plc.trigger(showing.part.event.part_id or "", uri, showing.event_id, station=self._station)
+
+    def clear(self, showing: Showing) -> None:
+        """Remove the frame, and wait no longer for the verdict."""
+        self._plant.forget(showing.event_id)
+        self._heard = {seq: heard for seq, heard in self._heard.items() if heard[0] is not showing}
+        if self._folder is not None:
+            self._folder.remove(showing)
+
+    async def _wait_for_service(self) -> None:
+        """Return when the service watches the trigger: until then a change would be nobody's."""
+        try:
+            async with asyncio.timeout(_CONNECT_S):
+                await self._plc.watched()
+        except TimeoutError as exc:
+            raise SinkUnavailable(f"{self._endpoint}: no service has connected within {_CONNECT_S:g} s") from exc
+
+    async def _listen(self) -> None:
+        while True:
+            result = await self._plc.result(self._station)
+            self._told[result.seq] = result
+            if len(self._told) > _UNMATCHED:  # of parts that came in another way
+                del self._told[next(iter(self._told))]
+            self._settle(result.seq)
+
+    def _hear(self, showing: Showing, heard: asyncio.Future[HeardVerdict]) -> None:
+        if heard.cancelled():
+            return
+        verdict = heard.result().verdict
+        seq = result_seq(verdict.seq)
+        self._heard[seq] = (showing, verdict)
+        self._settle(seq)
+
+    def _settle(self, seq: int) -> None:
+        if seq not in self._heard or seq not in self._told:
+            return
+        (showing, verdict), told = self._heard.pop(seq), self._told.pop(seq)
+        if told.verdict not in (VerdictCode.of(verdict.decision), *self._unsaid):
+            self._contradiction = (
+                f"part {verdict.part_id}: the PLC was told {told.verdict.name}, the plant {verdict.decision}"
+            )
+        if not showing.answer.done():
+            showing.answer.set_result(verdict)

@@ -1,0 +1,96 @@
+"""Plays a recording to a station's own OPC UA server, as a PLC triggers it."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from asyncua import ua
+
+from adapters.replay.frames import FrameFolder
+from adapters.simulation.plc import PlcGate
+from service.errors import SinkUnavailable
+from service.replay.player import Showing
+
+_CONNECT_S: Final = 10.0
+_LOST: Final = (OSError, TimeoutError, ua.UaError)
+
+
+class OpcUaServerReplay:
+    """Writes texts and Trigger and reads the verdicts from Results. Fulfils ReplayTarget; use with `async with`.
+
+    A trigger has no deadline of its own: the station's default holds at any speed. Where somebody else triggers the
+    station the replay ends: two that share one Trigger would mistake each other's parts.
+
+    Args:
+        endpoint: of the station's server.
+        station: id of the station.
+        frames: a root of the station on this machine.
+    """
+
+    def __init__(self, endpoint: str, *, station: str, frames: Path) -> None:
+        self._endpoint = endpoint
+        self._gate = PlcGate(endpoint, station, replayed=True)
+        self._root = frames
+        self._folder: FrameFolder | None = None
+        self._open: dict[str, Showing] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        """Connect. Raises SinkUnavailable where the server does not answer, UsageError where no frame can be put."""
+        self._folder = await asyncio.to_thread(FrameFolder, self._root)
+        self._tasks = [asyncio.create_task(self._gate.run()), asyncio.create_task(self._listen())]
+        try:
+            async with asyncio.timeout(_CONNECT_S):
+                await self._gate.connected.wait()
+        except TimeoutError as exc:
+            await self._stop()
+            raise SinkUnavailable(f"{self._endpoint}: the station's server does not answer") from exc
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._stop()
+
+    async def stage(self, showing: Showing) -> None:
+        """Put the frame where the station reads it, and write the texts. Raises SinkUnavailable."""
+        assert self._folder is not None, "use it with `async with`"
+        await asyncio.to_thread(self._folder.put, showing)
+        self._open[showing.event_id] = showing
+        uri = self._folder.image(showing).uri
+        try:
+            await self._gate.announce(showing.part.event.part_id or "", uri, showing.event_id)
+        except _LOST as exc:
+            raise SinkUnavailable(f"{self._endpoint}: {exc}") from exc
+
+    async def show(self, showing: Showing) -> None:  # noqa: ARG002 - the texts are written already
+        """Write Trigger. Raises SinkUnavailable."""
+        try:
+            await self._gate.fire()
+        except _LOST as exc:
+            raise SinkUnavailable(f"{self._endpoint}: {exc}") from exc
+
+    def clear(self, showing: Showing) -> None:
+        """Remove the frame, and wait no longer for the verdict."""
+        self._open.pop(showing.event_id, None)
+        if self._folder is not None:
+            self._folder.remove(showing)
+
+    async def _listen(self) -> None:
+        async for action in self._gate.actions():
+            showing = self._open.get(action.event_id)
+            if showing is not None and action.said is not None and not showing.answer.done():
+                showing.answer.set_result(action.said)
+
+    async def _stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
+            with suppress(asyncio.CancelledError, *_LOST):
+                await task
+        if self._folder is not None:
+            await asyncio.to_thread(self._folder.close)

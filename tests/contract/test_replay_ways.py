@@ -1,0 +1,250 @@
+"""Each way in plays the same parts and hears the same verdicts: a real broker and real OPC UA servers between them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from adapters.clock import SystemClock
+from adapters.mqtt import MqttAdapter
+from adapters.opcua.client import OpcUaClientAdapter
+from adapters.opcua.server import OpcUaServerAdapter
+from adapters.replay.mqtt import MqttReplay
+from adapters.replay.opcua_client import OpcUaClientReplay
+from adapters.replay.opcua_server import OpcUaServerReplay
+from schemas.messages import Decision, StationState, Status, Verdict
+from schemas.settings import MqttSettings, OpcUaClientSettings, OpcUaServerSettings
+from schemas.tags import Tag
+from service.errors import SinkUnavailable, UsageError
+from service.ports import Adapter, Answer, Arrival, VerdictSink
+from service.replay.parts import RecordedPart
+from service.replay.player import Pace, Played, ReplayTarget, play
+from tests.support.fakes import RecordingCommands
+from tests.support.mqtt import private_mosquitto
+from tests.support.opcua import free_port, plain_client, tag_node
+from tests.support.recordings import recorded_part
+from tests.support.waiting import eventually
+
+STATION = "line1"
+PLC = {
+    word: f"nsu=urn:some-plc;s=Cell.{word}"
+    for word in ("trigger", "part_id", "image_uri", "event_id", "verdict", "reject", "score", "result_seq")
+}
+SAID = {0: Decision.OK, 1: Decision.DAMAGED, 2: Decision.ERROR}
+
+
+class StubStation:
+    """A station with real adapters that says of each part what its number asks for; not for the gate.
+
+    frames: what was found at the place that each event named, by part.
+    """
+
+    ready = True
+
+    def __init__(self, sinks: list[VerdictSink]) -> None:
+        self.sinks = sinks
+        self.arrivals: list[Arrival] = []
+        self.frames: dict[str, bytes] = {}
+        self._publishing: set[asyncio.Task[None]] = set()
+
+    def submit(self, arrival: Arrival) -> None:
+        self.arrivals.append(arrival)
+        task = asyncio.create_task(self._answer(arrival, len(self.arrivals)))
+        self._publishing.add(task)
+        task.add_done_callback(self._publishing.discard)
+
+    async def _answer(self, arrival: Arrival, seq: int) -> None:
+        part_id = arrival.event.part_id or ""
+        frame = arrival.frame_bytes or _read(arrival)
+        if frame is not None:
+            self.frames[part_id] = frame
+        base = recorded_part(0).verdict
+        assert base is not None
+        decision = SAID[int(part_id[2:]) % 3]
+        verdict: Verdict = base.model_copy(
+            update={
+                "event_id": arrival.event.event_id,
+                "part_id": part_id,
+                "trigger_id": arrival.event.trigger_id,
+                "seq": seq,
+                "decision": decision,
+                "replayed": arrival.event.is_replay,
+                "score": int(part_id[2:]) / 7,
+                "received_at": arrival.received_at,
+            }
+        )
+        answer = Answer(verdict, verdict.to_json(), time.monotonic() + 10, for_gate=False)
+        for sink in self.sinks:
+            await sink.publish(answer)
+
+
+def _read(arrival: Arrival) -> bytes | None:
+    path = Path(arrival.image.uri.removeprefix("file://")) if arrival.image is not None else None
+    return path.read_bytes() if path is not None and path.exists() else None
+
+
+def _left_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@asynccontextmanager
+async def serving(station: StubStation, *adapters: Adapter) -> AsyncIterator[None]:
+    """Run adapters for a station."""
+    for adapter in adapters:
+        await adapter.open()
+    running = [asyncio.create_task(adapter.run(station, RecordingCommands())) for adapter in adapters]
+    try:
+        yield
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running)
+        for adapter in adapters:
+            await adapter.close()
+
+
+Way = Callable[[Path], AbstractAsyncContextManager[tuple[StubStation, AbstractAsyncContextManager[ReplayTarget]]]]
+
+
+@asynccontextmanager
+async def by_mqtt(root: Path) -> AsyncIterator[tuple[StubStation, AbstractAsyncContextManager[ReplayTarget]]]:
+    async with private_mosquitto() as broker:
+        settings = MqttSettings(port=broker.port)
+        adapter = MqttAdapter(settings, station=STATION, clock=SystemClock(), max_raw_bytes=1 << 20)
+        station = StubStation([adapter])
+        async with serving(station, adapter):
+            await eventually(lambda: adapter.fault is None)
+            yield station, MqttReplay(settings, station=STATION, frames=root)
+
+
+@asynccontextmanager
+async def by_opcua_server(root: Path) -> AsyncIterator[tuple[StubStation, AbstractAsyncContextManager[ReplayTarget]]]:
+    settings = OpcUaServerSettings(port=free_port())
+    adapter = OpcUaServerAdapter(settings, station=STATION, clock=SystemClock(), pki=root / "pki")
+    station = StubStation([adapter])
+    async with serving(station, adapter):
+        await asyncio.sleep(0)
+        now = SystemClock().now()
+        status = Status(station=STATION, state=StationState.READY, since=now, version="0", heartbeat=1)
+        await adapter.publish_status(status, ready=True)
+        yield station, OpcUaServerReplay(adapter.endpoint, station=STATION, frames=root)
+
+
+@asynccontextmanager
+async def by_opcua_client(root: Path) -> AsyncIterator[tuple[StubStation, AbstractAsyncContextManager[ReplayTarget]]]:
+    async with private_mosquitto() as broker:
+        mqtt = MqttSettings(port=broker.port)
+        plc = OpcUaClientSettings.model_validate(
+            PLC | {"endpoint": f"opc.tcp://127.0.0.1:{free_port()}", "request_timeout_ms": 5000, "reconnect_max_s": 0.2}
+        )
+        hears = MqttAdapter(mqtt, station=STATION, clock=SystemClock(), max_raw_bytes=1 << 20)
+        adapter = OpcUaClientAdapter(plc, station=STATION, clock=SystemClock(), pki=root / "pki")
+        station = StubStation([hears, adapter])
+        async with serving(station, hears, adapter):
+            await eventually(lambda: hears.fault is None)
+            yield station, OpcUaClientReplay(plc, mqtt, station=STATION, frames=root)
+
+
+WAYS: list[Way] = [by_mqtt, by_opcua_server, by_opcua_client]
+
+
+def some_parts(count: int, *, spacing_s: float = 0.02) -> list[RecordedPart]:
+    """Parts with frames; every fourth has none, and every other one was not inside its message."""
+    parts = []
+    for number in range(count):
+        frame = None if number % 4 == 3 else b"\x89PNG" + bytes([number % 256]) * 2000
+        part = recorded_part(number, frame=frame, spacing_s=spacing_s)
+        parts.append(replace(part, event=part.event.model_copy(update={"inline": number % 2 == 0})))
+    return parts
+
+
+async def played(target: ReplayTarget, parts: list[RecordedPart], pace: Pace) -> list[Played]:
+    async with asyncio.timeout(60):
+        return [one async for one in play(iter(parts), target, pace, clock=SystemClock())]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+@pytest.mark.parametrize("pace", [Pace(None, 1), Pace(2.0)], ids=["max", "twice"])
+async def test_way_in_carries_frames_there_and_verdicts_back(way: Way, pace: Pace, tmp_path: Path) -> None:
+    """Every part once, in order, marked, with its own frame and its own verdict; nothing is left lying about."""
+    parts = some_parts(12)
+    async with way(tmp_path) as (station, target):
+        async with target as entered:
+            result = await played(entered, parts, pace)
+        assert [one.part.event.event_id for one in result] == [part.event.event_id for part in parts]
+        for number, one in enumerate(result):
+            assert one.verdict is not None
+            assert (one.verdict.decision, one.verdict.score) == (SAID[number % 3], number / 7)
+            assert one.verdict.replayed
+            assert one.verdict.event_id.endswith(f"/{one.part.event.event_id}")
+            assert (one.spacing_error_ms is None) is (pace.speed is None or number == 0)
+        assert len(station.arrivals) == len(parts)
+        assert station.frames == {part.event.part_id: part.frame for part in parts if part.frame is not None}
+        assert all(arrival.event.is_replay for arrival in station.arrivals)
+    assert _left_in(tmp_path) <= {"pki"}
+
+
+async def test_mqtt_repeats_what_the_event_said(tmp_path: Path) -> None:
+    """Trigger, deadline and the time between capture and arrival as recorded, on a new day; at full speed a minute."""
+    (part,) = some_parts(1)
+    late = part.event.model_copy(
+        update={"captured_at": part.event.captured_at and part.event.captured_at - timedelta(seconds=0.3)}
+    )
+    part = replace(part, event=late)
+    async with by_mqtt(tmp_path) as (station, target), target as entered:
+        await played(entered, [part], Pace(1.0))
+        await played(entered, [part], Pace(None))
+    paced, hurried = (arrival.event for arrival in station.arrivals)
+    assert (paced.trigger_id, paced.deadline_ms, paced.replayed) == (1, 5000, True)
+    assert paced.captured_at is not None
+    age = station.arrivals[0].received_at - paced.captured_at
+    assert timedelta(seconds=0.299) <= age <= timedelta(seconds=2)
+    assert hurried.deadline_ms == 60_000
+    assert paced.event_id != hurried.event_id
+
+
+async def test_replay_ends_where_the_broker_goes_away(tmp_path: Path) -> None:
+    """In an error that says so, not in silence."""
+    async with private_mosquitto() as broker:
+        settings = MqttSettings(port=broker.port)
+        async with MqttReplay(settings, station=STATION, frames=tmp_path) as target:
+            await broker.stop()
+            with pytest.raises(SinkUnavailable):
+                await played(target, some_parts(500, spacing_s=0.01), Pace(1.0))
+
+
+async def test_replay_stops_where_somebody_else_triggers(tmp_path: Path) -> None:
+    """Two that share one Trigger would mistake each other's parts."""
+    async with by_opcua_server(tmp_path) as (station, target), target as entered:
+        assert isinstance(entered, OpcUaServerReplay)
+        await played(entered, some_parts(2), Pace(None, 1))
+        async with plain_client(entered._endpoint) as other:
+            namespace = await other.get_namespace_index("urn:cangate")
+            trigger = tag_node(other, namespace, Tag.Trigger)
+            await trigger.write_value(4711, (await trigger.read_data_type_as_variant_type()))
+        with pytest.raises(SinkUnavailable, match="somebody else triggers"):
+            await played(entered, some_parts(2), Pace(None, 1))
+        assert len(station.arrivals) == 3
+
+
+async def test_ways_in_say_what_they_need(tmp_path: Path) -> None:
+    """A service that is nobody's client, a mapping that cannot mark parts, a server that is not there."""
+    mqtt = MqttSettings()
+    mapped = OpcUaClientSettings.model_validate(PLC | {"endpoint": "opc.tcp://127.0.0.1:1"})
+    for settings, broker, named in (
+        (OpcUaClientSettings(), mqtt, "endpoint"),
+        (mapped.model_copy(update={"event_id": ""}), mqtt, "event_id"),
+        (mapped, mqtt.model_copy(update={"enabled": False}), "mqtt.enabled"),
+    ):
+        with pytest.raises(UsageError, match=named):
+            OpcUaClientReplay(settings, broker, station=STATION, frames=tmp_path)
+    with pytest.raises(UsageError, match="nowhere"):
+        async with OpcUaServerReplay("opc.tcp://127.0.0.1:1/", station=STATION, frames=tmp_path / "nowhere"):
+            pass
