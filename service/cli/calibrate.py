@@ -12,8 +12,7 @@ from rich.table import Table
 
 from adapters.frames import decode_image
 from schemas.recipe import ScoreStatistic
-from service.cli.common import ConfigOption, console, load_settings, stage_bars
-from service.cli.models import ModelArgument, StoreOption
+from service.cli.common import ConfigOption, ModelArgument, StoreOption, console, load_settings, stage_bars
 from service.device import compute_device
 from service.errors import UsageError
 from service.evaluation.threshold_picture import threshold_picture

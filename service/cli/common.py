@@ -31,6 +31,12 @@ ConfigOption = Annotated[
     typer.Option("--config", "-c", help="Configuration file (TOML); without it the defaults hold.", dir_okay=False),
 ]
 
+StoreOption = Annotated[
+    Path | None,
+    typer.Option("--store", help="Where models are kept.", show_default="model.store, models"),
+]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="NAME, NAME@VERSION, or the path of a package.")]
+
 
 def load_settings(path: Path | None) -> Settings:
     """Read settings from `path` and the environment. Raises UsageError, naming file and key."""

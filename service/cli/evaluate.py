@@ -12,8 +12,7 @@ import typer
 from rich.table import Table
 
 from adapters.frames import decode_image
-from service.cli.common import ConfigOption, console, load_settings, stage_bars
-from service.cli.models import ModelArgument, StoreOption
+from service.cli.common import ConfigOption, ModelArgument, StoreOption, console, load_settings, stage_bars
 from service.device import compute_device
 from service.errors import UsageError
 from service.evaluation.evaluator import Evaluator

@@ -22,8 +22,7 @@ from rich.table import Table
 from adapters.frames import decode_image
 from schemas.base import Value
 from schemas.messages import Box, Decision, ModelRef, Reason, StagesMs
-from service.cli.common import ConfigOption, console, errors, load_settings
-from service.cli.models import ModelArgument, StoreOption
+from service.cli.common import ConfigOption, ModelArgument, StoreOption, console, errors, load_settings
 from service.device import compute_device
 from service.errors import FrameError, UsageError
 from service.evaluation.pictures import comparison_picture, mask_picture

@@ -23,7 +23,7 @@ _COMMANDS = {
     "record": "Record a running line from outside: its events, frames and verdicts, over MQTT.",
     "replay": "Play a recorded session through a running service, or straight through a model.",
     "sessions": "List, look at, import and export recorded sessions.",
-    "models": "List, show, verify, activate, roll back, export and import models.",
+    "models": "List, show, verify, activate, roll back, extend, export and import models.",
     "config": "Check or show the configuration; add users of the OPC UA server.",
     "certs": "Certificates for MQTT over TLS and OPC UA from an authority of the plant's own.",
     "export": "Write what integrators load into their own tools.",

@@ -13,7 +13,16 @@ from rich.table import Table
 from schemas.base import rfc3339
 from schemas.recipe import ScoreStatistic
 from service.cli.acceptance import refuse_unless_accepted
-from service.cli.common import EMBEDDERS, ConfigOption, console, load_settings, with_embedder
+from service.cli.common import (
+    EMBEDDERS,
+    ConfigOption,
+    ModelArgument,
+    StoreOption,
+    console,
+    load_settings,
+    with_embedder,
+)
+from service.cli.extend import extend
 from service.device import compute_device
 from service.errors import PackageRefused
 from service.model.archive import export_package, import_package
@@ -26,13 +35,11 @@ from service.replay.acceptance import Expectation
 UNIT_TOLERANCE = 0.01
 """How far from 1 the length of a vector may be that was rounded to half precision."""
 
-app = typer.Typer(help="List, look at, verify, activate, export and import model packages.", no_args_is_help=True)
+app = typer.Typer(
+    help="List, look at, verify, activate, extend, export and import model packages.", no_args_is_help=True
+)
+app.command()(extend)
 
-StoreOption = Annotated[
-    Path | None,
-    typer.Option("--store", help="Where models are kept.", show_default="model.store, models"),
-]
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="NAME, NAME@VERSION, or the path of a package.")]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of a model in the store.")]
 
 

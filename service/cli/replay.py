@@ -17,8 +17,7 @@ from adapters.replay.opcua_server import OpcUaServerReplay
 from schemas.messages import Decision
 from schemas.settings import Settings
 from service.cli.acceptance import acceptance_judge, conclude, report_folder
-from service.cli.common import ConfigOption, console, load_settings
-from service.cli.models import StoreOption
+from service.cli.common import ConfigOption, StoreOption, console, load_settings
 from service.cli.playback import Selection, direct_station, played_parts
 from service.cli.replay_view import replay_view, watch
 from service.cli.sessions import SessionArgument

@@ -28,29 +28,37 @@ CPU = torch.device("cpu")
 
 
 def farthest_point_coreset(
-    patches: FloatArray, count: int, seed: int, progress: Progress | None = None, device: torch.device = CPU
+    patches: FloatArray,
+    count: int,
+    seed: int,
+    progress: Progress | None = None,
+    device: torch.device = CPU,
+    centres: FloatArray | None = None,
 ) -> npt.NDArray[np.int64]:
     """Pick `count` patches so that each pick is the patch farthest from the picks before it.
 
-    patches: (N, D) float32. Returns (min(count, N),) int64 in the order of selection; the first pick is drawn with
-    `seed`. Equal to the plain greedy, but for patches equally far, of which any may come first. Memory beyond the
-    patches: two numbers a patch and a pool of at most 8,192 rows, or of all where vectors are short.
+    patches: (N, D) float32. centres: (C, D) float32, taken as picked before the first one; without any the first pick
+    is drawn with `seed`. Returns (min(count, N),) int64 in the order of selection. Equal to the plain greedy, but for
+    patches equally far, of which any may come first. Memory beyond the patches: two numbers a patch and a pool of at
+    most 8,192 rows, or of all where vectors are short.
     """
     count = min(count, len(patches))
     if count <= 0:
         return np.empty(0, np.int64)
     with _one_thread():
-        selection = _Selection(torch.as_tensor(patches, device=device), count)
-        selection.pick(int(np.random.default_rng(seed).integers(len(patches))))
+        before_first = torch.as_tensor(patches[:0] if centres is None else centres, device=device)
+        selection = _Selection(torch.as_tensor(patches, device=device), count, before_first)
+        if not len(before_first):
+            selection.pick(int(np.random.default_rng(seed).integers(len(patches))))
         pool_size = SMALL_POOL
-        while selection.picked < count:
+        while selection.picked < len(selection.picks):
             before = selection.picked
             selection.pick_from_pool(pool_size)
             # no pick: many bounds are stale, as after the first picks; refresh more of them at a time
             stalled = selection.picked == before
             pool_size = min(2 * pool_size, LARGE_POOL) if stalled else max(pool_size // 2, SMALL_POOL)
             if progress is not None:
-                progress(selection.picked, count)
+                progress(selection.picked - len(before_first), count)
     return selection.indices.cpu().numpy()
 
 
@@ -66,22 +74,26 @@ def _one_thread() -> Iterator[None]:
 
 
 class _Selection:
-    """State of one run. bound[i]: squared distance of patch i to the first seen[i] picks, -inf once picked."""
+    """State of one run. bound[i]: squared distance of patch i to the first seen[i] picks, -inf once picked.
 
-    def __init__(self, points: torch.Tensor, count: int) -> None:
+    picks: the centres, then what was picked. indices: the row of each pick; centres have none.
+    """
+
+    def __init__(self, points: torch.Tensor, count: int, centres: torch.Tensor) -> None:
         self.points = points
         self.squared = points.square().sum(dim=1)
         self.tie = TIE * float(self.squared.max())
         self.bound = torch.full((len(points),), torch.inf, device=points.device)
         self.seen = torch.zeros(len(points), dtype=torch.int64, device=points.device)
-        self.picks = torch.empty((count, points.shape[1]), dtype=points.dtype, device=points.device)
+        self.centres = len(centres)
+        self.picks = torch.cat([centres, centres.new_empty((count, points.shape[1]))])
         self.indices = torch.empty(count, dtype=torch.int64, device=points.device)
-        self.picked = 0
+        self.picked = self.centres
 
     def pick(self, index: int) -> None:
         """Take patch `index` into the coreset."""
         self.picks[self.picked] = self.points[index]
-        self.indices[self.picked] = index
+        self.indices[self.picked - self.centres] = index
         self.bound[index] = -torch.inf
         self.picked += 1
 

@@ -57,6 +57,27 @@ class MemoryBank:
         return self._neighbours.distances(patches)
 
 
+def extend_memory_bank(
+    bank: MemoryBank,
+    patches: FloatArray,
+    count: int,
+    recipe: MemoryRecipe,
+    *,
+    progress: Progress | None = None,
+) -> MemoryBank:
+    """Return a bank that holds `bank` and those `count` of `patches` that lie farthest from it and from each other.
+
+    patches: (N, D) float32. Where that would be more than `coreset_max`, the bank is chosen anew from both.
+    """
+    if len(bank) + count <= recipe.coreset_max:
+        new = farthest_point_coreset(patches, count, recipe.seed, progress, bank.device, bank.vectors)
+        return MemoryBank(np.concatenate([bank.vectors, patches[new]]), bank.device)
+    both = np.concatenate([bank.vectors, patches])
+    return MemoryBank(
+        both[farthest_point_coreset(both, recipe.coreset_max, recipe.seed, progress, bank.device)], bank.device
+    )
+
+
 def build_memory_bank(
     patches: FloatArray,
     recipe: MemoryRecipe,

@@ -9,11 +9,15 @@ from service.pipeline.coreset import farthest_point_coreset
 from service.pipeline.types import FloatArray
 
 
-def plain_greedy(patches: FloatArray, count: int, seed: int) -> list[int]:
+def plain_greedy(patches: FloatArray, count: int, seed: int, centres: FloatArray | None = None) -> list[int]:
     """Return the picks of the textbook loop: every distance is updated after every pick."""
     points = patches.astype(np.float64)
-    picks = [int(np.random.default_rng(seed).integers(len(points)))]
-    distance = np.linalg.norm(points - points[picks[0]], axis=1)
+    if centres is None:
+        picks = [int(np.random.default_rng(seed).integers(len(points)))]
+        distance = np.linalg.norm(points - points[picks[0]], axis=1)
+    else:
+        picks = []
+        distance = np.linalg.norm(points[:, None] - centres[None], axis=2).min(axis=1)
     while len(picks) < count:
         picks.append(int(distance.argmax()))
         distance = np.minimum(distance, np.linalg.norm(points - points[picks[-1]], axis=1))
@@ -43,6 +47,19 @@ def test_coreset_equals_plain_greedy(count: int, dim: int, clusters: int, wanted
 
         assert picks.dtype == np.int64
         assert picks.tolist() == plain_greedy(patches, wanted, seed)
+
+
+@pytest.mark.parametrize(("count", "dim", "old", "wanted"), [(30, 2, 1, 30), (900, 3, 40, 90), (3000, 32, 500, 120)])
+def test_coreset_goes_on_from_centres(count: int, dim: int, old: int, wanted: int) -> None:
+    """What lies farthest from the vectors of an earlier coreset comes first, as if they had been picked before."""
+    rng = np.random.default_rng(old)
+    patches, centres = clustered(rng, count, dim, 6), clustered(rng, old, dim, 3)
+    told: list[tuple[int, int]] = []
+
+    picks = farthest_point_coreset(patches, wanted, 0, lambda done, total: told.append((done, total)), centres=centres)
+
+    assert picks.tolist() == plain_greedy(patches, wanted, 0, centres)
+    assert told[-1] == (wanted, wanted)
 
 
 def test_coreset_of_uniform_noise_equals_plain_greedy() -> None:

@@ -1,0 +1,104 @@
+"""`cangate models extend`: more OK frames for a model, its effect shown before it is accepted."""
+
+from __future__ import annotations
+
+import statistics
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from adapters.frames import decode_image
+from service.cli.common import ConfigOption, ModelArgument, StoreOption, console, errors, load_settings, stage_bars
+from service.device import compute_device
+from service.errors import UsageError
+from service.model.dataset import FrameFile, list_frames
+from service.model.extension import Effect, Extension
+from service.model.extension import extend as extend_model
+from service.model.package import read_package
+from service.model.registry import ModelRegistry
+
+
+def extend(
+    model: ModelArgument,
+    ok_dir: Annotated[
+        Path, typer.Argument(metavar="OK_DIR", help="Folder with more frames of good parts, with its subfolders.")
+    ],
+    *,
+    damaged: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Damaged frames: show how many are still rejected.")
+    ] = None,
+    accept: Annotated[bool, typer.Option("--accept", help="Write the new version without asking.")] = False,
+    activate: Annotated[bool, typer.Option("--activate", help="Activate the new version once it is accepted.")] = False,
+    store: StoreOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Add OK frames to a model, and show what that changes before it is accepted as the next version.
+
+    Another light, another supplier's sheet: what good parts look like now and did not before.
+    On a terminal you are asked; elsewhere nothing is written without --accept.
+
+    Example: cangate models extend canister frames/ok-new --damaged frames/damaged
+    """
+    settings = load_settings(config)
+    registry = ModelRegistry(store or settings.model.store)
+    package = read_package(registry.resolve(model))
+    device = compute_device(settings.compute)
+    pipeline = package.build_pipeline(device)
+    package.check_golden(pipeline)  # scores recorded where others come out could not be mixed with new ones
+    with stage_bars() as progress:
+        extension = extend_model(
+            package,
+            pipeline,
+            _frames(ok_dir),
+            _frames(damaged) if damaged is not None else (),
+            decode=partial(decode_image, max_pixels=settings.images.max_pixels),
+            workers=settings.compute.prepare_workers,
+            progress=progress,
+        )
+    _report(extension)
+    if not accept and not (console.is_terminal and errors.is_terminal and typer.confirm("accept it as a new version?")):
+        console.print("nothing was written; --accept writes the new version", soft_wrap=True)
+        return
+    path = extension.publish(registry)
+    reference = f"{package.ref.name}@{path.name}"
+    console.print(f"model {reference} in {path}, id {read_package(path).id}", soft_wrap=True)
+    if activate:
+        registry.activate(package.ref.name, path.name, device=device)
+        console.print(f"{reference} is active: its golden frames reproduce")
+
+
+def _frames(folder: Path) -> tuple[FrameFile, ...]:
+    frames = list_frames(folder).frames
+    if not frames:
+        raise UsageError(f"no pictures in {folder}")
+    return frames
+
+
+def _report(extension: Extension) -> None:
+    old, new = extension.package.manifest, extension.manifest
+    for duplicate in extension.duplicates:
+        console.print(f"left out: {duplicate.name} is {duplicate.same_as}", soft_wrap=True, markup=False)
+    table = Table("", "now", "then", box=None)
+    table.add_row("OK frames", str(len(old.training.frames)), str(len(new.training.frames)))
+    table.add_row("bank", str(old.training.bank_size), str(new.training.bank_size))
+    table.add_row("tau", f"{old.tau:.4f}", f"{new.tau:.4f}")
+    _add_effect(table, "new OK frames", extension.added)
+    if extension.damaged is not None:
+        _add_effect(table, "damaged frames", extension.damaged)
+    console.print(table)
+    console.print("the new OK frames then: held back, each scored without its neighbours", style="dim", soft_wrap=True)
+    if old.calibration.sweep is not None:
+        console.print(
+            "[yellow]tau was set for a recall or precision; then it is the limit of the OK frames: calibrate again[/]",
+            soft_wrap=True,
+        )
+
+
+def _add_effect(table: Table, what: str, effect: Effect) -> None:
+    count = len(effect.before)
+    table.add_row(f"{what} rejected", f"{effect.rejected_before} of {count}", f"{effect.rejected_after} of {count}")
+    for name, take in (("median score", statistics.median), ("highest score", max)):
+        table.add_row(f"  {name}", f"{take(effect.before):.4f}", f"{take(effect.after):.4f}")

@@ -1,0 +1,133 @@
+"""`cangate models extend`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from service.model.package import InspectionPipeline, read_package
+from service.model.registry import ModelRegistry
+from service.pipeline.types import BgrImage, Frame
+from tests.support.cli import CommandLine
+from tests.support.parts import draw_part, publish, train_parts, write_parts
+
+
+@pytest.fixture
+def cangate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
+    """The command line."""
+    return CommandLine(monkeypatch, capsys)
+
+
+def another_finish(seed: int) -> BgrImage:
+    """A good part of another supplier: its metal is brushed along, in coarse stripes."""
+    part = draw_part(seed).astype(np.int16)
+    part[..., :] += (14 * np.sign(np.sin(np.arange(part.shape[1]) * 0.9)))[None, :, None].astype(np.int16)
+    return np.clip(part, 0, 255).astype(np.uint8)
+
+
+def write_new(directory: Path, seeds: range) -> Path:
+    """Write good parts with the other finish."""
+    directory.mkdir()
+    for seed in seeds:
+        cv2.imwrite(str(directory / f"new{seed}.png"), another_finish(seed))
+    return directory
+
+
+@pytest.fixture
+def trained_on(tmp_path: Path) -> Path:
+    """The frames of version 1."""
+    return write_parts(tmp_path / "ok", 10)
+
+
+@pytest.fixture
+def registry(tmp_path: Path, trained_on: Path) -> ModelRegistry:
+    """A store with an active model that does not know the other finish."""
+    registry = ModelRegistry(tmp_path / "models")
+    publish(registry, train_parts(trained_on))
+    registry.activate("bars", "1")
+    return registry
+
+
+def test_extend_shows_the_effect_and_writes_nothing_unasked(
+    cangate: CommandLine, registry: ModelRegistry, tmp_path: Path
+) -> None:
+    """Before anything is changed one sees how the new frames fare now and then, and what becomes of tau."""
+    shown = cangate(
+        *("models", "extend", "bars", write_new(tmp_path / "new", range(100, 108)), "--store", registry.store),
+        *("--damaged", write_parts(tmp_path / "damaged", 3, first_seed=50, damaged=True)),
+    )
+    assert (shown.status, shown.stderr) == (0, "")
+    rows = {line.split("  ")[0].strip(): line.split()[-6:] for line in shown.stdout.splitlines()}
+    assert rows["new OK frames rejected"] == ["8", "of", "8", "0", "of", "8"]
+    assert rows["damaged frames rejected"] == ["3", "of", "3", "3", "of", "3"]
+    assert rows["OK frames"][-2:] == ["10", "18"]
+    assert "nothing was written; --accept writes the new version" in shown.stdout
+    assert registry.versions("bars") == ["1"]
+
+
+def test_accepted_extension_is_the_next_version_with_its_history(
+    cangate: CommandLine, registry: ModelRegistry, tmp_path: Path
+) -> None:
+    """It keeps the old vectors, knows all frames, passes new parts of both finishes, and its golden frames hold."""
+    new = write_new(tmp_path / "new", range(100, 108))
+    done = cangate("models", "extend", "bars", new, "--store", registry.store, "--accept", "--activate")
+    assert (done.status, registry.active("bars")) == (0, "2"), done
+    old, package = registry.read("bars", "1"), registry.read("bars", "2")
+    np.testing.assert_array_equal(package.vectors[: len(old.vectors)], old.vectors)
+    assert len(package.vectors) > len(old.vectors)
+    assert package.manifest.parent == old.id
+    assert len(package.manifest.training.frames) == len(package.manifest.calibration.held_back) == 18
+    assert package.manifest.training.bank_size == len(package.vectors)
+    assert len(package.manifest.golden) == 4
+    pipeline = InspectionPipeline.from_package(package.path)
+    parts = [draw_part(200), another_finish(201), draw_part(202, damaged=True)]
+    assert [each.damaged for each in pipeline.inspect([Frame(part) for part in parts])] == [False, False, True]
+
+
+def test_extend_leaves_out_what_the_model_knows(
+    cangate: CommandLine, registry: ModelRegistry, trained_on: Path, tmp_path: Path
+) -> None:
+    """Frames of the training and copies among the new ones are named and not counted twice."""
+    new = write_new(tmp_path / "new", range(100, 102))
+    (new / "copy.png").write_bytes((new / "new100.png").read_bytes())
+    (new / "old.png").write_bytes((trained_on / "part3.png").read_bytes())
+    done = cangate("models", "extend", "bars", new, "--store", registry.store, "--accept")
+    assert "left out: old.png is part3.png of bars@1" in done.stdout
+    assert "left out: new100.png is copy.png" in done.stdout
+    assert len(read_package(registry.resolve("bars@2")).manifest.training.frames) == 12
+    again = cangate("models", "extend", "bars@2", new, "--store", registry.store).one_line_error()
+    assert "none of the 4 frames is new to bars@2" in again
+
+
+def test_extend_takes_a_single_frame(cangate: CommandLine, registry: ModelRegistry, tmp_path: Path) -> None:
+    """Held back, it has nothing but the bank as it was."""
+    new = write_new(tmp_path / "new", range(100, 101))
+    assert cangate("models", "extend", "bars", new, "--store", registry.store, "--accept").status == 0
+    held_back = registry.read("bars", "2").manifest.calibration.held_back
+    assert len(held_back) == 11
+    assert held_back[-1].fold not in {frame.fold for frame in held_back[:-1]}
+
+
+def test_extend_is_deterministic(cangate: CommandLine, registry: ModelRegistry, tmp_path: Path) -> None:
+    """The same frames make the same bank and the same threshold."""
+    new = write_new(tmp_path / "new", range(100, 104))
+    for _ in range(2):
+        assert cangate("models", "extend", "bars@1", new, "--store", registry.store, "--accept").status == 0
+    second, third = registry.read("bars", "2"), registry.read("bars", "3")
+    np.testing.assert_array_equal(second.vectors, third.vectors)
+    assert second.manifest.calibration == third.manifest.calibration
+
+
+def test_extend_refuses_in_one_line(cangate: CommandLine, registry: ModelRegistry, tmp_path: Path) -> None:
+    """A frame that is no picture, a folder without any, a folder that is not there, a model that is not there."""
+    new, store = write_new(tmp_path / "new", range(100, 102)), ("--store", registry.store)
+    (new / "torn.png").write_bytes((new / "new100.png").read_bytes()[:300])
+    (tmp_path / "empty").mkdir()
+    assert "torn.png (frame_corrupt" in cangate("models", "extend", "bars", new, *store).one_line_error()
+    assert "no pictures in" in cangate("models", "extend", "bars", tmp_path / "empty", *store).one_line_error()
+    assert "cannot list" in cangate("models", "extend", "bars", tmp_path / "nowhere", *store).one_line_error()
+    assert "no model 'rods'" in cangate("models", "extend", "rods", new, *store).one_line_error()
+    assert registry.versions("bars") == ["1"]
