@@ -152,12 +152,13 @@ class PlantAuthority:
 
     def _write_revoked(self, entries: Sequence[tuple[int, datetime]]) -> Path:
         path = self.folder / "crl.pem"
-        # it never runs out before the authority does: a list that did would shut the whole plant out
+        # it runs out with the authority, not before: that would shut the whole plant out
+        until = self.certificate.not_valid_after_utc
         builder = (
             x509.CertificateRevocationListBuilder()
             .issuer_name(self.certificate.subject)
-            .last_update(datetime.now(UTC) - _SKEW)
-            .next_update(self.certificate.not_valid_after_utc)
+            .last_update(min(datetime.now(UTC), until) - _SKEW)
+            .next_update(until)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
             .add_extension(x509.CRLNumber(len(entries)), critical=False)
         )

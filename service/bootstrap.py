@@ -19,6 +19,7 @@ from adapters.hmi.server import HmiServer
 from adapters.journal import SqlJournal
 from adapters.mqtt import MqttAdapter
 from adapters.opcua.client import OpcUaClientAdapter
+from adapters.opcua.security import PLAIN
 from adapters.opcua.server import OpcUaServerAdapter
 from adapters.pictures import PictureStore
 from adapters.recordings.recorder import SessionRecorder
@@ -65,7 +66,10 @@ def configure_logging(settings: LogSettings) -> None:
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if settings.format == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        # plain: the other formatter prints the local variables of each frame, and some of them are passwords
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
     )
     structlog.configure(
         processors=[
@@ -82,7 +86,11 @@ def configure_logging(settings: LogSettings) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                renderer,
+            ],
         )
     )
     logging.basicConfig(handlers=[handler], level=settings.level.upper(), force=True)
@@ -247,3 +255,9 @@ def _refuse_open_doors(settings: Settings) -> None:
             raise UsageError(
                 f"{name}.host: {listener.host} is not this machine; to let anybody in, say {name}.anonymous = true"
             )
+    opcua = settings.opcua.server
+    in_the_clear = opcua.users_file is not None and PLAIN in opcua.security and not is_loopback(opcua.host)
+    if opcua.enabled and in_the_clear and "security" not in opcua.model_fields_set:
+        raise UsageError(
+            "opcua.server.security: None sends passwords in the clear; name a policy that encrypts, or say None"
+        )

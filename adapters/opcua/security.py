@@ -2,37 +2,38 @@
 
 from __future__ import annotations
 
-import hashlib
+import asyncio
 import hmac
 import ipaddress
 import os
 import secrets
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-import argon2
-from argon2.exceptions import InvalidHashError, VerificationError
+import structlog
 from asyncua import ua
 from asyncua.common.utils import ServiceError
-from asyncua.crypto import cert_gen
+from asyncua.crypto import cert_gen, uacrypto
 from asyncua.crypto.permission_rules import User, UserRole
 from asyncua.crypto.validator import CertificateValidator, CertificateValidatorOptions
 from asyncua.server.internal_server import InternalServer
 from asyncua.server.internal_session import InternalSession
 from asyncua.server.user_managers import UserManager
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from adapters.accounts import PasswordBook, Role
+from adapters.opcua.trust import TrustedCertificates
+from adapters.secret_files import warn_where_others_read
 from schemas.settings import OpcUaServerSettings
 from schemas.tags import NAMESPACE_URI
 from service.errors import UsageError
+
+log = structlog.get_logger(__name__)
 
 PLAIN: Final = "None"
 _POLICIES: Final = {
@@ -45,6 +46,11 @@ _POLICIES: Final = {
     },
 }
 POLICY_NAMES: Final = tuple(_POLICIES)
+_DECRYPT: Final[dict[str, Callable[..., bytes]]] = {
+    # "rsa-1_5" is not among them: its padding tells a patient listener the password
+    "http://www.w3.org/2001/04/xmlenc#rsa-oaep": uacrypto.decrypt_rsa_oaep,
+    "http://opcfoundation.org/UA/security/rsa-oaep-sha2-256": uacrypto.decrypt_rsa_oaep_sha256,
+}
 _CERTIFICATE_DAYS = 3650  # nobody renews a certificate on a line by himself; the integrator brings his own
 
 
@@ -59,96 +65,31 @@ def security_policies(names: Iterable[str]) -> list[ua.SecurityPolicyType]:
     return policies
 
 
-class Role(StrEnum):
-    """What a user of `users_file` may do: everyone reads, `plc` and `engineer` write the PLC's tags."""
-
-    OPERATOR = "operator"
-    PLC = "plc"
-    ENGINEER = "engineer"
-
-
 @dataclass
 class StationUser(User):
     """A logged-in client; asyncua's own role stays User, since its Admin may change the address space."""
 
     writes: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """A line of `users_file`."""
-
-    role: Role
-    password_hash: str
-
-
-def read_users(path: Path) -> dict[str, Account]:
-    """Read `name:role:argon2-hash` lines; empty lines and lines that begin with # are skipped.
-
-    Raises:
-        UsageError: the file cannot be read, or a line cannot be used; it is named.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as exc:
-        raise UsageError(f"opcua.server.users_file: cannot read {path}: {exc}") from exc
-    accounts: dict[str, Account] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        try:
-            name, role, password_hash = line.strip().split(":", 2)
-            argon2.extract_parameters(password_hash)
-            accounts[name] = Account(Role(role), password_hash)
-        except (ValueError, InvalidHashError) as exc:
-            raise UsageError(f"{path}, line {number}: expected name:role:argon2-hash, role {'|'.join(Role)}") from exc
-    return accounts
-
-
-class TrustedCertificates:
-    """The certificates of a folder: who holds one of them, or one that a CA among them issued, is trusted."""
-
-    def __init__(self, certificates: Sequence[x509.Certificate]) -> None:
-        self._certificates = frozenset(certificates)
-        self._issuers = [certificate for certificate in certificates if _is_ca(certificate)]
-
-    @classmethod
-    def load(cls, folder: Path, key: str = "opcua.server.trusted_certs") -> TrustedCertificates:
-        """Read every .der, .pem, .crt and .cer file.
-
-        Raises:
-            UsageError: a missing folder or an unusable file, named after the setting `key`.
-        """
-        if not folder.is_dir():
-            raise UsageError(f"{key}: no such folder: {folder}")
-        paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in {".der", ".pem", ".crt", ".cer"}]
-        return cls([read_certificate(path, key) for path in paths])
-
-    def covers(self, certificate: x509.Certificate) -> bool:
-        """Tell whether `certificate` is trusted and valid now."""
-        if not certificate.not_valid_before_utc <= datetime.now(UTC) <= certificate.not_valid_after_utc:
-            return False
-        return certificate in self._certificates or any(_issued_by(certificate, issuer) for issuer in self._issuers)
+    chooses_model: bool = False
 
 
 class StationUsers(UserManager):
-    """Decides who gets a session. asyncua's own manager accepts anyone."""
+    """Decides who gets a session. asyncua's own manager accepts anyone.
+
+    Args:
+        book: who has a password; None: nobody.
+        anonymous: whether clients may come without one.
+        plain: whether they may come over an unsecured channel.
+        trusted: whose certificates are believed; None: anybody's.
+    """
 
     def __init__(
-        self,
-        accounts: Mapping[str, Account],
-        *,
-        anonymous: bool,
-        plain: bool,
-        trusted: TrustedCertificates | None,
+        self, book: PasswordBook | None, *, anonymous: bool, plain: bool, trusted: TrustedCertificates | None
     ) -> None:
-        self._accounts = accounts
+        self.book = book
         self._anonymous = anonymous
         self._plain = plain
-        self._trusted = trusted
-        self._hasher = argon2.PasswordHasher()
-        self._key = secrets.token_bytes(32)
-        self._verified: dict[str, bytes] = {}
+        self.trusted = trusted
 
     def get_user(
         self,
@@ -157,47 +98,45 @@ class StationUsers(UserManager):
         password: str | None = None,
         certificate: bytes | None = None,
     ) -> StationUser | None:
-        """Return the user, or None to refuse. `certificate` is the one the secure channel was opened with, as DER."""
+        """Return the user, or None to refuse. `certificate` is the one the secure channel was opened with, as DER.
+
+        It was `StationInternalServer.check_login` that looked at the password: argon2 must not hold up the event loop.
+        """
         if not self._channel_allowed(certificate):
             return None
         if username is None:
-            return StationUser(UserRole.User, writes=True) if self._anonymous else None
-        account = self._accounts.get(username)
-        if account is None or not self._password_fits(username, account, password or ""):
+            return StationUser(UserRole.User, writes=True, chooses_model=True) if self._anonymous else None
+        account = None if self.book is None else self.book.verified(username, password or "")
+        if account is None:
             return None
-        return StationUser(UserRole.User, username, writes=account.role is not Role.OPERATOR)
+        return StationUser(
+            UserRole.User,
+            username,
+            writes=account.role is not Role.OPERATOR,
+            chooses_model=account.role is Role.ENGINEER,
+        )
 
     def _channel_allowed(self, certificate: bytes | None) -> bool:
         # asyncua opens an unsecured channel whatever the policies, and shows its certificate validator only the
         # certificate that CreateSession names, which need not be the one behind the channel. Hence both again here.
         if not certificate:
             return self._plain
-        if self._trusted is None:
+        if self.trusted is None:
             return True
         try:
-            return self._trusted.covers(x509.load_der_x509_certificate(certificate))
+            return self.trusted.covers(x509.load_der_x509_certificate(certificate))
         except ValueError:
             return False
 
-    def _password_fits(self, name: str, account: Account, password: str) -> bool:
-        # argon2 takes about 0.1 s on the event loop: only the first login of a PLC may cost a part its deadline.
-        digest = hashlib.blake2b(password.encode(), key=self._key).digest()
-        if hmac.compare_digest(self._verified.get(name, b""), digest):
-            return True
-        try:
-            self._hasher.verify(account.password_hash, password)
-        except (VerificationError, InvalidHashError):
-            return False
-        self._verified[name] = digest
-        return True
-
 
 class StationInternalServer(InternalServer):
-    """asyncua's server core with session tokens that cannot be guessed.
+    """asyncua's server core with session tokens that cannot be guessed and passwords that cannot be played again.
 
-    asyncua counts them, and a channel that names a living session's token is attached to it before the password is
-    looked at.
+    asyncua counts its tokens, and a channel that names a living session's token is attached to it before the password
+    is looked at. It also takes an encrypted password whatever nonce is in it.
     """
+
+    user_manager: StationUsers
 
     def create_session(
         self,
@@ -212,6 +151,41 @@ class StationInternalServer(InternalServer):
             session.auth_token = ua.NodeId(ua.ByteString(secrets.token_bytes(32)))
             self.register_external_session(session)
         return session
+
+    async def check_login(self, session: InternalSession, token: object, *, peer: str) -> None:
+        """Look at the password on a thread, before asyncua asks for the user; what is wrong asyncua says."""
+        users = self.user_manager
+        if users.trusted is not None:
+            await asyncio.to_thread(users.trusted.refresh)
+        if users.book is None or not isinstance(token, ua.UserNameIdentityToken):
+            return
+        try:
+            username, password = self.decrypt_user_token(session, token)
+        except Exception as exc:  # noqa: BLE001 - RSA and its paddings raise what they like about a stranger's bytes
+            log.debug("password_not_decrypted", error=type(exc).__name__)
+            return
+        await users.book.check(username or "", password or "", peer=peer)
+
+    def decrypt_user_token(self, isession: InternalSession, token: ua.UserNameIdentityToken) -> tuple[str, str]:
+        """Return name and password of a token that was made for this very moment of the session.
+
+        Raises:
+            ValueError: it was made for another, or encrypted in a way that gives its key away bit by bit.
+        """
+        algorithm, secret = token.EncryptionAlgorithm, token.Password
+        if not algorithm:
+            return super().decrypt_user_token(isession, token)
+        if algorithm not in _DECRYPT or isession.nonce is None:
+            raise ValueError("a password encrypted in a way that is not offered")
+        raw = _DECRYPT[algorithm](self.private_key, secret)
+        length = int.from_bytes(raw[:4], "little") - len(isession.nonce)
+        if length < 0 or not hmac.compare_digest(raw[4 + length :], isession.nonce):
+            raise ValueError("a password that was encrypted for another session")
+        return token.UserName, raw[4 : 4 + length].decode("utf-8")
+
+    def register_server(self, server: object, conf: object = None) -> None:  # noqa: ARG002 - asyncua's signature
+        """Refuse: this is no discovery server, and asyncua would keep what anybody registers, without a login."""
+        raise ServiceError(ua.StatusCodes.BadServiceUnsupported)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,23 +207,29 @@ class ServerSecurity:
             UsageError: a setting or a file cannot be used.
         """
         policies = security_policies(settings.security)
-        accounts = read_users(settings.users_file) if settings.users_file else {}
-        if not accounts and not settings.anonymous:
+        book = PasswordBook(settings.users_file) if settings.users_file else None
+        if not book and not settings.anonymous:
             raise UsageError("opcua.server: nobody could log in: anonymous = false needs a users_file with users")
         trusted = TrustedCertificates.load(settings.trusted_certs) if settings.trusted_certs else None
         plain = PLAIN in settings.security
-        users = StationUsers(accounts, anonymous=settings.anonymous, plain=plain, trusted=trusted)
+        users = StationUsers(book, anonymous=settings.anonymous, plain=plain, trusted=trusted)
         tokens: list[type] = [ua.AnonymousIdentityToken] if settings.anonymous else []
-        tokens += [ua.UserNameIdentityToken] if accounts else []
+        tokens += [ua.UserNameIdentityToken] if book else []
         certificate, private_key = (None, None) if set(settings.security) == {PLAIN} else _own_pair(settings, pki)
         return cls(policies, users, tokens, trusted, certificate, private_key)
 
     async def validate_client(self, certificate: x509.Certificate, application: ua.ApplicationDescription) -> None:
-        """Refuse a client's certificate with the status that says why. Raises ServiceError."""
+        """Refuse a client's certificate with the status that says why, and keep it. Raises ServiceError."""
         options = CertificateValidatorOptions.BASIC_VALIDATION | CertificateValidatorOptions.PEER_CLIENT
         await CertificateValidator(options).validate(certificate, application)
-        if self.trusted is not None and not self.trusted.covers(certificate):
-            raise ServiceError(ua.StatusCodes.BadCertificateUntrusted)
+        if self.trusted is None:
+            return
+        await asyncio.to_thread(self.trusted.refresh)
+        objection = self.trusted.objection(certificate)
+        if objection == ua.StatusCodes.BadCertificateUntrusted:
+            await asyncio.to_thread(self.trusted.keep_rejected, certificate)
+        if objection is not None:
+            raise ServiceError(objection)
 
 
 def _own_pair(settings: OpcUaServerSettings, pki: Path) -> tuple[Path, Path]:
@@ -259,6 +239,7 @@ def _own_pair(settings: OpcUaServerSettings, pki: Path) -> tuple[Path, Path]:
         for path in (settings.cert_file, settings.key_file):
             if not path.is_file():
                 raise UsageError(f"opcua.server: no such file: {path}")
+        warn_where_others_read("opcua.server.key_file", settings.key_file)
         return settings.cert_file, settings.key_file
     certificate, private_key = pki / "opcua-server.der", pki / "opcua-server-key.pem"
     if not (certificate.is_file() and private_key.is_file()):
@@ -291,28 +272,3 @@ def make_pair(
     with os.fdopen(descriptor, "wb") as file:
         file.write(cert_gen.dump_private_key_as_pem(key))
     certificate.write_bytes(made.public_bytes(Encoding.DER))
-
-
-def read_certificate(path: Path, key: str) -> x509.Certificate:
-    """Read a DER or PEM file. Raises UsageError, named after the setting `key`, where it cannot be used."""
-    try:
-        content = path.read_bytes()
-        pem = content.lstrip().startswith(b"-----BEGIN")
-        return x509.load_pem_x509_certificate(content) if pem else x509.load_der_x509_certificate(content)
-    except (OSError, ValueError) as exc:
-        raise UsageError(f"{key}: cannot use {path}: {exc}") from exc
-
-
-def _is_ca(certificate: x509.Certificate) -> bool:
-    try:
-        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except x509.ExtensionNotFound:
-        return False
-
-
-def _issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True

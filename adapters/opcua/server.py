@@ -14,11 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from asyncua import Server, ua
+from asyncua import ua
 
 from adapters.opcua.events import DefaultEventIds, TriggerTexts, trigger_arrival
+from adapters.opcua.listener import StationServer
 from adapters.opcua.security import ServerSecurity, StationInternalServer
 from adapters.opcua.tags import TagSpace, TagValue, TagWrites
+from adapters.opcua.trust import encoding_of
 from schemas.messages import Decision, Gate, Reason, StationState, Status
 from schemas.settings import OpcUaServerSettings
 from schemas.tags import NAMESPACE_URI, RESULT_RING, Tag, VerdictCode, result_seq
@@ -43,7 +45,7 @@ class OpcUaServerAdapter:
         self._station = station
         self._clock = clock
         self._pki = pki
-        self._server: Server | None = None
+        self._server: StationServer | None = None
         self._tags: TagSpace | None = None
         self._intake: Intake | None = None
         self._event_ids = DefaultEventIds(station, datetime.fromtimestamp(0, UTC))
@@ -219,8 +221,8 @@ class OpcUaServerAdapter:
             source=self.name,
         )
 
-    async def _build(self, security: ServerSecurity) -> Server:
-        server = Server(iserver=StationInternalServer(user_manager=security.users))
+    async def _build(self, security: ServerSecurity) -> StationServer:
+        server = StationServer(StationInternalServer(user_manager=security.users))
         server.name, server.manufacturer_name, server.product_uri = "cangate", "cangate", NAMESPACE_URI
         server.application_type = ua.ApplicationType.Server
         with _long_lived():
@@ -234,8 +236,9 @@ class OpcUaServerAdapter:
         server.set_certificate_validator(security.validate_client)
         if security.certificate and security.private_key:
             try:
-                await server.load_certificate(security.certificate)
-                await server.load_private_key(security.private_key)
+                certificate, key = security.certificate, security.private_key
+                await server.load_certificate(certificate, encoding_of(certificate))
+                await server.load_private_key(key, format=encoding_of(key))
             except (OSError, ValueError) as exc:
                 paths = f"{security.certificate} and {security.private_key}"
                 raise UsageError(f"opcua.server: cannot use {paths}: {exc}") from exc

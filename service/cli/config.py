@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ import argon2
 import tomli_w
 import typer
 
+from adapters.accounts import Role
 from adapters.pki import write_private
 from adapters.secret_files import read_password, reason
 from service.cli.common import ConfigOption, console, load_settings
@@ -19,14 +19,6 @@ from service.errors import UsageError
 app = typer.Typer(help="Check or show the configuration; add users of the OPC UA server.", no_args_is_help=True)
 
 _NAME = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
-
-
-class Role(StrEnum):
-    """What a user may do: operator reads, plc writes triggers and acknowledgements, engineer changes models."""
-
-    OPERATOR = "operator"
-    PLC = "plc"
-    ENGINEER = "engineer"
 
 
 @app.command()

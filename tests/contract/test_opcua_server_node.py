@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-import argon2
-
 from schemas.messages import Box, Decision, Verdict
 from schemas.settings import OpcUaServerSettings
 from schemas.tags import Access, Tag, TagType
@@ -97,19 +95,3 @@ async def test_node_is_refused_what_a_plc_may_not_write(tmp_path: Path) -> None:
     refusals = dict.fromkeys(("verdict", "reject", "boxes"), "BadNotWritable")
     refusals |= dict.fromkeys(("signed", "text", "number", "array"), "BadTypeMismatch")
     assert seen == refusals | {"bad": "BadWriteNotSupported", "good": "Good"}
-
-
-async def test_node_logs_in_over_an_encrypted_channel_and_only_with_the_right_password(tmp_path: Path) -> None:
-    """The PLC's password opens under both policies, a wrong one does not."""
-    users = tmp_path / "users"
-    users.write_text(f"plc:plc:{argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash('secret')}\n")
-    security = ("Basic256Sha256_SignAndEncrypt", "Aes256Sha256RsaPss_SignAndEncrypt")
-    settings = OpcUaServerSettings(port=free_port(), security=security, anonymous=False, users_file=users)
-    async with running(settings, tmp_path) as (adapter, _):
-        basic, aes = [
-            (adapter.endpoint, str(tmp_path / "node-pki"), policy, "SignAndEncrypt")
-            for policy in ("Basic256Sha256", "Aes256_Sha256_RsaPss")
-        ]
-        assert await node("login.js", *basic, "plc", "secret") == {"verdict": 0, "write": "Good"}
-        assert (await node("login.js", *aes, "plc", "secret"))["verdict"] == 0
-        assert set(await node("login.js", *aes, "plc", "wrong")) == {"error"}

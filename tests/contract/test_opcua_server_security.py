@@ -13,8 +13,9 @@ from asyncua import Client, ua
 from asyncua.client.client import UaClientState
 from asyncua.crypto import security_policies as policies
 
+from adapters.accounts import Role, read_users
 from adapters.clock import SystemClock
-from adapters.opcua.security import Role, read_users, security_policies
+from adapters.opcua.security import security_policies
 from adapters.opcua.server import OpcUaServerAdapter
 from schemas.settings import OpcUaServerSettings
 from schemas.tags import NAMESPACE_URI, Tag

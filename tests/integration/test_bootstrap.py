@@ -40,6 +40,7 @@ def settings(folder: Path, **changes: dict[str, Any]) -> Settings:
         ("opcua", {"server": {"users_file": "no-users"}}, "no-users"),
         ("opcua", {"server": {"security": ["Secret"]}}, "Secret"),
         ("opcua", {"server": {"host": "0.0.0.0"}}, "opcua.server.host"),
+        ("opcua", {"server": {"host": "0.0.0.0", "anonymous": False, "users_file": "u"}}, "passwords in the clear"),
         ("http", {"host": "0.0.0.0"}, "http.host"),
         ("journal", {"url": "nonsense"}, "journal.url"),
         ("compute", {"device": "cuda:77"}, "cuda:77"),

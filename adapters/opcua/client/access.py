@@ -19,7 +19,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from adapters.opcua.security import PLAIN, POLICY_NAMES, TrustedCertificates, make_pair, read_certificate
+from adapters.opcua.security import PLAIN, POLICY_NAMES, make_pair
+from adapters.opcua.trust import TrustedCertificates, read_certificate
+from adapters.secret_files import read_password, warn_where_others_read
 from schemas.settings import OpcUaClientSettings
 from service.errors import UsageError
 
@@ -116,16 +118,14 @@ def _password(settings: OpcUaClientSettings) -> str | None:
         return settings.password.get_secret_value()
     if settings.password_file is None:
         return None
-    try:
-        return settings.password_file.read_text(encoding="utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise UsageError(f"opcua.client.password_file {settings.password_file}: {exc}") from exc
+    return read_password("opcua.client.password_file", settings.password_file)
 
 
 def _own_pair(settings: OpcUaClientSettings, pki: Path) -> tuple[Path, Path]:
     if (settings.cert_file is None) != (settings.key_file is None):
         raise UsageError("opcua.client: cert_file and key_file belong together")
     if settings.cert_file is not None and settings.key_file is not None:
+        warn_where_others_read("opcua.client.key_file", settings.key_file)
         return settings.cert_file, settings.key_file
     certificate, private_key = pki / "opcua-client.der", pki / "opcua-client-key.pem"
     if not (certificate.is_file() and private_key.is_file()):

@@ -14,12 +14,14 @@ from typing import Final, TypeVar
 
 from asyncua import Client, ua
 from asyncua.client.client import UaClientState
+from asyncua.crypto.uacrypto import CertProperties
 from asyncua.crypto.validator import CertificateValidator, CertificateValidatorOptions
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
 from adapters.opcua.client.access import PlcAccess
 from adapters.opcua.client.diagnosis import Diagnosis, PlcFault, PlcUnusable, diagnose_connect, status_name
+from adapters.opcua.trust import encoding_of
 from service.errors import SinkUnavailable
 
 T = TypeVar("T")
@@ -128,7 +130,10 @@ class PlcConnection:
         assert access.certificate is not None
         assert access.private_key is not None
         try:
-            await self._client.set_security(access.policy, access.certificate, access.private_key, mode=access.mode)
+            certificate, key = (
+                CertProperties(path, encoding_of(path)) for path in (access.certificate, access.private_key)
+            )
+            await self._client.set_security(access.policy, certificate, key, mode=access.mode)
         except ua.UaStatusCodeError:
             raise
         except ua.UaError as exc:  # it found no endpoint that fits

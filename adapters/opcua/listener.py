@@ -1,0 +1,147 @@
+"""The server's side of each connection: bounded before it is known, and quiet about rubbish.
+
+asyncua 2.1 collects whatever a chunk's header announces, up to 4 GiB, before anybody has logged in; logs a traceback
+for each message that it cannot read; and checks passwords on the event loop. Here a chunk has the size that was agreed,
+a message that cannot be read ends its connection with one line in the log, and a password was checked on a thread
+before asyncua asks for the user.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import structlog
+from asyncua import Server, ua
+from asyncua.common.connection import TransportLimits
+from asyncua.common.utils import Buffer, ServiceError
+from asyncua.server.binary_server_asyncio import BinaryServer, OPCUAProtocol
+from asyncua.server.internal_server import InternalServer
+from asyncua.server.uaprocessor import UaProcessor
+from asyncua.ua.ua_binary import struct_from_binary
+
+from adapters.opcua.security import StationInternalServer
+
+log = structlog.get_logger(__name__)
+
+_CHUNK_HEADER: Final = 8
+_MESSAGE_TYPES: Final = frozenset({b"HEL", b"OPN", b"MSG", b"CLO", b"ERR", b"ACK", b"RHE"})
+_MAX_MESSAGE: Final = 8 * 1024 * 1024
+_MAX_CONNECTIONS: Final = 100
+_MAX_LOGIN_S: Final = 15.0
+_ACTIVATE: Final = ua.NodeId(ua.Int32(ua.ObjectIds.ActivateSessionRequest_Encoding_DefaultBinary))
+
+
+class StationServer(Server):
+    """asyncua's server with our side of each connection."""
+
+    def __init__(self, iserver: StationInternalServer) -> None:
+        super().__init__(iserver=iserver)
+        iserver.max_connections = _MAX_CONNECTIONS
+        iserver.max_pending_activation_seconds = _MAX_LOGIN_S
+        self.limits = TransportLimits(
+            max_chunk_count=_MAX_MESSAGE // TransportLimits.max_recv_buffer + 1, max_message_size=_MAX_MESSAGE
+        )
+
+    async def start(self) -> None:
+        """Start to listen. Raises OSError where the port cannot be had."""
+        await self._setup_server_nodes()
+        await self.iserver.start()
+        host, port = self._get_bind_socket_info()
+        assert host is not None
+        assert port is not None
+        self.bserver = _Listener(self.iserver, host, port, self.limits)
+        self.bserver.set_policies(self._policies)
+        try:
+            await self.bserver.start()
+        except OSError:
+            await self.iserver.stop()
+            raise
+
+
+class _Listener(BinaryServer):
+    def _make_protocol(self) -> OPCUAProtocol:
+        return _Connection(
+            iserver=self.iserver,
+            policies=self._policies,
+            clients=self.clients,
+            closing_tasks=self.closing_tasks,
+            limits=self.limits,
+        )
+
+
+class _Connection(OPCUAProtocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if self.processor is not None:
+            self.processor = _Processor(self.iserver, transport, self.limits)
+            self.processor.set_policies(self.policies)  # type: ignore[no-untyped-call] # asyncua leaves it untyped
+
+    def data_received(self, data: bytes) -> None:
+        """Take in what came, unless it cannot be the protocol."""
+        if self.transport is None or self.transport.is_closing():
+            return  # refused: asyncua would take it in all the same
+        fault = _fault(self._buffer + data, self.limits.max_recv_buffer)
+        if fault is not None:
+            self._end(fault)
+            return
+        super().data_received(data)
+
+    async def _process_one_msg(self, header: object, buf: Buffer) -> bool:
+        try:
+            return await super()._process_one_msg(header, buf)
+        except Exception as exc:  # noqa: BLE001 - a stranger's bytes make asyncua trip over anything: no defect
+            self._end(f"a message that cannot be read: {_one_line(exc)}")
+            return False
+
+    def _end(self, fault: str) -> None:
+        log.warning("opcua_connection_refused", peer=_host(self.peer_name), reason=fault)
+        if self.transport is not None:
+            self.transport.abort()
+
+
+class _Processor(UaProcessor):
+    iserver: InternalServer
+
+    async def _process_message(
+        self, typeid: ua.NodeId, requesthdr: ua.RequestHeader, seqhdr: object, body: Buffer
+    ) -> bool:
+        try:
+            if typeid == _ACTIVATE:
+                await self._check_login(requesthdr, body.copy())
+            handled = await super()._process_message(typeid, requesthdr, seqhdr, body)  # type: ignore[no-untyped-call] # as above
+            return bool(handled)
+        except (ServiceError, ua.uaerrors.UaStatusCodeError):
+            raise
+        except Exception as exc:  # as above; a client that asks for nonsense is told so and may go on
+            log.warning("opcua_request_failed", peer=_host(self.name), request=str(typeid), error=_one_line(exc))
+            raise ServiceError(ua.StatusCodes.BadDecodingError) from exc
+
+    async def _check_login(self, requesthdr: ua.RequestHeader, body: Buffer) -> None:
+        session = self.session or self.iserver.lookup_external_session(requesthdr.AuthenticationToken)
+        if session is None:
+            return  # asyncua says so
+        parameters = struct_from_binary(ua.ActivateSessionParameters, body)
+        assert isinstance(self.iserver, StationInternalServer)
+        await self.iserver.check_login(session, parameters.UserIdentityToken, peer=_host(self.name))
+
+
+def _fault(received: bytes, max_chunk: int) -> str | None:
+    """Return what is wrong with the chunks in `received`, the last of which may not be whole yet."""
+    at = 0
+    while len(received) - at >= _CHUNK_HEADER:
+        kind, size = received[at : at + 3], int.from_bytes(received[at + 4 : at + _CHUNK_HEADER], "little")
+        if kind not in _MESSAGE_TYPES or received[at + 3 : at + 4] not in (b"F", b"C", b"A"):
+            return "it does not speak OPC UA"
+        if not _CHUNK_HEADER < size <= max_chunk:
+            return f"a chunk of {size} bytes, {max_chunk} are allowed"
+        at += size
+    return None
+
+
+def _host(peer: object) -> str:
+    return str(peer[0]) if isinstance(peer, tuple) and peer else "unknown"
+
+
+def _one_line(exc: Exception) -> str:
+    return f"{type(exc).__name__}: {' '.join(str(exc).split())}"[:200]
