@@ -20,7 +20,6 @@ Port = Annotated[int, Field(ge=1, le=65_535)]
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
 HttpHost = Annotated[str, StringConstraints(pattern=r"^[^/@\s]+$")]
-Milliseconds = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 ShareGroup = Annotated[str, StringConstraints(pattern=r"^[^/+#\x00]*$")]
 
@@ -143,8 +142,12 @@ class OpcUaClientSettings(Value):
     )
     cert_file: Path | None = Field(default=None, description="our certificate; made where a secure policy needs one")
     key_file: Path | None = None
-    sampling_ms: Milliseconds = Field(default=5.0, description="how often the PLC looks at its trigger; 0: at its best")
-    publishing_ms: Milliseconds = Field(default=5.0, description="how often the PLC tells of changes; 0: at its best")
+    sampling_ms: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="how often the PLC looks at its trigger; 0: at every change, or at its best"
+    )
+    publishing_ms: Annotated[float, Field(gt=0)] = Field(
+        default=5.0, description="how often the PLC tells what it has seen"
+    )
     request_timeout_ms: Positive = Field(
         default=250, description="longest wait for an answer to a read or write; keep it below the deadline"
     )

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+from asyncua import Node, ua
+
 from adapters.clock import SystemClock
 from adapters.opcua.client import OpcUaClientAdapter
+from adapters.simulation.plc_server import NAMESPACE_URI, TYPES
 from schemas.messages import Decision
 from schemas.settings import OpcUaClientSettings
 from service.errors import SinkUnavailable
 from service.ports import Answer, Arrival
-from tests.support.opcua import STATION, NoCommands, RecordingIntake, answer, verdict
+from tests.support.opcua import STATION, NoCommands, RecordingIntake, answer, plain_client, verdict
 from tests.support.waiting import eventually
 
 PATIENT: dict[str, Any] = {"request_timeout_ms": 5000, "reconnect_max_s": 0.2}
@@ -75,9 +80,69 @@ async def serving(
     try:
         if connected:
             await eventually(lambda: adapter.fault is None or task.done())
-            assert adapter.fault is None
+            if task.done():
+                task.result()
         yield intake
     finally:
         task.cancel()
         await asyncio.wait([task])
         await adapter.close()
+
+
+class PlcProcess:
+    """A simulated PLC as a process that can be killed and frozen, with a client that stands for its program."""
+
+    def __init__(self, port: int) -> None:
+        self.endpoint = f"opc.tcp://127.0.0.1:{port}/plc/"
+        self._port = port
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def mapping(self) -> dict[str, str]:
+        """Return the keys of `[opcua.client]` for this PLC."""
+        return {"endpoint": self.endpoint} | {word: f"nsu={NAMESPACE_URI};s={STATION}.{word}" for word in TYPES}
+
+    async def start(self, *namespaces: str) -> None:
+        """Start with every node at its start value; `namespaces` come before the PLC's own."""
+        others = [argument for uri in namespaces for argument in ("--namespace", uri)]
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "adapters.simulation.plc_server",
+            "--port",
+            str(self._port),
+            *others,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert self._process.stdout is not None
+        assert (await asyncio.wait_for(self._process.stdout.readline(), 60)).decode().strip() == self.endpoint
+
+    def send(self, how: signal.Signals) -> None:
+        """Send a signal, e.g. SIGSTOP."""
+        assert self._process is not None
+        self._process.send_signal(how)
+
+    async def kill(self) -> None:
+        """End without a word, as a loss of power does."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
+
+    @contextlib.asynccontextmanager
+    async def program(self) -> AsyncIterator[Callable[[str], Node]]:
+        """Connect to the PLC as its program would; yields the node of each word."""
+        async with plain_client(self.endpoint) as client:
+            namespace = await client.get_namespace_index(NAMESPACE_URI)
+            yield lambda word: client.get_node(f"ns={namespace};s={STATION}.{word}")
+
+    async def ask(self, node: Callable[[str], Node], trigger: int, part_id: str) -> str:
+        """Give a trigger and return the part id of the result that names it."""
+        await node("part_id").write_value(part_id)
+        await node("trigger").write_value(trigger, ua.VariantType.UInt32)
+        async with asyncio.timeout(20):
+            while True:
+                before = await node("result_seq").read_value()
+                found = await node("result_trigger_id").read_value(), await node("result_part_id").read_value()
+                if found == (trigger, part_id) and before == await node("result_seq").read_value() != 0:
+                    return str(found[1])
+                await asyncio.sleep(0.01)

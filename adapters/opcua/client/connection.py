@@ -7,7 +7,6 @@ new one. Here every connection has an asyncua client of its own that is thrown a
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, TypeVar
@@ -56,6 +55,8 @@ class PlcConnection:
             raise
         except (*_ERRORS, ValueError, InvalidSignature) as exc:  # the last two: a certificate or key it cannot use
             raise PlcUnusable(diagnose_connect(exc)) from exc
+        except AssertionError as exc:  # asyncua's own, where the server answers an OpenSecureChannel with an error
+            raise PlcUnusable(Diagnosis(PlcFault.SECURITY_REFUSED, "the server refused the channel")) from exc
 
     async def read(
         self, nodes: Sequence[ua.NodeId], attributes: Sequence[ua.AttributeIds] = (ua.AttributeIds.Value,)
@@ -115,10 +116,14 @@ class PlcConnection:
     async def close(self, reason: str) -> None:
         """Say good-bye where there is somebody, and let go of everything, within a second."""
         self._lose(reason)
-        with contextlib.suppress(*_ERRORS):
-            async with asyncio.timeout(_CLOSE_S):
-                await self._client.disconnect()
-        self._client.disconnect_socket()
+        # in a task of its own: asyncua takes a cancellation that comes meanwhile for that of its own tasks
+        goodbye = asyncio.create_task(self._client.disconnect(), name="plc good-bye")
+        goodbye.add_done_callback(lambda task: task.cancelled() or task.exception())
+        try:
+            await asyncio.wait({goodbye}, timeout=_CLOSE_S)
+        finally:
+            goodbye.cancel()
+            self._client.disconnect_socket()
 
     async def _secure(self) -> None:
         access = self._access

@@ -88,7 +88,9 @@ def diagnose_connect(error: Exception) -> Diagnosis:
         return Diagnosis(PlcFault.CERTIFICATE_REFUSED if name.startswith("BadCertificate") else fault, name)
     if isinstance(error, TimeoutError):
         return Diagnosis(PlcFault.NO_ANSWER, "the server does not answer")
-    if isinstance(error, ConnectionResetError | BrokenPipeError):
+    if isinstance(error, ConnectionRefusedError):
+        return Diagnosis(PlcFault.UNREACHABLE, "nothing listens there")
+    if isinstance(error, ConnectionError):
         return Diagnosis(PlcFault.CONNECTION_LOST, "the server closed the connection")
     if isinstance(error, OSError):
         return Diagnosis(PlcFault.UNREACHABLE, _one_line(error))

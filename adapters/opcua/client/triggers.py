@@ -36,6 +36,9 @@ _SILENT_S: Final = 3.0
 _OVERFLOW: Final = 0x480
 """StatusCode bits: the info type says DataValue, and the queue of the item overflowed (OPC 10000-4, 7.39)."""
 
+_LARGEST_SLACK: Final = timedelta(milliseconds=10)
+"""Shorter than the distance of any two parts."""
+
 _OLDEST_AGE_S: Final = 3600.0
 _CURRENT_TIME: Final = ua.NodeId(ua.Int32(ua.ObjectIds.Server_ServerStatus_CurrentTime))
 
@@ -147,11 +150,10 @@ class TriggerWatch:
         self._news = asyncio.Event()
         connection.lost.add_done_callback(lambda _: self._news.set())
         self._silence_s = _SILENT_S
-        self._sampling = timedelta()
+        self._slack = timedelta()
 
     async def start(self, *, sampling_ms: float, publishing_ms: float) -> None:
         """Subscribe. Raises PlcUnusable where the server refuses an item."""
-        self._sampling = timedelta(milliseconds=sampling_ms)
         period_ms = max(publishing_ms, 1.0)
         parameters = ua.CreateSubscriptionParameters(
             RequestedPublishingInterval=ua.Duration(publishing_ms),
@@ -169,10 +171,12 @@ class TriggerWatch:
             raise PlcUnusable(*refused)
         keep_alive_s = float(made.RevisedPublishingInterval) * int(made.RevisedMaxKeepAliveCount) / 1000
         self._silence_s = max(_SILENT_S, 3 * keep_alive_s)
+        revised_ms = max(float(result.RevisedSamplingInterval) for result in results)
+        self._slack = min(timedelta(milliseconds=revised_ms), _LARGEST_SLACK)
         log.info(
             "plc_subscribed",
             publishing_ms=float(made.RevisedPublishingInterval),
-            sampling_ms=float(results[0].RevisedSamplingInterval),
+            sampling_ms=revised_ms,
         )
 
     async def given(self) -> AsyncIterator[GivenTrigger]:
@@ -226,7 +230,7 @@ class TriggerWatch:
         if reading is not None and _held(reading.trigger) == _held(change) and _stamp(reading.trigger) != stamp:
             texts = {word: _text(value) for word, value in reading.texts.items()}
         else:
-            slack = timedelta() if reading is None else self._sampling
+            slack = timedelta() if reading is None else self._slack
             texts = {word: history.at(stamp, slack) for word, history in self._texts.items()}
         return TriggerTexts(**texts)
 
