@@ -185,7 +185,15 @@ class HttpSettings(Value):
     enabled: bool = True
     host: str = "127.0.0.1"
     port: Port = 8080
-    anonymous: bool = Field(default=True, description="must be set to listen beyond this machine: nobody is asked")
+    anonymous: bool = Field(
+        default=True, description="nobody is asked who he is; must be set to listen beyond this machine so"
+    )
+    users_file: Path | None = Field(default=None, description="who may log in where anonymous is false")
+    cert_file: Path | None = Field(default=None, description="serve over TLS")
+    key_file: Path | None = None
+    hosts: tuple[HttpHost, ...] = Field(
+        default=(), description="names under which browsers reach us, beside addresses and names without a dot"
+    )
 
 
 class ImageSettings(Value):

@@ -13,12 +13,13 @@ import structlog
 import uvicorn
 from nicegui import app as nicegui_app
 from nicegui import core
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from adapters import telemetry
 from adapters.hmi.api import build_api
 from adapters.hmi.bridge import Bridge
 from adapters.hmi.feed import LENGTH, Feed
+from adapters.hmi.front import Front, check_certificate
 from adapters.hmi.page import FAVICON, register_page
 from adapters.pictures import PictureStore
 from schemas.messages import Status, Verdict
@@ -29,21 +30,11 @@ from service.ports import Answer, CommandHandler, Intake, Journal, StationView, 
 log = structlog.get_logger(__name__)
 
 _BACKLOG = 128
+_MAX_REQUESTS = 200
+"""Requests and open pages at a time; one more is told to come again."""
+
 _GRACE_S = 1
 """How long requests in work may take once the server is told to stop."""
-
-# Vue compiles templates in the browser, hence eval; nothing may come from, or be sent to, another host
-_POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data:; font-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'"
-)
-_HEADERS = (
-    (b"content-security-policy", _POLICY.encode()),
-    (b"x-content-type-options", b"nosniff"),
-    (b"x-frame-options", b"DENY"),
-    (b"referrer-policy", b"no-referrer"),
-)
 
 
 class HmiServer:
@@ -81,20 +72,20 @@ class HmiServer:
         self._serving: asyncio.Future[None] | None = None
         self._port = settings.port
         self._bridge = Bridge(view, journal)
-        self._front = _Front(build_api(bridge=self._bridge, pictures=pictures, version=version("cangate")))
+        self._site = _Site(build_api(bridge=self._bridge, pictures=pictures, version=version("cangate")))
         register_page(self._feed, self._bridge, pictures, station)
 
     @property
     def url(self) -> str:
         """Where the page is; known once `open` has returned."""
         host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
-        return f"http://{host}:{self._port}"
+        return f"{'http' if self._settings.cert_file is None else 'https'}://{host}:{self._port}"
 
     async def open(self) -> None:
         """Claim the port, show the newest verdicts of the past, and serve: probes are answered while a model loads.
 
         Raises:
-            UsageError: the port cannot be had.
+            UsageError: the port cannot be had, or a file of certificates or users cannot be used.
         """
         self._start()
         try:
@@ -132,17 +123,23 @@ class HmiServer:
 
     def _start(self) -> asyncio.Future[None]:
         """Serve on a thread with a loop of its own: opening a page may take longer than a part has."""
+        front = Front(self._site, self._settings)
+        check_certificate(self._settings)
         listener = self._bind()
         self._bridge.attach()
         self._server = uvicorn.Server(
             uvicorn.Config(
-                self._front,
+                front,
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                http="h11",  # bounds what it collects of a header and takes one Host only; the other one does neither
                 ws="websockets-sansio",  # the other one is deprecated and says so
                 timeout_graceful_shutdown=_GRACE_S,
+                limit_concurrency=_MAX_REQUESTS,
+                ssl_certfile=self._settings.cert_file,
+                ssl_keyfile=self._settings.key_file,
             )
         )
         thread = ThreadPoolExecutor(1, thread_name_prefix="http")
@@ -171,26 +168,20 @@ def _listen(host: str, port: int) -> socket.socket:
     return socket.create_server((host, port), family=family, backlog=_BACKLOG)
 
 
-class _Front:
-    """Sends the page's traffic to NiceGUI and the rest to the API, and adds the security headers to every answer."""
+class _Site:
+    """Sends the page's traffic to NiceGUI and the rest to the API."""
 
     def __init__(self, api: ASGIApp) -> None:
         self._api = api
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *_HEADERS]
-            await send(message)
-
         path = scope["path"]
         if path in ("/", "/favicon.ico") or path.startswith("/_nicegui"):
-            await nicegui_app(scope, receive, send_with_headers)
+            await nicegui_app(scope, receive, send)
         else:
             raw_path = scope["raw_path"].decode("utf-8", errors="replace")
-            await self._api({**scope, "path": raw_path}, receive, send_with_headers)
+            await self._api({**scope, "path": raw_path}, receive, send)
 
 
 async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:

@@ -42,6 +42,7 @@ def settings(folder: Path, **changes: dict[str, Any]) -> Settings:
         ("opcua", {"server": {"host": "0.0.0.0"}}, "opcua.server.host"),
         ("opcua", {"server": {"host": "0.0.0.0", "anonymous": False, "users_file": "u"}}, "passwords in the clear"),
         ("http", {"host": "0.0.0.0"}, "http.host"),
+        ("http", {"host": "0.0.0.0", "anonymous": False}, "nobody could log in"),
         ("journal", {"url": "nonsense"}, "journal.url"),
         ("compute", {"device": "cuda:77"}, "cuda:77"),
     ],

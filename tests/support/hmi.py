@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -154,10 +155,11 @@ class HmiBench:
         self.pictures = PictureStore(store, keep=keep)
         self.server = self.new_server()
 
-    def new_server(self, port: int = 0, *, take_free_port: bool = False) -> HmiServer:
-        """Return a server for this station; port 0 is any free one."""
+    def new_server(self, port: int = 0, *, take_free_port: bool = False, **settings: Any) -> HmiServer:
+        """Return a server for this station; port 0 is any free one, `settings` as in the configuration."""
+        given: dict[str, Any] = {"host": "127.0.0.1", "port": port} | settings
         return HmiServer(
-            HttpSettings.model_construct(host="127.0.0.1", port=port),
+            HttpSettings.model_construct(**given),
             view=self.view,
             journal=self.journal,
             pictures=self.pictures,
