@@ -12,6 +12,7 @@ COMMANDS = (
     ("roi", "time"),
     ("distance",),
     ("coreset",),
+    ("machine_vision",),
 )
 
 for command in COMMANDS:

@@ -124,6 +124,7 @@ class OpcUaServerSettings(Value):
     trusted_certs: Path | None = None
     cert_file: Path | None = None
     key_file: Path | None = None
+    machine_vision: bool = Field(default=True, description="offer OPC 40100-1 Machine Vision beside the tags")
 
 
 class OpcUaClientSettings(Value):

@@ -144,7 +144,7 @@ def build(settings: Settings, journal: Journal, *, take_free_http_port: bool = F
         adapters.append(mqtt)
         side_faults.append((FaultCode.SINK_DOWN, mqtt.name, lambda: mqtt.refused))
     if settings.opcua.server.enabled:
-        opcua = OpcUaServerAdapter(settings.opcua.server, station=settings.station.id, clock=clock)
+        opcua = OpcUaServerAdapter(settings.opcua.server, station=settings.station.id, clock=clock, models=models)
         gate_sinks.append(opcua)
         adapters.append(opcua)
     if settings.opcua.client.endpoint:

@@ -98,6 +98,24 @@ class CommandHandler(Protocol):
         """Carry out `command` and say how it went; never raises."""
 
 
+@dataclass(frozen=True, slots=True)
+class StoredModel:
+    """A version of a model in the store."""
+
+    name: str
+    version: str
+
+
+class ModelShelf(Protocol):
+    """The models that a station could judge with. To activate one is a `Command`."""
+
+    async def stored(self) -> Sequence[StoredModel]:
+        """Return every version in the store, by name and age."""
+
+    async def unload(self) -> None:
+        """Judge no more until a model is activated; the version that is active in the store stays so."""
+
+
 class StationView(Protocol):
     """What a page or a probe may ask about the station."""
 

@@ -9,6 +9,7 @@ import os
 import secrets
 import socket
 from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -73,6 +74,10 @@ class StationUser(User):
     chooses_model: bool = False
 
 
+CALLER: ContextVar[User | None] = ContextVar("CALLER", default=None)
+"""Whose session calls a method: asyncua's method service is not told."""
+
+
 class StationUsers(UserManager):
     """Decides who gets a session. asyncua's own manager accepts anyone.
 
@@ -129,6 +134,18 @@ class StationUsers(UserManager):
             return False
 
 
+class StationSession(InternalSession):
+    """A session whose method calls know their caller."""
+
+    async def call(self, params: list[ua.CallMethodRequest]) -> list[ua.CallMethodResult]:
+        """Carry out method calls in the name of the session's user."""
+        token = CALLER.set(self.user)
+        try:
+            return await super().call(params)
+        finally:
+            CALLER.reset(token)
+
+
 class StationInternalServer(InternalServer):
     """asyncua's server core with session tokens that cannot be guessed and passwords that cannot be played again.
 
@@ -145,7 +162,7 @@ class StationInternalServer(InternalServer):
         external: bool = False,
     ) -> InternalSession:
         """Return a new session."""
-        session = super().create_session(name, user, external)
+        session = StationSession(self, self.aspace, self.subscription_service, name, user=user, external=external)
         if external:
             self.unregister_external_session(session)
             session.auth_token = ua.NodeId(ua.ByteString(secrets.token_bytes(32)))

@@ -7,17 +7,20 @@ import contextlib
 import gc
 import importlib.metadata
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
+import structlog
 from asyncua import ua
 
 from adapters.opcua.events import DefaultEventIds, TriggerTexts, trigger_arrival
 from adapters.opcua.listener import StationServer
+from adapters.opcua.machine_vision.service import add_vision_system
+from adapters.opcua.machine_vision.system import VisionSystem
 from adapters.opcua.security import ServerSecurity, StationInternalServer
 from adapters.opcua.tags import TagSpace, TagValue, TagWrites
 from adapters.opcua.trust import encoding_of
@@ -25,11 +28,14 @@ from schemas.messages import Decision, Gate, Reason, StationState, Status
 from schemas.settings import OpcUaServerSettings
 from schemas.tags import NAMESPACE_URI, RESULT_RING, Tag, VerdictCode, result_seq
 from service.errors import SinkUnavailable, UsageError
-from service.ports import Answer, Arrival, Clock, CommandHandler, Intake
+from service.ports import Answer, Arrival, Clock, CommandHandler, Intake, ModelShelf
+
+log = structlog.get_logger(__name__)
 
 ENDPOINT_PATH: Final = "/cangate/"
 PKI: Final = Path("data/pki")
 _CLOSE_S = 2.0
+_T = TypeVar("_T")
 
 _COUNTS: Final = {Decision.OK: Tag.CountOk, Decision.DAMAGED: Tag.CountDamaged, Decision.ERROR: Tag.CountError}
 _TEXT_TAGS: Final = TriggerTexts(
@@ -40,14 +46,25 @@ _TEXT_TAGS: Final = TriggerTexts(
 class OpcUaServerAdapter:
     """Serves the tags of one station. Fulfils Adapter and VerdictSink (service/ports.py)."""
 
-    def __init__(self, settings: OpcUaServerSettings, *, station: str, clock: Clock, pki: Path = PKI) -> None:
+    def __init__(
+        self,
+        settings: OpcUaServerSettings,
+        *,
+        station: str,
+        clock: Clock,
+        models: ModelShelf | None = None,
+        pki: Path = PKI,
+    ) -> None:
         self._settings = settings
+        self._models = models
         self._station = station
         self._clock = clock
         self._pki = pki
         self._server: StationServer | None = None
         self._tags: TagSpace | None = None
         self._intake: Intake | None = None
+        self._commands: CommandHandler | None = None
+        self._vision: VisionSystem | None = None
         self._event_ids = DefaultEventIds(station, datetime.fromtimestamp(0, UTC))
         self._asked: set[str] = set()
         self._queue = 0
@@ -81,25 +98,31 @@ class OpcUaServerAdapter:
         server = await self._build(security)
         tags = await TagSpace.create(server, self._station, self._clock.now())
         server.iserver.attribute_service = TagWrites(tags, partial(self._on_trigger, tags))
+        if self._settings.machine_vision:
+            self._vision = await self._add_vision_system(server, tags)
         try:
             await server.start()
         except OSError as exc:
             raise UsageError(self._cannot_listen(exc)) from exc
         self._server, self._tags = server, tags
 
-    async def run(self, intake: Intake, commands: CommandHandler) -> None:  # noqa: ARG002 - commands come over MQTT
-        """Hand the PLC's triggers to `intake` until cancelled; no trigger is taken at other times."""
-        self._intake = intake
+    async def run(self, intake: Intake, commands: CommandHandler) -> None:
+        """Hand triggers and jobs to `intake` and orders to `commands` until cancelled; none is taken at other times."""
+        self._intake, self._commands = intake, commands
         try:
-            await asyncio.get_running_loop().create_future()
+            if self._vision is None:
+                await asyncio.get_running_loop().create_future()
+            else:
+                self._vision.start()
+                await self._vision.run()
         finally:
-            self._intake = None
+            self._intake = self._commands = None
             if self._tags:
                 self._tags.write({Tag.Ready: False}, self._clock.now())
 
     async def close(self) -> None:
         """Stop the server, within two seconds."""
-        server, self._server, self._tags = self._server, None, None
+        server, self._server, self._tags, self._vision = self._server, None, None, None
         if server is None:
             return
         ticking, server.iserver.time_task = server.iserver.time_task, None
@@ -128,6 +151,8 @@ class OpcUaServerAdapter:
         counted = self._counts(answer, tags) if answer.for_gate and not answer.repeated else {}
         sequence: dict[Tag, TagValue] = {Tag.ResultSeq: result_seq(answer.verdict.seq)}
         tags.write(self._result(answer, tags) | counted | sequence, self._clock.now())
+        if self._vision is not None and not answer.repeated:
+            _beside(self._vision.add, answer)
 
     async def publish_status(self, status: Status, *, ready: bool) -> None:
         """Write Ready, Busy, Fault, FaultCode and Heartbeat.
@@ -144,6 +169,8 @@ class OpcUaServerAdapter:
             Tag.Heartbeat: status.heartbeat % 2**32,
         }
         self._open_tags().write(values, self._clock.now())
+        if self._vision is not None and self._intake is not None:
+            _beside(self._vision.observe, status)
 
     @property
     def _busy(self) -> bool:
@@ -195,23 +222,35 @@ class OpcUaServerAdapter:
         if self._intake is None or not tags.number(Tag.Ready):
             tags.write({Tag.MissedTriggers: tags.next(Tag.MissedTriggers)}, now)
             return
-        # Ready was shown: whatever has come in since by other ways, this one is judged
-        arrival = replace(self._arrival(trigger, tags, now), promised=True)
-        self._asked.add(arrival.event.event_id)
-        # Nothing may pass on the strength of the result before: until the new one the tags say reject.
-        waiting: dict[Tag, TagValue] = {Tag.Verdict: int(VerdictCode.NONE), Tag.Reject: True, Tag.ResultValid: False}
-        tags.write(waiting | {Tag.Busy: True, Tag.TriggerAck: trigger}, now)
-        self._intake.submit(arrival)
-        # at once, not with the next status: a second trigger must not find a Ready that no longer holds
-        tags.write({Tag.Ready: self._intake.ready}, now)
-
-    def _arrival(self, trigger: int, tags: TagSpace, now: datetime) -> Arrival:
         texts = TriggerTexts(
             part_id=tags.text(Tag.TriggerPartId),
             image_uri=tags.text(Tag.TriggerImageUri),
             event_id=tags.text(Tag.TriggerEventId),
         )
-        return trigger_arrival(
+        arrival = self._arrival(trigger, texts, now)
+        self._submit(arrival, self._intake, tags, {Tag.TriggerAck: trigger})
+
+    def _start_part(self, tags: TagSpace, job_id: str, part_id: str, image_uri: str) -> None:
+        """Inspect the part of a single job: like a trigger, but without a place on the belt."""
+        if self._intake is None:
+            return
+        texts = TriggerTexts(part_id=part_id, image_uri=image_uri or tags.text(Tag.TriggerImageUri), event_id=job_id)
+        arrival = self._arrival(0, texts, self._clock.now())
+        event = arrival.event.model_copy(update={"trigger_id": None})
+        self._submit(replace(arrival, event=event), self._intake, tags, {})
+
+    def _submit(self, arrival: Arrival, intake: Intake, tags: TagSpace, more: dict[Tag, TagValue]) -> None:
+        """Hand over a part for which Ready was shown: whatever has come in since by other ways, it is judged."""
+        self._asked.add(arrival.event.event_id)
+        # Nothing may pass on the strength of the result before: until the new one the tags say reject.
+        waiting: dict[Tag, TagValue] = {Tag.Verdict: int(VerdictCode.NONE), Tag.Reject: True, Tag.ResultValid: False}
+        tags.write(waiting | {Tag.Busy: True} | more, arrival.received_at)
+        intake.submit(replace(arrival, promised=True))
+        # at once, not with the next status: a second trigger must not find a Ready that no longer holds
+        tags.write({Tag.Ready: intake.ready}, arrival.received_at)
+
+    def _arrival(self, trigger: int, texts: TriggerTexts, now: datetime) -> Arrival:
+        arrival = trigger_arrival(
             trigger,
             texts,
             self._event_ids,
@@ -220,6 +259,22 @@ class OpcUaServerAdapter:
             received_monotonic=self._clock.monotonic(),
             source=self.name,
         )
+        simulated = self._vision is not None and self._vision.simulating
+        return replace(arrival, event=arrival.event.model_copy(update={"simulated": True})) if simulated else arrival
+
+    async def _add_vision_system(self, server: StationServer, tags: TagSpace) -> VisionSystem:
+        with _long_lived():
+            return await add_vision_system(
+                server,
+                own=await server.get_namespace_index(NAMESPACE_URI),
+                station=self._station,
+                version=importlib.metadata.version("cangate"),
+                clock=self._clock,
+                models=self._models,
+                commands=lambda: self._commands,
+                ready=lambda: self._intake is not None and bool(tags.number(Tag.Ready)),
+                start_part=partial(self._start_part, tags),
+            )
 
     async def _build(self, security: ServerSecurity) -> StationServer:
         server = StationServer(StationInternalServer(user_manager=security.users))
@@ -256,6 +311,14 @@ class OpcUaServerAdapter:
 
     def _cannot_listen(self, exc: OSError) -> str:
         return f"opcua.server: cannot listen on {self._settings.host}:{self._settings.port}: {exc.strerror or exc}"
+
+
+def _beside(step: Callable[[_T], None], news: _T) -> None:
+    """Tell the companion model; a defect in there must not reach the tags."""
+    try:
+        step(news)
+    except Exception:  # the supervised boundary: the gate goes on without the model beside it
+        log.exception("machine_vision_failed")
 
 
 @contextlib.contextmanager

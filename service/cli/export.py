@@ -71,11 +71,14 @@ def opcua_tags(config: ConfigOption = None, out: OutOption = Path("opcua-tags.cs
 def opcua_nodeset(config: ConfigOption = None, out: OutOption = Path("cangate.NodeSet2.xml")) -> None:
     """Write the nodes of our own OPC UA namespace as a NodeSet2 file, for engineering tools that work offline.
 
+    With opcua.server.machine_vision it needs the NodeSet of OPC 40100-1 beside it, for the types.
+
     Example: cangate export opcua-nodeset -c config.toml -o cangate.NodeSet2.xml
     """
     from adapters.opcua.nodeset import render_nodeset  # noqa: PLC0415 - asyncua takes a second that others need not wait
 
-    _write(out, render_nodeset(load_settings(config).station.id))
+    settings = load_settings(config)
+    _write(out, render_nodeset(settings.station.id, machine_vision=settings.opcua.server.machine_vision))
 
 
 @app.command()

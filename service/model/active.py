@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import structlog
 import torch
@@ -13,6 +14,7 @@ from service.device import release_memory
 from service.errors import PackageError
 from service.model.package import ModelPackage, read_package
 from service.model.registry import ModelRegistry
+from service.ports import StoredModel
 
 log = structlog.get_logger(__name__)
 
@@ -82,6 +84,20 @@ class ActiveModel:
             version = await asyncio.to_thread(self._registry.add_with_threshold, name, tau)
             await asyncio.to_thread(self._registry.activate, name, version, device=self._device)
             return await self._take(name)
+
+    async def stored(self) -> Sequence[StoredModel]:
+        """Return every version in the store, by name and age."""
+        return await asyncio.to_thread(self._stored)
+
+    async def unload(self) -> None:
+        """Judge no more until a model is activated; the version that is active in the store stays so."""
+        async with self._exchange:
+            self.current, self.fault = None, "the model was unloaded"
+            log.info("model_unloaded")
+
+    def _stored(self) -> list[StoredModel]:
+        registry = self._registry
+        return [StoredModel(name, version) for name in registry.names() for version in registry.versions(name)]
 
     def _name(self) -> str:
         if self.current is not None:

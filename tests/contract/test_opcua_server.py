@@ -61,7 +61,7 @@ async def station(served: ServedStation) -> ServedStation:
 
 async def test_tags_have_the_types_access_and_start_values_of_the_contract(station: ServedStation) -> None:
     """Before the first result a PLC reads Verdict 0, Reject true, and Bad without a value where there is none."""
-    assert await station.client.get_namespace_array() == ["http://opcfoundation.org/UA/", "urn:cangate"]
+    assert (await station.client.get_namespace_array())[:2] == ["http://opcfoundation.org/UA/", "urn:cangate"]
     parent = await station.client.nodes.objects.get_child(
         [f"{station.namespace}:Cangate", f"{station.namespace}:line1"]
     )

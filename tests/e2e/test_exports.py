@@ -6,12 +6,15 @@ import asyncio
 import csv
 import json
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
 from asyncua import Client, Server, ua
 
+from adapters.opcua.machine_vision.address_space import NodeSpace
+from adapters.opcua.machine_vision.instance import VisionSystemNodes
 from schemas.messages import Box, Decision
 from schemas.tags import NAMESPACE_URI, Tag
 from schemas.topics import Leaf
@@ -98,13 +101,17 @@ async def check_tags(path: Path, client: Client) -> None:
 
 
 async def check_nodeset(path: Path, client: Client) -> None:
-    """A server of another kind of use, an offline tool, gets the same nodes out of the file."""
+    """An offline tool that knows the standard's types gets the same nodes out of the file."""
     offline = Server()
     await offline.init()
     await offline.set_application_uri(NAMESPACE_URI)
+    space = await NodeSpace.create(offline, own=1)
+    VisionSystemNodes.create(space, offline.iserver.aspace, "other", datetime.now(UTC))
     imported = await offline.import_xml(str(path))
     assert await offline.get_namespace_array() == await client.get_namespace_array()
-    assert {f"line1.{tag.name}" for tag in Tag} < {node_id.Identifier for node_id in imported}
+    names = {node_id.Identifier for node_id in imported}
+    assert {f"line1.{tag.name}" for tag in Tag} < names
+    assert {"line1.VisionSystem", "line1.VisionSystem.VisionStateMachine.CurrentState.Id"} < names
     for node_id in imported:
         assert await what_it_is(offline, node_id) == await what_it_is(client, node_id), node_id
 

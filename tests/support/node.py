@@ -33,7 +33,7 @@ async def node(script: str, *arguments: str) -> Any:
         NODE, str(SCRIPTS / script), *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     try:
-        printed, complaints = await asyncio.wait_for(process.communicate(), 60)
+        printed, complaints = await asyncio.wait_for(process.communicate(), 110)
     finally:
         if process.returncode is None:
             process.kill()

@@ -1,0 +1,91 @@
+"""Everything of this package put together: what the server adapter holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from asyncua import Server, ua
+
+from adapters.opcua.machine_vision.address_space import NodeSpace
+from adapters.opcua.machine_vision.control import ControlMethods, StartPart
+from adapters.opcua.machine_vision.declarations import Declaration, NodeClass
+from adapters.opcua.machine_vision.events import EventSender
+from adapters.opcua.machine_vision.instance import VisionSystemNodes
+from adapters.opcua.machine_vision.management import ConfigurationMethods, RecipeMethods, ResultMethods
+from adapters.opcua.machine_vision.methods import RIGHTS, Handler, Method, VisionMethods
+from adapters.opcua.machine_vision.object_types import OBJECT_TYPES
+from adapters.opcua.machine_vision.system import VisionSystem
+from service.ports import Clock, CommandHandler, ModelShelf
+
+METHODS: Final = tuple(
+    member for type_ in OBJECT_TYPES for member in type_.members if member.node_class is NodeClass.METHOD
+)
+"""Every method that the station offers."""
+
+
+async def add_vision_system(
+    server: Server,
+    *,
+    own: int,
+    station: str,
+    version: str,
+    clock: Clock,
+    models: ModelShelf | None,
+    commands: Callable[[], CommandHandler | None],
+    ready: Callable[[], bool],
+    start_part: StartPart,
+) -> VisionSystem:
+    """Add types, the VisionSystem object and its methods to a server that is not started.
+
+    Args:
+        server: the station's server.
+        own: index of our namespace.
+        station: id of the station.
+        version: of this software; names the configuration.
+        clock: for times.
+        models: the recipes; None where there are none.
+        commands: where commands go while the service serves, else None.
+        ready: whether a part would be judged now.
+        start_part: starts the inspection of one part.
+    """
+    space = await NodeSpace.create(server, own=own)
+    nodes = VisionSystemNodes.create(space, server.iserver.aspace, station, clock.now())
+    system = VisionSystem(nodes, EventSender(server, space, nodes), station=station, version=version, clock=clock)
+    control = ControlMethods(system, clock=clock, commands=commands, ready=ready, start_part=start_part)
+    recipes = RecipeMethods(system, models=models, commands=commands)
+    handlers = dict(_handlers(control, ResultMethods(system), recipes, ConfigurationMethods(system)))
+    methods = {
+        space.of(declared.id): _method(declared, nodes.owners[space.of(declared.id)], handlers[declared.name])
+        for declared in METHODS
+    }
+    server.iserver.method_service.stop()
+    server.iserver.method_service = VisionMethods(server.iserver.aspace, methods)
+    return system
+
+
+def _method(declared: Declaration, owner: ua.NodeId, handler: Handler) -> Method:
+    return Method(declared, owner, RIGHTS[declared.name], handler)
+
+
+def _handlers(
+    control: ControlMethods, results: ResultMethods, recipes: RecipeMethods, configurations: ConfigurationMethods
+) -> Iterator[tuple[str, Handler]]:
+    yield "Reset", control.reset
+    yield "Halt", control.halt
+    yield "SelectModeAutomatic", control.select_mode_automatic
+    yield "StartSingleJob", control.start_single_job
+    yield "StartContinuous", control.start_continuous
+    yield "Stop", control.stop
+    yield "Abort", control.abort
+    yield "SimulationMode", control.simulation_mode
+    yield "GetResultById", results.get_by_id
+    yield "GetResultComponentsById", results.get_components_by_id
+    yield "GetResultListFiltered", results.get_list_filtered
+    yield "ReleaseResultHandle", results.release_handle
+    yield "GetRecipeListFiltered", recipes.get_list_filtered
+    yield "PrepareRecipe", recipes.prepare
+    yield "UnprepareRecipe", recipes.unprepare
+    yield "ActivateConfiguration", configurations.activate
+    yield "GetConfigurationById", configurations.get_by_id
+    yield "GetConfigurationList", configurations.get_list

@@ -1,0 +1,139 @@
+"""`python -m benchmarks.machine_vision`: what the companion model costs, at start and for each part.
+
+One server in this process, with and without it: CPU time to open, and of one result until the gate's tags are written
+and until everything is told, without a subscriber and with one that hears every event. CPU time, median of the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from asyncua import Client, ua
+
+from adapters.clock import SystemClock
+from adapters.opcua.server import OpcUaServerAdapter
+from adapters.simulation.broker import free_port
+from schemas.messages import Decision, Gate, JudgedImage, ModelRef, Reason, StagesMs, Verdict
+from schemas.settings import OpcUaServerSettings
+from service.ports import Answer, Arrival
+
+
+class Nobody:
+    """Takes no events and carries out no commands."""
+
+    ready = True
+
+    def submit(self, arrival: Arrival) -> None:
+        """Nobody triggers here."""
+        raise AssertionError(arrival)
+
+    async def handle(self, command: object, source: str) -> object:
+        """Nobody commands here."""
+        raise AssertionError((command, source))
+
+
+class Ear:
+    """Counts events."""
+
+    def __init__(self) -> None:
+        self.heard = 0
+
+    def event_notification(self, _event: object) -> None:
+        """Take what the subscription brings."""
+        self.heard += 1
+
+
+def answer(seq: int) -> Answer:
+    """Return an OK verdict on its way out."""
+    clock = SystemClock()
+    now = clock.now()
+    verdict = Verdict(
+        station="line1",
+        event_id=f"e{seq}",
+        part_id=f"C-{seq}",
+        trigger_id=seq,
+        seq=seq,
+        decision=Decision.OK,
+        gate=Gate.PASS,
+        reason=Reason.SCORE_BELOW_THRESHOLD,
+        uncertain=False,
+        score=0.5,
+        threshold=0.75,
+        image=JudgedImage(width=1280, height=960),
+        model=ModelRef(name="canister", version="1", sha256="ab" * 32),
+        captured_at=now,
+        received_at=now,
+        decided_at=now,
+        latency_ms=40.0,
+        stages_ms=StagesMs(load=6.0, embed=15.0),
+    )
+    return Answer(verdict, verdict.to_json(), clock.monotonic() + 10)
+
+
+async def measure(parts: int, *, machine_vision: bool, listening: bool) -> tuple[float, float, float]:
+    """Return CPU milliseconds: to open, of one publish, and of one result altogether."""
+    settings = OpcUaServerSettings(port=free_port(), machine_vision=machine_vision)
+    with tempfile.TemporaryDirectory() as pki:
+        adapter = OpcUaServerAdapter(settings, station="line1", clock=SystemClock(), pki=Path(pki))
+        began = time.process_time()
+        await adapter.open()
+        opened = time.process_time() - began
+        nobody = Nobody()
+        running = asyncio.create_task(adapter.run(nobody, nobody))  # type: ignore[arg-type] # it is never asked
+        client = Client(adapter.endpoint)
+        ear = Ear()
+        if listening:
+            await client.connect()
+            subscription = await client.create_subscription(50, ear)
+            standard = await client.get_namespace_index("http://opcfoundation.org/UA/MachineVision")
+            types = [client.get_node(ua.NodeId(ua.Int32(one), ua.Int16(standard))) for one in (1018, 1024)]
+            await subscription.subscribe_events(client.nodes.server, types)
+        answers = [answer(seq) for seq in range(1, parts + 1)]
+        published = []
+        whole = time.process_time()
+        for one in answers:
+            began = time.process_time()
+            await adapter.publish(one)
+            published.append(time.process_time() - began)
+            await asyncio.sleep(0.02)
+        if listening:
+            async with asyncio.timeout(10):
+                while ear.heard < parts:  # noqa: ASYNC110 - called back by the library, once an event
+                    await asyncio.sleep(0.02)
+            await client.disconnect()
+        whole = time.process_time() - whole
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await adapter.close()
+    return opened * 1000, statistics.median(published) * 1000, whole / parts * 1000
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    logging.getLogger("asyncua").setLevel(logging.ERROR)
+    print(f"{'':32}{'open':>10}{'publish':>10}{'per part':>10}   CPU ms, median of {options.rounds}")
+    for name, machine_vision, listening in (
+        ("tags alone", False, False),
+        ("with the companion model", True, False),
+        ("and a client for its events", True, True),
+    ):
+        rounds = [
+            asyncio.run(measure(options.parts, machine_vision=machine_vision, listening=listening))
+            for _ in range(options.rounds)
+        ]
+        opened, published, whole = (statistics.median(values) for values in zip(*rounds, strict=True))
+        print(f"{name:32}{opened:10.0f}{published:10.2f}{whole:10.2f}")
+
+
+if __name__ == "__main__":
+    main()
