@@ -53,9 +53,15 @@ class Seen:
 
 @asynccontextmanager
 async def running_service(
-    folder: Path, broker_port: int, opcua_port: int, model: tuple[Path, str]
+    folder: Path,
+    broker_port: int,
+    opcua_port: int,
+    model: tuple[Path, str],
+    *,
+    deadline_ms: int = 2000,
+    extra: str = "",
 ) -> AsyncIterator[None]:
-    """Run `cangate run` on `folder` until left."""
+    """Run `cangate run` on `folder` until left; `extra` ends its configuration."""
     store, name = model
     config = folder / "config.toml"
     config.write_text(
@@ -63,7 +69,7 @@ async def running_service(
 [station]
 id = "{STATION}"
 [deadline]
-default_ms = 2000
+default_ms = {deadline_ms}
 [mqtt]
 port = {broker_port}
 [opcua.server]
@@ -80,6 +86,7 @@ name = "{name}"
 store = "{store}"
 [log]
 level = "warning"
+{extra}
 """
     )
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "service.cli", "run", "-c", str(config))

@@ -12,6 +12,7 @@ import cv2
 
 from adapters.frames import decode_image
 from adapters.simulation.renderer import render_canister
+from adapters.simulation.scene import REFERENCE_WH
 from schemas.recipe import Recipe
 from schemas.settings import ComputeSettings
 from service.device import compute_device
@@ -24,16 +25,20 @@ NAME = "rendered"
 
 
 @cache
-def rendered_model(frames: int = 40, recipe: Recipe | None = None, station_seed: int = 0) -> tuple[Path, str]:
+def rendered_model(
+    frames: int = 40,
+    recipe: Recipe | None = None,
+    station_seed: int = 0,
+    resolution_wh: tuple[int, int] = REFERENCE_WH,
+) -> tuple[Path, str]:
     """Train on rendered OK parts whose seeds no benchmark tests with; return store and name."""
     store = Path(tempfile.mkdtemp(prefix="cangate-bench-models-"))
     atexit.register(shutil.rmtree, store, ignore_errors=True)
     folder = store / ".frames"
     folder.mkdir()
     for number in range(frames):
-        cv2.imwrite(
-            str(folder / f"{number:04d}.png"), render_canister(FIRST_SEED + number, station_seed=station_seed).bgr
-        )
+        part = render_canister(FIRST_SEED + number, station_seed=station_seed, resolution_wh=resolution_wh)
+        cv2.imwrite(str(folder / f"{number:04d}.png"), part.bgr)
     trained = train(
         NAME,
         list_frames(folder).frames,

@@ -43,7 +43,8 @@ class ComparedPart(Value):
     """One part: as recorded, and as replayed.
 
     before: what the recording is called against the same expectation; `same` or `unknown` where that is the recording.
-    iou: overlap of all boxes then with all boxes now; 1 where neither has any. slack: time left to the deadline.
+    boxes_same: whether the corners of all boxes are the very same. iou: overlap of all boxes then with all boxes now; 1
+    where neither has any. slack: time left to the deadline.
     """
 
     number: int
@@ -62,6 +63,7 @@ class ComparedPart(Value):
     tau: float | None
     boxes_recorded: int | None
     boxes: int | None
+    boxes_same: bool | None
     iou: float | None
     latency_recorded_ms: float | None
     latency_ms: float | None
@@ -156,6 +158,7 @@ def compare_part(
         tau=None if now is None else now.threshold,
         boxes_recorded=None if then is None else len(then.boxes),
         boxes=None if now is None else len(now.boxes),
+        boxes_same=None if then is None or now is None else corners(then) == corners(now),
         iou=None if then is None or now is None else box_overlap(then, now),
         latency_recorded_ms=None if then is None else then.latency_ms,
         latency_ms=None if now is None else now.latency_ms,
@@ -176,6 +179,11 @@ def change(expected: Decision | None, said: Decision) -> Change:
     if expected is Decision.ERROR:
         return Change.RECOVERED
     return Change.ESCAPE if said is Decision.OK else Change.OVER_REJECT
+
+
+def corners(verdict: Verdict) -> list[tuple[int, int, int, int]]:
+    """Return the boxes of a verdict, xyxy, in order."""
+    return [(box.x1, box.y1, box.x2, box.y2) for box in verdict.boxes]
 
 
 def box_overlap(then: Verdict, now: Verdict) -> float | None:
