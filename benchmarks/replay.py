@@ -123,6 +123,7 @@ async def a_service(folder: Path, model: tuple[Path, str], extra: str) -> AsyncI
         raise SystemExit("mosquitto is not installed")
     async with MosquittoBroker(executable) as broker:
         opcua_port = free_port()
+        extra += "[compute]\nstuck_s = 60\n"
         async with running_service(folder, broker.port, opcua_port, model, deadline_ms=DEADLINE_MS, extra=extra):
             for _ in range(600):
                 try:

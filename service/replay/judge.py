@@ -105,7 +105,8 @@ class AcceptanceJudge:
             bgr = _NO_FRAME if played.part.frame is None else self.decode(played.part.frame)
         except FrameError:
             bgr = _NO_FRAME
-        return side_by_side(bgr, played.part.verdict, played.verdict)
+        both = (played.part.verdict, played.verdict)
+        return side_by_side(bgr, [() if verdict is None else verdict.boxes for verdict in both])
 
 
 def told_models(models: Sequence[ModelRef]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,49 @@ def test_activation_is_not_fooled_by_an_empty_session(
     done = cangate("models", "activate", "bars", 2, "--store", store, "--require-replay", file)
     assert done.status == 1
     assert "BROKEN parts_min: 0 parts compared" in done.stdout
+
+
+def test_compare_says_where_models_differ(cangate: CommandLine, session: Path, store: Path) -> None:
+    """Agreement, escapes and over-rejects against labels, the parts that divide them; every part in the CSV."""
+    done = cangate("compare", session, "bars@1", "bars@2", "bars@3", "--store", store)
+    assert done.status == 0, done.stderr
+    assert "bars@1 and bars@2 agree on 66.7%; right alone: 3 and 0, p 0.25" in done.stdout
+    assert "bars@1 and bars@3 agree on 33.3%; right alone: 6 and 0, p 0.0312" in done.stdout
+    folder = Path("reports/reference-compared")
+    summary = json.loads((folder / "comparison.json").read_text())
+    assert [(model["escapes"], model["over_rejects"]) for model in summary["models"]] == [(0, 0), (3, 0), (0, 6)]
+    assert [pair["agreement"] for pair in summary["pairs"]] == pytest.approx([6 / 9, 3 / 9, 0.0])
+    with (folder / "parts.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["decision bars@1"] for row in rows] == [
+        "DAMAGED" if number % 3 == 0 else "OK" for number in range(PARTS)
+    ]
+    page = (folder / "report.html").read_text()
+    assert page.count("<figure>") == PARTS
+    assert page.count("<svg") == 3
+    assert "<script" not in page
+
+
+def test_compare_without_labels_does_not_say_who_is_right(cangate: CommandLine, store: Path, tmp_path: Path) -> None:
+    """Nor does a part without a frame, or with one that is none, stop it."""
+    parts = [
+        replace(drawn_part(0), label=None),
+        replace(drawn_part(1), label=None, frame=None),
+        replace(drawn_part(2), label=None, frame=b"no picture"),
+    ]
+    session = write_session(tmp_path / "unknown", parts)
+    done = cangate("compare", session, "bars@1", "bars@1", "--store", store, "-o", tmp_path / "out")
+    assert done.status == 0, done.stderr
+    assert "agree on 100.0%\n" in done.stdout
+    summary = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert [model["escapes"] for model in summary["models"]] == [None, None]
+    assert [model["error"] for model in summary["models"]] == [2, 2]
+
+
+def test_compare_needs_two(cangate: CommandLine, session: Path, store: Path) -> None:
+    """One model is refused, and so is one that is not there."""
+    assert "two or more" in cangate("compare", session, "bars@1", "--store", store).one_line_error()
+    assert "bars@9" in cangate("compare", session, "bars@1", "bars@9", "--store", store).one_line_error()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,106 @@
+"""`cangate compare`: several models on one recorded session."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from adapters.frames import decode_image
+from adapters.recordings.reader import Session
+from service.cli.common import ConfigOption, StoreOption, console, load_settings, stage_bars
+from service.cli.sessions import SessionArgument
+from service.device import compute_device
+from service.errors import UsageError
+from service.model.package import read_package
+from service.model.registry import ModelRegistry
+from service.replay.comparison import Comparer, Comparison
+from service.replay.comparison_report import COMPARISON, PAGE, PARTS, model_name, write_comparison
+from service.replay.labels import Labels, read_labels
+
+
+def compare(
+    session: SessionArgument,
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Two or more: NAME, NAME@VERSION or a path.")],
+    labels: Annotated[
+        Path | None,
+        typer.Option(metavar="CSV", help="What parts really were: label, and event_id, filename or part_id."),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="REPORT", help="Folder of the report.", show_default="reports/SESSION-compared"
+        ),
+    ] = None,
+    store: StoreOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Judge a recorded session with several models: where they agree, what each lets pass, what each costs.
+
+    Escapes and over-rejects are counted where the session or --labels says what parts really were. The report shows the
+    parts that divide the models, side by side.
+
+    Example: cangate compare data/recordings/reference canister@2 canister@3 -o report
+    """
+    if len(models) < 2:
+        raise UsageError("one model has nothing to be compared with: name two or more")
+    settings = load_settings(config)
+    recorded = Session.open(session)
+    known = Labels() if labels is None else read_labels(labels)
+    registry = ModelRegistry(store or settings.model.store)
+    packages = [read_package(registry.resolve(reference)) for reference in models]
+    folder = report or Path("reports") / f"{recorded.path.stem}-compared"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (PARTS, COMPARISON, PAGE):
+            (folder / name).touch()
+    except OSError as exc:
+        raise UsageError(f"cannot write {exc.filename or folder}: {exc.strerror}") from exc
+    device = compute_device(settings.compute)
+    comparer = Comparer(
+        packages,
+        [package.build_pipeline(device) for package in packages],
+        decode=partial(decode_image, max_pixels=settings.images.max_pixels),
+        labels=known,
+    )
+    total = recorded.count() or 0
+    with stage_bars() as progress:
+        for done, part in enumerate(recorded.parts(), 1):
+            comparer.take(part)
+            progress("parts", done, max(done, total))
+    comparison = comparer.summary(recorded.name)
+    try:
+        write_comparison(folder, comparison, comparer.rows, comparer.divided)
+    except OSError as exc:
+        raise UsageError(f"cannot write {exc.filename or folder}: {exc.strerror}") from exc
+    _print(comparison)
+    for trouble in recorded.troubles:
+        console.print(trouble, style="yellow", markup=False, soft_wrap=True)
+    console.print(f"report in {folder / PAGE}", soft_wrap=True, markup=False)
+    if not comparison.parts:
+        raise typer.Exit(1)
+
+
+def _print(comparison: Comparison) -> None:
+    table = Table("model", "OK", "damaged", "error", "escapes", "over-rejects", "ms", box=None)
+    for model in comparison.models:
+        table.add_row(
+            model_name(model),
+            *map(str, (model.ok, model.damaged, model.error)),
+            "" if model.escapes is None else str(model.escapes),
+            "" if model.over_rejects is None else str(model.over_rejects),
+            "" if model.cost_ms.p50 is None else f"{model.cost_ms.p50:.1f}",
+        )
+    console.print(table)
+    for pair in comparison.pairs:
+        first, second = (model_name(comparison.models[index]) for index in pair.pair)
+        if pair.agreement is not None:
+            told = (
+                ""
+                if pair.p_value is None
+                else f"; right alone: {pair.better[0]} and {pair.better[1]}, p {pair.p_value:.3g}"
+            )
+            console.print(f"{first} and {second} agree on {pair.agreement:.1%}{told}", soft_wrap=True)

@@ -1,0 +1,135 @@
+"""`cangate simulate`: a line that is a program, for load tests and for training people."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import TypeAdapter, ValidationError
+from rich.live import Live
+from rich.table import Table
+
+from adapters.simulation.line import PicturePool, SimulatedStation
+from adapters.simulation.line_plan import Belt, LineRates
+from schemas.messages import StationId
+from service.cli.common import ConfigOption, console, errors, load_settings, stage_bars
+from service.errors import SinkUnavailable, UsageError
+from service.replay.tally import percentile
+
+_SMALLEST = 160
+
+
+def simulate(
+    *,
+    station: Annotated[
+        list[str] | None, typer.Option(help="Id of a station; may be repeated.", show_default="station.id")
+    ] = None,
+    parts: Annotated[int, typer.Option(min=0, help="Parts a station; 0 goes on until Ctrl-C.")] = 100,
+    rate: Annotated[float, typer.Option(min=0.01, max=200, help="Parts a second and station.")] = 2.0,
+    jitter: Annotated[float, typer.Option(min=0, max=1, help="Spread of the distance of parts, share of it.")] = 0.1,
+    bursts: Annotated[float, typer.Option(min=0, max=1, help="Share of parts that begin a burst.")] = 0.02,
+    stops: Annotated[float, typer.Option(min=0, max=1, help="Share of parts after which the belt stands.")] = 0.01,
+    damaged: Annotated[float, typer.Option(min=0, max=1, help="Share of damaged parts.")] = 0.1,
+    wrong: Annotated[float, typer.Option(min=0, max=1, help="Share of frames cut off or blank.")] = 0.01,
+    missing: Annotated[float, typer.Option(min=0, max=1, help="Share of frames that never come.")] = 0.01,
+    speed: Annotated[float, typer.Option(min=1, help="Of the belt, mm/s.")] = 500.0,
+    gate: Annotated[float, typer.Option(min=1, help="From camera to gate, mm.")] = 750.0,
+    size: Annotated[str, typer.Option(metavar="WxH", help="Of the frames, pixels.")] = "1280x960",
+    seed: Annotated[int, typer.Option(min=0, help="The same seed is the same line.")] = 0,
+    config: ConfigOption = None,
+) -> None:
+    """Show parts to running services and act at their gates, as a line with cameras, encoder and reject gates does.
+
+    Parts come at a rate with jitter, bursts and stops of the belt; some are damaged, some frames are wrong or never
+    come. A part is tracked by the encoder's count, which its event carries as trigger_id. When it is at the gate, the
+    gate opens if a verdict for that count says so by then, else it rejects. Everything but the answers follows from the
+    seed. Events are marked as simulated; images go inside their messages, which takes MQTT 5.
+
+    Exit status 1 where a part got no verdict at all.
+
+    Example: cangate simulate -c config.toml --rate 5 --parts 1000
+
+    Example: cangate simulate --station line1 --station line2 --stops 0.05 --wrong 0.1 --parts 0
+    """
+    settings = load_settings(config)
+    if settings.mqtt.protocol != "5":
+        raise UsageError("mqtt.protocol is 3.1.1: images inside messages take MQTT 5")
+    stations = _stations(station or [settings.station.id])
+    rates = LineRates(
+        rate_hz=rate, jitter=jitter, bursts=bursts, stops=stops, damaged=damaged, wrong=wrong, missing=missing
+    )
+    belt = Belt(speed_mm_s=speed, gate_mm=gate)
+    with stage_bars() as progress:
+        pool = PicturePool.render(seed, _size(size), partial(progress, "render"))
+    nowhere = next(iter(settings.images.roots), Path("data/frames")).resolve()
+    line = [SimulatedStation(settings.mqtt, name, pool=pool, missing=nowhere) for name in stations]
+    try:
+        asyncio.run(_run(line, seed=seed, rates=rates, belt=belt, parts=parts))
+    except KeyboardInterrupt:
+        console.print("interrupted")
+    for one in line:
+        console.print(_summary(one), soft_wrap=True, markup=False)
+    if any(one.count.never for one in line):
+        raise typer.Exit(1)
+
+
+async def _run(line: Sequence[SimulatedStation], *, seed: int, rates: LineRates, belt: Belt, parts: int) -> None:
+    shown = Live(_table(line), console=errors, refresh_per_second=4, transient=True) if errors.is_terminal else None
+    if shown is not None:
+        shown.start()
+    try:
+        async with asyncio.TaskGroup() as group:
+            for one in line:
+                changed = (lambda: None) if shown is None else partial(_redraw, shown, line)
+                group.create_task(one.run(seed=seed, rates=rates, belt=belt, parts=parts, changed=changed))
+    except* SinkUnavailable as broken:
+        raise broken.exceptions[0] from None
+    finally:
+        if shown is not None:
+            shown.stop()
+
+
+def _redraw(shown: Live, line: Sequence[SimulatedStation]) -> None:
+    shown.update(_table(line))
+
+
+def _table(line: Sequence[SimulatedStation]) -> Table:
+    table = Table(
+        "station", "parts", "passed", "rejected", "escapes", "over-rejects", "errors", "late", "never", box=None
+    )
+    for one in line:
+        count = one.count
+        figures = (count.parts, count.passed, count.rejected, count.escapes, count.over_rejects, count.errors)
+        table.add_row(one.station, *map(str, (*figures, count.late, count.never)))
+    return table
+
+
+def _summary(one: SimulatedStation) -> str:
+    count = one.count
+    slack = percentile(count.slack_s, 1)
+    told = "" if slack is None else f"; 99% of the verdicts came {slack * 1000:.0f} ms before the gate or earlier"
+    return (
+        f"{one.station}: {count.parts} parts, {count.passed} passed, {count.rejected} rejected, "
+        f"{count.escapes} escapes, {count.over_rejects} over-rejects, {count.errors} errors, {count.late} late, "
+        f"{count.never} never answered{told}"
+    )
+
+
+def _stations(names: Sequence[str]) -> list[str]:
+    for name in names:
+        try:
+            TypeAdapter(StationId).validate_python(name)
+        except ValidationError as exc:
+            raise UsageError(f"--station {name!r} must match [a-z0-9_-]{{1,64}}") from exc
+    return list(dict.fromkeys(names))
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, times, height = text.partition("x")
+    if not (times and width.isdecimal() and height.isdecimal() and min(int(width), int(height)) >= _SMALLEST):
+        raise UsageError(f"--size {text!r} is no WIDTHxHEIGHT of at least {_SMALLEST} pixels each")
+    return int(width), int(height)
