@@ -57,10 +57,10 @@ WAYS = ("direct", "mqtt", "opcua-server", "opcua-client")
 _SCORE_TOLERANCE = 1e-5
 
 
-def render(number: int) -> bytes:
+def render(number: int, size_wh: tuple[int, int] = SIZE_WH) -> bytes:
     """Return a part as a PNG file; every third is damaged."""
     damage = random_damage(np.random.default_rng(number)) if number % 3 == 0 else None
-    bgr = render_canister(number, damage=damage, resolution_wh=SIZE_WH).bgr
+    bgr = render_canister(number, damage=damage, resolution_wh=size_wh).bgr
     return cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
 
 
