@@ -3,8 +3,9 @@
     python -m benchmarks.recording [--events 300] [--rate 10] [--quick]
 
 Each service has a broker of its own and is shown the same rendered canisters in turn, one half of an interval after the
-other, so that whatever else the machine does meets both. Latency is from publish to gate message at a client that shares
-no code with the service. Exits 1 where the recording service's median is 10% above the other's, or a frame was dropped.
+other, so that whatever else the machine does meets both. Latency is from publish to gate message at a client that
+shares no code with the service. Exits 1 where the recording service's median is 10% above the other's, or a frame was
+dropped.
 `--quick` takes small frames and a fixed ROI, for a machine that cannot keep up with twice the rate otherwise.
 """
 
@@ -41,9 +42,10 @@ class Gate:
     """A client that notes when the gate is told, by the clock of this process."""
 
     port: int
+    expected: int
     published: dict[str, float] = field(default_factory=dict)
     told: dict[str, float] = field(default_factory=dict)
-    news: threading.Event = field(default_factory=threading.Event)
+    done: threading.Event = field(default_factory=threading.Event)
 
     def connect(self) -> mqtt.Client:
         """Return a paho client that listens to gate messages."""
@@ -51,7 +53,8 @@ class Gate:
 
         def on_message(_: mqtt.Client, __: object, message: mqtt.MQTTMessage) -> None:
             self.told[json.loads(message.payload)["event_id"]] = time.perf_counter()
-            self.news.set()
+            if len(self.told) >= self.expected:
+                self.done.set()
 
         def on_socket_open(_: mqtt.Client, __: object, opened: object) -> None:
             assert isinstance(opened, socket.socket)
@@ -81,7 +84,7 @@ async def measure(events: int, rate_hz: float, *, quick: bool) -> bool:
         for folder, extra in zip(folders, extras, strict=True):
             for number, frame in enumerate(frames):
                 (folder / f"{number}.png").write_bytes(frame)
-            gates.append(Gate(await stack.enter_async_context(a_service(folder, model, extra))))
+            gates.append(Gate(await stack.enter_async_context(a_service(folder, model, extra)), events))
         clients = [gate.connect() for gate in gates]
         due = time.perf_counter()
         for number in range(2 * events):
@@ -92,9 +95,8 @@ async def measure(events: int, rate_hz: float, *, quick: bool) -> bool:
             due = max(due + 0.5 / rate_hz, time.perf_counter())
             gates[which].published[event] = time.perf_counter()
             clients[which].publish(f"cangate/{STATION}/image-ready", json.dumps(payload), qos=1)
-        give_up = time.perf_counter() + 30
-        while any(len(gate.told) < events for gate in gates) and time.perf_counter() < give_up:
-            await asyncio.sleep(0.1)
+        for gate in gates:
+            await asyncio.to_thread(gate.done.wait, 30)
         await asyncio.sleep(1)  # for the recorder
         for client in clients:
             client.loop_stop()
