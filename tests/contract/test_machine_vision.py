@@ -275,6 +275,17 @@ async def test_what_the_service_refuses_is_an_error_and_changes_no_state(line: t
     assert refused == [empty(3013), False, -4]
 
 
+async def test_ids_that_are_too_long_are_refused(line: tuple[ScriptedStation, Scada]) -> None:
+    """They would be kept with the last hundred results."""
+    _, scada = line
+    assert (await scada.start(part="P" * 257))[1] == -4
+    assert await scada.state() == "Ready"
+    await scada.start(part="P" * 256)
+    result = await scada.result()
+    assert result.PartId is not None
+    assert len(result.PartId.Id) == 256
+
+
 async def test_recipes_are_models_and_only_one_is_prepared(line: tuple[ScriptedStation, Scada]) -> None:
     """Prepare by the plant's id takes the newest version; unprepare leaves the station Initialized."""
     station, scada = line

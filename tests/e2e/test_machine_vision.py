@@ -31,8 +31,7 @@ async def line(tmp_path: Path) -> AsyncIterator[tuple[ServiceProcess, PlantClien
     registry = ModelRegistry(tmp_path / "models")
     trained = train_parts(write_parts(tmp_path / "ok", 10))
     for _ in range(2):
-        version = publish(registry, trained).name
-    registry.activate("bars", version)
+        registry.activate("bars", publish(registry, trained).name)
     async with (
         private_mosquitto() as broker,
         ServiceProcess(tmp_path, broker.port, "bars", tmp_path / "models") as service,

@@ -40,6 +40,8 @@ _RESET: Final = (
 )
 _ABORT: Final = (Transition.SINGLE_EXECUTION_TO_READY_ABORT, Transition.CONTINUOUS_EXECUTION_TO_READY_ABORT)
 SOURCE: Final = "opcua"
+_LONGEST_ID: Final = 256
+"""Of an id and its description: the last hundred results keep them."""
 
 
 class ControlMethods:
@@ -164,6 +166,10 @@ class ControlMethods:
         return made
 
     def _job(self, meas_id: MeasIdDataType, part_id: PartIdDataType, product_id: ProductIdDataType) -> Job:
+        for given in (meas_id, part_id, product_id):
+            described = "" if given.Description is None else given.Description.Text or ""
+            if len(given.Id or "") > _LONGEST_ID or len(described) > _LONGEST_ID:
+                raise Refused(Error.REFUSED, f"an id is longer than {_LONGEST_ID} characters")
         return Job(
             self._system.jobs.next_id(),
             self._clock.now(),

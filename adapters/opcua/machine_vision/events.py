@@ -23,6 +23,26 @@ ALARMING: Final = 800
 """Severities, of 1 to 1000 (OPC 10000-5, 6.4.2)."""
 
 
+class _TypedEvent(Event):
+    """An event whose fields are variants already and do not change: asyncua would copy each for each subscriber."""
+
+    def __init__(self, notifier: ua.NodeId, fields: Mapping[str, ua.Variant]) -> None:
+        super().__init__(notifier)
+        self._variants = fields
+        for name, value in fields.items():  # where asyncua looks for the operands of a filter
+            self.add_property(name, value.Value, value.VariantType)
+
+    def to_event_fields(self, select_clauses: list[ua.SimpleAttributeOperand]) -> list[ua.Variant]:
+        """Return what a subscriber selects; null where the event has no such field."""
+        nothing = ua.Variant()
+        return [
+            self._variants.get(self.browse_path_to_attribute_name(clause.BrowsePath), nothing)
+            if clause.BrowsePath
+            else nothing
+            for clause in select_clauses
+        ]
+
+
 class EventSender:
     """Raises the standard's events where clients subscribe: at the vision system and at the Server object."""
 
@@ -57,10 +77,7 @@ class EventSender:
         }
         # asyncua hands an event to the subscribers of one node only
         for notifier in (self._nodes.root, self._space.of(Base.SERVER)):
-            event = Event(notifier)
-            for field, value in typed.items():
-                event.add_property(field, value.Value, value.VariantType)
-            await self._server.iserver.subscription_service.trigger_event(event)
+            await self._server.iserver.subscription_service.trigger_event(_TypedEvent(notifier, typed))
 
     async def result_ready(self, result: ResultDataType, at: datetime) -> None:
         """Raise ResultReadyEvent; optional fields that the result does not have are null."""
