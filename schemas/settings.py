@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, StringConstraints, field_validator
+from pydantic import Field, PlainSerializer, SecretStr, StringConstraints, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from schemas.base import Value
@@ -22,6 +23,11 @@ NonNegative = Annotated[int, Field(ge=0)]
 HttpHost = Annotated[str, StringConstraints(pattern=r"^[^/@\s]+$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 ShareGroup = Annotated[str, StringConstraints(pattern=r"^[^/+#\x00]*$")]
+
+
+def without_password(url: str) -> str:
+    """Return a database URL as it may be shown."""
+    return re.sub(r"(?<=://)([^:/@]*):.*@", r"\1:**********@", url)
 
 
 class StationSettings(Value):
@@ -216,7 +222,9 @@ class ImageSettings(Value):
 class JournalSettings(Value):
     """Where events and verdicts are recorded."""
 
-    url: str = "sqlite:///data/journal.sqlite"
+    url: Annotated[str, PlainSerializer(without_password, return_type=str, when_used="json")] = Field(
+        default="sqlite:///data/journal.sqlite", repr=False
+    )
     sync: Literal["normal", "full"] = Field(
         default="normal", description="normal: survives a crash of the process; full: also a loss of power"
     )

@@ -95,7 +95,9 @@ def configure_logging(settings: LogSettings) -> None:
     )
     logging.basicConfig(handlers=[handler], level=settings.level.upper(), force=True)
     logging.captureWarnings(capture=True)
-    for talkative in ("asyncua", "uvicorn", "httpx", "amqtt", "transitions", "PIL", "aiosqlite"):
+    # some would say every header of a request at level debug, the login among them
+    libraries = ("aiosqlite", "amqtt", "asyncua", "engineio", "httpcore", "httpx", "PIL", "socketio", "transitions")
+    for talkative in (*libraries, "uvicorn", "websockets"):
         logging.getLogger(talkative).setLevel(logging.WARNING)
 
 

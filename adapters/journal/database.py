@@ -47,7 +47,6 @@ class Database:
     """
 
     def __init__(self, settings: JournalSettings) -> None:
-        self._url = settings.url
         self._engine, self.path = _open_engine(settings)
         self.dialect = self._engine.dialect.name
         self._writer = DaemonThreads("journal")
@@ -71,7 +70,7 @@ class Database:
             await self._writer.submit(self._open)
         except SQLAlchemyError as exc:
             if _code(exc) not in _NO_ROOM:
-                raise UsageError(f"journal.url: {self._url} cannot be opened: {one_line(exc)}") from exc
+                raise UsageError(f"journal.url: {self._engine.url} cannot be opened: {one_line(exc)}") from exc
             log.error("journal_not_opened", error=one_line(exc))
         if self.path is not None:
             self._checkpoints = asyncio.create_task(self._write_back(), name="journal checkpoints")
@@ -218,6 +217,8 @@ def _open_engine(settings: JournalSettings) -> tuple[Engine, Path | None]:
         engine = sa.create_engine(url)
     except (ArgumentError, NoSuchModuleError, ImportError) as exc:
         raise UsageError(f"journal.url: {one_line(exc)}") from exc
+    except ValueError as exc:  # a port that is no number, which may be the end of a password
+        raise UsageError("journal.url: cannot be read; what is special in a password must be percent-encoded") from exc
     except OSError as exc:
         raise UsageError(f"journal.url: {exc.filename}: {exc.strerror}") from exc
     if engine.dialect.name not in ("sqlite", "postgresql"):

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
@@ -49,6 +50,8 @@ def load_settings(path: Path | None) -> Settings:
         raise UsageError(f"{where}: not TOML: {' '.join(str(exc).split())}") from exc
     except ValidationError as exc:
         raise UsageError(f"{where}: {describe(exc)}") from exc
+    except SettingsError as exc:  # a section or a list in the environment that is no JSON
+        raise UsageError(f"environment: {' '.join(str(exc).split())}") from exc
 
 
 def describe(exc: ValidationError) -> str:

@@ -1,0 +1,195 @@
+"""The ten-minute path of docs/security.md as a whole, and what its service prints: no secret, whoever fails at it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import ssl
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from asyncua import ua
+from asyncua.crypto import security_policies as policies
+from asyncua.crypto.uacrypto import CertProperties
+
+from adapters.simulation.broker import free_port
+from tests.support.opcua import plain_client
+from tests.support.plant import HOST, ROOT, SecuredPlant, make_plant, mosquitto_client
+
+pytestmark = [pytest.mark.e2e, pytest.mark.broker]
+
+GUESS = "guess-Tr0ub4dor"
+_ENVIRONMENT = {
+    "PYTHONPATH": str(ROOT),
+    "CANGATE_OPCUA__SERVER__ENABLED": "false",
+    "CANGATE_OPCUA__CLIENT__TRIGGER": "ns=2;s=Trigger",
+    "CANGATE_OPCUA__CLIENT__RESULT_SEQ": "ns=2;s=ResultSeq",
+}
+
+
+@asynccontextmanager
+async def service(plant: SecuredPlant, broker_port: int) -> AsyncIterator[tuple[str, int, Path]]:
+    """Run `cangate run` with the configuration that the script wrote, and with a page that asks for a password."""
+    http_port, opcua_port = free_port(), free_port()
+    text = (plant.folder / "config.toml").read_text()
+    text = text.replace("port = 8883", f"port = {broker_port}").replace(
+        'host = "0.0.0.0"', f'host = "127.0.0.1"\nport = {opcua_port}'
+    )
+    text += f"""
+store = "{plant.folder}/images"
+[http]
+port = {http_port}
+anonymous = false
+users_file = "{plant.folder}/opcua/users.txt"
+cert_file = "{plant.pki}/cangate.pem"
+key_file = "{plant.pki}/cangate.key"
+[journal]
+url = "sqlite:///{plant.folder}/journal.sqlite"
+[log]
+level = "debug"
+"""
+    config = plant.folder / "test.toml"
+    config.write_text(text)
+    said = plant.folder / "service.log"
+    with said.open("ab") as log:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "service.cli", "run", "-c", str(config)), stdout=log, stderr=log
+        )
+    url = f"https://{HOST}:{http_port}"
+    try:
+        trusting = ssl.create_default_context(cafile=plant.pki / "ca.pem")
+        async with asyncio.timeout(60), httpx.AsyncClient(verify=trusting, trust_env=False) as http:
+            while True:
+                assert process.returncode is None, said.read_text()
+                try:
+                    if (await http.get(f"{url}/healthz")).status_code == 200:
+                        break
+                except httpx.TransportError:
+                    await asyncio.sleep(0.1)
+        yield url, opcua_port, said
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 30) == 0
+
+
+async def opcua_login(plant: SecuredPlant, port: int, name: str, password: str) -> object:
+    """Log in with the certificate of `name` and read a tag."""
+    client = plain_client(f"opc.tcp://127.0.0.1:{port}/cangate/")
+    client.application_uri = f"urn:cangate:{name}"
+    client.set_user(name)
+    client.set_password(password)
+    await client.set_security(
+        policies.SecurityPolicyAes128Sha256RsaOaep,
+        str(plant.pki / f"{name}.pem"),
+        CertProperties(plant.pki / f"{name}.key", extension="pem"),
+        server_certificate=str(plant.pki / "cangate.pem"),
+    )
+    async with client:
+        namespace = await client.get_namespace_index("urn:cangate")
+        return await client.get_node(f"ns={namespace};s=line1.Reject").read_value()
+
+
+async def test_secured_plant_works_and_prints_no_secret(tmp_path: Path) -> None:
+    """One event on every way out; then everybody fails to log in; nothing that is printed holds a password or a key."""
+    plant = await asyncio.to_thread(make_plant, tmp_path / "plant")
+    async with plant.broker() as broker_port, service(plant, broker_port) as (url, opcua_port, said):
+        trusting = ssl.create_default_context(cafile=plant.pki / "ca.pem")
+        engineer = httpx.BasicAuth("engineer", plant.password("engineer"))
+        async with httpx.AsyncClient(base_url=url, verify=trusting, trust_env=False, timeout=20) as http:
+
+            async def answer(path: str, until: Callable[[httpx.Response], bool]) -> None:
+                async with asyncio.timeout(60):
+                    while not until(await http.get(path, auth=engineer)):  # noqa: ASYNC110 - nothing announces it
+                        await asyncio.sleep(0.05)
+
+            # there is no model: not ready for that reason alone
+            await answer("/readyz", lambda got: [why.partition(":")[0] for why in got.json()["reasons"]] == ["model"])
+
+            event = json.dumps({"event_id": "e1", "image": {"uri": "file:///etc/passwd"}})
+            pub = ("mosquitto_pub", *plant.as_user("camera", broker_port), "-q", "1", "-t", "cangate/line1/image-ready")
+            assert (await mosquitto_client(*pub, "-m", event))[0] == 0
+            await answer("/api/verdicts/e1", lambda got: got.status_code == 200)
+            assert await opcua_login(plant, opcua_port, "plc", plant.password("plc")) is True
+
+            assert (await http.get("/", auth=httpx.BasicAuth("engineer", GUESS))).status_code == 401
+            assert (await http.get("/", auth=httpx.BasicAuth(GUESS, GUESS))).status_code == 401
+            with pytest.raises((ua.UaError, ConnectionError, TimeoutError)):
+                await opcua_login(plant, opcua_port, "plc", GUESS)
+            shown = "".join(
+                [(await http.get(path, auth=engineer)).text for path in ("/metrics", "/api/status", "/readyz")]
+            )
+        printed = said.read_text(errors="replace") + shown
+    printed += said.read_text(errors="replace")
+    environment = {**os.environ, "CANGATE_MQTT__PASSWORD": GUESS, "PYTHONPATH": str(ROOT)}
+    for arguments in (["config", "show", "-c", plant.folder / "test.toml"], ["certs", "list", plant.pki]):
+        done = await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-m", "service.cli", *map(str, arguments)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        printed += done.stdout + done.stderr
+    names = ("cangate", "camera", "gate", "plc", "operator", "engineer")
+    secrets = [GUESS, "PRIVATE KEY", "argon2id", *map(plant.password, names)]
+    secrets += [key.read_text().splitlines()[1] for key in plant.pki.glob("*.key")]
+    assert [secret for secret in secrets if secret in printed] == []
+    assert "Traceback" not in printed
+    assert re.search(r"login_refused.*user.*plc", printed)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "named"),
+    [
+        ("CANGATE_MQTT", GUESS, 'error parsing value for field "mqtt"'),
+        ("CANGATE_MQTT", f'{{"password": "{GUESS}"', 'error parsing value for field "mqtt"'),
+        ("CANGATE_MQTT__PASSWORDS", GUESS, "unknown key mqtt.passwords"),
+        ("CANGATE_MQTT__PORT", GUESS, "mqtt.port"),
+        ("CANGATE_MQTT__PASSWORD", GUESS, "mqtt.username is empty"),
+        ("CANGATE_JOURNAL__URL", f"postgresql+psycopg://u:{GUESS}@127.0.0.1:1/x", "journal.url"),
+        ("CANGATE_JOURNAL__URL", f"postgresql+psycopg://u:pass:{GUESS}/x", "journal.url"),
+        ("CANGATE_JOURNAL__URL", f"nonsense://u:{GUESS}@h/x", "journal.url"),
+        ("CANGATE_OPCUA__CLIENT__ENDPOINT", f"opc.tcp://u:{GUESS}@plc:4840", "opcua.client.endpoint"),
+    ],
+)
+def test_complaint_about_a_setting_does_not_quote_it(tmp_path: Path, variable: str, value: str, named: str) -> None:
+    """Exit status 2 and one line with the key, without what may be a password."""
+    (tmp_path / "data" / "frames").mkdir(parents=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "service.cli", "run"],
+        cwd=tmp_path,
+        env={**os.environ, **_ENVIRONMENT, variable: value},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("cangate: "))
+    assert named in line
+    assert GUESS not in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_database_password_is_masked_where_settings_are_shown(tmp_path: Path) -> None:
+    """The rest of the URL stays to be read."""
+    done = subprocess.run(
+        [sys.executable, "-m", "service.cli", "config", "show"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "CANGATE_JOURNAL__URL": f"postgresql://u:{GUESS}@db:5432/x"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+    )
+    assert 'url = "postgresql://u:**********@db:5432/x"' in done.stdout
