@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from adapters.clock import SystemClock
 from adapters.mqtt.plant import HeardVerdict, PlantConnection
 from adapters.opcua.client.nodes import read_mapping
 from adapters.replay.frames import FrameFolder
@@ -20,6 +21,9 @@ from service.replay.player import Showing
 
 _CONNECT_S: Final = 30.0
 """The service tries to connect every other second, and looks at every node when it does."""
+
+_CYCLE_MS: Final = 5.0
+"""Of a fast PLC."""
 
 _UNMATCHED: Final = 256
 """Results kept until their verdict is heard."""
@@ -59,6 +63,9 @@ class OpcUaClientReplay:
         self._heard: dict[int, tuple[Showing, Verdict]] = {}
         self._told: dict[int, PlcResult] = {}
         self._contradiction: str | None = None
+        self._clock = SystemClock()
+        self._cycle_s = 2 * max(settings.sampling_ms, _CYCLE_MS) / 1000
+        self._next_at = 0.0
         # a PLC that has no node for the verdict reads none; one without a node for reject reads ERROR instead of a PASS
         self._unsaid = [VerdictCode.NONE] + [VerdictCode.ERROR] * ("reject" not in addresses)
 
@@ -101,8 +108,11 @@ class OpcUaClientReplay:
         if self._contradiction is not None:
             raise SinkUnavailable(self._contradiction)
         self._plant.expect(showing.event_id).add_done_callback(partial(self._hear, showing))
+        # a PLC has a cycle: texts written nearer to the trigger before them than the service samples would be its own
+        await asyncio.sleep(self._next_at - self._clock.monotonic())
         uri = self._folder.image(showing).uri
         await self._plc.trigger(showing.part.event.part_id or "", uri, showing.event_id, station=self._station)
+        self._next_at = self._clock.monotonic() + self._cycle_s
 
     def clear(self, showing: Showing) -> None:
         """Remove the frame, and wait no longer for the verdict."""

@@ -19,6 +19,7 @@ from adapters.opcua.server import OpcUaServerAdapter
 from adapters.replay.mqtt import MqttReplay
 from adapters.replay.opcua_client import OpcUaClientReplay
 from adapters.replay.opcua_server import OpcUaServerReplay
+from adapters.simulation.plc import PlcGate
 from schemas.messages import Decision, StationState, Status, Verdict
 from schemas.settings import MqttSettings, OpcUaClientSettings, OpcUaServerSettings
 from schemas.tags import Tag
@@ -232,6 +233,30 @@ async def test_replay_stops_where_somebody_else_triggers(tmp_path: Path) -> None
         with pytest.raises(SinkUnavailable, match="somebody else triggers"):
             await played(entered, some_parts(2), Pace(None, 1))
         assert len(station.arrivals) == 3
+
+
+async def test_live_gate_passes_over_replayed_parts(tmp_path: Path) -> None:
+    """A PLC with its gate on the same tags does nothing; parts that came in elsewhere do not even show there."""
+    async with by_opcua_server(tmp_path) as (station, target), target as entered:
+        assert isinstance(entered, OpcUaServerReplay)
+        live = PlcGate(entered._endpoint, STATION)
+        watching = asyncio.create_task(live.run())
+        try:
+            async with asyncio.timeout(20):
+                await live.connected.wait()
+            await played(entered, some_parts(4), Pace(None, 1))
+            elsewhere = recorded_part(9).verdict
+            assert elsewhere is not None
+            elsewhere = elsewhere.model_copy(update={"seq": 99, "replayed": True})
+            await station.sinks[0].publish(Answer(elsewhere, elsewhere.to_json(), time.monotonic() + 9, for_gate=False))
+            async with plain_client(entered._endpoint) as client:
+                namespace = await client.get_namespace_index("urn:cangate")
+                shown = [tag_node(client, namespace, tag) for tag in (Tag.ResultSeq, Tag.Reject, Tag.CountOk)]
+                assert [await node.read_value() for node in shown] == [4, True, 0]
+            assert live._actions.empty()
+        finally:
+            watching.cancel()
+            await asyncio.wait([watching])
 
 
 async def test_ways_in_say_what_they_need(tmp_path: Path) -> None:

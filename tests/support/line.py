@@ -57,6 +57,8 @@ def arrival(
 class OneFrame:
     """Loads the same frame for every event, or raises what it is given."""
 
+    ENCODED = b"as it came"
+
     def __init__(self, error: FrameError | None = None) -> None:
         self.error = error
         self.loads = 0
@@ -65,7 +67,7 @@ class OneFrame:
         self.loads += 1
         if self.error is not None:
             raise self.error
-        return Frame(np.full((40, 60, 3), 128, np.uint8), None if image is None else image.uri)
+        return Frame(np.full((40, 60, 3), 128, np.uint8), None if image is None else image.uri, self.ENCODED)
 
 
 class ScriptedPipeline:

@@ -9,8 +9,8 @@ from datetime import timedelta
 
 import pytest
 
-from schemas.messages import Decision, Gate, Reason
-from schemas.settings import DeadlineSettings, GateSettings, IntakeSettings, Settings
+from schemas.messages import REPLAY_PREFIX, Decision, Gate, Reason, Verdict
+from schemas.settings import DeadlineSettings, GateSettings, IntakeSettings, OnReplayed, Settings
 from service.admission import Admission
 from service.compute import Compute, LoadedModel
 from service.deadline import Margin
@@ -284,3 +284,53 @@ async def test_inspector_numbers_verdicts_without_gaps() -> None:
     async with a_line(Settings(intake=IntakeSettings(capacity=100), deadline=PATIENT)) as line:
         await asyncio.gather(*(line.inspector.inspect(arrival(f"e{number}")) for number in range(50)))
     assert [answer.verdict.seq for answer in line.answers] == list(range(1, 51))
+
+
+class KeepingRecorder:
+    """Takes what the inspector offers."""
+
+    def __init__(self) -> None:
+        self.offered: asyncio.Queue[tuple[Arrival, Verdict, bytes | None]] = asyncio.Queue()
+
+    def offer(self, arrival: Arrival, verdict: Verdict, encoded: bytes | None) -> None:
+        self.offered.put_nowait((arrival, verdict, encoded))
+
+
+@pytest.mark.parametrize("on_replayed", list(OnReplayed))
+@pytest.mark.parametrize("event_id", ["e1", f"{REPLAY_PREFIX}7-1/e1"])
+async def test_inspector_keeps_replayed_parts_from_the_gate(event_id: str, on_replayed: OnReplayed) -> None:
+    """They are judged and marked, whichever way they came; a gate hears of them only where the plant says so."""
+    settings = Settings(deadline=PATIENT, gate=GateSettings(on_replayed=on_replayed))
+    async with a_line(settings) as line:
+        for _ in range(2):  # the second is only repeated
+            answer = await line.ask(arrival(event_id))
+            assert answer.verdict.decision is Decision.OK
+            assert answer.verdict.replayed is (event_id != "e1")
+            assert answer.for_gate is (event_id == "e1" or on_replayed is OnReplayed.ACT)
+            assert answer.gate_at(CLOCK.monotonic()) is (Gate.PASS if answer.for_gate else None)
+
+
+async def test_inspector_offers_a_late_part_with_its_frame() -> None:
+    """A part that missed its deadline is recorded when its frame is there, with the verdict that was given."""
+    recorder = KeepingRecorder()
+    async with a_line(pipeline=ScriptedPipeline()) as line:
+        line.inspector._recorder = recorder
+        line.pipeline.hold()
+        answer = await line.ask(arrival("late", deadline_ms=50))
+        assert answer.verdict.reason is Reason.DEADLINE_MISSED
+        assert recorder.offered.empty()
+        line.pipeline.release()
+        async with asyncio.timeout(20):
+            offered, verdict, encoded = await recorder.offered.get()
+        assert (offered.event.event_id, verdict, encoded) == ("late", answer.verdict, OneFrame.ENCODED)
+
+
+async def test_inspector_offers_what_it_never_looked_at() -> None:
+    """Without a frame: whoever records it may fetch one."""
+    recorder = KeepingRecorder()
+    async with a_line() as line:
+        line.inspector._recorder = recorder
+        line.model = None
+        answer = await line.ask(arrival("unseen"))
+        async with asyncio.timeout(20):
+            assert (await recorder.offered.get())[1:] == (answer.verdict, None)
