@@ -275,6 +275,25 @@ async def test_what_the_service_refuses_is_an_error_and_changes_no_state(line: t
     assert refused == [empty(3013), False, -4]
 
 
+async def test_ids_without_a_text_say_nothing(line: tuple[ScriptedStation, Scada]) -> None:
+    """A null String, or no structure at all, is the same as an empty id; a structure of another kind is refused."""
+    _, scada = line
+    null = [type(empty(data_type))(Id=None) for data_type in (3015, 3004, 3002, 3003)]
+    structures = [ua.Variant(one, ua.VariantType.ExtensionObject) for one in null]
+    parameters = ua.Variant([], ua.VariantType.Variant, is_array=True)
+    for ids in (structures, [ua.Variant()] * 4):
+        job_id, error = await scada.call(AUTOMATIC, "StartSingleJob", *ids, parameters)
+        assert error == 0
+        result = await scada.result()
+        assert (result.JobId, result.MeasId, result.PartId, result.ProductId) == (job_id, None, None, None)
+        await scada.event(1023)
+    number = ua.Variant([ua.Variant(1)], ua.VariantType.Variant, is_array=True)
+    assert (await scada.call(AUTOMATIC, "StartSingleJob", *structures, number))[1] == -4
+    with pytest.raises(ua.uaerrors.BadInvalidArgument):
+        await scada.call(AUTOMATIC, "StartSingleJob", *structures[::-1], parameters)
+    assert await scada.state() == "Ready"
+
+
 async def test_ids_that_are_too_long_are_refused(line: tuple[ScriptedStation, Scada]) -> None:
     """They would be kept with the last hundred results."""
     _, scada = line

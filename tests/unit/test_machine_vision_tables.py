@@ -24,8 +24,6 @@ NODESET = Path(__file__).parents[3] / "shared" / "data" / "nodesets" / "Opc.Ua.M
 SCHEMA = "{http://opcfoundation.org/UA/2011/03/UANodeSet.xsd}"
 VALUES = "{http://opcfoundation.org/UA/2008/02/Types.xsd}"
 
-pytestmark = pytest.mark.skipif(not NODESET.is_file(), reason=f"the standard's NodeSet is not at {NODESET}")
-
 
 class Standard(NamedTuple):
     """The NodeSet: its nodes, its references (source, type, target), its aliases."""
@@ -38,6 +36,8 @@ class Standard(NamedTuple):
 @pytest.fixture(scope="module")
 def standard() -> Standard:
     """Read the NodeSet once; every reference forward."""
+    if not NODESET.is_file():
+        pytest.skip(f"the standard's NodeSet is not at {NODESET}")
     root = ET.parse(NODESET).getroot()
     aliases = {alias.get("Alias", ""): alias.text or "" for alias in root.iter(f"{SCHEMA}Alias")}
     nodes = {element.get("NodeId", ""): element for element in root if element.tag.startswith(f"{SCHEMA}UA")}
