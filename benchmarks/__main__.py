@@ -7,6 +7,10 @@ import sys
 
 COMMANDS = (
     ("line",),
+    ("wire",),
+    ("overload",),
+    ("chaos",),
+    ("soak", "--minutes", "10"),
     ("accuracy_rendered", "--station", "0"),
     ("roi", "rendered"),
     ("roi", "time"),

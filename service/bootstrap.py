@@ -34,6 +34,7 @@ from service.device import compute_device
 from service.dispatch import Dispatcher
 from service.errors import UsageError
 from service.inspector import Inspector
+from service.journal_health import JournalHealth
 from service.model.active import ActiveModel
 from service.outbox import Outbox
 from service.ports import Adapter, Answer, Arrival, Journal, VerdictSink
@@ -120,6 +121,7 @@ def build(settings: Settings, journal: Journal, *, take_free_http_port: bool = F
     recovery = Recovery(compute, models, clock=clock)
     compute.on_trouble = recovery.report
     margin = Margin(settings.deadline.margin_ms)
+    health = JournalHealth()
     pictures = PictureStore(settings.images.store, keep=settings.images.keep)
     recorder: SessionRecorder | None = None
     if settings.record.enabled:
@@ -133,7 +135,7 @@ def build(settings: Settings, journal: Journal, *, take_free_http_port: bool = F
         (
             FaultCode.JOURNAL_FAILING,
             "journal",
-            lambda: inspector.journal_fault or dispatcher.journal_fault or journal.fault,
+            lambda: health.fault or journal.fault,
         ),
         (FaultCode.PICTURES_FAILING, "pictures", lambda: pictures.fault),
         (FaultCode.RECORDING_FAILING, "recording", lambda: None if recorder is None else recorder.fault),
@@ -168,6 +170,7 @@ def build(settings: Settings, journal: Journal, *, take_free_http_port: bool = F
         journal=journal,
         compute=compute,
         margin=margin,
+        health=health,
         model=judging_model,
         dispatch=dispatch,
         pictures=pictures,
@@ -201,7 +204,7 @@ def build(settings: Settings, journal: Journal, *, take_free_http_port: bool = F
         )
         adapters.append(hmi)
         outboxes.append(Outbox(hmi, journal=None, clock=clock))
-    dispatcher = Dispatcher(journal, outboxes, clock=clock, margin=margin)
+    dispatcher = Dispatcher(journal, outboxes, clock=clock, margin=margin, health=health)
 
     def reset_fault() -> None:
         journal.reset_fault()

@@ -13,6 +13,7 @@ import structlog
 
 from service.deadline import Margin
 from service.errors import JournalConflict, JournalError
+from service.journal_health import JournalHealth
 from service.outbox import Outbox
 from service.ports import Answer, Arrival, Clock, Journal
 
@@ -49,7 +50,9 @@ class Dispatcher:
     What the journal cannot store is kept in memory, a bounded number of verdicts, and stored when it can be again.
     """
 
-    def __init__(self, journal: Journal, outboxes: Sequence[Outbox], *, clock: Clock, margin: Margin) -> None:
+    def __init__(
+        self, journal: Journal, outboxes: Sequence[Outbox], *, clock: Clock, margin: Margin, health: JournalHealth
+    ) -> None:
         self._journal = journal
         self._outboxes = outboxes
         self._clock = clock
@@ -59,13 +62,13 @@ class Dispatcher:
         self._unstored: deque[_Outgoing] = deque()
         self._to_store = asyncio.Event()
         self._acknowledging: dict[asyncio.Task[None], str] = {}  # with the source of the event
-        self.journal_fault: str | None = None
+        self._health = health
 
     @property
     def idle(self) -> bool:
         """Tell whether every verdict was stored and confirmed, by what works of journal and sinks."""
         working = {box.sink.name: box for box in self._outboxes if box.sink.fault is None}
-        can_be_safe = self.journal_fault is None or any(source in working for source in self._acknowledging.values())
+        can_be_safe = self._health.fault is None or any(source in working for source in self._acknowledging.values())
         waiting = any(box.waiting for box in working.values())
         return not (self._queue or waiting or (can_be_safe and self._acknowledging))
 
@@ -116,7 +119,7 @@ class Dispatcher:
         """Wait until the verdict is stored, or until it, or one behind it, must leave."""
         while not one.stored.done():
             self._news.clear()
-            patience_s = _PATIENCE_S if self.journal_fault is None else _IMPATIENCE_S
+            patience_s = _PATIENCE_S if self._health.fault is None else _IMPATIENCE_S
             urgent_at = min(
                 max(
                     waiting.since + _IMPATIENCE_S,
@@ -127,7 +130,7 @@ class Dispatcher:
             left_s = urgent_at - self._clock.monotonic()
             if left_s <= 0:
                 if patience_s == _PATIENCE_S and one.since + _PATIENCE_S <= self._clock.monotonic():
-                    self.journal_fault = "the journal does not answer"
+                    self._health.fault = "the journal does not answer"
                 return
             news = asyncio.create_task(self._news.wait())
             either: set[asyncio.Future[Any]] = {one.stored, news}
@@ -155,13 +158,13 @@ class Dispatcher:
             log.error("verdict_conflicts", seq=batch[0].answer.verdict.seq, error=str(exc))
             _settle(batch[0].stored, is_so=False)
         except JournalError as exc:
-            if self.journal_fault != str(exc):  # told once, not once a second
+            if self._health.fault != str(exc):  # told once, not once a second
                 log.error("journal_store_failed", seq=batch[0].answer.verdict.seq, error=str(exc))
-            self.journal_fault = str(exc)
+            self._health.fault = str(exc)
             self._news.set()
             return False
         else:
-            self.journal_fault = None
+            self._health.fault = None
             for one in batch:
                 _settle(one.stored, is_so=True)
         return True

@@ -15,6 +15,7 @@ from schemas.settings import OnReplayed, Settings
 from service.compute import Compute, Failed, Job, Judged, LoadedModel, Outcome
 from service.deadline import Deadline, Margin, deadline_monotonic
 from service.errors import JournalError
+from service.journal_health import JournalHealth
 from service.pipeline.types import Frame
 from service.ports import Answer, Arrival, Clock, Journal, JournalEntry, PictureSink, Recorder
 from service.verdicts import make_verdict
@@ -52,6 +53,7 @@ class Inspector:
         journal: Journal,
         compute: Compute,
         margin: Margin,
+        health: JournalHealth,
         model: Callable[[], LoadedModel | None],
         dispatch: Callable[[Answer, Arrival], None],
         pictures: PictureSink | None = None,
@@ -62,6 +64,7 @@ class Inspector:
         self._journal = journal
         self._compute = compute
         self._margin = margin
+        self._health = health
         self._model = model
         self._dispatch = dispatch
         self._pictures = pictures
@@ -70,7 +73,6 @@ class Inspector:
         self._answers: OrderedDict[str, asyncio.Future[Answer]] = OrderedDict()
         self._earlier: frozenset[int] = frozenset()
         self._late: set[asyncio.Task[None]] = set()
-        self.journal_fault: str | None = None
 
     @property
     def has_room(self) -> bool:
@@ -93,7 +95,7 @@ class Inspector:
             self._earlier = frozenset(map(hash, await self._journal.answered_ids(_EARLIER)))
             open_events = await self._journal.unanswered()
         except JournalError as exc:
-            self.journal_fault = str(exc)
+            self._health.fault = str(exc)
             log.error("journal_recover_failed", error=str(exc))
             return []
         return [_arrival(entry, self._clock) for entry in open_events]
@@ -128,6 +130,7 @@ class Inspector:
             deadline.monotonic,
             arrival.correlation_data,
             for_gate=self._is_for_gate(verdict),
+            transit_s=(deadline.monotonic - deadline.decide_by) / 2,
             # a timer that rings late is part of what the margin must make up for
             decided_monotonic=max(began, deadline.decide_by) if missed else now,
         )
@@ -142,7 +145,7 @@ class Inspector:
         """Return what became of a new event, or the answer that an earlier run gave; and the inspection, if any."""
         if hash(arrival.event.event_id) in self._earlier:
             known = await self._accept(arrival, deadline, _EARLIER_PATIENCE_S)
-            if known is None and self.journal_fault is not None:
+            if known is None and self._health.fault is not None:
                 return Failed(Reason.INTERNAL_ERROR, "answered before, but the journal cannot say how"), None
             if known is not None and known.verdict_json is not None:
                 return self._answer(known, deadline), None
@@ -177,10 +180,10 @@ class Inspector:
                 known = await self._journal.accept(arrival, deadline.at)
         except (JournalError, TimeoutError) as exc:
             # the gate goes on without its journal; idempotency then rests on what is remembered here
-            self.journal_fault = str(exc) or "the journal does not answer"
-            log.error("journal_accept_failed", event_id=arrival.event.event_id, error=self.journal_fault)
+            self._health.fault = str(exc) or "the journal does not answer"
+            log.error("journal_accept_failed", event_id=arrival.event.event_id, error=self._health.fault)
             return None
-        self.journal_fault = None
+        self._health.fault = None
         return known
 
     def _begin(

@@ -60,8 +60,8 @@ class Answer:
 
     deadline_monotonic: when the gate must have been told, on `Clock.monotonic`. repeated: the event was answered
     before; only who asks again needs to hear it. for_gate: whether the gate may hear of it at all; a replayed part
-    is none of its business unless the plant says so (`gate.on_replayed`). decided_monotonic: when it was decided, or
-    should have been; None for a verdict of an earlier run.
+    is none of its business unless the plant says so (`gate.on_replayed`). transit_s: how long it takes to arrive.
+    decided_monotonic: when it was decided, or should have been; None for a verdict of an earlier run.
     """
 
     verdict: Verdict
@@ -70,13 +70,14 @@ class Answer:
     correlation_data: bytes | None = None
     repeated: bool = False
     for_gate: bool = True
+    transit_s: float = 0.0
     decided_monotonic: float | None = None
 
     def gate_at(self, monotonic: float) -> Gate | None:
-        """Return what may still be said to the gate at `monotonic`: after the deadline only REJECT, else None."""
+        """Return what may be said to the gate at `monotonic`: too late to arrive in time only REJECT, else None."""
         if not self.for_gate:
             return None
-        in_time = monotonic <= self.deadline_monotonic
+        in_time = monotonic <= self.deadline_monotonic - self.transit_s
         return self.verdict.gate if in_time or self.verdict.gate is Gate.REJECT else None
 
 

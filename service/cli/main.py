@@ -26,6 +26,7 @@ _COMMANDS = {
     "compare": "Judge a recorded session with several models: agreement, escapes, over-rejects, cost.",
     "sessions": "List, look at, import and export recorded sessions.",
     "models": "List, show, verify, activate, roll back, extend, export and import models.",
+    "selftest": "Break a line on this machine on purpose and see whether the promise is kept.",
     "config": "Check or show the configuration; add users of the OPC UA server.",
     "certs": "Certificates for MQTT over TLS and OPC UA from an authority of the plant's own.",
     "export": "Write what integrators load into their own tools.",

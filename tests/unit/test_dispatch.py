@@ -10,6 +10,7 @@ from schemas.messages import Gate, Reason
 from service.compute import Failed
 from service.deadline import Margin
 from service.dispatch import Dispatcher
+from service.journal_health import JournalHealth
 from service.outbox import Outbox
 from service.ports import Answer, Arrival
 from service.verdicts import make_verdict
@@ -38,7 +39,8 @@ class Out:
         self.journal = journal
         self.sink = RecordingSink()
         self.outbox = Outbox(self.sink, journal=journal, clock=CLOCK)
-        self.dispatcher = Dispatcher(journal, [self.outbox], clock=CLOCK, margin=Margin(25))
+        self.health = JournalHealth()
+        self.dispatcher = Dispatcher(journal, [self.outbox], clock=CLOCK, margin=Margin(25), health=self.health)
         self.acknowledged: list[str] = []
 
     async def send(self, seq: int, *, repeated: bool = False) -> None:
@@ -115,7 +117,7 @@ async def test_dispatcher_publishes_though_the_journal_fails() -> None:
         await out.sink.wait_for(1)
         await out.idle()
         assert out.acknowledged == ["e1"]
-        assert out.dispatcher.journal_fault == "disk full"
+        assert out.health.fault == "disk full"
 
 
 async def test_dispatcher_does_not_acknowledge_what_is_nowhere() -> None:
@@ -139,11 +141,11 @@ async def test_dispatcher_catches_up_when_the_journal_works_again() -> None:
         out.sink.down = True
         for seq in (1, 2, 3):
             await out.send(seq)
-        await eventually(lambda: out.dispatcher.journal_fault == "disk full")
+        await eventually(lambda: out.health.fault == "disk full")
         journal.failing = False
         await eventually(lambda: out.acknowledged == ["e1", "e2", "e3"])
         assert journal.highest_seq == 3
-        assert out.dispatcher.journal_fault is None
+        assert out.health.fault is None
 
 
 class SlowJournal(MemoryJournal):
@@ -166,9 +168,9 @@ async def test_dispatcher_publishes_in_order_though_the_disk_hangs() -> None:
             await out.send(seq)
         await out.sink.wait_for(5)
         assert seqs(out) == [1, 2, 3, 4, 5]
-        assert out.dispatcher.journal_fault == "the journal does not answer"
+        assert out.health.fault == "the journal does not answer"
         journal.disk.set()
-        await eventually(lambda: journal.highest_seq == 5 and out.dispatcher.journal_fault is None)
+        await eventually(lambda: journal.highest_seq == 5 and out.health.fault is None)
 
 
 async def test_dispatcher_stores_before_it_publishes() -> None:

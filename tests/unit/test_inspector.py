@@ -16,6 +16,7 @@ from service.compute import Compute, LoadedModel
 from service.deadline import Margin
 from service.errors import FrameCorrupt, FrameError, FrameMissing, FrameRefused, RoiNotFound
 from service.inspector import Inspector
+from service.journal_health import JournalHealth
 from service.ports import Answer, Arrival, Refusal
 from tests.support.line import CLOCK, MODEL, OneFrame, ScriptedPipeline, arrival
 from tests.support.memory_journal import MemoryJournal
@@ -30,6 +31,7 @@ class Line:
 
     def __init__(self, settings: Settings, pipeline: ScriptedPipeline, loader: OneFrame) -> None:
         self.journal = MemoryJournal()
+        self.health = JournalHealth()
         self.pipeline = pipeline
         self.loader = loader
         self.model: LoadedModel | None = pipeline.loaded
@@ -42,6 +44,7 @@ class Line:
             journal=self.journal,
             compute=self.compute,
             margin=Margin(25),
+            health=self.health,
             model=lambda: self.model,
             dispatch=self._dispatch,
         )
@@ -272,11 +275,11 @@ async def test_inspector_goes_on_without_its_journal() -> None:
     async with a_line() as line:
         line.journal.failing = True
         assert (await line.ask(arrival("e1"))).verdict.decision is Decision.OK
-        assert line.inspector.journal_fault == "disk full"
+        assert line.health.fault == "disk full"
         assert (await line.ask(arrival("e1"))).repeated
         line.journal.failing = False
         await line.ask(arrival("e2"))
-        assert line.inspector.journal_fault is None
+        assert line.health.fault is None
 
 
 async def test_inspector_numbers_verdicts_without_gaps() -> None:
