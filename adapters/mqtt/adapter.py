@@ -175,6 +175,8 @@ class MqttAdapter:
         refusals = {leaf: confirmation.result() for leaf, confirmation in confirmations.items()}
         if not connection.lost.done():
             self._note_refusals(refusals)
+            # tried again, it would repeat the verdict beside it for ever: the status says what is wrong
+            refusals.pop(Leaf.GATE, None)
         for refusal in refusals.values():
             if refusal is not None:
                 raise SinkUnavailable(refusal)

@@ -201,12 +201,17 @@ async def test_publish_that_the_access_list_forbids_is_a_fault_in_words(plant: S
     acl.write_text(whole.replace("topic write cangate/+/gate\n", "", 1))
     async with plant.broker(acl_file=str(acl)) as port:
         async with running(adapter_for(**plant.settings(port)), RecordingIntake()) as adapter:
-            with pytest.raises(SinkUnavailable, match="refused by the broker: Not authorized"):
-                await adapter.publish(answer_to("e1"))
+            await adapter.publish(answer_to("e1"))  # its verdict is out: repeating that would not mend the list
             assert adapter.refused == "gate is refused by the broker: Not authorized"
             assert adapter.fault is None  # the verdict goes out, and so does this
             await adapter.publish_status(status(), ready=True)
             assert adapter.refused is not None
+        acl.write_text(whole.replace("topic write cangate/+/verdict\n", "", 1))
+    async with plant.broker(acl_file=str(acl)) as port:
+        async with running(adapter_for(**plant.settings(port)), RecordingIntake()) as adapter:
+            with pytest.raises(SinkUnavailable, match="refused by the broker: Not authorized"):
+                await adapter.publish(answer_to("e1"))
+            assert adapter.refused == "verdict is refused by the broker: Not authorized"
         acl.write_text(whole)
     async with (
         plant.broker(acl_file=str(acl)) as port,
