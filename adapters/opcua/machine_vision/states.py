@@ -63,9 +63,16 @@ class VisionStates:
         return self.mode or self.main
 
     def find(self, *candidates: Transition) -> Transition | None:
-        """Return which of `candidates` leads away from where we are; None where none does."""
+        """Return which of `candidates` leads away from where we are; None where none does.
+
+        None is also said of Preoperational to Initialized, which is no step of its own: see `begin_automatic`.
+        """
         here = {self.main, self.mode}
-        return next((made for made in candidates if made.value.source in here), None)
+        rows = ((made, made.value) for made in candidates)
+        found = (
+            made for made, row in rows if row.source in here and row.source.is_automatic == row.target.is_automatic
+        )
+        return next(found, None)
 
     def take(self, *transitions: Transition) -> list[Transition]:
         """Make `transitions`, one after the other, and return them.
