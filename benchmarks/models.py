@@ -1,24 +1,27 @@
-"""A model of rendered canisters that several benchmarks share."""
+"""Models that several benchmarks share."""
 
 from __future__ import annotations
 
 import atexit
 import shutil
 import tempfile
+from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 from adapters.frames import decode_image
 from adapters.simulation.renderer import render_canister
 from adapters.simulation.scene import REFERENCE_WH
-from schemas.recipe import Recipe
+from schemas.recipe import MemoryRecipe, NormalizeRecipe, Recipe, RoiMethod, RoiRecipe
 from schemas.settings import ComputeSettings
 from service.device import compute_device
 from service.model.dataset import list_frames
 from service.model.registry import ModelRegistry
 from service.model.training import TrainingOptions, train
+from service.pipeline.types import BgrImage
 
 FIRST_SEED = 1_000_000
 NAME = "rendered"
@@ -32,17 +35,42 @@ def rendered_model(
     resolution_wh: tuple[int, int] = REFERENCE_WH,
 ) -> tuple[Path, str]:
     """Train on rendered OK parts whose seeds no benchmark tests with; return store and name."""
+    pictures = [
+        render_canister(FIRST_SEED + number, station_seed=station_seed, resolution_wh=resolution_wh).bgr
+        for number in range(frames)
+    ]
+    return _trained(pictures, recipe or Recipe())
+
+
+@cache
+def quick_model() -> tuple[Path, str]:
+    """Train one that judges a `quick_frame` in a few milliseconds, for benchmarks of everything but the pipeline."""
+    recipe = Recipe(
+        roi=RoiRecipe(method=RoiMethod.NONE),
+        normalize=NormalizeRecipe(side=128),
+        memory=MemoryRecipe(coreset_frac=0.05, coreset_min=1),
+    )
+    return _trained([quick_frame(number) for number in range(10)], recipe)
+
+
+def quick_frame(number: int) -> BgrImage:
+    """Return (120, 160, 3) uint8: brushed metal and nothing else."""
+    rng = np.random.default_rng(number)
+    brushed = 128 + rng.normal(0, 8, (120, 1, 1)) + rng.normal(0, 2, (120, 160, 1))
+    return np.clip(np.repeat(brushed, 3, axis=2), 0, 255).astype(np.uint8)
+
+
+def _trained(pictures: Sequence[BgrImage], recipe: Recipe) -> tuple[Path, str]:
     store = Path(tempfile.mkdtemp(prefix="cangate-bench-models-"))
     atexit.register(shutil.rmtree, store, ignore_errors=True)
     folder = store / ".frames"
     folder.mkdir()
-    for number in range(frames):
-        part = render_canister(FIRST_SEED + number, station_seed=station_seed, resolution_wh=resolution_wh)
-        cv2.imwrite(str(folder / f"{number:04d}.png"), part.bgr)
+    for number, picture in enumerate(pictures):
+        cv2.imwrite(str(folder / f"{number:04d}.png"), picture)
     trained = train(
         NAME,
         list_frames(folder).frames,
-        recipe or Recipe(),
+        recipe,
         TrainingOptions(),
         decode=partial(decode_image, max_pixels=64_000_000),
         device=compute_device(ComputeSettings()),

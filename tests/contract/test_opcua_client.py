@@ -85,6 +85,19 @@ async def test_every_trigger_of_a_burst_keeps_its_own_texts(plc: PlcServer) -> N
     assert [arrival.image and arrival.image.uri for arrival in arrivals] == [f"file:///{n}.png" for n in range(1, 21)]
 
 
+async def test_triggers_that_catch_up_with_each_other_keep_their_own_texts(plc: PlcServer) -> None:
+    """A PLC that gives some at once: the texts of the next part lie there before the trigger has been looked at."""
+    adapter = plc_client(plc.mapping())
+    async with serving(adapter) as intake:
+        for number in range(1, 91):
+            await plc.trigger(f"C-{number}", f"file:///{number}.png")
+            if number % 3 == 0:
+                await asyncio.sleep(0.012)  # not a multiple of the publishing interval: every place in it is met
+        arrivals = [await asyncio.wait_for(intake.arrivals.get(), 10) for _ in range(90)]
+    assert [arrival.event.trigger_id for arrival in arrivals] == list(range(1, 91))
+    assert [arrival.event.part_id for arrival in arrivals] == [f"C-{number}" for number in range(1, 91)]
+
+
 async def test_a_late_pass_never_reaches_the_plc(plc: PlcServer) -> None:
     """After the deadline the PLC may only hear reject, whatever was seen (contract section 8)."""
     adapter = plc_client(plc.mapping())

@@ -31,6 +31,9 @@ def settings(folder: Path, **changes: dict[str, Any]) -> Settings:
     return Settings.model_validate(sections)
 
 
+PLC: dict[str, Any] = {"endpoint": "opc.tcp://127.0.0.1:1", "trigger": "i=1", "result_seq": "i=2"}
+
+
 @pytest.mark.parametrize(
     ("section", "values", "named"),
     [
@@ -41,6 +44,15 @@ def settings(folder: Path, **changes: dict[str, Any]) -> Settings:
         ("opcua", {"server": {"security": ["Secret"]}}, "Secret"),
         ("opcua", {"server": {"host": "0.0.0.0"}}, "opcua.server.host"),
         ("opcua", {"server": {"host": "0.0.0.0", "anonymous": False, "users_file": "u"}}, "passwords in the clear"),
+        ("opcua", {"client": {"endpoint": "opc.tcp://plc:4840"}}, "opcua.client.trigger"),
+        ("opcua", {"client": PLC | {"trigger": "Trigger"}}, "opcua.client.trigger: 'Trigger' is no NodeId"),
+        ("opcua", {"client": PLC | {"endpoint": "opc.tcp://me:secret@plc:4840"}}, "endpoint: 'plc:4840'"),
+        ("opcua", {"client": PLC | {"endpoint": "plc"}}, "opcua.client.endpoint"),
+        ("opcua", {"client": PLC | {"security": "Basic256"}}, "opcua.client.security"),
+        ("opcua", {"client": PLC | {"password": "x"}}, "opcua.client.username"),
+        ("opcua", {"client": PLC | {"username": "x", "password_file": "no-secret"}}, "no-secret"),
+        ("opcua", {"client": PLC | {"trusted_certs": "no-folder"}}, "no-folder"),
+        ("opcua", {"client": PLC | {"security": "Basic256Sha256_Sign", "cert_file": "a.der"}}, "belong together"),
         ("http", {"host": "0.0.0.0"}, "http.host"),
         ("http", {"host": "0.0.0.0", "anonymous": False}, "nobody could log in"),
         ("journal", {"url": "nonsense"}, "journal.url"),

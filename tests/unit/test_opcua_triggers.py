@@ -9,7 +9,7 @@ import pytest
 from asyncua import ua
 
 from adapters.opcua.client.nodes import Address, read_mapping
-from adapters.opcua.client.triggers import TextHistory, TriggerMemory
+from adapters.opcua.client.triggers import Reading, TextHistory, TriggerMemory, texts_beside
 from adapters.opcua.events import TriggerTexts
 from schemas.settings import OpcUaClientSettings
 from service.errors import UsageError
@@ -92,21 +92,55 @@ def history(*values: ua.DataValue) -> TextHistory:
 def test_text_of_a_trigger_is_the_one_that_held_when_it_was_given(moment: float, slack: float, expected: str) -> None:
     """Also where the newer text was told first; a text sampled a moment late was set before."""
     noted = history(told("C", 2.0), told("A", 0.0), told("B", 1.0))
-    assert noted.at(MORNING + timedelta(seconds=moment), timedelta(seconds=slack)) == expected
+    assert noted.at(MORNING + timedelta(seconds=moment), timedelta(seconds=slack), None) == expected
 
 
 def test_text_without_a_stamp_or_older_than_all_is_the_newest_known() -> None:
     """A server that stamps nothing leaves the order of what it tells."""
-    assert history().at(MORNING, timedelta()) == ""
-    assert history(told("A", None), told("B", None)).at(MORNING, timedelta()) == "B"
-    assert history(told("A", 1.0)).at(None, timedelta()) == "A"
-    assert history(told("A", 1.0)).at(MORNING, timedelta()) == "A"
+    assert history().at(MORNING, timedelta(), None) == ""
+    assert history(told("A", None), told("B", None)).at(MORNING, timedelta(), None) == "B"
+    assert history(told("A", 1.0)).at(None, timedelta(), None) == "A"
+    assert history(told("A", 1.0)).at(MORNING, timedelta(), None) == "A"
 
 
 def test_text_that_is_bad_or_null_is_empty() -> None:
     """A value that the PLC itself calls bad says nothing."""
-    assert history(told("A", 0.0, status=ua.StatusCodes.BadNotConnected)).at(MORNING, timedelta()) == ""
-    assert history(told(None, 0.0)).at(MORNING, timedelta()) == ""
+    assert history(told("A", 0.0, status=ua.StatusCodes.BadNotConnected)).at(MORNING, timedelta(), None) == ""
+    assert history(told(None, 0.0)).at(MORNING, timedelta(), None) == ""
+
+
+def set_to(trigger: int, at: float) -> ua.DataValue:
+    """Return a value of the trigger, set `at` seconds after the morning began."""
+    stamp: Any = MORNING + timedelta(seconds=at)
+    return ua.DataValue(ua.Variant(trigger, ua.VariantType.UInt32), SourceTimestamp=stamp)
+
+
+@pytest.mark.parametrize(
+    ("told_texts", "reading", "expected"),
+    [
+        ([("A", 0.9)], (1, 1.0, "A", 0.9), "A"),  # a PLC that waits
+        ([("Z", 0.0)], (1, 1.0, "A", 1.004), "A"),  # its server saw the trigger first, and the text a moment later
+        ([("Z", 0.0)], (1, 7.0, "A", 7.0), "A"),  # its server stamps with the time of the look
+        ([("A", 0.9), ("B", 1.5)], (1, 1.0, "B", 1.5), "A"),  # it has written ahead for the next part
+        ([("A", 0.9), ("B", 1.004)], (2, 1.005, "B", 1.004), "A"),  # the next part came at once
+        ([("A", 0.9)], (1, 1.0, "B", 1.004), "A"),  # the same, looked at between its text and its trigger
+        ([("A", 0.9), ("B", 1.004)], None, "A"),  # the same, told in one burst
+    ],
+    ids=["waits", "sampled late", "stamps looks", "written ahead", "next at once", "between", "burst"],
+)
+def test_texts_beside_a_trigger_are_those_written_before_it(
+    told_texts: list[tuple[str, float]], reading: tuple[int, float, str, float] | None, expected: str
+) -> None:
+    """Part 1 was given at 1.0 s; whatever the server and the PLC program do, it is inspected under its own id."""
+    noted = history(*(told(text, at) for text, at in told_texts))
+    look = None
+    if reading is not None:
+        trigger, trigger_at, text, text_at = reading
+        look = Reading(set_to(trigger, trigger_at), {"part_id": told(text, text_at)}, None)
+        noted.note(look.texts["part_id"])
+    before = MORNING + timedelta(seconds=0.5)
+    texts = texts_beside(set_to(1, 1.0), {"part_id": noted}, look, slack=timedelta(milliseconds=5), since=before)
+    assert texts == TriggerTexts(part_id=expected)
 
 
 @pytest.mark.parametrize(

@@ -111,21 +111,56 @@ class TextHistory:
         """Return what was noted last."""
         return self._values[-1][1] if self._values else ""
 
-    def at(self, moment: datetime | None, slack: timedelta) -> str:
-        """Return the value that held at `moment`; one that was sampled up to `slack` later was set before, too."""
+    def at(self, moment: datetime | None, slack: timedelta, since: datetime | None) -> str:
+        """Return the value that held at `moment`.
+
+        One that was sampled up to `slack` later was set before, too, unless another one was set for this trigger:
+        after the trigger before it, at `since`.
+        """
         if moment is None:
             return self.newest
         known = [(stamp, text) for stamp, text in self._values if stamp is not None and stamp <= moment + slack]
-        return max(known)[1] if known else self.newest
+        own = [(stamp, text) for stamp, text in known if stamp <= moment and since is not None and stamp > since]
+        return max(own or known)[1] if known else self.newest
 
 
 @dataclass(frozen=True, slots=True)
-class _Reading:
+class Reading:
     """Trigger, texts and clock of the PLC in one answer."""
 
     trigger: ua.DataValue
     texts: Mapping[str, ua.DataValue]
     now: object
+
+
+def texts_beside(
+    change: ua.DataValue,
+    histories: Mapping[str, TextHistory],
+    reading: Reading | None,
+    *,
+    slack: timedelta,
+    since: datetime | None = None,
+) -> TriggerTexts:
+    """Return the texts that were written before `change` of the trigger.
+
+    A server that looks at its variables one after the other may tell of a trigger before it has seen the texts that the
+    PLC wrote in the same cycle; hence the reading and the slack. A PLC that goes on without waiting may have written
+    the texts of the next part by then; hence the stamps. A server that stamps with the time of the look instead of the
+    change gives itself away by the trigger's own stamp.
+
+    Args:
+        change: the value of the trigger that was told.
+        histories: what is known of each text, the reading included.
+        reading: a look at all of them after the newest change; None for earlier ones of a burst.
+        slack: how late a text may have been sampled.
+        since: when the trigger before this one was set.
+    """
+    stamp = _stamp(change)
+    still_there = reading is not None and _held(reading.trigger) == _held(change)
+    if reading is not None and still_there and _stamp(reading.trigger) != stamp:
+        return TriggerTexts(**{word: _text(value) for word, value in reading.texts.items()})
+    allowed = slack if still_there else timedelta()
+    return TriggerTexts(**{word: history.at(stamp, allowed, since) for word, history in histories.items()})
 
 
 class TriggerWatch:
@@ -151,6 +186,7 @@ class TriggerWatch:
         connection.lost.add_done_callback(lambda _: self._news.set())
         self._silence_s = _SILENT_S
         self._slack = timedelta()
+        self._since: datetime | None = None
 
     async def start(self, *, sampling_ms: float, publishing_ms: float) -> None:
         """Subscribe. Raises PlcUnusable where the server refuses an item."""
@@ -188,7 +224,10 @@ class TriggerWatch:
                 # earlier ones of a burst: what the PLC holds by now belongs to a later one
                 is_newest = change is changes[-1]
                 reading = await self._read() if standing or (is_newest and self._texts) else None
-                texts = self._texts_at(change, reading if is_newest else None)
+                texts = texts_beside(
+                    change, self._texts, reading if is_newest else None, slack=self._slack, since=self._since
+                )
+                self._since = _stamp(change)
                 value = self._coercion.trigger(_held(change))
                 if self._memory.take(value, texts, standing=standing):
                     yield GivenTrigger(value, texts, _age_s(change, reading) if standing and reading else 0.0)
@@ -210,29 +249,13 @@ class TriggerWatch:
         self._changes.clear()
         return changes
 
-    async def _read(self) -> _Reading:
+    async def _read(self) -> Reading:
         rows = await self._connection.read([*(node.node_id for node in self._nodes), _CURRENT_TIME])
         values = [row[0] for row in rows]
         texts = dict(zip(self._texts, values[1:-1], strict=True))
         for word, value in texts.items():
             self._texts[word].note(value)
-        return _Reading(values[0], texts, _held(values[-1]))
-
-    def _texts_at(self, change: ua.DataValue, reading: _Reading | None) -> TriggerTexts:
-        """Return the texts that were written before `change`.
-
-        A server that looks at its variables one after the other may tell of a trigger before it has seen the texts
-        that the PLC wrote in the same cycle; hence the reading. A PLC that goes on without waiting may have written
-        the texts of the next part by then; hence the stamps. A server that stamps with the time of the look instead of
-        the change gives itself away by the trigger's own stamp.
-        """
-        stamp = _stamp(change)
-        if reading is not None and _held(reading.trigger) == _held(change) and _stamp(reading.trigger) != stamp:
-            texts = {word: _text(value) for word, value in reading.texts.items()}
-        else:
-            slack = timedelta() if reading is None else self._slack
-            texts = {word: history.at(stamp, slack) for word, history in self._texts.items()}
-        return TriggerTexts(**texts)
+        return Reading(values[0], texts, _held(values[-1]))
 
     def _on_publish(self, result: ua.PublishResult) -> None:
         self._news.set()
@@ -279,7 +302,7 @@ def _stamp(value: ua.DataValue) -> datetime | None:
     return value.SourceTimestamp or value.ServerTimestamp
 
 
-def _age_s(change: ua.DataValue, reading: _Reading) -> float:
+def _age_s(change: ua.DataValue, reading: Reading) -> float:
     """Return how long ago the PLC was given `change`, by its own clock, so that its clock need not agree with ours."""
     stamp, now = _stamp(change), reading.now
     if stamp is None or not isinstance(now, datetime):
