@@ -12,7 +12,7 @@ from schemas.base import rfc3339
 from service.evaluation.gallery import Gallery
 from service.evaluation.page import definitions, figure, note, page, percent, picture, table
 from service.replay.comparison import ComparedFrame, Comparison, ModelFigures, label_of
-from service.replay.scatter import scatter_svg
+from service.replay.scatter import scatter_panel
 
 PARTS, COMPARISON, PAGE = "parts.csv", "comparison.json", "report.html"
 
@@ -58,7 +58,6 @@ def as_html(comparison: Comparison, rows: Sequence[ComparedFrame], divided: Gall
         _models(comparison),
         "<h2>Agreement</h2>",
         _agreement(comparison, names),
-        *_pairs(comparison, names),
         *_scatters(comparison, rows, names),
         *_divided(divided, names),
         "<h2>What the figures mean</h2>",
@@ -123,7 +122,7 @@ def _agreement(comparison: Comparison, names: Sequence[str]) -> str:
     )
 
 
-def _pairs(comparison: Comparison, names: Sequence[str]) -> Iterable[str]:
+def _pairs(comparison: Comparison, names: Sequence[str]) -> str:
     rows = [
         (
             f"{names[pair.pair[0]]} and {names[pair.pair[1]]}",
@@ -134,12 +133,11 @@ def _pairs(comparison: Comparison, names: Sequence[str]) -> Iterable[str]:
         for pair in comparison.pairs
         if pair.p_value is not None
     ]
-    if rows:
-        yield table(("labelled parts", "only the first is right", "only the second is right", "p"), rows)
+    return table(("labelled parts", "only first right", "only second right", "p"), rows) if rows else ""
 
 
 def _scatters(comparison: Comparison, rows: Sequence[ComparedFrame], names: Sequence[str]) -> Iterable[str]:
-    plots = []
+    panels = []
     for first, second in (pair.pair for pair in comparison.pairs):
         points = [
             (across, up, label_of(row))
@@ -147,12 +145,9 @@ def _scatters(comparison: Comparison, rows: Sequence[ComparedFrame], names: Sequ
             if (across := row.by[first].s) is not None and (up := row.by[second].s) is not None
         ]
         taus = (comparison.models[first].tau, comparison.models[second].tau)
-        drawn = scatter_svg(points, taus, (f"score of {names[first]}", f"score of {names[second]}"))
-        if drawn:
-            plots.append(f'<div class="panel">{drawn}</div>')
-    if plots:
-        yield "<h2>Scores</h2>"
-        yield f'<div class="plots">{"".join(plots)}</div>'
+        panels.append(scatter_panel(points, taus, (f"score of {names[first]}", f"score of {names[second]}")))
+    yield "<h2>Two by two</h2>"
+    yield f'<div class="plots">{"".join(panels)}{_pairs(comparison, names)}</div>'
 
 
 def _divided(divided: Gallery[ComparedFrame], names: Sequence[str]) -> Iterable[str]:

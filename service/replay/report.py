@@ -15,7 +15,7 @@ from service.evaluation.metrics import Label
 from service.evaluation.page import definitions, figure, note, page, picture, table
 from service.replay.acceptance import Acceptance, Change, ComparedPart, Percentiles
 from service.replay.judge import told_models
-from service.replay.scatter import scatter_svg
+from service.replay.scatter import scatter_panel
 
 PARTS, ACCEPTANCE, PAGE = "parts.csv", "acceptance.json", "report.html"
 COLUMNS = (*ComparedPart.model_fields, "shift", "differs")
@@ -124,14 +124,14 @@ def _scores(acceptance: Acceptance, rows: Sequence[ComparedPart]) -> Iterable[st
         next((row.tau_recorded for row in rows if row.tau_recorded is not None), None),
         next((row.tau for row in rows if row.tau is not None), None),
     )
-    yield f'<div class="panel">{scatter_svg(pairs, taus, ("recorded score", "replayed score"))}</div>'
-    yield table(
+    moved = table(
         ("", "p50", "p95", "p99"),
         [
             ("shift of the score, absolute", *_three(acceptance.score_shift, 5)),
             ("overlap of the boxes", *_three(acceptance.iou, 3)),
         ],
     )
+    yield f'<div class="plots">{scatter_panel(pairs, taus, ("recorded score", "replayed score"))}{moved}</div>'
     yield f'<p class="muted">Scores that moved by more than 0.00001: {acceptance.scores_moved} of {len(pairs)}.</p>'
 
 

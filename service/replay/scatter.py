@@ -14,8 +14,8 @@ ScorePair = tuple[float, float, Label]
 """Score on the x axis, score on the y axis, and what is known of the part."""
 
 
-def scatter_svg(pairs: Sequence[ScorePair], taus: tuple[float | None, float | None], titles: tuple[str, str]) -> str:
-    """Return one point a part, with both thresholds; empty where there is no part with two scores."""
+def scatter_panel(pairs: Sequence[ScorePair], taus: tuple[float | None, float | None], titles: tuple[str, str]) -> str:
+    """Return one point a part, with both thresholds and a key; empty where there is no part with two scores."""
     if not pairs:
         return ""
     shown = pairs[:: -(-len(pairs) // SHOWN)]
@@ -35,4 +35,7 @@ def scatter_svg(pairs: Sequence[ScorePair], taus: tuple[float | None, float | No
     if taus[1] is not None:
         _, y = plot.at((limits[0], taus[1]))
         lines += f'<line class="tau" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-    return plot.svg(lines + points, *titles, f"{titles[1]} against {titles[0]}", share=False)
+    svg = plot.svg(lines + points, *titles, f"{titles[1]} against {titles[0]}", share=False)
+    known = sorted({label for _, _, label in pairs})
+    key = "".join(f'<span><i class="{label}"></i>{label}</span>' for label in known)
+    return f'<div class="panel">{svg}<div class="key">{key}</div></div>'
