@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -89,6 +90,7 @@ async def tag_client(
     endpoint: str, *, sampling_ms: float, tags: Sequence[str] = ("ResultSeq",)
 ) -> AsyncIterator[TagClient]:
     """Connect and subscribe to `tags`; the result of `result()` is only of use for ResultSeq alone."""
+    logging.getLogger("asyncua").setLevel(logging.ERROR)  # it warns of every value that the server revises
     async with Client(endpoint, timeout=10) as client:
         namespace = await client.get_namespace_index("urn:cangate")
         subscription = await client.create_subscription(sampling_ms, queue_maxsize=10_000)

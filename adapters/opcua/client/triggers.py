@@ -45,11 +45,11 @@ _CURRENT_TIME: Final = ua.NodeId(ua.Int32(ua.ObjectIds.Server_ServerStatus_Curre
 
 @dataclass(frozen=True, slots=True)
 class GivenTrigger:
-    """A trigger to be judged. `age_s` is how long it had stood in the PLC when we came, 0.0 for one seen to change."""
+    """A trigger to be judged. `age_s` is how long ago we were told of it, or how long it had stood in the PLC."""
 
     value: int
     texts: TriggerTexts
-    age_s: float = 0.0
+    age_s: float
 
 
 class TriggerMemory:
@@ -181,7 +181,7 @@ class TriggerWatch:
         self._coercion = coercion
         self._memory = memory
         self._texts = {node.word: TextHistory() for node in self._nodes[1:]}
-        self._changes: deque[ua.DataValue] = deque()
+        self._changes: deque[tuple[ua.DataValue, float]] = deque()
         self._news = asyncio.Event()
         connection.lost.add_done_callback(lambda _: self._news.set())
         self._silence_s = _SILENT_S
@@ -220,9 +220,9 @@ class TriggerWatch:
         standing = True
         while True:
             changes = await self._wait()
-            for change in changes:
+            for number, (change, told_at) in enumerate(changes, start=1):
                 # earlier ones of a burst: what the PLC holds by now belongs to a later one
-                is_newest = change is changes[-1]
+                is_newest = number == len(changes)
                 reading = await self._read() if standing or (is_newest and self._texts) else None
                 texts = texts_beside(
                     change, self._texts, reading if is_newest else None, slack=self._slack, since=self._since
@@ -230,10 +230,12 @@ class TriggerWatch:
                 self._since = _stamp(change)
                 value = self._coercion.trigger(_held(change))
                 if self._memory.take(value, texts, standing=standing):
-                    yield GivenTrigger(value, texts, _age_s(change, reading) if standing and reading else 0.0)
+                    waited_s = asyncio.get_running_loop().time() - told_at
+                    stood_s = _age_s(change, reading) if standing and reading else 0.0
+                    yield GivenTrigger(value, texts, max(waited_s, stood_s))
                 standing = False
 
-    async def _wait(self) -> list[ua.DataValue]:
+    async def _wait(self) -> list[tuple[ua.DataValue, float]]:
         while not self._changes:
             if self._connection.lost.done():
                 raise SinkUnavailable(self._connection.lost.result())
@@ -276,7 +278,7 @@ class TriggerWatch:
             if value.StatusCode is not None and value.StatusCode.value & _OVERFLOW == _OVERFLOW:
                 REFUSED.labels("opcua-client", "trigger_overflow").inc()
                 log.error("plc_triggers_lost", reason="the PLC's queue overflowed")
-            self._changes.append(value)
+            self._changes.append((value, asyncio.get_running_loop().time()))
             if len(self._changes) > _QUEUE:
                 self._connection.abort(Diagnosis(PlcFault.CONNECTION_LOST, f"more than {_QUEUE} triggers are waiting"))
 
