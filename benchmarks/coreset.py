@@ -1,7 +1,7 @@
 """Farthest-point coreset beside its rivals, in one run: CPU time of one thread.
 
     OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python -m benchmarks.coreset [--patches 50000] [--dim 384] [--frac 0.02]
-    ... python -m benchmarks.coreset --alone --patches 1000000     no rivals: time, memory, and what the bar foretold
+    ... python -m benchmarks.coreset --alone --patches 1000000     no rivals: time, memory, how good the forecast was
 
 Rivals: a torch matrix-vector loop; the numpy loop with --slow; anomalib's k-center greedy where it is installed (also
 only with --slow: most of a minute). The radius is the largest distance of any patch to the coreset.
@@ -77,11 +77,11 @@ def alone(patches: FloatArray, count: int) -> None:
 
     def progress(done: int, total: int) -> None:
         if done / total >= 0.1 * (len(marks) + 1):
-            marks.append((done / total, time.perf_counter() - start))
+            marks.append((done / total, time.process_time() - start))
 
-    before, start = peak_kib(), time.perf_counter()
+    before, start = peak_kib(), time.process_time()
     picks = farthest_point_coreset(patches, count, 0, progress)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     print(f"  {seconds:.0f} s, {(peak_kib() - before) / 1024:.0f} MiB beside the {patches.nbytes >> 20} MiB of patches")
     print("  done   elapsed, s   foretold in all, s")
     for share, elapsed in marks:
