@@ -91,6 +91,8 @@ async def run(arguments: argparse.Namespace) -> bool:
             await line.settle()
             after = line.service.usage()
             findings = line.ledger.findings()
+    for one in findings.broken():
+        print(f"the promise was broken: {one}")
     loaded = findings.events - before
     judged = findings.decisions.get("OK", 0) + findings.decisions.get("DAMAGED", 0) - before
     print(findings)

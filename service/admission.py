@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from schemas.settings import IntakeOrder, IntakeSettings
 from service.ports import Clock
 
+_GOOD = 10
+"""So many outcomes in time, one after the other, are worth one more place."""
+
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
@@ -28,6 +31,9 @@ class Admission:
     one too many pushes the oldest that waits out. Either way whoever will not have its verdict in time, by what recent
     inspections took, is turned away as soon as that is known: the time goes to parts that can still be judged.
 
+    Parts that are inspected at the same time slow each other down. Where that makes them late, fewer are let in at a
+    time, down to one; where all goes well, more again.
+
     Nobody starves: whoever finds a free place goes in, whatever inspections took before, so a bad estimate corrects
     itself.
     """
@@ -35,7 +41,8 @@ class Admission:
     def __init__(self, settings: IntakeSettings, *, clock: Clock, places: int) -> None:
         self._capacity = settings.capacity
         self._newest_first = settings.order is IntakeOrder.NEWEST
-        self._places = min(places, settings.capacity)
+        self._places_max = self._places = min(places, settings.capacity)
+        self._good = 0
         self._clock = clock
         self._inside = 0
         self._waiting: deque[_Waiting] = deque()  # the next one on the left
@@ -77,19 +84,27 @@ class Admission:
             raise
         return self._clock.monotonic() if may else None
 
-    def leave(self, entered: float) -> None:
-        """Give the place up that `enter` gave at `entered`."""
+    def leave(self, entered: float, *, in_time: bool) -> None:
+        """Give the place up that `enter` gave at `entered`. in_time: the outcome was there when it had to be."""
         self._taken_s.append(self._clock.monotonic() - entered)
+        if not in_time:
+            self._places = max(1, self._places - 1)
+            self._good = 0
+        elif self._places < self._places_max:
+            self._good += 1
+            if self._good >= _GOOD:
+                self._places += 1
+                self._good = 0
         self._give_place_away()
 
     def _give_place_away(self) -> None:
-        self._turn_away(ahead=0)
-        while self._waiting:
+        self._inside -= 1
+        self._turn_away(ahead=0 if self._inside < self._places else 1)
+        while self._waiting and self._inside < self._places:
             turn = self._waiting.popleft().turn
             if not turn.cancelled():
                 turn.set_result(True)
-                return
-        self._inside -= 1
+                self._inside += 1
 
     def _push_out(self) -> bool:
         """Make room for a newer event where that is the rule; tell whether there is."""

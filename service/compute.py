@@ -159,7 +159,7 @@ class Compute:
         except ThreadStuck as exc:
             return Failed(Reason.INTERNAL_ERROR, str(exc), job.model.ref)
         finally:
-            self._admission.leave(entered)
+            self._admission.leave(entered, in_time=job.wanted())
 
     async def run(self) -> None:
         """Judge what is ready until cancelled."""

@@ -57,6 +57,11 @@ class Deadline:
     monotonic: float
     decide_by: float
 
+    @property
+    def transit_s(self) -> float:
+        """Return how long before the deadline something must leave to arrive by it: half the margin, s."""
+        return (self.monotonic - self.decide_by) / 2
+
     @classmethod
     def of(cls, arrival: Arrival, settings: DeadlineSettings, margin_s: float) -> Deadline:
         """Return the deadline of `arrival`: from its capture where that is known and believable, else from receipt."""

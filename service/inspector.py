@@ -130,7 +130,7 @@ class Inspector:
             deadline.monotonic,
             arrival.correlation_data,
             for_gate=self._is_for_gate(verdict),
-            transit_s=(deadline.monotonic - deadline.decide_by) / 2,
+            transit_s=deadline.transit_s,
             # a timer that rings late is part of what the margin must make up for
             decided_monotonic=max(began, deadline.decide_by) if missed else now,
         )
@@ -211,7 +211,8 @@ class Inspector:
     async def _in_time(self, work: asyncio.Task[Outcome], arrival: Arrival, deadline: Deadline) -> Outcome:
         """Return what comes first: the outcome of `work`, or a missed deadline."""
         done, _ = await asyncio.wait({work}, timeout=deadline.decide_by - self._clock.monotonic())
-        if done:
+        # both may have come: the process was frozen, or the event loop held up
+        if done and self._clock.monotonic() <= deadline.monotonic - deadline.transit_s:
             return work.result()
         late = asyncio.create_task(self._record_late(work, arrival, self._clock.now()))
         self._late.add(late)

@@ -78,6 +78,7 @@ class ScriptedPipeline:
         self.threshold = threshold
         self.error = error
         self.judged = 0
+        self.waiting = False
         self._free = threading.Event()
         self._free.set()
 
@@ -97,6 +98,7 @@ class ScriptedPipeline:
         )
 
     def judge(self, prepared: Sequence[Prepared]) -> list[Inspection]:
+        self.waiting = True
         assert self._free.wait(20)
         if self.error is not None:
             raise self.error

@@ -51,9 +51,9 @@ class Door:
         self._tasks.append(asyncio.create_task(enter()))
         await settle()
 
-    async def leave(self, *, after_s: float = 0.0) -> None:
+    async def leave(self, *, after_s: float = 0.0, in_time: bool = True) -> None:
         self.clock.seconds += after_s
-        self.admission.leave(self._entered.pop(self.inside.pop(0)))
+        self.admission.leave(self._entered.pop(self.inside.pop(0)), in_time=in_time)
         await settle()
 
 
@@ -141,6 +141,25 @@ async def test_admission_keeps_its_promise(order: IntakeOrder) -> None:
     assert door.inside == ["promised"]
 
 
+async def test_admission_lets_fewer_in_where_they_make_each_other_late() -> None:
+    """Three at a time that are all late become one at a time; when that goes well, more are let in again."""
+    door = Door(IntakeOrder.OLDEST, capacity=20, places=3)
+    for number in range(8):
+        await door.come(str(number))
+    assert len(door.inside) == 3
+    for _ in range(2):
+        await door.leave(in_time=False)
+    assert len(door.inside) == 1
+    for _ in range(5):
+        await door.leave(in_time=False)
+        assert len(door.inside) <= 1
+    for number in range(30):
+        await door.come(f"good{number}")
+        if number % 2:
+            await door.leave()
+    assert len(door.inside) >= 2
+
+
 async def test_admission_gives_away_the_place_of_who_is_gone() -> None:
     """A waiting event whose task is cancelled leaves no gap and no ghost."""
     door = Door(IntakeOrder.OLDEST)
@@ -158,7 +177,7 @@ async def test_admission_gives_away_the_place_of_who_is_gone() -> None:
     order=st.sampled_from(IntakeOrder),
     capacity=st.integers(1, 6),
     places=st.integers(1, 4),
-    steps=st.lists(st.one_of(st.floats(0.01, 5), st.just("leave")), max_size=60),
+    steps=st.lists(st.one_of(st.floats(0.01, 5), st.sampled_from(["leave", "late"])), max_size=60),
 )
 def test_admission_answers_everybody_and_stays_bounded(
     order: IntakeOrder, capacity: int, places: int, steps: list[float | str]
@@ -173,7 +192,7 @@ def test_admission_answers_everybody_and_stays_bounded(
                 came += 1
                 await door.come(str(came), decide_by=door.clock.seconds + step)
             elif door.inside:
-                await door.leave(after_s=0.5)
+                await door.leave(after_s=0.5, in_time=step == "leave")
             assert door.admission.in_work <= capacity
             assert len(door.inside) <= places
         left = 0

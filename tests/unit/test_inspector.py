@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -152,7 +153,9 @@ async def test_inspector_decides_before_the_deadline_when_work_takes_too_long() 
     """The deadline wins over a slow inspection; its result is recorded as late and goes nowhere."""
     async with a_line(pipeline=ScriptedPipeline(score=9.0)) as line:
         line.pipeline.hold()
-        answer = await line.ask(arrival(deadline_ms=60))
+        asked = asyncio.create_task(line.ask(arrival(deadline_ms=1000)))
+        await eventually(lambda: line.pipeline.waiting)
+        answer = await asked
         assert answer.verdict.reason is Reason.DEADLINE_MISSED
         assert CLOCK.monotonic() <= answer.deadline_monotonic + 0.5
         line.pipeline.release()
@@ -162,6 +165,19 @@ async def test_inspector_decides_before_the_deadline_when_work_takes_too_long() 
     assert b'"late":true' in late
     assert b'"decision":"DAMAGED"' in late
     assert len(line.answers) == 1
+
+
+async def test_inspector_does_not_take_a_result_that_was_found_after_the_deadline() -> None:
+    """A process that was frozen finds result and deadline side by side: the part has passed, the gate must reject."""
+    async with a_line() as line:
+        line.pipeline.hold()
+        asked = asyncio.create_task(line.ask(arrival(deadline_ms=1000)))
+        await eventually(lambda: line.pipeline.waiting)
+        line.pipeline.release()
+        time.sleep(1.2)  # noqa: ASYNC251 - this is the freeze
+        verdict = (await asked).verdict
+        assert (verdict.reason, verdict.gate) == (Reason.DEADLINE_MISSED, Gate.REJECT)
+        await eventually(lambda: line.journal.rows["e1"].late is not None)
 
 
 async def test_inspector_repeats_the_first_verdict_byte_for_byte() -> None:
