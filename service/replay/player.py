@@ -23,6 +23,9 @@ _UNHURRIED_MS = 60_000
 _PATIENCE_S = 10.0
 """How long after its deadline a verdict is still waited for."""
 
+_UNKNOWN_DEADLINE_MS = 30_000
+"""What is waited for where an event names none, and the station's default is its own business."""
+
 _OUTSTANDING = 256
 """Parts that may wait for their verdicts at recorded speed: more than any station takes in, yet a bound."""
 
@@ -175,7 +178,7 @@ class _Playing:
             self.shown.put_nowait(None)
 
     async def outcome(self, showing: Showing) -> Played:
-        patience_s = _PATIENCE_S + (showing.deadline_ms or 0) / 1000
+        patience_s = _PATIENCE_S + (showing.deadline_ms or _UNKNOWN_DEADLINE_MS) / 1000
         left_s = showing.shown + patience_s - self._clock.monotonic()
         either: list[asyncio.Future[Verdict] | asyncio.Future[SinkUnavailable]] = [showing.answer, self.broken]
         await asyncio.wait(either, timeout=max(0.0, left_s), return_when=asyncio.FIRST_COMPLETED)
