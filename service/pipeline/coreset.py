@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from service.pipeline.nearest import squared_lengths
 from service.pipeline.types import FloatArray, Progress
 
 SMALL_POOL, LARGE_POOL = 256, 8192
@@ -81,7 +82,7 @@ class _Selection:
 
     def __init__(self, points: torch.Tensor, count: int, centres: torch.Tensor) -> None:
         self.points = points
-        self.squared = points.square().sum(dim=1)
+        self.squared = squared_lengths(points)
         self.tie = TIE * float(self.squared.max())
         self.bound = torch.full((len(points),), torch.inf, device=points.device)
         self.seen = torch.zeros(len(points), dtype=torch.int64, device=points.device)

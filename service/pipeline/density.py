@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from service.pipeline.nearest import squared_lengths
 from service.pipeline.types import FloatArray, Mask, Progress
 
 ROWS, COLUMNS = 512, 4096
@@ -26,7 +27,7 @@ def mean_neighbour_distance(
     if k <= 0:
         return np.zeros(len(patches), np.float32)
     points = torch.as_tensor(patches, device=device)
-    squared = points.square().sum(dim=1)
+    squared = squared_lengths(points)
     mean = torch.empty(len(points), device=device)
     for row in range(0, len(points), ROWS):
         block = points[row : row + ROWS]

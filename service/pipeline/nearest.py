@@ -85,6 +85,11 @@ class NearestNeighbours:
         return distance
 
 
+def squared_lengths(vectors: torch.Tensor) -> torch.Tensor:
+    """Return |v|^2 of each vector (N,): vectors (N, D), of whose squares only some rows are held at a time."""
+    return torch.cat([rows.square().sum(dim=1) for rows in vectors.split(4096)])
+
+
 def search(patches: npt.NDArray[Float], vectors: FloatArray, half_norms: FloatArray, tile: tuple[int, int]) -> Indices:
     """Return the row (N,) of `vectors` with the largest a.b - |b|^2 / 2, computed in the type of `patches`.
 
