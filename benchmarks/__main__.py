@@ -22,6 +22,7 @@ COMMANDS = (
     ("replay", "ways"),
     ("replay", "memory"),
     ("recording",),
+    ("anomaly_map",),
     ("distance",),
     ("coreset",),
     ("machine_vision",),

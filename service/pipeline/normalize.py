@@ -5,6 +5,7 @@ Nothing outside the mask counts: neither for the gains, nor for the contrast, no
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -113,7 +114,7 @@ def normalize_colours(pixels: BgrImage, inside: Mask, recipe: NormalizeRecipe) -
         recipe: `gray_world`, `clahe_clip`, `clahe_tiles` and `side` are used.
     """
     weight = inside.view(np.uint8)
-    balanced = _bytes(cv2.LUT(pixels, gray_world_lut(pixels, weight))) if recipe.gray_world else pixels
+    balanced = _white_balanced(pixels, weight) if recipe.gray_world else pixels
     if recipe.clahe_clip > 0:
         balanced = _even_contrast(balanced, weight, recipe)
     return _bytes(cv2.copyTo(balanced, weight, np.full_like(balanced, NEUTRAL)))
@@ -129,19 +130,36 @@ def gray_world_gains(means_bgr: tuple[float, float, float]) -> tuple[float, floa
     return blue, green, red
 
 
-def gray_world_lut(pixels: BgrImage, weight: Lut) -> Lut:
-    """Return the (1, 256, 3) uint8 table of the gray-world gains over the pixels whose weight is not 0."""
-    blue, green, red, _ = cv2.mean(pixels, weight)
-    levels = np.arange(256, dtype=np.float64)[:, None] * gray_world_gains((blue, green, red))
-    table: Lut = np.clip(np.rint(levels), 0, 255).astype(np.uint8)[None]
-    return table
+def gray_world_luts(pixels: BgrImage, weight: Lut) -> Lut:
+    """Return the (3, 256) uint8 tables of the gray-world gains over the pixels whose weight is not 0, BGR."""
+    blue, green, red, _ = _weighted_mean(pixels, weight)
+    levels = np.arange(256, dtype=np.float64) * np.array(gray_world_gains((blue, green, red)))[:, None]
+    tables: Lut = np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+    return tables
+
+
+def _white_balanced(pixels: BgrImage, weight: Lut) -> BgrImage:
+    """Return the pixels after the gray-world gains."""
+    tables = gray_world_luts(pixels, weight)
+    # one table a plane takes two thirds of the time of a table for all three
+    planes = [cv2.LUT(plane, table) for plane, table in zip(cv2.split(pixels), tables, strict=True)]
+    return _bytes(cv2.merge(planes))
+
+
+def _weighted_mean(pixels: npt.NDArray[np.uint8], weight: Lut) -> Sequence[float]:
+    """Return the mean of each channel over the pixels whose weight is not 0, by whole sums.
+
+    cv2.mean with a mask says the same in five times the time.
+    """
+    count = cv2.countNonZero(weight)
+    return [channel / count for channel in cv2.sumElems(cv2.copyTo(pixels, weight))]
 
 
 def _even_contrast(pixels: BgrImage, weight: Lut, recipe: NormalizeRecipe) -> BgrImage:
     """Return the pixels after CLAHE on L, where pixels without weight count as the mean L of the others."""
     lab = cv2.cvtColor(pixels, cv2.COLOR_BGR2LAB)
-    lightness = cv2.extractChannel(lab, 0)
-    lightness[weight == 0] = round(cv2.mean(lightness, weight)[0])
+    lightness = _bytes(cv2.extractChannel(lab, 0))
+    lightness[weight == 0] = round(_weighted_mean(lightness, weight)[0])
     height, width = lightness.shape
     tiles_x, tiles_y = (max(1, round(recipe.clahe_tiles * length / recipe.side)) for length in (width, height))
     clahe = cv2.createCLAHE(recipe.clahe_clip, (tiles_x, tiles_y))

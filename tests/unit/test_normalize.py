@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from schemas.recipe import NormalizeRecipe
 from service.errors import RoiNotFound
-from service.pipeline.normalize import NEUTRAL, gray_world_gains, gray_world_lut, normalize
+from service.pipeline.normalize import NEUTRAL, gray_world_gains, gray_world_luts, normalize
 from service.pipeline.types import BgrImage, Roi
 
 PLAIN = NormalizeRecipe(side=160, gray_world=False, clahe_clip=0)
@@ -139,11 +139,11 @@ def test_gray_world_gains_make_means_equal() -> None:
     assert gray_world_gains((1.0, 200.0, 0.0)) == pytest.approx((4.0, 67 / 200, 1.0))
 
 
-def test_gray_world_lut_uses_only_pixels_with_weight() -> None:
+def test_gray_world_luts_use_only_pixels_with_weight() -> None:
     """A red table does not make the part blue."""
     pixels = np.full((4, 4, 3), 100, np.uint8)
     pixels[:2] = (0, 0, 255)
     weight = np.zeros((4, 4), np.uint8)
     weight[2:] = 1
-    table = gray_world_lut(pixels, weight)
-    np.testing.assert_array_equal(table[0], np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1))
+    tables = gray_world_luts(pixels, weight)
+    np.testing.assert_array_equal(tables, np.tile(np.arange(256, dtype=np.uint8), (3, 1)))
