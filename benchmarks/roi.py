@@ -25,7 +25,7 @@ from schemas.recipe import NormalizeRecipe, RoiRecipe
 from service.errors import RoiNotFound
 from service.pipeline.normalize import NEUTRAL, normalize, normalize_colours
 from service.pipeline.roi import RoiFinder, build_roi_finder
-from service.pipeline.roi.coarse_box import find_coarse_box
+from service.pipeline.roi.coarse_box import survey
 from service.pipeline.roi.mask_rules import mask_iou
 from service.pipeline.types import BgrImage, Mask
 
@@ -188,8 +188,8 @@ def measure_time(photo: Path | None, repeats: int) -> None:
     strip = slice(columns[0], columns[-1] + 1)
     pixels, inside = np.ascontiguousarray(whole.bgr[:, strip]), np.ascontiguousarray(whole.mask[:, strip])
     rows: tuple[tuple[str, Callable[[], object]], ...] = (
-        ("coarse box", lambda: find_coarse_box(bgr, recipe)),
-        ("coarse box and GrabCut, full mask", lambda: finder.find(bgr)),
+        ("coarse boxes", lambda: survey(bgr, recipe)),
+        ("coarse boxes and GrabCut, full mask", lambda: finder.find(bgr)),
         ("normalisation, crop and resize included", lambda: normalize(bgr, roi, norm)),
         ("its colours: look-up tables", lambda: normalize_colours(pixels, inside, norm)),
         ("its colours: floating point", lambda: normalize_in_float(pixels, inside, norm)),

@@ -52,6 +52,7 @@ class RoiRecipe(Value):
     spur_frac: Fraction = Field(
         default=0.03, description="lowest piece that is kept beside the part, of the box's height"
     )
+    hole_frac: Fraction = Field(default=1.0, description="largest hole that is filled, of the filled mask's area")
     scrap_frac: Fraction = Field(default=0.02, description="smallest piece that is kept, of the largest piece's area")
     border_frac: Fraction = Field(
         default=0.002, description="margin along the frame's border that is never part of the mask, of its longer side"
@@ -60,6 +61,10 @@ class RoiRecipe(Value):
     area_frac_max: Fraction = Field(default=0.80, description="largest mask, of the frame's area")
     aspect_min: float = Field(default=0.5, gt=0, description="smallest height / width of the mask's bounds")
     aspect_max: float = Field(default=8.0, gt=0, description="largest height / width of the mask's bounds")
+    retries: Annotated[int, Field(ge=0, le=5)] = Field(
+        default=2, description="how often a wider box is tried where one cuts the part or shows no edge"
+    )
+    growth_frac: Fraction = Field(default=0.25, description="how far a side of the box moves out then, of the box")
     penalty_max: float = Field(default=1.0, gt=0, description="worst sum of penalties that a mask may have")
     polygon: tuple[tuple[Fraction, Fraction], ...] = Field(
         default=(), description="method fixed: at least three corners, as fractions of the frame's width and height"

@@ -13,7 +13,7 @@ from schemas.messages import Sha256
 from schemas.recipe import Recipe
 from service.model.calibration import Calibration
 
-PIPELINE_VERSION = 1
+PIPELINE_VERSION = 2
 """Rises with every change of the ROI, normalisation or scoring code that moves a score: older packages are refused."""
 
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]

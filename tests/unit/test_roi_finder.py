@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 import pytest
 
-from adapters.simulation.renderer import CameraStyle, DamageKind, render_canister
+from adapters.simulation.renderer import CameraStyle, DamageKind, random_damage, render_canister
 from benchmarks.roi import found_iou, read_mask, read_photo, variations
 from schemas.recipe import RoiMethod, RoiRecipe
 from service.errors import RoiNotFound, UsageError
 from service.pipeline.roi import build_roi_finder
-from service.pipeline.roi.coarse_box import Box, CoarseBox, find_coarse_box, pad_box, recentre
+from service.pipeline.roi.coarse_box import Box, CoarseBox, pad_box, recentre, survey
 from service.pipeline.roi.edges import edge_energy, edge_levels, noise_floor, solid_regions
 from service.pipeline.roi.finder import Prompt, PromptedFinder, Proposals, roi_of
 from service.pipeline.roi.grabcut import seed
@@ -68,6 +68,14 @@ def test_finder_cuts_out_a_rendered_canister(seed_: int) -> None:
     assert mask_iou(FINDER.find(frame.bgr).mask, frame.mask) > 0.90
 
 
+@pytest.mark.parametrize("seed_", [50671, 50942, 50980])
+def test_finder_is_not_drawn_away_by_what_stands_behind(seed_: int) -> None:
+    """Books on the wall and right behind the stem, a monitor joined to the part, a bright side: each was taken once."""
+    damage = random_damage(np.random.default_rng([seed_, 3])) if seed_ % 2 else None
+    frame = render_canister(seed_, style=CameraStyle.VARIED, damage=damage)
+    assert mask_iou(FINDER.find(frame.bgr).mask, frame.mask) > 0.85
+
+
 @pytest.mark.skipif(not CANISTER_DATA.is_dir(), reason="the photos are not part of the project")
 @pytest.mark.parametrize("name", ["Canister1", "Canister2"])
 def test_finder_cuts_out_a_real_canister(name: str) -> None:
@@ -108,8 +116,7 @@ def test_coarse_box_prefers_the_upright_part_to_clutter() -> None:
     frame, truth = drawn_canister(at_xy=(330, 160))
     cv2.rectangle(frame, (80, -5), (260, 90), (20, 20, 25), cv2.FILLED)
     cv2.line(frame, (480, 420), (620, 380), (40, 40, 160), 6)
-    coarse = find_coarse_box(frame, RoiRecipe())
-    assert coarse is not None
+    coarse = survey(frame, RoiRecipe()).boxes[0]
     expected = frame_box((330 - 45, 160, 330 + 46, 160 + 281))
     assert np.abs(np.subtract(coarse.xyxy, expected)).max() < 15
     assert mask_iou(FINDER.find(frame).mask, truth) > 0.9
@@ -118,7 +125,36 @@ def test_coarse_box_prefers_the_upright_part_to_clutter() -> None:
 def test_coarse_box_needs_prominence() -> None:
     """The knob decides what is prominent enough."""
     frame, _ = drawn_canister()
-    assert find_coarse_box(frame, RoiRecipe(prominence_min=0.99)) is None
+    assert survey(frame, RoiRecipe(prominence_min=0.99)).boxes == ()
+
+
+def two_canisters() -> tuple[BgrImage, Mask, Mask]:
+    """Return a frame with two canisters that look alike, and the mask of each."""
+    (left, left_mask), (_, right_mask) = drawn_canister(at_xy=(200, 100)), drawn_canister(at_xy=(440, 100))
+    frame = left.copy()
+    frame[:, 320:] = drawn_canister(at_xy=(440, 100))[0][:, 320:]
+    return frame, left_mask, right_mask
+
+
+def test_survey_names_each_region_once_the_most_prominent_first() -> None:
+    """Two canisters are two boxes, however many candidates each of them makes."""
+    frame, left_mask, right_mask = two_canisters()
+    boxes = survey(frame, RoiRecipe()).boxes
+    assert boxes[0].prominence >= 0.85 * boxes[1].prominence  # the larger of nearly equal ones comes first
+    middles = sorted((box.xyxy[0] + box.xyxy[2]) / 2 for box in boxes[:2])
+    expected = [float(np.flatnonzero(mask.any(axis=0)).mean()) for mask in (left_mask, right_mask)]
+    assert middles == pytest.approx(expected, abs=15)
+
+
+def test_prominence_of_a_mask_falls_with_what_is_missing() -> None:
+    """The whole canister is clearer than half of it or one with a piece of the table, and nothing is nothing."""
+    frame, truth = drawn_canister()
+    seen = survey(frame, RoiRecipe())
+    half, with_table = truth.copy(), truth.copy()
+    half[230:] = False
+    with_table[330:370, 200:320] = True
+    assert seen.prominence_of(truth) > 1.15 * max(seen.prominence_of(half), seen.prominence_of(with_table))
+    assert seen.prominence_of(np.zeros_like(truth)) == 0.0
 
 
 def test_pad_box_stays_in_the_frame() -> None:
@@ -194,10 +230,11 @@ class ScriptedSegmenter:
         return propose
 
 
-def test_finder_widens_the_box_after_an_unusable_mask() -> None:
-    """First the whole box, then the canister: the second prompt is wider and its mask is taken."""
+@pytest.mark.parametrize("everything", [True, False], ids=["fills the frame", "empty"])
+def test_finder_widens_the_box_after_an_unusable_mask(everything: bool) -> None:
+    """First no edge at all, then the canister: the second prompt is wider and its mask is taken."""
     frame, truth = drawn_canister()
-    segmenter = ScriptedSegmenter([np.ones_like(truth), truth])
+    segmenter = ScriptedSegmenter([np.full_like(truth, everything), truth])
     roi = PromptedFinder(RoiRecipe(), segmenter).find(frame)
     first, second = segmenter.boxes
     assert (second[0] < first[0], second[1] < first[1], second[2] > first[2], second[3] > first[3]) == (True,) * 4
@@ -217,13 +254,42 @@ def test_finder_widens_only_the_side_that_cuts_the_part() -> None:
     assert second[3] > first[3]
 
 
-def test_finder_gives_up_after_the_widest_box() -> None:
-    """A segmenter that sees no edge anywhere ends as roi_not_found after three prompts."""
+@pytest.mark.parametrize("everything", [True, False], ids=["fills the frame", "empty"])
+@pytest.mark.parametrize("retries", [0, 2])
+def test_finder_gives_up_after_the_widest_box(retries: int, everything: bool) -> None:
+    """A segmenter that sees no edge anywhere ends as roi_not_found after as many prompts as the recipe allows."""
     frame, truth = drawn_canister()
-    segmenter = ScriptedSegmenter([np.ones_like(truth)])
+    segmenter = ScriptedSegmenter([np.full_like(truth, everything)])
     with pytest.raises(RoiNotFound):
-        PromptedFinder(RoiRecipe(), segmenter).find(frame)
-    assert len(segmenter.boxes) == 3
+        PromptedFinder(RoiRecipe(retries=retries), segmenter).find(frame)
+    assert len(segmenter.boxes) == retries + 1
+
+
+def test_finder_widens_by_the_share_of_the_recipe() -> None:
+    """The knob says how far the sides move out."""
+    frame, truth = drawn_canister()
+    segmenter = ScriptedSegmenter([np.ones_like(truth), truth])
+    PromptedFinder(RoiRecipe(growth_frac=0.1), segmenter).find(frame)
+    (x1, y1, x2, y2), second = segmenter.boxes
+    width, height = x2 - x1, y2 - y1
+    expected = (x1 - 0.1 * width, y1 - 0.1 * height, x2 + 0.1 * width, y2 + 0.1 * height)
+    assert second == pytest.approx(expected)
+
+
+def test_finder_takes_the_clearer_of_two_regions() -> None:
+    """Where the first region turns out to be half a part and the second a whole one, the second is the ROI."""
+    frame, left_mask, right_mask = two_canisters()
+    first, second = left_mask, right_mask
+    if survey(frame, RoiRecipe()).boxes[0].xyxy[0] > 320:
+        first, second = right_mask, left_mask
+    half = first.copy()
+    half[230:] = False
+    recipe = RoiRecipe(retries=0)
+    segmenter = ScriptedSegmenter([half, second])
+    assert mask_iou(PromptedFinder(recipe, segmenter).find(frame).mask, second) > 0.98
+    assert len(segmenter.boxes) == 2
+    segmenter = ScriptedSegmenter([first, second])
+    assert mask_iou(PromptedFinder(recipe, segmenter).find(frame).mask, first) > 0.98
 
 
 def test_finder_falls_back_to_the_largest_component() -> None:

@@ -105,6 +105,36 @@ def test_fill_holes_closes_highlights() -> None:
     np.testing.assert_array_equal(rules.fill_holes(pierced), canister())
 
 
+def test_fill_holes_leaves_a_hole_open_that_is_larger_than_the_knob() -> None:
+    """A ring is no highlight; its opening stays where the recipe says so, the small hole beside it does not."""
+    ring = mask_of((20, 20, 80, 80)) & ~mask_of((30, 30, 70, 70)) & ~mask_of((22, 22, 25, 25))
+    np.testing.assert_array_equal(rules.fill_holes(ring, 0.2), mask_of((20, 20, 80, 80)) & ~mask_of((30, 30, 70, 70)))
+    np.testing.assert_array_equal(rules.fill_holes(ring, 1.0), mask_of((20, 20, 80, 80)))
+
+
+def test_largest_component_is_the_raw_mask_in_the_box_without_the_rest() -> None:
+    """The first fallback: no rule but the box, the largest piece and no holes."""
+    raw = canister() | mask_of((56, 10, 58, 12)) | mask_of((110, 0, 160, 120))
+    raw[60:70, 70:80] = False
+    ruled = rules.largest_component(raw, SCENE, RECIPE)
+    np.testing.assert_array_equal(ruled.mask, canister())
+    assert ruled.faults == ()
+
+
+def test_coarse_box_alone_is_the_box_before_padding() -> None:
+    """The last fallback, in the size of the raw mask."""
+    ruled = rules.coarse_box_alone(mask_of(), SCENE, RECIPE)
+    np.testing.assert_array_equal(ruled.mask, mask_of(CORE))
+    assert ruled.penalty < RECIPE.penalty_max
+
+
+@pytest.mark.parametrize(("raw", "expected"), [("empty", True), ("full", True), ("canister", False)])
+def test_unusable_is_a_mask_that_shows_no_edge_in_the_box(raw: str, expected: bool) -> None:
+    """Nothing in the box, or nothing but the box."""
+    masks_by_name = {"empty": mask_of((0, 0, 20, 20)), "full": np.ones(SIZE, np.bool_), "canister": canister()}
+    assert rules.unusable(masks_by_name[raw], BOX) is expected
+
+
 def test_drop_scraps_keeps_pieces_of_some_size() -> None:
     """Specks go, a stem that came off stays."""
     body, stem, speck = mask_of((60, 46, 100, 105)), mask_of((78, 15, 82, 30)), mask_of((10, 10, 13, 13))
@@ -168,22 +198,31 @@ def test_touched_sides_ignores_the_border_of_the_frame() -> None:
     assert not rules.touched_sides(full, (0, 0, 160, 120), SCENE.frame).any()
 
 
-@pytest.mark.parametrize(
-    ("name", "raw"),
-    [
-        ("inverted", ~canister()),
-        ("split at the neck", canister() & ~mask_of((0, 40, 160, 46))),
-        ("bleeding into the desk", canister() | mask_of((0, 100, 60, 103), (100, 100, 160, 103))),
-        ("touching the border", canister() | mask_of((0, 0, 160, 9), (0, 0, 9, 120))),
-        ("several objects", canister() | mask_of((5, 40, 30, 100), (120, 20, 150, 60))),
-        ("with holes and specks", (canister() & ~mask_of((70, 60, 80, 70))) | mask_of((57, 12, 59, 14))),
-    ],
-)
-def test_rules_repair_a_bad_proposal(name: str, raw: Mask) -> None:
+PROPOSALS = {
+    "inverted": ~canister(),
+    "split at the neck": canister() & ~mask_of((0, 40, 160, 46)),
+    "bleeding into the desk": canister() | mask_of((0, 100, 60, 103), (100, 100, 160, 103)),
+    "touching the border": canister() | mask_of((0, 0, 160, 9), (0, 0, 9, 120)),
+    "several objects": canister() | mask_of((5, 40, 30, 100), (120, 20, 150, 60)),
+    "with holes and specks": (canister() & ~mask_of((70, 60, 80, 70))) | mask_of((57, 12, 59, 14)),
+}
+
+
+@pytest.mark.parametrize("name", PROPOSALS)
+def test_rules_repair_a_proposal_that_is(name: str) -> None:
     """Whatever a segmenter does wrong in these ways ends as the canister."""
-    ruled = rules.apply_rules(raw, SCENE, RECIPE)
-    assert rules.mask_iou(ruled.mask, canister()) > 0.95, name
+    ruled = rules.apply_rules(PROPOSALS[name], SCENE, RECIPE)
+    assert rules.mask_iou(ruled.mask, canister()) > 0.95
     assert ruled.penalty < RECIPE.penalty_max
+
+
+@pytest.mark.parametrize("name", PROPOSALS)
+def test_rank_prefers_the_canister_to_an_empty_proposal_and_one_that_fills_the_frame(name: str) -> None:
+    """SAM makes three proposals: a confident nothing and a confident everything lose to one that can be repaired."""
+    proposals = [(mask_of(), 0.99), (np.ones(SIZE, np.bool_), 0.98), (PROPOSALS[name], 0.2)]
+    raw, ruled = rules.rank(proposals, SCENE, RECIPE)
+    np.testing.assert_array_equal(raw, PROPOSALS[name])
+    assert rules.mask_iou(ruled.mask, canister()) > 0.95
 
 
 def test_rules_find_an_empty_proposal_beyond_all_limits() -> None:

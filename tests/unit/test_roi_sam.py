@@ -17,7 +17,7 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from schemas.recipe import RoiMethod, RoiRecipe
 from service.errors import PackageRefused, RoiNotFound, UsageError
 from service.pipeline.roi import build_roi_finder
-from service.pipeline.roi.coarse_box import find_coarse_box, pad_box
+from service.pipeline.roi.coarse_box import pad_box, survey
 from service.pipeline.roi.finder import PromptedFinder
 from service.pipeline.roi.sam import SamSegmenter, load_sam
 from service.pipeline.types import BgrImage
@@ -112,8 +112,7 @@ def test_load_sam_refuses_weights_of_another_network(tmp_path: Path) -> None:
 def test_segmenter_hands_over_every_proposal() -> None:
     """All three masks of the box prompt come over the full frame, each with SAM's own confidence."""
     frame, recipe = frame_with_part(), RoiRecipe()
-    coarse = find_coarse_box(frame, recipe)
-    assert coarse is not None
+    coarse = survey(frame, recipe).boxes[0]
     box = pad_box(coarse.xyxy, 0.1, 0.1, (320, 240))
     proposals = SamSegmenter(tiny_sam()).look(frame)(coarse, box)
     assert [(mask.shape, mask.dtype.name) for mask, _ in proposals.masks] == [((240, 320), "bool")] * 3
@@ -143,8 +142,7 @@ def test_finder_with_sam_refuses_a_blank_frame_unasked() -> None:
 def test_segmenter_in_half_precision_sees_the_same() -> None:
     """On a CUDA device the embedding in half precision changes few pixels."""
     frame, model = frame_with_part(), tiny_sam()
-    coarse = find_coarse_box(frame, RoiRecipe())
-    assert coarse is not None
+    coarse = survey(frame, RoiRecipe()).boxes[0]
     exact = SamSegmenter(model).look(frame)(coarse, coarse.xyxy).masks
     halved = SamSegmenter(model.to("cuda")).look(frame)(coarse, coarse.xyxy).masks
     for (one, _), (other, _) in zip(exact, halved, strict=True):

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.pipeline.roi.edges import ByteMask
+from service.pipeline.types import FloatArray
 
 REGIONS = 4
 """How many regions are looked at."""
@@ -49,6 +50,11 @@ class Candidate:
     def height(self) -> int:
         """Height in reduced pixels."""
         return int(self.mask.shape[0])
+
+    @property
+    def xyxy(self) -> tuple[int, int, int, int]:
+        """Bounds in reduced pixels."""
+        return self.x, self.y, self.x + self.width, self.y + self.height
 
     @property
     def area(self) -> int:
@@ -110,8 +116,8 @@ def _bodies(region: Candidate, *, joined: bool) -> Iterator[Candidate]:
     """
     # The border counts as outside, so that a region cut by the frame is not thick there.
     framed = cv2.copyMakeBorder(region.mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT)
-    thickness = cv2.distanceTransform(framed, cv2.DIST_L2, 3)[1:-1, 1:-1].copy()
-    height, width = region.mask.shape
+    thickness = np.asarray(cv2.distanceTransform(framed, cv2.DIST_L2, 3)[1:-1, 1:-1], np.float32).copy()
+    width = region.width
     columns = np.arange(width)
     zero_before = np.maximum.accumulate(np.where(region.mask, -1, columns), axis=1)
     zero_after = np.minimum.accumulate(np.where(region.mask, width, columns)[:, ::-1], axis=1)[:, ::-1]
@@ -119,21 +125,46 @@ def _bodies(region: Candidate, *, joined: bool) -> Iterator[Candidate]:
         _, radius, _, (seed_x, seed_y) = cv2.minMaxLoc(thickness)
         if radius < 3:
             return
+        seeds = [(seed_x, seed_y, radius)]
+        if joined:
+            seeds += _foot(thickness, seed_x, seed_y, radius)
         reach = int(1.2 * radius)
         thickness[max(seed_y - 3 * reach, 0) : seed_y + 3 * reach, max(seed_x - reach, 0) : seed_x + reach] = 0
-        runs = _Runs(zero_before, zero_after, radius)
-        down, _ = runs.follow(seed_x, range(seed_y, height), shoulder=-1)
-        bottom = down[-1][0] + 1 if down else seed_y
-        highest = max(0, bottom - round(TALL_SHAPE * 2 * radius)) if joined else 0
-        shoulder = bottom - round(SHOULDER_SHAPE * 2 * radius) if joined else -1
-        up, blocked_above = runs.follow(seed_x, range(seed_y, highest - 1, -1), shoulder=shoulder)
-        mask = np.zeros_like(region.mask)
-        for row, first, last in up + down:
-            mask[row, first : last + 1] = 1
-        left, top, body_width, body_height = cv2.boundingRect(mask)
-        if body_width:
-            body = mask[top : top + body_height, left : left + body_width]
-            yield Candidate(body, region.x + left, region.y + top, blocked_above)
+        for x, y, half in seeds:
+            body, left, top, blocked_above = _traced(_Runs(zero_before, zero_after, half), x, y, joined=joined)
+            if body.size:
+                yield Candidate(body, region.x + left, region.y + top, blocked_above)
+
+
+def _foot(thickness: FloatArray, x: int, y: int, radius: float) -> list[tuple[int, int, float]]:
+    """Return column, row and thickness of the thickest point well below a seed, if it is another body's.
+
+    What is joined to the part behind its upper half, as a monitor, moves the thickest point off the part's axis; the
+    foot stands free on the table.
+    """
+    top = y + round(radius)
+    left = max(x - round(1.5 * radius), 0)
+    below = thickness[top : top + round(2 * radius), left : x + round(1.5 * radius)]
+    if not below.size:
+        return []
+    _, slimmer, _, (column, row) = cv2.minMaxLoc(below)
+    is_other = slimmer < 0.85 * radius or abs(left + column - x) > 0.2 * radius
+    return [(left + column, top + row, slimmer)] if is_other and slimmer >= 3 else []
+
+
+def _traced(runs: _Runs, x: int, y: int, *, joined: bool) -> tuple[ByteMask, int, int, bool]:
+    """Return a body traced up and down from its thickest point: tight mask, left, top, whether its top is blocked."""
+    height, width = runs.zero_before.shape
+    down, _ = runs.follow(x, range(y, height), shoulder=-1)
+    bottom = down[-1][0] + 1 if down else y
+    highest = max(0, bottom - round(TALL_SHAPE * 2 * runs.radius)) if joined else 0
+    shoulder = bottom - round(SHOULDER_SHAPE * 2 * runs.radius) if joined else -1
+    up, blocked_above = runs.follow(x, range(y, highest - 1, -1), shoulder=shoulder)
+    mask = np.zeros((height, width), np.uint8)
+    for row, first, last in up + down:
+        mask[row, first : last + 1] = 1
+    left, top, body_width, body_height = cv2.boundingRect(mask)
+    return mask[top : top + body_height, left : left + body_width], left, top, blocked_above
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import numpy as np
 from schemas.recipe import RoiRecipe
 from service.pipeline.roi.candidates import TALL_SHAPE, Candidate, candidates
 from service.pipeline.roi.edges import ByteMask, edge_energy, edge_levels, noise_floor, solid_regions
+from service.pipeline.roi.mask_rules import box_iou
 from service.pipeline.types import BgrImage, FloatArray, Mask
 
 Box = tuple[float, float, float, float]
@@ -23,6 +24,12 @@ Box = tuple[float, float, float, float]
 
 LEVELS = 5
 """At how many levels of edge energy outlines are looked for."""
+
+REGIONS = 3
+"""How many regions a survey names at most."""
+
+SAME_REGION = 0.6
+"""IoU of bounds from which two candidates are one region."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +67,32 @@ def recentre(xyxy: Box, silhouette: ByteMask, scale: float) -> Box:
     return min(x1, axis - half), y1, max(x2, axis + half), y2
 
 
-def find_coarse_box(bgr: BgrImage, recipe: RoiRecipe) -> CoarseBox | None:
-    """Return where the part probably is, or None where nothing in the frame looks like one.
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What the edges of one frame say.
+
+    boxes: coarse boxes of different regions, most prominent first; empty where nothing looks like a part.
+    """
+
+    boxes: tuple[CoarseBox, ...]
+    _energy: FloatArray
+    _salient: FloatArray
+    _recipe: RoiRecipe
+
+    def prominence_of(self, mask: Mask) -> float:
+        """Return how much a mask (H, W) of the full frame looks like one upright part, 0..1; see `prominence`."""
+        height, width = self._energy.shape
+        share = cv2.resize(mask.view(np.uint8) * np.uint8(255), (width, height), interpolation=cv2.INTER_AREA)
+        reduced = (share > 127).astype(np.uint8)
+        x, y, width, height = cv2.boundingRect(reduced)
+        if not width:
+            return 0.0
+        tight = Candidate(reduced[y : y + height, x : x + width], x, y, open_above=False)
+        return prominence(tight, self._energy, self._salient, self._recipe)
+
+
+def survey(bgr: BgrImage, recipe: RoiRecipe) -> Survey:
+    """Return where the part may be.
 
     Args:
         bgr: (H, W, 3) uint8.
@@ -79,28 +110,31 @@ def find_coarse_box(bgr: BgrImage, recipe: RoiRecipe) -> CoarseBox | None:
             (prominence(candidate, energy, salient, recipe), candidate)
             for candidate in candidates(solid, recipe.area_frac_min / 2)
         ]
-    if not ranked:
-        return None
-    score, candidate = _largest_of_best(ranked)
-    if score < recipe.prominence_min:
-        return None
-    silhouette = _with_stem(candidate, (energy.shape[0], energy.shape[1]))
-    x, y, width, height = cv2.boundingRect(silhouette)
-    box = x / scale, y / scale, (x + width) / scale, (y + height) / scale
-    box = pad_box(recentre(box, silhouette, scale), 0.0, 0.0, (bgr.shape[1], bgr.shape[0]))
-    return CoarseBox(box, silhouette.astype(np.bool_), scale, score)
+    boxes: list[CoarseBox] = []
+    while ranked and len(boxes) < REGIONS:
+        score, candidate = _largest_of_best(ranked)
+        if score <= 0.0 or (score < recipe.prominence_min and not boxes):
+            break
+        silhouette = _with_stem(candidate, (energy.shape[0], energy.shape[1]))
+        x, y, width, height = cv2.boundingRect(silhouette)
+        box = x / scale, y / scale, (x + width) / scale, (y + height) / scale
+        box = pad_box(recentre(box, silhouette, scale), 0.0, 0.0, (bgr.shape[1], bgr.shape[0]))
+        boxes.append(CoarseBox(box, silhouette.astype(np.bool_), scale, score))
+        ranked = [entry for entry in ranked if box_iou(entry[1].xyxy, candidate.xyxy) < SAME_REGION]
+    return Survey(tuple(boxes), energy, salient, recipe)
 
 
 def _largest_of_best(ranked: list[tuple[float, Candidate]]) -> tuple[float, Candidate]:
     """Return the best candidate, or the largest around it of nearly its rank: a high level loses faint edges."""
     best_score, best = max(ranked, key=lambda entry: entry[0])
+    x1, y1, x2, y2 = best.xyxy
 
     def is_around(candidate: Candidate) -> bool:
-        shared_x = min(best.x + best.width, candidate.x + candidate.width) - max(best.x, candidate.x)
-        shared_y = min(best.y + best.height, candidate.y + candidate.height) - max(best.y, candidate.y)
+        left, top, right, bottom = candidate.xyxy
+        shared_x, shared_y = min(x2, right) - max(x1, left), min(y2, bottom) - max(y1, top)
         return min(shared_x, shared_y) > 0 and shared_x * shared_y >= 0.85 * best.width * best.height
 
-    near = [entry for entry in ranked if entry[0] >= 0.9 * best_score and is_around(entry[1])]
+    near = [entry for entry in ranked if entry[0] >= 0.85 * best_score and is_around(entry[1])]
     return max(near, key=lambda entry: entry[1].area)
 
 

@@ -1,4 +1,7 @@
-"""From coarse box to ROI: prompt a segmenter, judge its masks by the rules, widen the box, fall back, or give up."""
+"""From coarse boxes to ROI: prompt a segmenter, judge its masks by the rules, widen the box, fall back, or give up.
+
+Where two regions of a frame look alike before they are cut out, both are, and the clearer part is taken.
+"""
 
 from __future__ import annotations
 
@@ -10,26 +13,24 @@ import numpy as np
 
 from schemas.recipe import RoiRecipe
 from service.errors import RoiNotFound
-from service.pipeline.roi.coarse_box import Box, CoarseBox, find_coarse_box, pad_box
+from service.pipeline.roi.coarse_box import Box, CoarseBox, pad_box, survey
 from service.pipeline.roi.mask_rules import (
     RuledMask,
     Scene,
-    assess,
     bounds,
-    fill_holes,
-    largest_piece,
+    coarse_box_alone,
+    largest_component,
     rank,
     touched_sides,
     unusable,
-    within_box,
 )
 from service.pipeline.types import BgrImage, Mask, Roi
 
-RETRIES = 2
-"""How often a wider box is tried on one frame."""
+RIVAL = 0.8
+"""A further region is segmented too if it was this prominent before, of what the best mask is after."""
 
-GROWTH = 0.25
-"""How far a box's side moves out when it was too small, of the box's width or height."""
+CLEARER = 1.15
+"""How much more prominent the mask of a further region must be: it may be a piece of the part."""
 
 
 class RoiFinder(Protocol):
@@ -86,26 +87,50 @@ class PromptedFinder:
 
     def find(self, bgr: BgrImage) -> Roi:
         """See `RoiFinder.find`."""
-        recipe = self._recipe
-        coarse = find_coarse_box(bgr, recipe)
-        if coarse is None:
+        seen = survey(bgr, self._recipe)
+        if not seen.boxes:  # a segmenter is not asked in vain: SAM's look takes a second
             raise RoiNotFound("nothing in the frame looks like a part")
-        frame_wh = bgr.shape[1], bgr.shape[0]
         prompt = self._segmenter.look(bgr)
+        best, best_prominence, refusal = None, 0.0, None
+        for coarse in seen.boxes:
+            # Most frames end here after the first box: no other region looked as much like a part as this mask does.
+            if coarse.prominence < RIVAL * best_prominence:
+                break
+            try:
+                roi = self._prompted(prompt, coarse, (bgr.shape[1], bgr.shape[0]))
+            except RoiNotFound as exc:
+                refusal = refusal or exc
+                continue
+            prominence = seen.prominence_of(roi.mask)
+            if best is None or prominence > CLEARER * best_prominence:
+                best, best_prominence = roi, prominence
+        if best is None:
+            raise refusal or RoiNotFound("no region of the frame could be cut out")
+        return best
+
+    def _prompted(self, prompt: Prompt, coarse: CoarseBox, frame_wh: tuple[int, int]) -> Roi:
+        """Return what is in one coarse box. Raises RoiNotFound."""
+        recipe = self._recipe
         box = pad_box(coarse.xyxy, recipe.pad_frac, recipe.pad_frac / 2, frame_wh)
         path = self._segmenter.name
         raw, ruled, proposals = self._segmented(prompt, coarse, box)
-        for _ in range(RETRIES):
+        for _ in range(recipe.retries):
             too_small = _too_small(ruled, proposals.scene)
             if not too_small.any():
                 break
             path = f"{self._segmenter.name}>wider"
-            box = _grown(box, too_small, frame_wh)
+            box = _grown(box, too_small, recipe.growth_frac, frame_wh)
             raw, ruled, proposals = self._segmented(prompt, coarse, box)
         if unusable(raw, proposals.scene.box):
             raise RoiNotFound(f"no edge in a coarse box of prominence {coarse.prominence:.2f}")
-        for step, candidate in _fallbacks(raw, ruled, proposals.scene, recipe):
+        fallbacks: tuple[tuple[str, Callable[[], RuledMask]], ...] = (
+            ("", lambda: ruled),
+            (">largest_component", lambda: largest_component(raw, proposals.scene, recipe)),
+            (">box", lambda: coarse_box_alone(raw, proposals.scene, recipe)),
+        )
+        for step, fallback in fallbacks:
             path += step
+            candidate = fallback()
             if candidate.penalty <= recipe.penalty_max:
                 return roi_of(proposals.to_frame(candidate.mask), path)
         raise RoiNotFound(f"the mask is not that of a part: {', '.join(ruled.faults) or 'too many doubts'}")
@@ -130,18 +155,7 @@ def _too_small(ruled: RuledMask, scene: Scene) -> Mask:
     return touched_sides(ruled.mask, scene.box, scene.frame)
 
 
-def _grown(box: Box, sides: Mask, frame_wh: tuple[int, int]) -> Box:
-    wider = pad_box(box, GROWTH, GROWTH, frame_wh)
+def _grown(box: Box, sides: Mask, frac: float, frame_wh: tuple[int, int]) -> Box:
+    wider = pad_box(box, frac, frac, frame_wh)
     x1, y1, x2, y2 = (new if moves else old for old, new, moves in zip(box, wider, sides, strict=True))
     return x1, y1, x2, y2
-
-
-def _fallbacks(raw: Mask, ruled: RuledMask, scene: Scene, recipe: RoiRecipe) -> list[tuple[str, RuledMask]]:
-    """Return what may be the ROI, best first, each with its step of the path."""
-    largest = fill_holes(largest_piece(within_box(raw, scene.box)))
-    core = within_box(np.ones_like(raw), scene.core)
-    return [
-        ("", ruled),
-        (">largest_component", assess(largest, scene, recipe)),
-        (">box", assess(core, scene, recipe)),
-    ]

@@ -119,12 +119,21 @@ def largest_piece(mask: Mask) -> Mask:
     return largest
 
 
-def fill_holes(mask: Mask) -> Mask:
-    """Return the mask without holes: whatever its pieces enclose belongs to them (highlights, mostly)."""
+def fill_holes(mask: Mask, hole_frac: float = 1.0) -> Mask:
+    """Return the mask without holes: whatever its pieces enclose belongs to them (highlights, mostly).
+
+    hole_frac: a hole larger than this share of the filled mask stays open.
+    """
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    filled = np.zeros(mask.shape, np.uint8)
-    cv2.drawContours(filled, contours, -1, 1, cv2.FILLED)
-    return filled.astype(np.bool_)
+    drawn = np.zeros(mask.shape, np.uint8)
+    cv2.drawContours(drawn, contours, -1, 1, cv2.FILLED)
+    filled = drawn.astype(np.bool_)
+    if hole_frac < 1.0:
+        _, labels, stats, _ = cv2.connectedComponentsWithStats((filled & ~mask).astype(np.uint8), connectivity=4)
+        stays_open = stats[:, cv2.CC_STAT_AREA] > hole_frac * np.count_nonzero(filled)
+        stays_open[0] = False
+        filled &= ~stays_open[labels]
+    return filled
 
 
 def drop_scraps(mask: Mask, scrap_frac: float) -> Mask:
@@ -226,7 +235,7 @@ def apply_rules(raw: Mask, scene: Scene, recipe: RoiRecipe) -> RuledMask:
     mask = drop_scraps(mask, recipe.scrap_frac)
     mask = bridge_vertically(mask, gap)
     mask = central_pieces(mask, scene.box, recipe.bands_frac)
-    return assess(fill_holes(mask), scene, recipe)
+    return assess(fill_holes(mask, recipe.hole_frac), scene, recipe)
 
 
 def assess(mask: Mask, scene: Scene, recipe: RoiRecipe) -> RuledMask:
@@ -256,6 +265,16 @@ def rank(proposals: Sequence[tuple[Mask, float]], scene: Scene, recipe: RoiRecip
     ruled = [(mask, apply_rules(mask, scene, recipe), confidence) for mask, confidence in proposals]
     raw, best, _ = min(ruled, key=lambda entry: entry[1].penalty - 0.1 * entry[2])
     return raw, best
+
+
+def largest_component(raw: Mask, scene: Scene, recipe: RoiRecipe) -> RuledMask:
+    """Return the first fallback: the largest piece of a raw mask in the box, filled, where the rules made it worse."""
+    return assess(fill_holes(largest_piece(within_box(raw, scene.box)), recipe.hole_frac), scene, recipe)
+
+
+def coarse_box_alone(raw: Mask, scene: Scene, recipe: RoiRecipe) -> RuledMask:
+    """Return the last fallback: the coarse box as the mask, in the size of a raw one."""
+    return assess(within_box(np.ones_like(raw), scene.core), scene, recipe)
 
 
 def unusable(raw: Mask, box: IntBox) -> bool:
