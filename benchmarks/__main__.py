@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 COMMANDS = (
     ("line",),
@@ -23,11 +24,21 @@ COMMANDS = (
     ("replay", "memory"),
     ("recording",),
     ("anomaly_map",),
+    ("mixed_set",),
+    ("training_memory",),
     ("distance",),
     ("coreset",),
     ("machine_vision",),
 )
 
-for command in COMMANDS:
+DATA = (
+    (Path("../shared/data/canister"), ("roi", "photos", "{}/photos", "{}/masks")),
+    (Path("../shared/data/magnetic_tile"), ("magnetic_tile", "{}")),
+)
+"""Pictures that are no part of the project, and what is measured on them where they are at hand."""
+
+with_data = tuple(tuple(word.format(folder) for word in command) for folder, command in DATA if folder.is_dir())
+
+for command in (*COMMANDS, *with_data):
     print(f"\n== python -m benchmarks.{' '.join(command)}", flush=True)
     subprocess.run([sys.executable, "-m", f"benchmarks.{command[0]}", *command[1:]], check=False)

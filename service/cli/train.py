@@ -49,7 +49,7 @@ def train(
         float, typer.Option(min=1e-6, max=0.5, help="Share of good parts that tau may reject.")
     ] = 0.01,
     mixed: Annotated[
-        bool, typer.Option("--mixed", help="Damaged frames may be among them: drop the rarest patches.")
+        bool, typer.Option("--mixed", help="Drop the rarest patches; costs recall, see docs/models.md.")
     ] = False,
     activate: Annotated[
         bool, typer.Option("--activate", help="Activate the new version; the first of a name always is.")

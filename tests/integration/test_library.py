@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
 
 from service.errors import PackageNotFound, PackageRefused
 from service.model.package import InspectionPipeline
 from service.model.registry import ModelRegistry
-from service.pipeline.types import Frame
+from service.pipeline.embed import build_embedder
+from service.pipeline.memory_bank import MemoryBank
+from service.pipeline.pipeline import Pipeline
+from service.pipeline.roi import build_roi_finder
+from service.pipeline.types import BgrImage, Frame
 from tests.support.parts import draw_part, publish, train_parts, write_parts
 
 PAGE = Path(__file__).parents[2] / "docs" / "library.md"
@@ -50,6 +57,43 @@ def test_batch_gives_what_single_frames_give(package: Path) -> None:
     alone = [pipeline.inspect([frame])[0].score for frame in frames]
     np.testing.assert_allclose([each.score for each in pipeline.inspect(frames)], alone, atol=1e-5)
     assert pipeline.inspect([]) == []
+
+
+def test_scores_in_a_fresh_process_equal_those_of_the_training(tmp_path: Path) -> None:
+    """What was trained here scores the same, to 1e-5, where nothing but the package and the frames are."""
+    trained = train_parts(write_parts(tmp_path / "ok", 6))
+    package = publish(ModelRegistry(tmp_path / "models"), trained)
+    frames = write_parts(tmp_path / "new", 3, first_seed=700)
+    frames = write_parts(frames / "damaged", 2, first_seed=800, damaged=True).parent
+    paths = sorted(frames.rglob("*.png"))
+    recipe, manifest = trained.manifest.recipe, trained.manifest
+    cpu = torch.device("cpu")
+    here = Pipeline(
+        recipe,
+        build_roi_finder(recipe.roi, cpu),
+        build_embedder(recipe.embed, cpu),
+        MemoryBank(trained.vectors),
+        tau=manifest.tau,
+        patch_tau=manifest.patch_tau,
+    )
+    expected = [each.score for each in here.inspect([Frame(read_picture(path)) for path in paths])]
+    script = (
+        "import sys, cv2\n"
+        "from service.model.package import InspectionPipeline\n"
+        "from service.pipeline.types import Frame\n"
+        "pipeline = InspectionPipeline.from_package(sys.argv[1])\n"
+        "for path in sys.argv[2:]:\n"
+        "    print(repr(pipeline.inspect([Frame(cv2.imread(path))])[0].score))\n"
+    )
+    command = [sys.executable, "-c", script, str(package), *map(str, paths)]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+    np.testing.assert_allclose([float(line) for line in printed.splitlines()], expected, atol=1e-5)
+    assert len(expected) == 5
+
+
+def read_picture(path: Path) -> BgrImage:
+    """Return a picture from disk."""
+    return np.asarray(cv2.imread(str(path)), np.uint8)
 
 
 def test_pipeline_names_its_package(package: Path) -> None:
