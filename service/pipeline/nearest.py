@@ -87,7 +87,7 @@ class NearestNeighbours:
 
 def squared_lengths(vectors: torch.Tensor) -> torch.Tensor:
     """Return |v|^2 of each vector (N,): vectors (N, D), of whose squares only some rows are held at a time."""
-    return torch.cat([rows.square().sum(dim=1) for rows in vectors.split(4096)])
+    return torch.cat([rows.square().sum(dim=1) for rows in torch.split(vectors, 4096)])
 
 
 def search(patches: npt.NDArray[Float], vectors: FloatArray, half_norms: FloatArray, tile: tuple[int, int]) -> Indices:
