@@ -28,7 +28,7 @@ from adapters.drill.service import STATION, DrilledService
 from adapters.simulation.broker import MosquittoBroker, find_mosquitto
 from schemas.messages import Verdict
 from schemas.settings import Settings
-from service.bootstrap import build
+from service.bootstrap import build, configure_logging
 from service.ports import Answer, Arrival, JournalEntry, VerdictQuery
 
 MODES = ("none", "normal", "full")
@@ -88,7 +88,9 @@ class NoJournal:
 
 async def serve_without_journal(config: Path) -> None:
     """Run the service as `cangate run` does, but for the journal."""
-    service = build(Settings.load(config), NoJournal())
+    settings = Settings.load(config)
+    configure_logging(settings.log)
+    service = build(settings, NoJournal())
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     await service.runner.run(stop)
