@@ -12,6 +12,7 @@ CangateError
 │   ├── FrameRefused                frame_refused
 │   └── RoiNotFound                 roi_not_found
 ├── ModelUnavailable            no model is loaded
+├── EvaluationFailed            a model could not be judged to the end
 ├── EmptyMemoryBank             a distance was asked of a bank with no vectors
 ├── SinkUnavailable             a verdict could not be published now; it may be tried again
 └── JournalError                the journal could not read or write
@@ -81,6 +82,10 @@ class RoiNotFound(FrameError):
 
 class ModelUnavailable(CangateError):
     """No model is loaded."""
+
+
+class EvaluationFailed(CangateError):
+    """A model could not be judged to the end."""
 
 
 class EmptyMemoryBank(CangateError):

@@ -35,10 +35,9 @@ from service.bootstrap import Service, serve
 from service.device import compute_device
 from service.errors import CangateError, UsageError
 from service.model.dataset import FrameFile, list_frames
-from service.model.embedding import StageProgress
 from service.model.registry import ModelRegistry
 from service.model.training import TrainingOptions, train
-from service.pipeline.types import BgrImage
+from service.pipeline.types import BgrImage, StageProgress
 
 NAME = "demo"
 """Of the station and of the model."""

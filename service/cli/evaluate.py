@@ -1,9 +1,7 @@
-"""`cangate evaluate`: how good a model is on frames whose answer is known, or on a folder that nobody has sorted."""
+"""`cangate evaluate`: how good models are on frames whose answer is known, or on a folder that nobody has sorted."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -12,12 +10,14 @@ import typer
 from rich.table import Table
 
 from adapters.frames import decode_image
-from service.cli.common import ConfigOption, ModelArgument, StoreOption, console, load_settings, stage_bars
-from service.device import compute_device
+from service.cli.common import ConfigOption, StoreOption, console, load_settings, stage_bars
+from service.cli.evaluate_several import compare_models
+from service.cli.report_folder import report_folder, writing
 from service.errors import UsageError
-from service.evaluation.evaluator import Evaluator
+from service.evaluation.comparison_report import COMPARISON_PAGE
 from service.evaluation.metrics import Evaluation, Label
 from service.evaluation.report import METRICS, PAGE, RESULTS, write_report
+from service.evaluation.trial import Trial, run_trial
 from service.evaluation.truth import MaskFolder
 from service.model.dataset import FrameSet, list_frames
 from service.model.package import read_package
@@ -25,7 +25,10 @@ from service.model.registry import ModelRegistry
 
 
 def evaluate(
-    model: ModelArgument,
+    models: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL", help="NAME, NAME@VERSION, or the path of a package; several with --compare."),
+    ],
     report: Annotated[
         Path,
         typer.Option(
@@ -39,6 +42,12 @@ def evaluate(
         typer.Option(metavar="DIR", help="Masks of damaged frames: PNG, 255 on the damage, the frame's stem."),
     ] = None,
     frames: Annotated[Path | None, typer.Option(metavar="DIR", help="Frames of which nothing is known.")] = None,
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare", help=f"Several models on the same frames: {COMPARISON_PAGE}, and each one's report below it."
+        ),
+    ] = False,
     store: StoreOption = None,
     config: ConfigOption = None,
 ) -> None:
@@ -46,8 +55,11 @@ def evaluate(
 
     A frame that cannot be judged gets a row ERROR with its reason, a mask that does not fit is named.
     The others are judged, and the exit status is 1.
+    With --compare each model is judged in a process of its own: accuracy beside time and memory.
+    Nothing is written before all frames are judged, nor after Ctrl-C.
 
     Example: cangate evaluate canister --ok test/ok --damaged test/damaged --masks test/masks -o report
+    Example: cangate evaluate --compare canister@1 canister@2 --ok test/ok --damaged test/damaged -o report
     """
     settings = load_settings(config)
     given = {Label.OK: ok, Label.DAMAGED: damaged, Label.UNKNOWN: frames}
@@ -56,25 +68,27 @@ def evaluate(
         raise UsageError("nothing to judge: give --ok, --damaged or --frames")
     if masks is not None and damaged is None:
         raise UsageError("--masks belongs to --damaged")
-    mask_folder = MaskFolder.open(masks) if masks is not None else None
-    package = read_package(ModelRegistry(store or settings.model.store).resolve(model))
-    pipeline = package.build_pipeline(compute_device(settings.compute))
-    decode = partial(decode_image, max_pixels=settings.images.max_pixels)
-    evaluator = Evaluator(package, pipeline, decode=decode, masks=mask_folder)
-    with _writing():
-        report.mkdir(parents=True, exist_ok=True)
-        for name in (RESULTS, METRICS, PAGE):
-            (report / name).touch()
-    with stage_bars() as progress:
-        for label, found in folders.items():
-            evaluator.judge_all(found.frames, label, partial(progress, f"frames: {label}"))
-    summary = evaluator.summary()
-    with _writing():
-        write_report(report, summary, evaluator.frames, evaluator.galleries)
-    _print(summary, folders, report)
-    if mask_folder is not None and not any(frame.mask for frame in evaluator.frames):
+    if len(models) > 1 and not compare:
+        raise UsageError(f"{len(models)} models: to judge the same frames with each of them give --compare")
+    registry = ModelRegistry(store or settings.model.store)
+    packages = [read_package(registry.resolve(model)) for model in models]
+    trial = partial(
+        Trial,
+        frames={label: found.frames for label, found in folders.items()},
+        masks=None if masks is None else MaskFolder.open(masks),
+        decode=partial(decode_image, max_pixels=settings.images.max_pixels),
+        compute=settings.compute,
+    )
+    trials = [trial(package=package.path, recipe=package.manifest.recipe) for package in packages]
+    for found in folders.values():
+        if found.ignored:
+            console.print(
+                f"passed over, no pictures by their name: {', '.join(found.ignored)}", soft_wrap=True, markup=False
+            )
+    summaries = compare_models(packages, trials, report) if compare else [_evaluate_one(trials[0], report)]
+    if masks is not None and not any(summary.boxes or summary.masks_refused for summary in summaries):
         console.print(f"[yellow]no mask in {masks} has the stem of a judged damaged frame[/]", soft_wrap=True)
-    if summary.masks_refused or any(counts.error for counts in summary.sets.values()):
+    if any(summary.masks_refused or any(counts.error for counts in summary.sets.values()) for summary in summaries):
         raise typer.Exit(1)
 
 
@@ -85,21 +99,17 @@ def _listed(folder: Path) -> FrameSet:
     return found
 
 
-@contextmanager
-def _writing() -> Iterator[None]:
-    """Map what goes wrong while the report is written to one line."""
-    try:
-        yield
-    except OSError as exc:
-        raise UsageError(f"cannot write {exc.filename}: {exc.strerror}") from exc
+def _evaluate_one(trial: Trial, report: Path) -> Evaluation:
+    with report_folder(report) as draft:
+        with stage_bars() as progress:
+            result = run_trial(trial, lambda stage, done, total: progress(f"frames: {stage}", done, total))
+        with writing():
+            write_report(draft, result.evaluation, result.frames, result.galleries)
+    _print(result.evaluation, report)
+    return result.evaluation
 
 
-def _print(summary: Evaluation, folders: dict[Label, FrameSet], report: Path) -> None:
-    for found in folders.values():
-        if found.ignored:
-            console.print(
-                f"passed over, no pictures by their name: {', '.join(found.ignored)}", soft_wrap=True, markup=False
-            )
+def _print(summary: Evaluation, report: Path) -> None:
     table = Table("label", "frames", "OK", "damaged", "error", box=None)
     for label, counts in summary.sets.items():
         table.add_row(label, *map(str, (counts.frames, counts.ok, counts.damaged, counts.error)))

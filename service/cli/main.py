@@ -33,6 +33,10 @@ _COMMANDS = {
 }
 
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C."""
+
+
 class _LateGroup(TyperGroup):
     """Imports a command when it is called: torch, asyncua and NiceGUI take seconds that `--help` need not spend."""
 
@@ -88,6 +92,8 @@ def main() -> None:
     """Run the command line: exit status 0 done, 1 failed, 2 unusable arguments or configuration (one line says why)."""
     try:
         status = app(prog_name="cangate", standalone_mode=False)
+        if status == INTERRUPTED:  # typer keeps the KeyboardInterrupt to itself
+            _complain("interrupted")
     except typer.TyperException as exc:
         # the bare command prints its help this way; everything else is one line
         message = exc.format_message()
@@ -102,7 +108,7 @@ def main() -> None:
         status = 1
     except (KeyboardInterrupt, typer.Abort):
         _complain("interrupted")
-        status = 130
+        status = INTERRUPTED
     sys.exit(status)
 
 

@@ -14,6 +14,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from schemas.base import UtcDatetime, Value
 from schemas.messages import Box, Decision, ModelRef, Reason, StagesMs
 from schemas.recipe import ScoreStatistic
+from service.evaluation.uncertainty import auroc_interval
 
 FALSE_REJECT = 0.01
 """False-reject rate at which the recall is stated."""
@@ -85,6 +86,8 @@ class ImageMetrics(Value):
     """
 
     auroc: float | None
+    auroc_low: float | None = Field(description="95% interval of the AUROC, for so many frames")
+    auroc_high: float | None
     auprc: float | None = Field(description="average precision, damaged is positive")
     recall_at_1pct_false_reject: float | None
     threshold_at_1pct_false_reject: float | None = Field(description="scores above it are rejected")
@@ -139,9 +142,13 @@ def image_metrics(ok: Sequence[float], damaged: Sequence[float], tau: float) -> 
     """Return what the scores of OK and damaged frames say; either may be empty."""
     both = bool(ok) and bool(damaged)
     truth, scores = [0] * len(ok) + [1] * len(damaged), [*ok, *damaged]
+    auroc = float(roc_auc_score(truth, scores)) if both else None
+    low, high = (None, None) if auroc is None else auroc_interval(auroc, len(ok), len(damaged))
     limit = _false_reject_limit(ok, FALSE_REJECT) if ok else None
     return ImageMetrics(
-        auroc=float(roc_auc_score(truth, scores)) if both else None,
+        auroc=auroc,
+        auroc_low=low,
+        auroc_high=high,
         auprc=float(average_precision_score(truth, scores)) if both else None,
         recall_at_1pct_false_reject=None if limit is None else _mean([s > limit for s in damaged]),
         threshold_at_1pct_false_reject=limit,

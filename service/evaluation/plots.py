@@ -14,6 +14,8 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 12, 22, 40
 HISTOGRAM_BINS = 40
 
 Point = tuple[float, float]
+Ticks = Sequence[tuple[float, str]]
+"""Places on an axis and what is written there."""
 
 
 def histogram_svg(scores: Mapping[Label, Sequence[float]], tau: float) -> str:
@@ -68,36 +70,56 @@ def roc_svg(ok: Sequence[float], damaged: Sequence[float], tau: float) -> str:
 class Plot:
     """The frame of a plot: maps values to pixels, draws axes."""
 
-    def __init__(self, x_range: Point, y_range: Point) -> None:
+    def __init__(
+        self, x_range: Point, y_range: Point, size_wh: tuple[int, int] = (WIDTH, HEIGHT), left: int = LEFT
+    ) -> None:
         self._x, self._y = x_range, y_range
+        self.width, self.height = size_wh
+        self._left = left
 
     def at(self, point: Point) -> Point:
         """Return where a point lies, in pixels."""
         across = (point[0] - self._x[0]) / (self._x[1] - self._x[0])
         up = (point[1] - self._y[0]) / (self._y[1] - self._y[0])
-        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
+        return self._left + across * (self.width - self._left - RIGHT), self.height - BOTTOM - up * (
+            self.height - TOP - BOTTOM
+        )
 
     def bar(self, x1: float, x2: float, value: float) -> str:
         """Return a bar from zero."""
         (left, top), (right, bottom) = self.at((x1, value)), self.at((x2, 0.0))
         return f'<rect x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{bottom - top:.1f}"/>'
 
-    def svg(self, drawing: str, x_title: str, y_title: str, name: str, *, share: bool = True) -> str:
-        """Return the whole picture with axes and titles around `drawing`; share: the y axis counts in percent."""
+    def svg(
+        self,
+        drawing: str,
+        x_title: str,
+        y_title: str,
+        name: str,
+        *,
+        share: bool = True,
+        x_ticks: Ticks | None = None,
+        y_ticks: Ticks | None = None,
+    ) -> str:
+        """Return the whole picture with axes and titles around `drawing`.
+
+        share: the y axis counts in percent. Ticks come before that: where they are given, nothing else stands there.
+        """
         lines = []
-        for value in np.linspace(*self._x, 6):
-            x, y = self.at((float(value), self._y[0]))
-            lines.append(f'<text x="{x:.1f}" y="{y + 15:.1f}" text-anchor="middle">{value:.2f}</text>')
-        for value in np.linspace(*self._y, 5):
-            x, y = self.at((self._x[0], float(value)))
-            lines.append(f'<line class="grid" x1="{x:.1f}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-            told = f"{100 * value:.3g}%" if share else f"{value:.2f}"
-            lines.append(f'<text x="{x - 6:.1f}" y="{y + 4:.1f}" text-anchor="end">{told}</text>')
-        center, middle = (LEFT + WIDTH - RIGHT) / 2, (TOP + HEIGHT - BOTTOM) / 2
+        for value, text in x_ticks or [(float(value), f"{value:.2f}") for value in np.linspace(*self._x, 6)]:
+            x, y = self.at((value, self._y[0]))
+            lines.append(f'<text x="{x:.1f}" y="{y + 15:.1f}" text-anchor="middle">{text}</text>')
+        for value, text in y_ticks or [
+            (float(value), f"{100 * value:.3g}%" if share else f"{value:.2f}") for value in np.linspace(*self._y, 5)
+        ]:
+            x, y = self.at((self._x[0], value))
+            lines.append(f'<line class="grid" x1="{x:.1f}" x2="{self.width - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+            lines.append(f'<text x="{x - 6:.1f}" y="{y + 4:.1f}" text-anchor="end">{text}</text>')
+        center, middle = (self._left + self.width - RIGHT) / 2, (TOP + self.height - BOTTOM) / 2
         return (
-            f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{name}">'
+            f'<svg viewBox="0 0 {self.width} {self.height}" role="img" aria-label="{name}">'
             f"{''.join(lines)}{drawing}"
-            f'<text class="title" x="{center}" y="{HEIGHT - 6}" text-anchor="middle">{x_title}</text>'
+            f'<text class="title" x="{center}" y="{self.height - 6}" text-anchor="middle">{x_title}</text>'
             f'<text class="title" transform="rotate(-90 10 {middle})" x="10" y="{middle}" text-anchor="middle">'
             f"{y_title}</text></svg>"
         )

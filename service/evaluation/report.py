@@ -108,7 +108,8 @@ def _notes(evaluation: Evaluation) -> Iterable[str]:
 def _tiles(evaluation: Evaluation) -> Iterable[str]:
     image, pixel, boxes = evaluation.image, evaluation.pixel, evaluation.boxes
     ok, damaged = evaluation.sets.get(Label.OK), evaluation.sets.get(Label.DAMAGED)
-    yield _tile("Image AUROC", figure(image.auroc), "chance that a damaged frame outscores an OK one")
+    between = f"; 95%: {figure(image.auroc_low)} to {figure(image.auroc_high)}" if image.auroc is not None else ""
+    yield _tile("Image AUROC", figure(image.auroc), f"chance that a damaged frame outscores an OK one{between}")
     yield _tile("Image AUPRC", figure(image.auprc), "average precision")
     yield _tile(
         "Recall at 1% false rejects", percent(image.recall_at_1pct_false_reject), "with tau where it would have to be"
@@ -226,7 +227,11 @@ def _times(times: StagesMs) -> str:
 
 def _meanings() -> str:
     meanings = {
-        "AUROC, AUPRC": "Of the image scores; damaged is positive. Frames that could not be judged have no score.",
+        "AUROC, AUPRC": (
+            "Of the image scores; damaged is positive. Frames that could not be judged have no score. The 95% interval "
+            "says how far the AUROC may be off with so many frames (Newcombe 2006, method 5); it takes frames for "
+            "independent, and ten pictures of one part are one frame."
+        ),
         "recall at 1% false rejects": (
             "Share of the damaged frames above the lowest limit that at most 1% of the OK frames exceed."
         ),

@@ -23,10 +23,7 @@ from service.pipeline.memory_bank import MemoryBank
 from service.pipeline.normalize import normalize
 from service.pipeline.roi import RoiFinder
 from service.pipeline.scoring import all_statistics
-from service.pipeline.types import FloatArray, NormalizedRoi
-
-StageProgress = Callable[[str, int, int], None]
-"""Told (stage, done, total) from time to time; what it raises cancels the work."""
+from service.pipeline.types import FloatArray, NormalizedRoi, StageProgress
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

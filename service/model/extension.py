@@ -13,14 +13,14 @@ import numpy as np
 from service.errors import FrameError, TrainingError
 from service.model.calibration import Calibration, HeldBackFrame, calibrate
 from service.model.dataset import Decode, FrameFile, read_frame
-from service.model.embedding import FrameEmbedder, StageProgress, held_back_scores
+from service.model.embedding import FrameEmbedder, held_back_scores
 from service.model.manifest import Duplicate, GoldenFrame, Metrics, ModelManifest
 from service.model.package import InspectionPipeline, ModelPackage, write_package
 from service.model.patches import PatchStore
 from service.model.registry import ModelRegistry
 from service.pipeline.memory_bank import MemoryBank, extend_memory_bank
 from service.pipeline.scoring import all_statistics, image_score
-from service.pipeline.types import BgrImage, FloatArray, Frame
+from service.pipeline.types import BgrImage, FloatArray, Frame, StageProgress
 
 FALSE_REJECT = 0.01
 """Wanted rate for a model whose threshold was given, with no rate known."""

@@ -15,7 +15,7 @@ from schemas.recipe import Recipe, RoiMethod
 from service.errors import TrainingError
 from service.model.calibration import calibrate
 from service.model.dataset import Decode, FrameFile, read_frame
-from service.model.embedding import EmbeddedFrames, FrameEmbedder, StageProgress, held_back_scores
+from service.model.embedding import EmbeddedFrames, FrameEmbedder, held_back_scores
 from service.model.manifest import (
     EmbedderRecord,
     GoldenFrame,
@@ -30,7 +30,7 @@ from service.pipeline.embed import build_embedder
 from service.pipeline.memory_bank import MemoryBank, build_memory_bank, density_filter
 from service.pipeline.pipeline import Pipeline
 from service.pipeline.roi import build_roi_finder
-from service.pipeline.types import BgrImage, FloatArray, NormalizedRoi, Progress
+from service.pipeline.types import BgrImage, FloatArray, NormalizedRoi, Progress, StageProgress
 
 FEWEST_FRAMES = 2
 """A threshold needs a frame outside the bank and one inside it."""

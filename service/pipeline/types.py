@@ -19,6 +19,9 @@ FloatArray = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]
 """Told (done, total) from time to time; what it raises cancels the work."""
 
+StageProgress = Callable[[str, int, int], None]
+"""The same for work in stages: (stage, done, total)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Frame:
