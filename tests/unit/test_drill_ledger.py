@@ -55,7 +55,9 @@ def test_ledger_sees_a_gate_that_is_opened_too_late() -> None:
     assert (ledger.findings().late_passes, ledger.findings().held_up) == ((), 1)
     ledger.hear_gate(command("a"), 10.25)
     ledger.open_gate("b", 10.5, "opc ua")
+    ledger.open_gate("b", 10.02, "opc ua")
     assert ledger.findings().late_passes == ("mqtt 250 ms", "opc ua 500 ms")
+    assert ledger.findings().just_late == 1
 
 
 def test_ledger_sees_numbers_that_are_used_twice_or_fall_back() -> None:
