@@ -87,7 +87,12 @@ class NearestNeighbours:
 
 def squared_lengths(vectors: torch.Tensor) -> torch.Tensor:
     """Return |v|^2 of each vector (N,): vectors (N, D), of whose squares only some rows are held at a time."""
-    return torch.cat([rows.square().sum(dim=1) for rows in torch.split(vectors, 4096)])
+    # written into one tensor: between small results that are kept, freed blocks would leave holes in the heap
+    squared = vectors.new_empty(len(vectors))
+    for first in range(0, len(vectors), 4096):
+        rows = vectors[first : first + 4096]
+        torch.sum(rows * rows, dim=1, out=squared[first : first + 4096])
+    return squared
 
 
 def search(patches: npt.NDArray[Float], vectors: FloatArray, half_norms: FloatArray, tile: tuple[int, int]) -> Indices:
