@@ -128,7 +128,8 @@ class Database:
         while True:
             await asyncio.sleep(_CHECKPOINT_S)
             try:
-                await self.read(lambda connection: connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)"))
+                # read to its end: a statement in progress would keep the transaction from ending
+                await self.read(lambda connection: connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)").all())
             except JournalError as exc:
                 log.warning("journal_checkpoint_failed", error=str(exc))
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
+from structlog.testing import capture_logs
 
 from adapters.journal import SqlJournal
 from adapters.journal.schema import VERSION, events, metadata
@@ -26,6 +27,7 @@ from service.errors import JournalError, UsageError
 from service.ports import Answer, Arrival
 from service.verdicts import make_verdict
 from tests.support.line import CLOCK, arrival
+from tests.support.waiting import eventually
 
 
 @asynccontextmanager
@@ -230,3 +232,25 @@ def test_journal_statements_are_postgresql_as_well() -> None:
     assert "ON CONFLICT DO NOTHING" in str(note.compile(dialect=dialect))
     for table in metadata.sorted_tables:
         assert str(sa.schema.CreateTable(table).compile(dialect=dialect))
+
+
+async def test_what_was_committed_is_written_back_beside_the_line(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log beside the database does not wait for a commit to be written back: it would be the one that is slow."""
+    monkeypatch.setattr("adapters.journal.database._CHECKPOINT_S", 0.01)
+
+    def written_back() -> int:
+        copy = tmp_path / "alone.sqlite"
+        copy.write_bytes(path.read_bytes())
+        try:
+            with sqlite3.connect(copy) as alone:
+                return int(alone.execute("SELECT count(*) FROM events WHERE seq IS NOT NULL").fetchone()[0])
+        except sqlite3.Error:  # not yet, or copied while it was written
+            return 0
+
+    with capture_logs() as lines:
+        async with opened(path) as journal:
+            await fill(journal, 20)
+            await eventually(lambda: written_back() == 20)
+    assert [line["event"] for line in lines] == []
