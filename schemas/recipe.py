@@ -125,7 +125,9 @@ class MemoryRecipe(Value):
     """Memory bank."""
 
     density_k: Positive = Field(default=8, description="neighbours of the k-NN density")
-    density_keep: Fraction = Field(default=0.85, description="share of the densest patches kept as pseudo-OK")
+    density_keep: Fraction = Field(
+        default=0.85, description="share of frames and patches believed to be OK where damaged ones may be among them"
+    )
     coreset_frac: Fraction = Field(default=0.02, description="share of patches kept by farthest-point selection")
     coreset_min: Positive = Field(
         default=3_000, description="smallest bank, vectors, where there are as many patches: it costs nothing below"

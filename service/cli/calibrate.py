@@ -92,6 +92,7 @@ def calibrate(
         false_reject=false_reject,
         target=target,
         folds=calibration.folds if ok is None else 0,
+        doubtful=package.manifest.doubtful if ok is None else 0.0,
     )
     _report(package, choice, (*good.copies, *bad.copies))
     if out is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -49,7 +50,7 @@ def train(
         float, typer.Option(min=1e-6, max=0.5, help="Share of good parts that tau may reject.")
     ] = 0.01,
     mixed: Annotated[
-        bool, typer.Option("--mixed", help="Drop the rarest patches; costs recall, see docs/models.md.")
+        bool, typer.Option("--mixed", help="Damaged frames may be among them: do not believe the least usual ones.")
     ] = False,
     activate: Annotated[
         bool, typer.Option("--activate", help="Activate the new version; the first of a name always is.")
@@ -130,6 +131,13 @@ def _report(manifest: ModelManifest, found: FrameSet) -> None:
     least_usual = sorted(calibration.held_back, key=lambda frame: -frame.scores[statistic])[:UNUSUAL]
     named = ", ".join(f"{frame.name} {frame.scores[statistic]:.4f}" for frame in least_usual)
     console.print(f"least usual when held back: {named}", soft_wrap=True, markup=False)
+    if calibration.method is LimitMethod.CENSORED:
+        doubtful = math.ceil(manifest.doubtful * len(calibration.held_back))
+        console.print(
+            f"the {doubtful} least usual frames are not believed: tau comes from the others, and errs towards passing; "
+            "sort the frames, or calibrate on clean ones",
+            soft_wrap=True,
+        )
     if calibration.method is LimitMethod.EXTRAPOLATED:
         console.print(
             f"[yellow]tau is extrapolated: a false-reject rate of {calibration.false_reject:g} takes "

@@ -26,10 +26,15 @@ FalseReject = Annotated[float, Field(gt=0, lt=1)]
 
 
 class LimitMethod(StrEnum):
-    """How a limit was taken from held-back scores; given: it came with an imported bank, from no scores at all."""
+    """How a limit was taken from held-back scores.
+
+    censored: some of the frames may be damaged, so the highest scores are not believed. given: it came with an imported
+    bank, from no scores at all.
+    """
 
     CONFORMAL = "conformal"
     EXTRAPOLATED = "extrapolated"
+    CENSORED = "censored"
     GIVEN = "given"
 
 
@@ -117,20 +122,47 @@ def limit_of(scores: Sequence[float], false_reject: float) -> float:
     return math.nextafter(limit, math.inf)
 
 
-def calibrate(held_back: Sequence[HeldBackFrame], false_reject: float, *, folds: int | None = None) -> Calibration:
+def censored_limit_of(scores: Sequence[float], false_reject: float, doubtful: float) -> float:
+    """Return the limit of `limit_of` where the highest scores, a share `doubtful` of them, may be of damaged parts.
+
+    Of these only that they are high is believed: above the median the tail is taken for exponential and its mean excess
+    is the maximum-likelihood estimate from the other scores, type II censored (Epstein and Sobel 1953). Scores fall off
+    faster than that as a rule, so good parts reach the limit less often than wanted.
+
+    Raises:
+        TrainingError: fewer than two scores, or one that is not finite.
+    """
+    ordered = np.sort(np.asarray(scores, np.float64))
+    if len(ordered) < 2 or not np.isfinite(ordered).all():
+        raise TrainingError(f"a threshold needs two finite held-back scores at least, not {len(ordered)}")
+    median = float(np.median(ordered))
+    upper = ordered[len(ordered) // 2 :]
+    believed = upper[: max(1, len(upper) - math.ceil(doubtful * len(ordered)))]
+    excess = np.maximum(believed - median, 0)
+    unseen = len(upper) - len(believed)
+    spread = max(float(excess.sum() + unseen * excess[-1]) / len(believed), SMALLEST_SPREAD * float(believed[-1]))
+    return math.nextafter(median + spread * math.log(0.5 / false_reject), math.inf)
+
+
+def calibrate(
+    held_back: Sequence[HeldBackFrame], false_reject: float, *, folds: int | None = None, doubtful: float = 0.0
+) -> Calibration:
     """Take the limit of every statistic from the same held-back frames. Raises TrainingError as `limit_of`.
 
-    folds: what to record; as many as the frames name where it is not given.
+    folds: what to record; as many as the frames name where it is not given. doubtful: share of the frames that may be
+    damaged.
     """
     needed = frames_needed(false_reject)
+    method = LimitMethod.CONFORMAL if len(held_back) >= needed else LimitMethod.EXTRAPOLATED
+
+    def limit(scores: Sequence[float]) -> float:
+        return censored_limit_of(scores, false_reject, doubtful) if doubtful else limit_of(scores, false_reject)
+
     return Calibration(
         false_reject=false_reject,
-        method=LimitMethod.CONFORMAL if len(held_back) >= needed else LimitMethod.EXTRAPOLATED,
+        method=LimitMethod.CENSORED if doubtful else method,
         folds=len({frame.fold for frame in held_back}) if folds is None else folds,
         frames_needed=needed,
-        limits={
-            statistic: limit_of([frame.scores[statistic] for frame in held_back], false_reject)
-            for statistic in ScoreStatistic
-        },
+        limits={statistic: limit([frame.scores[statistic] for frame in held_back]) for statistic in ScoreStatistic},
         held_back=tuple(held_back),
     )

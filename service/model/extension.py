@@ -126,7 +126,7 @@ def extend(
         seen = len(patches)
 
     statistic = pipeline.recipe.score.statistic
-    calibration = _calibrated(old.calibration, held_back)
+    calibration = _calibrated(old.calibration, held_back, old.doubtful)
     tau = calibration.limits[statistic]
     longer = replace(pipeline, bank=bank, tau=tau, patch_tau=calibration.patch_tau)
     golden, pictures = _golden(package, longer, embedded.files, held_back, decode)
@@ -173,11 +173,11 @@ def extend(
     )
 
 
-def _calibrated(old: Calibration, new: Sequence[HeldBackFrame]) -> Calibration:
+def _calibrated(old: Calibration, new: Sequence[HeldBackFrame], doubtful: float) -> Calibration:
     """Return the limits over the frames of both, at the rate wanted so far."""
     folds = max((frame.fold for frame in old.held_back), default=-1) + 1
     later = [frame.model_copy(update={"fold": folds + frame.fold}) for frame in new]
-    return calibrate([*old.held_back, *later], old.false_reject or FALSE_REJECT)
+    return calibrate([*old.held_back, *later], old.false_reject or FALSE_REJECT, doubtful=doubtful)
 
 
 def _golden(

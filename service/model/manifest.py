@@ -44,7 +44,7 @@ class Duplicate(Value):
 
 
 class TrainingRecord(Value):
-    """What the bank was made from. mixed: the rarest patches were dropped, since damaged frames may be among them."""
+    """What the bank was made from. mixed: damaged frames may be among them."""
 
     frames: tuple[TrainingFrame, ...]
     duplicates: tuple[Duplicate, ...]
@@ -93,6 +93,11 @@ class ModelManifest(Value):
     metrics: Metrics
     golden: tuple[GoldenFrame, ...]
     parent: Sha256 | None = None
+
+    @property
+    def doubtful(self) -> float:
+        """Share of the training frames that may be damaged."""
+        return 1 - self.recipe.memory.density_keep if self.training.mixed else 0.0
 
 
 def library_versions() -> dict[str, str]:

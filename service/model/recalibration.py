@@ -128,12 +128,14 @@ def choose(
     false_reject: float,
     target: Target | None,
     folds: int,
+    doubtful: float = 0.0,
 ) -> Choice:
     """Choose the threshold of every statistic: the limit of the OK frames alone, or what `target` takes.
 
-    Raises UsageError: fewer than two OK frames, or no threshold of `statistic` reaches the target.
+    doubtful: share of `held_back` that may be damaged. Raises UsageError: fewer than two OK frames, or no threshold of
+    `statistic` reaches the target.
     """
-    calibration = calibrate(held_back, false_reject, folds=folds)
+    calibration = calibrate(held_back, false_reject, folds=folds, doubtful=doubtful)
     points: dict[ScoreStatistic, OperatingPoint | None] = {}
     for each in ScoreStatistic:
         ok, bad = calibration.scores(each), damaged.scores(each)

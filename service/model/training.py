@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from schemas.recipe import Recipe, RoiMethod
 from service.errors import TrainingError
-from service.model.calibration import calibrate
+from service.model.calibration import HeldBackFrame, calibrate
 from service.model.dataset import Decode, FrameFile, read_frame
 from service.model.embedding import EmbeddedFrames, FrameEmbedder, held_back_scores
 from service.model.manifest import (
@@ -30,7 +32,7 @@ from service.pipeline.embed import build_embedder
 from service.pipeline.memory_bank import MemoryBank, build_memory_bank, density_filter
 from service.pipeline.pipeline import Pipeline
 from service.pipeline.roi import build_roi_finder
-from service.pipeline.types import BgrImage, FloatArray, NormalizedRoi, Progress, StageProgress
+from service.pipeline.types import BgrImage, FloatArray, Mask, NormalizedRoi, Progress, StageProgress
 
 FEWEST_FRAMES = 2
 """A threshold needs a frame outside the bank and one inside it."""
@@ -41,7 +43,7 @@ class TrainingOptions:
     """How to train, apart from the recipe.
 
     false_reject: wanted share of OK parts that are rejected. mixed: damaged frames may be among the OK ones, so the
-    rarest patches are dropped. workers: threads that read, cut out and normalise frames.
+    least usual frames are not believed (`density_keep`). workers: threads that read, cut out and normalise frames.
     """
 
     false_reject: float = 0.01
@@ -124,11 +126,6 @@ class _Trainer:
         memory = self.recipe.memory
         vectors, frame_of_patch = patches.sample(memory.reservoir, memory.seed)
         held = len(vectors)
-        if self.options.mixed:
-            dense = density_filter(
-                vectors, memory.density_k, memory.density_keep, self._stage("patch density"), self.device
-            )
-            vectors, frame_of_patch = vectors[dense], frame_of_patch[dense]
         held_back = held_back_scores(
             [frame.name for frame in frames],
             patches,
@@ -137,7 +134,10 @@ class _Trainer:
             lambda others: self._bank(others, "held-back bank"),
             self.progress,
         )
-        calibration = calibrate(held_back, self.options.false_reject)
+        doubtful = 1 - memory.density_keep if self.options.mixed else 0.0
+        calibration = calibrate(held_back, self.options.false_reject, doubtful=doubtful)
+        if self.options.mixed:
+            vectors = vectors[self._pseudo_ok(vectors, frame_of_patch, held_back)]
         bank = self._bank(vectors, "memory bank")
         tau = calibration.limits[self.recipe.score.statistic]
         pipeline = Pipeline(
@@ -173,10 +173,24 @@ class _Trainer:
         backbone = embedder.state() if self.recipe.embed.pack_weights else {}
         return TrainedModel(manifest, bank.vectors, pictures, backbone)
 
-    def _bank(self, vectors: FloatArray, stage: str) -> MemoryBank:
-        return build_memory_bank(
-            vectors, self.recipe.memory, clean=True, progress=self._stage(stage), device=self.device
+    def _pseudo_ok(
+        self, vectors: FloatArray, frame_of_patch: npt.NDArray[np.int64], held_back: Sequence[HeldBackFrame]
+    ) -> Mask:
+        """Mark the patches that may enter the bank: of the least usual frames only the dense ones.
+
+        Good parts have rare patches too, a highlight or an edge; dropped from every frame they would be missed by the
+        bank and found by the score.
+        """
+        memory, statistic = self.recipe.memory, self.recipe.score.statistic
+        dense = density_filter(
+            vectors, memory.density_k, memory.density_keep, self._stage("patch density"), self.device
         )
+        usual = math.ceil(memory.density_keep * len(held_back))
+        doubtful = np.argsort([frame.scores[statistic] for frame in held_back], kind="stable")[usual:]
+        return np.asarray(dense | ~np.isin(frame_of_patch, doubtful))
+
+    def _bank(self, vectors: FloatArray, stage: str) -> MemoryBank:
+        return build_memory_bank(vectors, self.recipe.memory, progress=self._stage(stage), device=self.device)
 
     def _stage(self, stage: str) -> Progress:
         return lambda done, total: self.progress(stage, done, total)

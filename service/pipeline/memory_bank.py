@@ -82,19 +82,15 @@ def build_memory_bank(
     patches: FloatArray,
     recipe: MemoryRecipe,
     *,
-    clean: bool,
     progress: Progress | None = None,
     device: torch.device = CPU,
 ) -> MemoryBank:
     """Reduce OK patches to a memory bank.
 
-    patches: (N, D) float32. clean: the frames are known to be OK, so no patch is dropped as too rare. progress runs
-    from 0 to its total once for the density filter, where there is one, and once for the coreset. Raises
-    EmptyMemoryBank where there are no patches.
+    patches: (N, D) float32. progress runs from 0 to its total once, for the coreset. Raises EmptyMemoryBank where there
+    are no patches.
     """
     if not len(patches):
         raise EmptyMemoryBank("no patches to build a memory bank from")
-    if not clean:
-        patches = patches[density_filter(patches, recipe.density_k, recipe.density_keep, progress, device)]
     count = min(max(recipe.coreset_min, math.ceil(recipe.coreset_frac * len(patches))), recipe.coreset_max)
     return MemoryBank(patches[farthest_point_coreset(patches, count, recipe.seed, progress, device)], device)

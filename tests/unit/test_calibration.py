@@ -16,6 +16,7 @@ from service.model.calibration import (
     HeldBackFrame,
     LimitMethod,
     calibrate,
+    censored_limit_of,
     fold_of_frames,
     frames_needed,
     limit_of,
@@ -30,6 +31,31 @@ def test_limit_lets_every_frame_pass_that_may_pass(values: list[float], rate: fl
     """At most the wanted share of n + 1 held-back frames reaches the limit, whatever their distribution."""
     limit = limit_of(values, rate)
     assert sum(value >= limit for value in values) <= (len(values) + 1) * rate + 1e-9
+
+
+@given(st.lists(st.floats(0.1, 2), min_size=20, max_size=300), rates, st.floats(1.01, 1000))
+def test_censored_limit_does_not_hear_how_high_the_doubtful_are(
+    values: list[float], rate: float, factor: float
+) -> None:
+    """Damaged frames among the OK ones, up to the share that is doubted, move nothing by being more damaged."""
+    ordered = sorted(values)
+    doubtful = math.ceil(0.15 * len(ordered))
+    worse = [*ordered[:-doubtful], *(factor * value for value in ordered[-doubtful:])]
+    assert censored_limit_of(worse, rate, 0.15) == censored_limit_of(ordered, rate, 0.15)
+
+
+def test_censored_limit_of_an_exponential_tail_is_its_quantile() -> None:
+    """Where the tail is what it is taken for, the limit is right, with a seventh of it out of sight."""
+    values = np.random.default_rng(1).exponential(0.1, 20_000) + 0.3
+    wanted = 0.3 + 0.1 * math.log(1 / 0.01)
+    assert censored_limit_of(values.tolist(), 0.01, 0.15) == pytest.approx(wanted, rel=0.02)
+
+
+@pytest.mark.parametrize("values", [[], [0.5], [0.1, math.nan], [0.1, math.inf, 0.2]])
+def test_censored_limit_refuses_what_is_no_sample(values: list[float]) -> None:
+    """Two finite scores at least."""
+    with pytest.raises(TrainingError, match="two finite held-back scores"):
+        censored_limit_of(values, 0.01, 0.15)
 
 
 @given(scores, rates)

@@ -87,18 +87,15 @@ def test_coreset_never_picks_more_than_there_is(available: int, wanted: int, exp
     assert len(picks) == len(set(picks)) == expected
 
 
-def test_bank_of_clean_frames_is_the_coreset_of_all_patches() -> None:
-    """Frames that are known to be OK lose no patch to the density filter."""
+def test_bank_is_the_coreset_of_all_patches() -> None:
+    """Rare patches come first of all."""
     patches = np.concatenate([patches_of(200), np.full((1, 4), 50, np.float32)])
-    recipe = MemoryRecipe(coreset_frac=0.05, coreset_min=1, density_keep=0.9)
+    recipe = MemoryRecipe(coreset_frac=0.05, coreset_min=1)
 
-    clean = build_memory_bank(patches, recipe, clean=True)
-    doubtful = build_memory_bank(patches, recipe, clean=False)
+    bank = build_memory_bank(patches, recipe)
 
-    assert clean.vectors.tolist() == patches[farthest_point_coreset(patches, 11, recipe.seed)].tolist()
-    assert len(doubtful) == 10
-    assert float(clean.vectors.max()) == 50
-    assert float(doubtful.vectors.max()) < 50
+    assert bank.vectors.tolist() == patches[farthest_point_coreset(patches, 11, recipe.seed)].tolist()
+    assert float(bank.vectors.max()) == 50
 
 
 @pytest.mark.parametrize(
@@ -109,39 +106,37 @@ def test_bank_size_follows_the_recipe(frac: float, smallest: int, largest: int, 
     """The share of the patches, between the two limits, and never more than there are."""
     recipe = MemoryRecipe(coreset_frac=frac, coreset_min=smallest, coreset_max=largest)
 
-    assert len(build_memory_bank(patches_of(40), recipe, clean=True)) == expected
+    assert len(build_memory_bank(patches_of(40), recipe)) == expected
 
 
 def test_bank_of_no_patches_is_refused() -> None:
     """There is no bank without patches."""
     with pytest.raises(EmptyMemoryBank):
-        build_memory_bank(patches_of(0), MemoryRecipe(), clean=True)
+        build_memory_bank(patches_of(0), MemoryRecipe())
 
 
 def test_building_reports_progress_to_its_end() -> None:
-    """Both passes rise to their total."""
-    seen: list[tuple[int, int]] = []
+    """Density and coreset rise to their total."""
+    density: list[tuple[int, int]] = []
+    coreset: list[tuple[int, int]] = []
 
+    density_filter(patches_of(1500), 8, 0.85, lambda *step: density.append(step))
     build_memory_bank(
-        patches_of(1500),
-        MemoryRecipe(coreset_frac=0.1, coreset_min=1),
-        clean=False,
-        progress=lambda *step: seen.append(step),
+        patches_of(1500), MemoryRecipe(coreset_frac=0.1, coreset_min=1), progress=lambda *step: coreset.append(step)
     )
 
-    density, coreset = [step for step in seen if step[1] == 1500], [step for step in seen if step[1] == 128]
     assert density == [(512, 1500), (1024, 1500), (1500, 1500)]
     assert coreset == sorted(coreset)
-    assert coreset[-1] == (128, 128)
-    assert len(density) + len(coreset) == len(seen)
+    assert coreset[-1] == (150, 150)
 
 
-@pytest.mark.parametrize("clean", [True, False])
-def test_building_is_cancelled_from_the_callback(clean: bool) -> None:
+def test_building_is_cancelled_from_the_callback() -> None:
     """What the callback raises comes out unchanged."""
 
     def cancel(done: int, total: int) -> None:
         raise Cancelled(f"{done} of {total}")
 
     with pytest.raises(Cancelled):
-        build_memory_bank(patches_of(300), MemoryRecipe(coreset_frac=0.5), clean=clean, progress=cancel)
+        build_memory_bank(patches_of(300), MemoryRecipe(coreset_frac=0.5), progress=cancel)
+    with pytest.raises(Cancelled):
+        density_filter(patches_of(300), 8, 0.85, cancel)

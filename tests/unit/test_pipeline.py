@@ -48,7 +48,7 @@ def pipeline() -> Pipeline:
         normalized = [untuned.prepare(part(seed)).normalized for seed in seeds]
         return [grid.vectors for grid in embedder.embed(normalized)]
 
-    bank = build_memory_bank(np.concatenate(patches(range(12))), RECIPE.memory, clean=True)
+    bank = build_memory_bank(np.concatenate(patches(range(12))), RECIPE.memory)
     limit = 1.2 * max(float(bank.distances(vectors).max()) for vectors in patches(range(20, 28)))
     return Pipeline(RECIPE, finder, embedder, bank, tau=limit, patch_tau=limit)
 

@@ -14,22 +14,22 @@ import torch
 from adapters.frames import decode_image
 from schemas.recipe import RoiRecipe
 from service.errors import TrainingError
+from service.model.calibration import LimitMethod
 from service.model.dataset import list_frames
-from service.model.training import TrainingOptions, train
+from service.model.training import TrainedModel, TrainingOptions, train
 from service.pipeline.embed import build_embedder
 from service.pipeline.memory_bank import MemoryBank
 from service.pipeline.pipeline import Pipeline
 from service.pipeline.roi import build_roi_finder
-from service.pipeline.types import Frame
+from service.pipeline.types import BgrImage, Frame, Inspection
 from tests.support.parts import QUICK, draw_part, train_parts, write_parts
 
 CPU = torch.device("cpu")
 decode = partial(decode_image, max_pixels=1_000_000)
 
 
-def test_training_separates_damaged_parts_from_ok_ones(tmp_path: Path) -> None:
-    """Parts never seen: the intact ones stay below tau, the scratched ones reach it, with a box on the scratch."""
-    trained = train_parts(write_parts(tmp_path, 12))
+def judged(trained: TrainedModel, picture: BgrImage) -> Inspection:
+    """Judge a picture with a model as it ships."""
     pipeline = Pipeline(
         trained.manifest.recipe,
         build_roi_finder(QUICK.roi),
@@ -38,8 +38,14 @@ def test_training_separates_damaged_parts_from_ok_ones(tmp_path: Path) -> None:
         tau=trained.manifest.tau,
         patch_tau=trained.manifest.patch_tau,
     )
-    intact = pipeline.inspect([Frame(draw_part(seed)) for seed in range(100, 104)])
-    damaged = pipeline.inspect([Frame(draw_part(seed, damaged=True)) for seed in range(100, 104)])
+    return pipeline.inspect([Frame(picture)])[0]
+
+
+def test_training_separates_damaged_parts_from_ok_ones(tmp_path: Path) -> None:
+    """Parts never seen: the intact ones stay below tau, the scratched ones reach it, with a box on the scratch."""
+    trained = train_parts(write_parts(tmp_path, 12))
+    intact = [judged(trained, draw_part(seed)) for seed in range(100, 104)]
+    damaged = [judged(trained, draw_part(seed, damaged=True)) for seed in range(100, 104)]
     assert [inspection.damaged for inspection in intact] == [False] * 4
     assert [inspection.damaged for inspection in damaged] == [True] * 4
     assert all(inspection.boxes for inspection in damaged)
@@ -128,14 +134,17 @@ def test_training_bounds_the_patches_in_memory(tmp_path: Path) -> None:
     assert training.bank_size == 75
 
 
-def test_training_of_a_mixed_set_drops_the_rarest_patches(tmp_path: Path) -> None:
-    """A damaged part among the OK ones leaves fewer of its patches in the bank than without the density filter."""
-    write_parts(tmp_path / "ok", 9)
-    (tmp_path / "ok" / "part10.png").write_bytes(cv2.imencode(".png", draw_part(50, damaged=True))[1].tobytes())
-    whole = train_parts(tmp_path / "ok").manifest.training
-    mixed = train_parts(tmp_path / "ok", options=TrainingOptions(mixed=True)).manifest.training
-    assert mixed.mixed
-    assert mixed.bank_size < whole.bank_size
+def test_training_of_a_mixed_set_does_not_believe_a_damaged_frame(tmp_path: Path) -> None:
+    """A damaged part among the OK ones neither raises tau nor leaves its damage in the bank."""
+    clean = train_parts(write_parts(tmp_path / "ok", 20))
+    (tmp_path / "ok" / "part21.png").write_bytes(cv2.imencode(".png", draw_part(50, damaged=True))[1].tobytes())
+    misled = train_parts(tmp_path / "ok")
+    mixed = train_parts(tmp_path / "ok", options=TrainingOptions(mixed=True))
+    assert (mixed.manifest.training.mixed, mixed.manifest.calibration.method) == (True, LimitMethod.CENSORED)
+    assert mixed.manifest.tau < 1.25 * clean.manifest.tau < misled.manifest.tau
+    assert not judged(misled, draw_part(50, damaged=True)).damaged
+    assert judged(mixed, draw_part(50, damaged=True)).damaged
+    assert not judged(mixed, draw_part(100)).damaged
 
 
 def test_training_can_be_cancelled_between_steps(tmp_path: Path) -> None:
