@@ -19,6 +19,8 @@ from service.pipeline.nearest import squared_lengths
 from service.pipeline.types import FloatArray, Progress
 
 SMALL_POOL, LARGE_POOL = 256, 8192
+UNSEEN = 2048
+"""Picks that a pool is held against at a time."""
 BATCH = 256
 """Most picks between two calls of the progress callback."""
 TIE = 4e-6
@@ -40,8 +42,8 @@ def farthest_point_coreset(
 
     patches: (N, D) float32. centres: (C, D) float32, taken as picked before the first one; without any the first pick
     is drawn with `seed`. Returns (min(count, N),) int64 in the order of selection. Equal to the plain greedy, but for
-    patches equally far, of which any may come first. Memory beyond the patches: two numbers a patch and a pool of at
-    most 8,192 rows, or of all where vectors are short.
+    patches equally far, of which any may come first. Memory beyond the patches: two numbers a patch, the picks, and a
+    pool of at most 8,192 rows with their products with 2,048 picks.
     """
     count = min(count, len(patches))
     if count <= 0:
@@ -59,7 +61,8 @@ def farthest_point_coreset(
             stalled = selection.picked == before
             pool_size = min(2 * pool_size, LARGE_POOL) if stalled else max(pool_size // 2, SMALL_POOL)
             if progress is not None:
-                progress(selection.picked - len(before_first), count)
+                # a pick costs more the more picks there are: counted by effort, not by number, the bar moves evenly
+                progress((selection.picked - len(before_first)) ** 2 // count, count)
     return selection.indices.cpu().numpy()
 
 
@@ -106,8 +109,9 @@ class _Selection:
         rows, squared = self.points[pool], self.squared[pool]
         unseen = self.picks[int(self.seen[pool].min()) : self.picked]
         distance = self.bound[pool]
-        if len(unseen):
-            refreshed = torch.addmm(unseen.square().sum(dim=1), rows, unseen.T, alpha=-2).amin(dim=1) + squared
+        for first in range(0, len(unseen), UNSEEN):
+            some = unseen[first : first + UNSEEN]
+            refreshed = torch.addmm(some.square().sum(dim=1), rows, some.T, alpha=-2).amin(dim=1) + squared
             distance = torch.minimum(distance, refreshed)
         for _ in range(min(BATCH, len(self.picks) - self.picked)):
             peak = float(distance.max())

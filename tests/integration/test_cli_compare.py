@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -220,6 +221,8 @@ async def test_compare_that_is_ended_leaves_nothing_behind(store: Path, tmp_path
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         start_new_session=True,
+        # a shell starts what runs in its background with SIGINT ignored, and that is inherited
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
 
     def judge() -> int | None:
