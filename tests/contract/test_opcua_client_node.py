@@ -115,6 +115,8 @@ async def test_node_s_triggers_are_judged_before_and_after_it_was_killed(pki: Pa
                         "reject": decision is not Decision.OK,
                         "score": -1 if decision is Decision.ERROR else 0.5,
                     }
+                # what was written but not yet confirmed would rightly be written again, into the second life
+                await eventually(lambda: judge.confirmed)
             await eventually(lambda: adapter.fault is not None)
     assert judge.seq == 80
 

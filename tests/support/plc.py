@@ -41,6 +41,11 @@ class Judge:
         self._decide = decide or (lambda _: Decision.OK)
         self._publishing: set[asyncio.Task[None]] = set()
 
+    @property
+    def confirmed(self) -> bool:
+        """Tell whether the adapter has confirmed every answer."""
+        return not self._publishing
+
     def __call__(self, arrival: Arrival) -> None:
         self.seq += 1
         said = verdict(
