@@ -151,7 +151,7 @@ class Database:
             try:
                 with connection.begin():
                     upgrade(connection)
-            except BaseException:
+            except BaseException:  # raised again: whatever ended it, a half-open connection must not keep the file
                 connection.close()
                 self._engine.dispose()
                 raise
