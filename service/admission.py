@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import statistics
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from schemas.settings import IntakeOrder, IntakeSettings
@@ -118,15 +120,16 @@ class Admission:
         return False
 
     def _turn_away(self, *, ahead: int) -> None:
-        """Turn away who will not be judged in time, by the median of what recent inspections took.
+        """Turn away who will not be judged in time: their turn by the median of what recent inspections took, their
+        own inspection as slow as one in ten.
 
         ahead: how many must leave before the first who waits may go in.
         """
         if not self._taken_s:
             return
-        inspection_s = statistics.median(self._taken_s)
-        interval_s = inspection_s / self._places
-        done_at = self._clock.monotonic() + inspection_s
+        interval_s = statistics.median(self._taken_s) / self._places
+        # by the median, every other one of those who just make it would not
+        done_at = self._clock.monotonic() + _slow(self._taken_s)
         kept: deque[_Waiting] = deque()
         for waiting in self._waiting:
             if waiting.promised or done_at + interval_s * (ahead + len(kept)) <= waiting.decide_by:
@@ -134,3 +137,8 @@ class Admission:
             elif not waiting.turn.cancelled():
                 waiting.turn.set_result(False)
         self._waiting = kept
+
+
+def _slow(taken_s: Collection[float]) -> float:
+    """Return what nine of ten inspections do not exceed, s."""
+    return sorted(taken_s)[math.ceil(0.9 * len(taken_s)) - 1]

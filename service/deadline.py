@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
@@ -19,30 +20,39 @@ _LONG_AGO = timedelta(days=1)
 
 
 class Margin:
-    """How long before a deadline a verdict that is still missing is declared missed.
+    """How long before a deadline a verdict that is still missing is declared missed, and a PASS must have left.
 
-    With "auto" it is learned: a little more than 99 of the last 100 answers took from the decision until the gate's
-    transport confirmed it. A first guess holds until there is something to learn from; the bounds keep one bad minute
-    from eating up the time to inspect.
+    seconds: before its deadline a verdict must be there. transit_s: the second part of that, in which it travels; what
+    opens a gate leaves before that begins, or not at all. The first part is to store it and hand it on.
+
+    With "auto" both parts are learned: a little more than 99 of the last 100 answers took. A first guess holds until
+    there is something to learn from; the bounds keep one bad minute from eating up the time to inspect.
     """
 
     _FIRST_GUESS_S = 0.025
-    _BOUNDS_S = (0.010, 0.150)
+    _BOUNDS_S = (0.005, 0.075)
     _ENOUGH = 20
     _SPARE = 1.25
 
     def __init__(self, setting: int | Literal["auto"]) -> None:
         self._learns = setting == "auto"
         self.seconds = self._FIRST_GUESS_S if setting == "auto" else setting / 1000
-        self._taken_s: deque[float] = deque(maxlen=200)
+        self.transit_s = self.seconds / 2
+        self._waited_s: deque[float] = deque(maxlen=200)
+        self._transit_s: deque[float] = deque(maxlen=200)
 
-    def observe(self, seconds: float) -> None:
-        """Learn from an answer that was confirmed `seconds` after it was decided."""
-        self._taken_s.append(seconds)
-        if self._learns and len(self._taken_s) >= self._ENOUGH:
-            slow = sorted(self._taken_s)[math.ceil(0.99 * len(self._taken_s)) - 1]
-            shortest, longest = self._BOUNDS_S
-            self.seconds = min(longest, max(shortest, slow * self._SPARE))
+    def observe(self, *, waited_s: float, transit_s: float) -> None:
+        """Learn from an answer that left `waited_s` after it was decided and was confirmed `transit_s` after that."""
+        self._waited_s.append(waited_s)
+        self._transit_s.append(transit_s)
+        if self._learns and len(self._transit_s) >= self._ENOUGH:
+            self.transit_s = self._enough_for(self._transit_s)
+            self.seconds = self.transit_s + self._enough_for(self._waited_s)
+
+    def _enough_for(self, taken_s: Collection[float]) -> float:
+        slow = sorted(taken_s)[math.ceil(0.99 * len(taken_s)) - 1]
+        shortest, longest = self._BOUNDS_S
+        return min(longest, max(shortest, slow * self._SPARE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,19 +61,16 @@ class Deadline:
 
     at: wall time, for the record. monotonic: the same moment in seconds of `Clock.monotonic`. decide_by: the moment,
     a margin earlier, at which a verdict that is still missing is declared missed, so that it arrives in time.
+    transit_s: how long before the deadline a PASS must leave to arrive by it.
     """
 
     at: datetime
     monotonic: float
     decide_by: float
-
-    @property
-    def transit_s(self) -> float:
-        """Return how long before the deadline something must leave to arrive by it: half the margin, s."""
-        return (self.monotonic - self.decide_by) / 2
+    transit_s: float
 
     @classmethod
-    def of(cls, arrival: Arrival, settings: DeadlineSettings, margin_s: float) -> Deadline:
+    def of(cls, arrival: Arrival, settings: DeadlineSettings, margin: Margin) -> Deadline:
         """Return the deadline of `arrival`: from its capture where that is known and believable, else from receipt."""
         allowed_ms = arrival.event.deadline_ms or settings.default_ms
         start = arrival.event.captured_at
@@ -71,7 +78,14 @@ class Deadline:
             start = arrival.received_at
         at = start + timedelta(milliseconds=allowed_ms)
         monotonic = arrival.received_monotonic + (at - arrival.received_at).total_seconds()
-        return cls(at=at, monotonic=monotonic, decide_by=monotonic - min(margin_s, allowed_ms / 4000))
+        # of a short deadline most is left for the inspection
+        share = min(1.0, allowed_ms / 4000 / margin.seconds) if margin.seconds else 1.0
+        return cls(
+            at=at,
+            monotonic=monotonic,
+            decide_by=monotonic - share * margin.seconds,
+            transit_s=share * margin.transit_s,
+        )
 
 
 def deadline_monotonic(entry: JournalEntry, clock: Clock) -> float:

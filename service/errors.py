@@ -15,6 +15,7 @@ CangateError
 ├── EvaluationFailed            a model could not be judged to the end
 ├── EmptyMemoryBank             a distance was asked of a bank with no vectors
 ├── SinkUnavailable             a verdict could not be published now; it may be tried again
+│   └── SinkRefused                 whoever takes it said no; it would say so again
 └── JournalError                the journal could not read or write
     └── JournalConflict             a number was used before
 """
@@ -94,6 +95,10 @@ class EmptyMemoryBank(CangateError):
 
 class SinkUnavailable(CangateError):
     """A verdict could not be published now; it may be tried again."""
+
+
+class SinkRefused(SinkUnavailable):
+    """Whoever takes verdicts said no to one, and would say so again until somebody mends it there."""
 
 
 class JournalError(CangateError):

@@ -108,7 +108,7 @@ class Inspector:
             return
         answered = self._remember(arrival.event.event_id)
         began = self._clock.monotonic()
-        deadline = Deadline.of(arrival, self._settings.deadline, self._margin.seconds)
+        deadline = Deadline.of(arrival, self._settings.deadline, self._margin)
         work: asyncio.Task[Outcome] | None = None
         try:
             outcome, work = await self._outcome(arrival, deadline)
@@ -212,7 +212,7 @@ class Inspector:
         """Return what comes first: the outcome of `work`, or a missed deadline."""
         done, _ = await asyncio.wait({work}, timeout=deadline.decide_by - self._clock.monotonic())
         # both may have come: the process was frozen, or the event loop held up
-        if done and self._clock.monotonic() <= deadline.monotonic - deadline.transit_s:
+        if done and self._clock.monotonic() <= deadline.decide_by:
             return work.result()
         late = asyncio.create_task(self._record_late(work, arrival, self._clock.now()))
         self._late.add(late)

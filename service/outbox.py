@@ -11,7 +11,7 @@ import structlog
 
 from schemas.messages import Verdict
 from service.deadline import Margin, deadline_monotonic
-from service.errors import JournalError, SinkUnavailable
+from service.errors import JournalError, SinkRefused, SinkUnavailable
 from service.ports import Answer, Clock, Journal, JournalEntry, VerdictSink
 
 log = structlog.get_logger(__name__)
@@ -28,18 +28,20 @@ _REDELIVERED = 10_000
 
 @dataclass(slots=True)
 class _Delivery:
-    """confirmed: True once the sink has it; False where it is given up, as a repeated answer is after one try."""
+    """confirmed: True once the sink has it; False where it is given up, as what is refused or only a repetition is."""
 
     answer: Answer
     confirmed: asyncio.Future[bool]
     tried: bool = False
+    refused: bool = False
 
 
 class Outbox:
     """Delivers verdicts to one sink in the order of seq.
 
     What the sink confirmed is noted in the journal, and what it had not confirmed when the last run ended is delivered
-    first. While a sink is away only so many verdicts wait in memory; the rest waits in the journal, but for those that
+    first. What it refuses is passed over: it would be refused again, and the gate commands behind it must not wait for
+    that; it stays in the journal. While a sink is away only so many verdicts wait in memory; the rest waits in the journal, but for those that
     the journal could not store. Whether a gate command may still go with a verdict is decided at each try
     (`Answer.gate_at`).
 
@@ -61,7 +63,7 @@ class Outbox:
         self._in_flight: dict[asyncio.Task[bool], _Delivery] = {}
         self._work = asyncio.Event()
         self._confirmed = 0  # every verdict up to this seq is confirmed
-        self._noted = 0  # the journal knows of it
+        self._to_note = asyncio.Event()  # the journal does not know of it yet
         self._confirmed_ahead: set[int] = set()
         self._taken = 0  # highest seq that was taken for delivery
         self._spilled = 0  # highest seq that waits outside of `_pending`
@@ -70,8 +72,8 @@ class Outbox:
 
     @property
     def waiting(self) -> int:
-        """Return how many verdicts are not confirmed yet, those in the journal left out."""
-        return len(self._pending) + len(self._in_flight) + len(self._unstored)
+        """Return how many verdicts are not confirmed and noted yet, those in the journal left out."""
+        return len(self._pending) + len(self._in_flight) + len(self._unstored) + self._to_note.is_set()
 
     async def recover(self, last_seq: int) -> None:
         """Take up what the last run left unconfirmed; call before the first `put`."""
@@ -82,7 +84,7 @@ class Outbox:
             except JournalError as exc:
                 log.error("journal_read_failed", sink=self.sink.name, error=str(exc))
         self._confirmed = last_seq if known is None else max(known, last_seq - _REDELIVERED)
-        self._noted = self._taken = self._confirmed
+        self._taken = self._confirmed
         self._spilled = last_seq
         self._work.set()
 
@@ -103,6 +105,12 @@ class Outbox:
 
     async def run(self) -> None:
         """Deliver until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._deliver(), name=f"deliver to {self.sink.name}")
+            if self._journal is not None:
+                group.create_task(self._note(self._journal), name=f"note for {self.sink.name}")
+
+    async def _deliver(self) -> None:
         while True:
             await self._work.wait()
             self._work.clear()
@@ -125,15 +133,20 @@ class Outbox:
         self._unstored.append(delivery)
 
     async def _try(self, delivery: _Delivery) -> bool:
+        """Deliver once; tell whether that was all that can be done."""
         first, delivery.tried = not delivery.tried, True
+        began = self._clock.monotonic()
         try:
             await self.sink.publish(delivery.answer)
+        except SinkRefused:
+            delivery.refused = True
+            return True
         except SinkUnavailable as exc:
             log.warning("publish_failed", sink=self.sink.name, seq=delivery.answer.verdict.seq, error=str(exc))
             return False
         decided = delivery.answer.decided_monotonic
         if first and self._margin is not None and decided is not None and not delivery.answer.repeated:
-            self._margin.observe(self._clock.monotonic() - decided)
+            self._margin.observe(waited_s=began - decided, transit_s=self._clock.monotonic() - began)
         return True
 
     async def _collect(self) -> bool:
@@ -151,23 +164,29 @@ class Outbox:
                 failed.append(delivery)
                 continue
             if not delivery.confirmed.done():
-                delivery.confirmed.set_result(task.result())
+                delivery.confirmed.set_result(task.result() and not delivery.refused)
         self._pending.extendleft(sorted(failed, key=lambda delivery: -delivery.answer.verdict.seq))
-        await self._note_confirmed()
+        self._advance()
         return bool(failed)
 
-    async def _note_confirmed(self) -> None:
+    def _advance(self) -> None:
         while self._confirmed + 1 in self._confirmed_ahead:
             self._confirmed += 1
             self._confirmed_ahead.discard(self._confirmed)
-        if self._journal is None or self._confirmed == self._noted:
-            return
-        try:
-            await self._journal.confirm(self.sink.name, self._confirmed)
-        except JournalError as exc:
-            log.error("journal_confirm_failed", sink=self.sink.name, error=str(exc))
-        else:
-            self._noted = self._confirmed
+            if self._journal is not None:
+                self._to_note.set()
+
+    async def _note(self, journal: Journal) -> None:
+        """Note what is confirmed, beside the deliveries: a verdict does not wait for the record of the one before."""
+        while True:
+            await self._to_note.wait()
+            confirmed = self._confirmed
+            try:
+                await journal.confirm(self.sink.name, confirmed)
+            except JournalError as exc:
+                log.error("journal_confirm_failed", sink=self.sink.name, error=str(exc))
+            if confirmed == self._confirmed:
+                self._to_note.clear()
 
     async def _take_from_journal(self) -> None:
         """Take the next of those that wait outside of `_pending`, from the journal and from memory, in order."""
@@ -187,7 +206,7 @@ class Outbox:
             self._confirmed_ahead.update(seq for seq in range(self._taken + 1, until + 1) if seq not in taken)
         self._pending.extend(taken[seq] for seq in sorted(taken) if seq <= until)
         self._taken = until
-        await self._note_confirmed()
+        self._advance()
 
     async def _read(self, *, after: int) -> Sequence[JournalEntry] | None:
         """Return stored verdicts; None where the journal cannot be read: they stay unconfirmed for the next run."""

@@ -60,7 +60,7 @@ class Answer:
 
     deadline_monotonic: when the gate must have been told, on `Clock.monotonic`. repeated: the event was answered
     before; only who asks again needs to hear it. for_gate: whether the gate may hear of it at all; a replayed part
-    is none of its business unless the plant says so (`gate.on_replayed`). transit_s: how long it takes to arrive.
+    is none of its business unless the plant says so (`gate.on_replayed`). transit_s: how long it may take to arrive.
     decided_monotonic: when it was decided, or should have been; None for a verdict of an earlier run.
     """
 
@@ -145,6 +145,7 @@ class VerdictSink(Protocol):
         the gate follows `answer.gate_at`.
 
         Raises:
+            SinkRefused: not taken, and another try would not be either.
             SinkUnavailable: not confirmed; call again with the same answer.
         """
 

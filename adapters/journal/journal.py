@@ -52,6 +52,10 @@ class SqlJournal:
             )
             .values(seq=sa.bindparam("seq"), decision=sa.bindparam("decision"), verdict=sa.bindparam("verdict"))
         )
+        note_confirmed = self._insert(sinks)
+        self._note_confirmed = note_confirmed.on_conflict_do_update(
+            index_elements=["station", "sink"], set_={"confirmed_seq": note_confirmed.excluded.confirmed_seq}
+        )
         self._retention: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -136,12 +140,8 @@ class SqlJournal:
 
     async def confirm(self, sink: str, seq: int) -> None:
         """Note that a sink has confirmed every verdict up to and including `seq`."""
-        statement = (
-            self._insert(sinks)
-            .values(station=self._station, sink=sink, confirmed_seq=seq)
-            .on_conflict_do_update(index_elements=["station", "sink"], set_={"confirmed_seq": seq})
-        )
-        await self._database.write(lambda connection: connection.execute(statement))
+        row = {"station": self._station, "sink": sink, "confirmed_seq": seq}
+        await self._database.write(lambda connection: connection.execute(self._note_confirmed, row))
 
     async def confirmed(self, sink: str) -> int | None:
         """Return up to which seq a sink has confirmed all verdicts; None for a sink never heard of."""

@@ -24,7 +24,7 @@ from adapters.telemetry import REFUSED
 from schemas.messages import CommandReply, GateCommand, StationState, Status
 from schemas.settings import MqttSettings
 from schemas.topics import Leaf, Prefix, StationTopics
-from service.errors import SinkUnavailable, UsageError
+from service.errors import SinkRefused, SinkUnavailable, UsageError
 from service.ports import Answer, Arrival, Clock, CommandHandler, Intake
 
 log = structlog.get_logger(__name__)
@@ -86,7 +86,7 @@ class MqttAdapter:
     def refused(self) -> str | None:
         """What the broker takes from us no longer, e.g. because of its access list; None while it takes everything.
 
-        No fault of the connection: it is tried again with every delivery. A broker of MQTT 3.1.1 never says so.
+        No fault of the connection: every new message is offered once. A broker of MQTT 3.1.1 never says so.
         """
         return next((f"{leaf} is {refusal}" for leaf, refusal in self._refused.items()), None)
 
@@ -122,6 +122,7 @@ class MqttAdapter:
         """Publish the verdict and, where it may still be said, the gate command; return when both are accepted.
 
         Raises:
+            SinkRefused: the broker takes no verdict from us.
             SinkUnavailable: one was not accepted.
         """
         connection = self._require_connection()
@@ -173,13 +174,14 @@ class MqttAdapter:
             # a broker that does not answer would answer for all of it later, after it has been published again
             connection.abort(f"no acknowledgement within {self._settings.publish_timeout_s:g} s")
         refusals = {leaf: confirmation.result() for leaf, confirmation in confirmations.items()}
-        if not connection.lost.done():
+        answered = not connection.lost.done()
+        if answered:
             self._note_refusals(refusals)
-            # tried again, it would repeat the verdict beside it for ever: the status says what is wrong
+            # the verdict beside it is out: the status says what is wrong
             refusals.pop(Leaf.GATE, None)
         for refusal in refusals.values():
             if refusal is not None:
-                raise SinkUnavailable(refusal)
+                raise (SinkRefused if answered else SinkUnavailable)(refusal)
 
     def _note_refusals(self, refusals: Mapping[Leaf, str | None]) -> None:
         for leaf, refusal in refusals.items():

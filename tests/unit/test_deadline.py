@@ -30,7 +30,7 @@ FROM_RECEIPT = DeadlineSettings(default_ms=400, start=DeadlineStart.RECEIVED)
 def test_deadline_runs_from_capture_or_receipt(settings: DeadlineSettings, age_ms: float, left_ms: float) -> None:
     """Contract section 8: from `captured_at` where it is there and believable, else from receipt."""
     event = arrival(age_ms=age_ms)
-    deadline = Deadline.of(event, settings, 0.0)
+    deadline = Deadline.of(event, settings, Margin(0))
     assert deadline.monotonic - event.received_monotonic == pytest.approx(left_ms / 1000, abs=0.005)
     assert (deadline.at - event.received_at) / timedelta(milliseconds=1) == pytest.approx(left_ms, abs=5)
 
@@ -38,39 +38,40 @@ def test_deadline_runs_from_capture_or_receipt(settings: DeadlineSettings, age_m
 def test_deadline_of_the_event_beats_the_default() -> None:
     """An event may name its own deadline."""
     event = arrival(deadline_ms=50)
-    assert Deadline.of(event, FROM_CAPTURE, 0.0).monotonic == pytest.approx(event.received_monotonic + 0.05)
+    assert Deadline.of(event, FROM_CAPTURE, Margin(0)).monotonic == pytest.approx(event.received_monotonic + 0.05)
 
 
 @pytest.mark.parametrize(("deadline_ms", "margin_ms"), [(1000, 25), (100, 25), (40, 10), (4, 1)])
 def test_deadline_margin_never_eats_a_short_deadline(deadline_ms: int, margin_ms: float) -> None:
-    """A missed deadline is declared a margin early, at most a quarter of the time there is."""
-    deadline = Deadline.of(arrival(deadline_ms=deadline_ms), FROM_CAPTURE, 0.025)
+    """A missed deadline is declared a margin early, at most a quarter of the time there is; a PASS has half of that."""
+    deadline = Deadline.of(arrival(deadline_ms=deadline_ms), FROM_CAPTURE, Margin(25))
     assert deadline.monotonic - deadline.decide_by == pytest.approx(margin_ms / 1000)
+    assert deadline.transit_s == pytest.approx(margin_ms / 2000)
 
 
 def test_margin_is_learned_from_publish_times() -> None:
-    """It follows the slowest percent of recent answers, with something to spare, and forgets what is long past."""
+    """Both parts follow the slowest percent of recent answers, with something to spare, and forget what is long past."""
     margin = Margin("auto")
     first_guess = margin.seconds
     for _ in range(19):
-        margin.observe(0.060)
+        margin.observe(waited_s=0.020, transit_s=0.040)
     assert margin.seconds == first_guess
-    margin.observe(0.060)
-    assert margin.seconds == pytest.approx(0.075)
+    margin.observe(waited_s=0.020, transit_s=0.040)
+    assert (margin.seconds, margin.transit_s) == pytest.approx((0.075, 0.050))
     for _ in range(200):
-        margin.observe(0.002)
-    assert margin.seconds == 0.010
+        margin.observe(waited_s=0.001, transit_s=0.002)
+    assert (margin.seconds, margin.transit_s) == (0.010, 0.005)
     for _ in range(3):
-        margin.observe(30.0)
-    assert margin.seconds == 0.150
+        margin.observe(waited_s=30.0, transit_s=30.0)
+    assert (margin.seconds, margin.transit_s) == (0.150, 0.075)
 
 
 def test_margin_that_is_set_does_not_move() -> None:
     """A plant that says how long it needs is believed."""
     margin = Margin(40)
     for _ in range(100):
-        margin.observe(0.5)
-    assert margin.seconds == 0.040
+        margin.observe(waited_s=0.5, transit_s=0.5)
+    assert (margin.seconds, margin.transit_s) == (0.040, 0.020)
 
 
 @pytest.mark.parametrize(

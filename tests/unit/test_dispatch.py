@@ -10,6 +10,7 @@ from schemas.messages import Gate, Reason
 from service.compute import Failed
 from service.deadline import Margin
 from service.dispatch import Dispatcher
+from service.errors import SinkRefused
 from service.journal_health import JournalHealth
 from service.outbox import Outbox
 from service.ports import Answer, Arrival
@@ -35,9 +36,9 @@ def answer_to(event: Arrival, seq: int, *, repeated: bool = False) -> Answer:
 class Out:
     """A dispatcher with one sink."""
 
-    def __init__(self, journal: MemoryJournal) -> None:
+    def __init__(self, journal: MemoryJournal, sink: RecordingSink) -> None:
         self.journal = journal
-        self.sink = RecordingSink()
+        self.sink = sink
         self.outbox = Outbox(self.sink, journal=journal, clock=CLOCK)
         self.health = JournalHealth()
         self.dispatcher = Dispatcher(journal, [self.outbox], clock=CLOCK, margin=Margin(25), health=self.health)
@@ -55,8 +56,8 @@ class Out:
 
 
 @asynccontextmanager
-async def an_exit(journal: MemoryJournal | None = None) -> AsyncIterator[Out]:
-    out = Out(journal or MemoryJournal())
+async def an_exit(journal: MemoryJournal | None = None, sink: RecordingSink | None = None) -> AsyncIterator[Out]:
+    out = Out(journal or MemoryJournal(), sink or RecordingSink())
     failing, out.journal.failing = out.journal.failing, False
     await out.outbox.recover(await out.journal.last_seq())
     out.journal.failing = failing
@@ -196,6 +197,49 @@ async def test_outbox_loses_nothing_that_is_stored_late() -> None:
         journal.disk.set()
         await out.idle()
     assert seqs(out) == list(range(1, 1101))
+
+
+class PickySink(RecordingSink):
+    """Refuses one verdict, whoever asks how often."""
+
+    refused = 0
+
+    async def publish(self, answer: Answer) -> None:
+        if answer.verdict.seq == 2:
+            self.refused += 1
+            raise SinkRefused("Not authorized")
+        await super().publish(answer)
+
+
+async def test_outbox_passes_over_what_is_refused() -> None:
+    """It is offered once; those behind it wait for nobody, and whoever asked is told that it is stored, not heard."""
+    sink = PickySink()
+    async with an_exit(sink=sink) as out:
+        out.journal.failing = True
+        for seq in (1, 2, 3):
+            await out.send(seq)
+        await out.sink.wait_for(2)
+        await eventually(lambda: out.acknowledged == ["e1", "e3"])
+        out.journal.failing = False
+        await eventually(lambda: out.acknowledged == ["e1", "e3", "e2"])
+        await out.idle()
+    assert (seqs(out), sink.refused) == ([1, 3], 1)
+
+
+class ForgetfulJournal(MemoryJournal):
+    """Never finishes noting what a sink has confirmed."""
+
+    async def confirm(self, sink: str, seq: int) -> None:  # noqa: ARG002 - the port's
+        await asyncio.get_running_loop().create_future()
+
+
+async def test_outbox_delivers_though_confirmations_are_noted_late() -> None:
+    """The next verdict does not wait for the record of the one before."""
+    async with an_exit(ForgetfulJournal()) as out:
+        for seq in (1, 2, 3):
+            await out.send(seq)
+            await out.sink.wait_for(seq)
+    assert seqs(out) == [1, 2, 3]
 
 
 async def test_outbox_takes_up_what_the_last_run_left_unconfirmed() -> None:
