@@ -102,7 +102,7 @@ class PasswordBook:
             password: what he gives.
             peer: the address he comes from; too many failures of a name from there make both wait.
         """
-        await asyncio.to_thread(self._refresh)
+        await asyncio.to_thread(self.refresh)
         account = self.verified(name, password)
         if account is not None:
             return account
@@ -128,6 +128,23 @@ class PasswordBook:
             return None
         return account
 
+    def has(self, name: str | None, account: Account) -> bool:
+        """Tell whether a user who was let in is still there, with the same role and password."""
+        return name is not None and self._accounts.get(name) == account
+
+    def refresh(self) -> None:
+        """Read the file again where it has changed; what cannot be read leaves all as it was, and is logged."""
+        stamp = _stamp(self._path)
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            self._accounts = read_users(self._path, self._key)
+        except UsageError as exc:
+            log.error("users_unreadable", error=str(exc), instead="the users known before stay")
+        else:
+            log.info("users_read", path=str(self._path), users=len(self._accounts))
+
     async def _verify(self, name: str, password: str) -> bool:
         self._waiting += 1
         try:
@@ -150,18 +167,6 @@ class PasswordBook:
     def _digest(self, account: Account, password: str) -> bytes:
         text = f"{account.password_hash}\0{password}".encode(errors="surrogatepass")
         return hashlib.blake2b(text, key=self._secret).digest()
-
-    def _refresh(self) -> None:
-        stamp = _stamp(self._path)
-        if stamp == self._stamp:
-            return
-        self._stamp = stamp
-        try:
-            self._accounts = read_users(self._path, self._key)
-        except UsageError as exc:
-            log.error("users_unreadable", error=str(exc), instead="the users known before stay")
-        else:
-            log.info("users_read", path=str(self._path), users=len(self._accounts))
 
 
 class Throttle:

@@ -120,8 +120,7 @@ class Admission:
         return False
 
     def _turn_away(self, *, ahead: int) -> None:
-        """Turn away who will not be judged in time: their turn by the median of what recent inspections took, their
-        own inspection as slow as one in ten.
+        """Turn away who will not be judged in time, by what recent inspections took.
 
         ahead: how many must leave before the first who waits may go in.
         """

@@ -42,10 +42,6 @@ from service.recovery import Recovery
 from service.runner import Runner
 from service.station import Station
 
-_SWITCH_S = 0.0005
-"""How long a thread may keep the interpreter from others that wait for it. A verdict changes threads a dozen times, and a
-frame takes the interpreter back after each call of OpenCV: with Python's 5 ms both wait longer than they work."""
-
 _GIVE_UP_S = 60.0
 """Judging that has failed for longer is left to a new process, where systemd watches over this one."""
 
@@ -110,7 +106,6 @@ def build(settings: Settings, journal: Journal, *, take_free_http_port: bool = F
     """Wire a service from its settings. Raises UsageError where a setting cannot be used."""
     _refuse_open_doors(settings)
     clock = SystemClock()
-    sys.setswitchinterval(_SWITCH_S)
     device = compute_device(settings.compute)
     models = ActiveModel(settings.model, device=device)
     frames = AllowListedFrames(settings.images)

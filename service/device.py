@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import cv2
 import torch
@@ -11,9 +12,13 @@ from threadpoolctl import threadpool_limits
 from schemas.settings import ComputeSettings
 from service.errors import UsageError
 
+_SWITCH_S = 0.0005
+"""How long a thread keeps the interpreter from others that wait for it. A verdict changes threads a dozen times, and a
+frame takes the interpreter back after each call of OpenCV: with Python's 5 ms both waited longer than they worked."""
+
 
 def compute_device(settings: ComputeSettings) -> torch.device:
-    """Return the device to judge on, and set the threads of torch, OpenCV and BLAS.
+    """Return the device to judge on, and set the threads of torch, OpenCV and BLAS and how they share the interpreter.
 
     By default one core is left to the event loop: threads that wait in a spin for their next piece of work took it from
     the gate, and two of them were slower than one on two cores. Raises UsageError where the device is not there.
@@ -22,6 +27,7 @@ def compute_device(settings: ComputeSettings) -> torch.device:
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
     threadpool_limits(threads)
+    sys.setswitchinterval(_SWITCH_S)
     if settings.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(settings.device)

@@ -40,10 +40,10 @@ class Outbox:
     """Delivers verdicts to one sink in the order of seq.
 
     What the sink confirmed is noted in the journal, and what it had not confirmed when the last run ended is delivered
-    first. What it refuses is passed over: it would be refused again, and the gate commands behind it must not wait for
-    that; it stays in the journal. While a sink is away only so many verdicts wait in memory; the rest waits in the journal, but for those that
+    first. While a sink is away only so many verdicts wait in memory; the rest waits in the journal, but for those that
     the journal could not store. Whether a gate command may still go with a verdict is decided at each try
-    (`Answer.gate_at`).
+    (`Answer.gate_at`). A verdict that the sink refuses is passed over, and stays in the journal: it would be refused
+    again, and the gate commands behind it must not wait for that.
 
     Args:
         sink: where to deliver to.

@@ -9,6 +9,7 @@ before asyncua asks for the user.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Final
 
 import structlog
@@ -29,11 +30,14 @@ _MESSAGE_TYPES: Final = frozenset({b"HEL", b"OPN", b"MSG", b"CLO", b"ERR", b"ACK
 _MAX_MESSAGE: Final = 8 * 1024 * 1024
 _MAX_CONNECTIONS: Final = 100
 _MAX_LOGIN_S: Final = 15.0
+_REVOKED_WITHIN_S: Final = 2.0
 _ACTIVATE: Final = ua.NodeId(ua.Int32(ua.ObjectIds.ActivateSessionRequest_Encoding_DefaultBinary))
 
 
 class StationServer(Server):
     """asyncua's server with our side of each connection."""
+
+    iserver: StationInternalServer
 
     def __init__(self, iserver: StationInternalServer) -> None:
         super().__init__(iserver=iserver)
@@ -42,6 +46,11 @@ class StationServer(Server):
         self.limits = TransportLimits(
             max_chunk_count=_MAX_MESSAGE // TransportLimits.max_recv_buffer + 1, max_message_size=_MAX_MESSAGE
         )
+
+    @property
+    def connections(self) -> Sequence[OPCUAProtocol]:
+        """Return the connections that are open."""
+        return list(self.bserver.clients) if self.bserver else []
 
     async def start(self) -> None:
         """Start to listen. Raises OSError where the port cannot be had."""
@@ -57,6 +66,23 @@ class StationServer(Server):
         except OSError:
             await self.iserver.stop()
             raise
+
+    async def end_revoked_sessions(self) -> None:
+        """End, soon after it changed, the sessions of those who would not be let in again; until cancelled.
+
+        The session goes first: one without a connection could be taken up again by who knows its token.
+        """
+        users = self.iserver.user_manager
+        while True:
+            await asyncio.sleep(_REVOKED_WITHIN_S)
+            await asyncio.to_thread(users.refresh)
+            for session in self.iserver.sessions:
+                if session.is_activated() and not users.still_allow(session.user):
+                    log.warning("opcua_session_ended", user=session.user.name, reason="user or certificate revoked")
+                    await session.close_session()
+                    for connection in self.connections:
+                        if connection.processor and connection.processor.session is session and connection.transport:
+                            connection.transport.abort()
 
 
 class _Listener(BinaryServer):

@@ -8,7 +8,7 @@ import ipaddress
 import os
 import secrets
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from adapters.accounts import PasswordBook, Role
+from adapters.accounts import Account, PasswordBook, Role
 from adapters.opcua.trust import TrustedCertificates
 from adapters.secret_files import warn_where_others_read
 from schemas.settings import OpcUaServerSettings
@@ -68,10 +68,15 @@ def security_policies(names: Iterable[str]) -> list[ua.SecurityPolicyType]:
 
 @dataclass
 class StationUser(User):
-    """A logged-in client; asyncua's own role stays User, since its Admin may change the address space."""
+    """A logged-in client; asyncua's own role stays User, since its Admin may change the address space.
+
+    account and certificate (DER): what let it in, where it had one.
+    """
 
     writes: bool = False
     chooses_model: bool = False
+    account: Account | None = None
+    certificate: bytes | None = None
 
 
 CALLER: ContextVar[User | None] = ContextVar("CALLER", default=None)
@@ -110,7 +115,9 @@ class StationUsers(UserManager):
         if not self._channel_allowed(certificate):
             return None
         if username is None:
-            return StationUser(UserRole.User, writes=True, chooses_model=True) if self._anonymous else None
+            if not self._anonymous:
+                return None
+            return StationUser(UserRole.User, writes=True, chooses_model=True, certificate=certificate)
         account = None if self.book is None else self.book.verified(username, password or "")
         if account is None:
             return None
@@ -119,7 +126,24 @@ class StationUsers(UserManager):
             username,
             writes=account.role is not Role.OPERATOR,
             chooses_model=account.role is Role.ENGINEER,
+            account=account,
+            certificate=certificate,
         )
+
+    def refresh(self) -> None:
+        """Read users and trusted certificates again where they have changed; call on a thread."""
+        if self.book is not None:
+            self.book.refresh()
+        if self.trusted is not None:
+            self.trusted.refresh()
+
+    def still_allow(self, user: User) -> bool:
+        """Tell whether who was let in would be let in again, as the same."""
+        if not isinstance(user, StationUser) or not self._channel_allowed(user.certificate):
+            return False
+        if user.account is None:
+            return self._anonymous
+        return self.book is not None and self.book.has(user.name, user.account)
 
     def _channel_allowed(self, certificate: bytes | None) -> bool:
         # asyncua opens an unsecured channel whatever the policies, and shows its certificate validator only the
@@ -168,6 +192,11 @@ class StationInternalServer(InternalServer):
             session.auth_token = ua.NodeId(ua.ByteString(secrets.token_bytes(32)))
             self.register_external_session(session)
         return session
+
+    @property
+    def sessions(self) -> Sequence[InternalSession]:
+        """Return the clients' sessions, those that have lost their connection included."""
+        return list(self._external_sessions.values())
 
     async def check_login(self, session: InternalSession, token: object, *, peer: str) -> None:
         """Look at the password on a thread, before asyncua asks for the user; what is wrong asyncua says."""

@@ -108,13 +108,14 @@ class OpcUaServerAdapter:
 
     async def run(self, intake: Intake, commands: CommandHandler) -> None:
         """Hand triggers and jobs to `intake` and orders to `commands` until cancelled; none is taken at other times."""
+        assert self._server is not None
         self._intake, self._commands = intake, commands
         try:
-            if self._vision is None:
-                await asyncio.get_running_loop().create_future()
-            else:
-                self._vision.start()
-                await self._vision.run()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._server.end_revoked_sessions(), name="opcua sessions")
+                if self._vision is not None:
+                    self._vision.start()
+                    group.create_task(self._vision.run(), name="opcua vision system")
         finally:
             self._intake = self._commands = None
             if self._tags:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -65,13 +66,14 @@ async def test_shipped_configuration_carries_an_event_and_its_answer(plant: Secu
             assert arrival.event.event_id == "e1"
             arrival.answered()
             await adapter.publish_status(status(), ready=True)
-            heard = ""
-            async with asyncio.timeout(30):
-                seq = 0
-                while not gate.done():  # until the subscription is there
-                    seq += 1
-                    await adapter.publish(answer_to(f"e{seq}", seq=seq, gate=Gate.PASS))
-                    await asyncio.sleep(0.05)
+            seqs = itertools.count(1)
+
+            async def heard_after_one_more() -> bool:  # the subscription may not be there yet
+                seq = next(seqs)
+                await adapter.publish(answer_to(f"e{seq}", seq=seq, gate=Gate.PASS))
+                return gate.done()
+
+            await eventually(heard_after_one_more, timeout_s=30, every_s=0.05)
             code, heard = gate.result()
             assert (code, '"gate":"PASS"' in heard) == (0, True), heard
             assert await publish_as(plant, "engineer", port, "cmd", '{"command":"ping"}') == ""

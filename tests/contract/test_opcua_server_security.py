@@ -21,6 +21,7 @@ from schemas.settings import OpcUaServerSettings
 from schemas.tags import NAMESPACE_URI, Tag
 from service.errors import UsageError
 from tests.support.opcua import free_port, plain_client, running, tag_node
+from tests.support.waiting import eventually
 
 ENCRYPTED = "Basic256Sha256_SignAndEncrypt"
 QUICK = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
@@ -135,6 +136,42 @@ async def test_client_whose_certificate_is_not_trusted_is_refused(tmp_path: Path
 
         impostor.uaclient.create_session = show_another  # type: ignore[method-assign] # an attack, not a use
         await assert_refused(impostor)
+
+
+@pytest.mark.parametrize("revoked", ["user", "password", "certificate"])
+async def test_session_ends_when_what_let_it_in_is_revoked(tmp_path: Path, revoked: str) -> None:
+    """A user who is gone or has another password, a certificate that is no longer trusted; nobody else is disturbed."""
+    trusted, owners = tmp_path / "trusted", {"plc": tmp_path / "plc", "operator": tmp_path / "screen"}
+    trusted.mkdir()
+    for name, own in owners.items():
+        await plain_client("opc.tcp://127.0.0.1:1/").setup_self_signed_certificate(
+            own / "key.pem", own / "certificate.der"
+        )
+        shutil.copy(own / "certificate.der", trusted / f"{name}.der")
+    settings = secure_settings(tmp_path, trusted)
+    assert settings.users_file is not None
+    async with running(settings, tmp_path / "pki") as (adapter, _):
+        server = adapter._server
+        assert server is not None
+        plc, screen = [
+            await secure_client(adapter.endpoint, tmp_path / "pki" / "opcua-server.der", own, name, f"{name}-secret")
+            for name, own in owners.items()
+        ]
+        async with plc, screen:
+            assert len(server.connections) == 2
+            lines = settings.users_file.read_text().splitlines()
+            if revoked == "certificate":
+                (trusted / "plc.der").unlink()
+            else:
+                kept = [line for line in lines if not line.startswith("plc:")]
+                more = [f"plc:plc:{QUICK.hash('another')}"] if revoked == "password" else []
+                settings.users_file.write_text("\n".join(kept + more))
+            await eventually(lambda: len(server.connections) == 1)
+            with pytest.raises(REFUSED):
+                await write_trigger(plc)
+            assert await write_trigger(screen) == "BadUserAccessDenied"
+            (left,) = server.iserver.sessions
+            assert left.user.name == "operator"
 
 
 async def test_session_tokens_cannot_be_guessed(tmp_path: Path) -> None:

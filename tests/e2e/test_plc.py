@@ -17,6 +17,7 @@ from tests.support.mqtt import PlantClient, private_mosquitto
 from tests.support.opcua import free_port
 from tests.support.parts import draw_part, publish, train_parts, write_parts
 from tests.support.service import ServiceProcess
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.e2e
 
@@ -48,10 +49,11 @@ async def test_service_inspects_for_a_plc_that_is_the_server(tmp_path: Path) -> 
                 assert (said["seq"], said["trigger_id"], said["part_id"]) == (result.seq, trigger, f"P-{name}")
                 assert said["event_id"].startswith(f"line1-{trigger}-")
             before = await plc.node("heartbeat").read_value()
-            async with asyncio.timeout(10):
-                while await plc.node("heartbeat").read_value() == before:  # noqa: ASYNC110 - as a PLC program does
-                    await asyncio.sleep(0.05)
 
+            async def has_risen() -> bool:
+                return bool(await plc.node("heartbeat").read_value() != before)
+
+            await eventually(has_risen, every_s=0.05)
             await plc.server.stop()
             reasons = await _reasons(http, 503)
             assert any(reason.startswith("opcua-client: opc.tcp://") for reason in reasons), reasons
@@ -65,9 +67,12 @@ async def test_service_inspects_for_a_plc_that_is_the_server(tmp_path: Path) -> 
 
 async def _reasons(http: httpx.AsyncClient, status: int) -> list[str]:
     """Return the reasons of /readyz as soon as it answers `status`."""
-    async with asyncio.timeout(20):
-        while True:
-            answer = await http.get("/readyz")
-            if answer.status_code == status:
-                return list(answer.json()["reasons"])
-            await asyncio.sleep(0.05)
+    reasons: list[str] = []
+
+    async def answers() -> bool:
+        answer = await http.get("/readyz")
+        reasons[:] = answer.json()["reasons"]
+        return answer.status_code == status
+
+    await eventually(answers, every_s=0.05)
+    return reasons

@@ -23,6 +23,7 @@ from asyncua.crypto.uacrypto import CertProperties
 from adapters.simulation.broker import free_port
 from tests.support.opcua import plain_client
 from tests.support.plant import HOST, ROOT, SecuredPlant, make_plant, mosquitto_client
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.broker]
 
@@ -66,14 +67,16 @@ level = "debug"
     url = f"https://{HOST}:{http_port}"
     try:
         trusting = ssl.create_default_context(cafile=plant.pki / "ca.pem")
-        async with asyncio.timeout(60), httpx.AsyncClient(verify=trusting, trust_env=False) as http:
-            while True:
+        async with httpx.AsyncClient(verify=trusting, trust_env=False) as http:
+
+            async def lives() -> bool:
                 assert process.returncode is None, said.read_text()
                 try:
-                    if (await http.get(f"{url}/healthz")).status_code == 200:
-                        break
+                    return (await http.get(f"{url}/healthz")).status_code == 200
                 except httpx.TransportError:
-                    await asyncio.sleep(0.1)
+                    return False
+
+            await eventually(lives, timeout_s=60, every_s=0.1)
         yield url, opcua_port, said
     finally:
         if process.returncode is None:
@@ -107,9 +110,10 @@ async def test_secured_plant_works_and_prints_no_secret(tmp_path: Path) -> None:
         async with httpx.AsyncClient(base_url=url, verify=trusting, trust_env=False, timeout=20) as http:
 
             async def answer(path: str, until: Callable[[httpx.Response], bool]) -> None:
-                async with asyncio.timeout(60):
-                    while not until(await http.get(path, auth=engineer)):  # noqa: ASYNC110 - nothing announces it
-                        await asyncio.sleep(0.05)
+                async def answered() -> bool:
+                    return until(await http.get(path, auth=engineer))
+
+                await eventually(answered, timeout_s=60, every_s=0.05)
 
             # there is no model: not ready for that reason alone
             await answer("/readyz", lambda got: [why.partition(":")[0] for why in got.json()["reasons"]] == ["model"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -17,6 +18,7 @@ import pytest
 
 from adapters.simulation.broker import free_port
 from tests.support.mqtt import mosquitto_or_skip
+from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 HOST = "localhost"
@@ -85,16 +87,8 @@ class SecuredPlant:
             mosquitto_or_skip(), "-c", config, stderr=asyncio.subprocess.DEVNULL
         )
         try:
-            async with asyncio.timeout(15):
-                while True:
-                    assert process.returncode is None, f"mosquitto did not start with {config}"
-                    try:
-                        _, writer = await asyncio.open_connection("127.0.0.1", port)
-                    except OSError:
-                        await asyncio.sleep(0.02)
-                        continue
-                    writer.close()
-                    break
+            await eventually(lambda: _listens(port) or process.returncode is not None)
+            assert process.returncode is None, f"mosquitto did not start with {config}"
             yield port
         finally:
             if process.returncode is None:
@@ -116,6 +110,11 @@ def make_plant(folder: Path) -> SecuredPlant:
     )
     assert done.returncode == 0, done.stderr
     return SecuredPlant(folder)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 async def mosquitto_client(tool: str, *options: str) -> tuple[int, str]:

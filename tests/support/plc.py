@@ -141,13 +141,14 @@ class PlcProcess:
             yield lambda word: client.get_node(f"ns={namespace};s={STATION}.{word}")
 
     async def ask(self, node: Callable[[str], Node], trigger: int, part_id: str) -> str:
-        """Give a trigger and return the part id of the result that names it."""
+        """Give a trigger; return its part id once a result names both."""
         await node("part_id").write_value(part_id)
         await node("trigger").write_value(trigger, ua.VariantType.UInt32)
-        async with asyncio.timeout(20):
-            while True:
-                before = await node("result_seq").read_value()
-                found = await node("result_trigger_id").read_value(), await node("result_part_id").read_value()
-                if found == (trigger, part_id) and before == await node("result_seq").read_value() != 0:
-                    return str(found[1])
-                await asyncio.sleep(0.01)
+
+        async def answered() -> bool:
+            before = await node("result_seq").read_value()
+            found = await node("result_trigger_id").read_value(), await node("result_part_id").read_value()
+            return bool(found == (trigger, part_id) and before == await node("result_seq").read_value() != 0)
+
+        await eventually(answered, every_s=0.01)
+        return part_id

@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,6 +16,7 @@ from typing import Self
 import httpx
 
 from adapters.simulation.broker import free_port
+from tests.support.waiting import eventually
 
 STATION = "line1"
 
@@ -92,15 +94,8 @@ store = "{self.store}"
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "service.cli", "run", "-c", str(self.config), stderr=log
             )
-        async with asyncio.timeout(60), httpx.AsyncClient() as client:
-            while True:
-                assert self.process.returncode is None, self.log()
-                try:
-                    if (await client.get(f"{self.url}/readyz")).status_code == self.expect:
-                        return
-                except httpx.TransportError:
-                    pass
-                await asyncio.sleep(0.05)
+        async with httpx.AsyncClient(base_url=self.url) as client:
+            await eventually(partial(self._answers, client), timeout_s=60, every_s=0.05)
 
     async def stop(self, how: signal.Signals) -> int:
         """End the process; return its exit status."""
@@ -109,6 +104,14 @@ store = "{self.store}"
             self.process.send_signal(how)
         async with asyncio.timeout(20):
             return await self.process.wait()
+
+    async def _answers(self, client: httpx.AsyncClient) -> bool:
+        assert self.process is not None
+        assert self.process.returncode is None, self.log()
+        try:
+            return (await client.get("/readyz")).status_code == self.expect
+        except httpx.TransportError:
+            return False
 
     def log(self) -> str:
         """Return what the service has logged so far."""

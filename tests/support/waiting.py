@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import inspect
+from collections.abc import Awaitable, Callable
 
 
-async def eventually(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+async def eventually(
+    condition: Callable[[], bool | Awaitable[bool]], timeout_s: float = 20.0, *, every_s: float = 0.002
+) -> None:
     """Return as soon as `condition` holds. Raises TimeoutError where it never does."""
     async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110 - the one place for conditions that nothing announces
-            await asyncio.sleep(0.002)
+        while not await _holds(condition):  # noqa: ASYNC110 - the one place for conditions that nothing announces
+            await asyncio.sleep(every_s)
+
+
+async def _holds(condition: Callable[[], bool | Awaitable[bool]]) -> bool:
+    held = condition()
+    return await held if inspect.isawaitable(held) else held

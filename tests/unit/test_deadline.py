@@ -50,7 +50,7 @@ def test_deadline_margin_never_eats_a_short_deadline(deadline_ms: int, margin_ms
 
 
 def test_margin_is_learned_from_publish_times() -> None:
-    """Both parts follow the slowest percent of recent answers, with something to spare, and forget what is long past."""
+    """Both parts follow the slowest percent of recent answers, with some to spare, and forget what is long past."""
     margin = Margin("auto")
     first_guess = margin.seconds
     for _ in range(19):
