@@ -250,7 +250,13 @@ class Inspector:
     def _answer(self, entry: JournalEntry, deadline: Deadline) -> Answer:
         assert entry.verdict_json is not None
         verdict = Verdict.model_validate_json(entry.verdict_json)
-        return Answer(verdict, entry.verdict_json, deadline.monotonic, for_gate=self._is_for_gate(verdict))
+        return Answer(
+            verdict,
+            entry.verdict_json,
+            deadline.monotonic,
+            for_gate=self._is_for_gate(verdict),
+            transit_s=deadline.transit_s,
+        )
 
     def _is_for_gate(self, verdict: Verdict) -> bool:
         return not verdict.replayed or self._settings.gate.on_replayed is OnReplayed.ACT

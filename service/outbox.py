@@ -225,7 +225,9 @@ class Outbox:
         verdict = Verdict.model_validate_json(entry.verdict_json)
         # a part replayed before the service went down moves no gate now, whatever the plant allows a running replay
         for_gate = not verdict.replayed
-        return Answer(verdict, entry.verdict_json, deadline_monotonic(entry, self._clock), for_gate=for_gate)
+        transit_s = 0.0 if self._margin is None else self._margin.transit_s
+        deadline = deadline_monotonic(entry, self._clock)
+        return Answer(verdict, entry.verdict_json, deadline, for_gate=for_gate, transit_s=transit_s)
 
     async def _back_off(self) -> None:
         first, longest = _RETRY_S
