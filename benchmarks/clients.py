@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import struct
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import paho.mqtt.client as mqtt
 from asyncua import Client, Node, ua
+from asyncua.client.ua_session import UaSession
 from asyncua.common.subscription import DataChangeEvent, Subscription
+from asyncua.common.utils import Buffer
+from asyncua.ua.ua_binary import nodeid_from_binary, struct_from_binary
 from paho.mqtt.enums import CallbackAPIVersion
 
 from adapters.simulation.broker import LOOPBACK
@@ -87,12 +92,17 @@ class TagClient:
 
 @asynccontextmanager
 async def tag_client(
-    endpoint: str, *, sampling_ms: float, tags: Sequence[str] = ("ResultSeq",)
+    endpoint: str, *, sampling_ms: float, tags: Sequence[str] = ("ResultSeq",), decode: bool = True
 ) -> AsyncIterator[TagClient]:
-    """Connect and subscribe to `tags`; the result of `result()` is only of use for ResultSeq alone."""
+    """Connect and subscribe to `tags`; the result of `result()` is only of use for ResultSeq alone.
+
+    decode: else what is told is acknowledged, and nobody looks into it.
+    """
     logging.getLogger("asyncua").setLevel(logging.ERROR)  # it warns of every value that the server revises
     async with Client(endpoint, timeout=10) as client:
         namespace = await client.get_namespace_index("urn:cangate")
+        if not decode:
+            client.uaclient.session.publish = partial(_take_in, client.uaclient.session)  # type: ignore[method-assign] # there is no other place
         subscription = await client.create_subscription(sampling_ms, queue_maxsize=10_000)
         connected = TagClient(client, namespace, subscription)
         nodes = [connected.node(tag) for tag in tags]
@@ -101,3 +111,22 @@ async def tag_client(
             initial: Any = await subscription.next_event(ANSWER_S)
             assert isinstance(initial, DataChangeEvent)
         yield connected
+
+
+async def _take_in(session: UaSession, acks: list[ua.SubscriptionAcknowledgement]) -> ua.PublishResponse:
+    """Publish as asyncua's session does, and read no more of the answer than what it takes to acknowledge it."""
+    request = ua.PublishRequest()
+    request.Parameters.SubscriptionAcknowledgements = acks
+    answer = await session._send_request(request, timeout=0)  # noqa: SLF001 - as asyncua itself
+    response = ua.PublishResponse(ResponseHeader=_header(answer))
+    result = response.Parameters
+    result.SubscriptionId, waiting = struct.unpack("<Ii", answer.read(8))
+    answer.read(4 * max(0, waiting) + 1)  # available sequence numbers, more notifications
+    (result.NotificationMessage.SequenceNumber,) = struct.unpack("<I", answer.read(4))
+    result.NotificationMessage.NotificationData = [ua.DataChangeNotification()]  # else asyncua does not acknowledge it
+    return response
+
+
+def _header(answer: Buffer) -> ua.ResponseHeader:
+    nodeid_from_binary(answer)
+    return struct_from_binary(ua.ResponseHeader, answer)

@@ -18,7 +18,11 @@ from service.station import Station
 log = structlog.get_logger(__name__)
 
 _HEARTBEAT_S = 0.5
-_STATUS_DELAY_S = 0.02
+_STATUS_DELAY_S = 0.1
+"""Longer than most inspections: a line flips between ready and busy with every part, and to tell twenty subscribers so
+in the middle of one costs the gate more than anybody gains. What a PLC must see at once its adapter writes itself.
+"""
+
 _DRAIN_S = 5.0
 _CLOSE_S = 2.5
 _RESTART_S = (0.1, 5.0)

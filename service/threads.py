@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -10,13 +11,21 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import structlog
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
+
+_SWITCH_INTERVAL_S: Final = 0.0005
+"""Python's own 5 ms is more than the whole way of a verdict out, and every hand-over between threads may cost it."""
+
+
+def share_interpreter() -> None:
+    """Let no thread keep the interpreter from the event loop for long, nor the event loop from the others."""
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
 
 
 class ThreadStuck(Exception):

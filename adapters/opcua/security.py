@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from adapters.accounts import Account, PasswordBook, Role
+from adapters.opcua.subscriptions import StationSubscriptions
 from adapters.opcua.trust import TrustedCertificates
 from adapters.secret_files import warn_where_others_read
 from schemas.settings import OpcUaServerSettings
@@ -178,6 +179,10 @@ class StationInternalServer(InternalServer):
     """
 
     user_manager: StationUsers
+
+    def __init__(self, user_manager: StationUsers) -> None:
+        super().__init__(user_manager)
+        self.subscription_service = self.isession.subscription_service = StationSubscriptions(self.aspace, iserver=self)
 
     def create_session(
         self,

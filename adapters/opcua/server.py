@@ -156,7 +156,7 @@ class OpcUaServerAdapter:
             _beside(self._vision.add, answer)
 
     async def publish_status(self, status: Status, *, ready: bool) -> None:
-        """Write Ready, Busy, Fault, FaultCode and Heartbeat.
+        """Write what has changed of Ready, Busy, Fault, FaultCode and Heartbeat.
 
         Raises:
             SinkUnavailable: the server is not open.
@@ -169,7 +169,8 @@ class OpcUaServerAdapter:
             Tag.FaultCode: status.fault.code if status.fault else 0,
             Tag.Heartbeat: status.heartbeat % 2**32,
         }
-        self._open_tags().write(values, self._clock.now())
+        tags = self._open_tags()
+        tags.write({tag: value for tag, value in values.items() if value != tags.number(tag)}, self._clock.now())
         if self._vision is not None and self._intake is not None:
             _beside(self._vision.observe, status)
 

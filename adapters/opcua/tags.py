@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
-from typing import Final, Self, TypeAlias, cast
+from typing import Final, TypeAlias, cast
 
 from asyncua import Server, ua
 from asyncua.crypto.permission_rules import User, UserRole
 from asyncua.server.address_space import AddressSpace, AttributeService
 
 from adapters.opcua.security import StationUser
+from adapters.opcua.subscriptions import WrittenValue
 from schemas.tags import NAMESPACE_URI, RESULT_RING, Access, Tag, TagType
 
 TagValue: TypeAlias = bool | int | float | str | tuple[int, ...] | tuple[str, ...] | None
@@ -26,17 +27,6 @@ _VARIANT_TYPES: Final = {
     TagType.STRING_ARRAY: ua.VariantType.String,
 }
 _ARRAY_LIMITS: Final = {Tag.Boxes: 0, Tag.Results: RESULT_RING}  # ArrayDimensions; 0: no limit (OPC 10000-3, 5.6.2)
-
-
-class _Written(ua.DataValue):
-    """A value that nobody changes once it is written.
-
-    asyncua copies a value in depth for every subscription to its node, while the event loop stands still: of a result
-    with its twenty tags that is four hundred copies for twenty subscribers, and the gate command waits beside them.
-    """
-
-    def __deepcopy__(self, memo: dict[int, object]) -> Self:
-        return self
 
 
 class TagSpace:
@@ -85,7 +75,7 @@ class TagSpace:
         self, tag: Tag, variant: ua.Variant, status: ua.StatusCode, *, source: datetime, server: datetime
     ) -> ua.StatusCode:
         """Put a value with its status and both timestamps into the address space; subscribers are told."""
-        value = _Written(variant, status, cast("ua.DateTime", source), cast("ua.DateTime", server))
+        value = WrittenValue(variant, status, cast("ua.DateTime", source), cast("ua.DateTime", server))
         return complete(self.aspace.write_attribute_value(self.node_ids[tag], ua.AttributeIds.Value, value))
 
     def number(self, tag: Tag) -> int:
