@@ -32,7 +32,8 @@ async def _give(plc: PlcServer, given_at: dict[int, float], order: dict[str, obj
     for trigger in range(int(first), int(first + count)):
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
         due += 1 / rate
-        for word, text in (("part_id", f"C-{trigger}"), ("image_uri", images[trigger % len(images)])):
+        image_uri = images[trigger % len(images)]
+        for word, text in (("part_id", f"C-{trigger}"), ("image_uri", image_uri), ("event_id", f"plc-{trigger}")):
             await plc.node(word).write_value(text)
         given_at[trigger] = time.perf_counter()
         await plc.node("trigger").write_value(trigger, TYPES["trigger"])

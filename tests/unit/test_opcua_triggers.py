@@ -9,7 +9,8 @@ import pytest
 from asyncua import ua
 
 from adapters.opcua.client.nodes import Address, read_mapping
-from adapters.opcua.client.triggers import Reading, TextHistory, TriggerMemory, texts_beside
+from adapters.opcua.client.texts import Reading, TextHistory, texts_beside
+from adapters.opcua.client.triggers import TriggerMemory
 from adapters.opcua.events import TriggerTexts
 from schemas.settings import OpcUaClientSettings
 from service.errors import UsageError
@@ -107,6 +108,25 @@ def test_text_that_is_bad_or_null_is_empty() -> None:
     """A value that the PLC itself calls bad says nothing."""
     assert history(told("A", 0.0, status=ua.StatusCodes.BadNotConnected)).at(MORNING, timedelta(), None) == ""
     assert history(told(None, 0.0)).at(MORNING, timedelta(), None) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "at", "expected"),
+    [
+        ("A", 1.999, True),
+        ("A", 2.0, True),
+        ("A", 1.9, False),  # so long before that another part may have come in between
+        ("A", 2.001, False),  # of the next part
+        ("A", 1.0, False),  # of the part before
+        ("", 1.999, False),  # cleared, and not yet seen to be written
+    ],
+)
+def test_text_needs_no_second_look_where_it_was_told_with_its_trigger(text: str, at: float, expected: bool) -> None:
+    """The trigger before was set at 1.0 s, this one at 2.0 s; what cannot be told apart is looked at."""
+    before, moment = MORNING + timedelta(seconds=1), MORNING + timedelta(seconds=2)
+    assert history(told("Z", 0.5), told(text, at)).is_told(moment, before) is expected
+    assert not history(told(text, at)).is_told(moment, None)
+    assert not history(told(text, None)).is_told(None, before)
 
 
 def set_to(trigger: int, at: float) -> ua.DataValue:

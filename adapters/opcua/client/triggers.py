@@ -21,6 +21,7 @@ from adapters.opcua.client.coercion import Coercion
 from adapters.opcua.client.connection import PlcConnection
 from adapters.opcua.client.diagnosis import Diagnosis, PlcFault, PlcUnusable, status_name
 from adapters.opcua.client.nodes import SOURCES, PlcNode
+from adapters.opcua.client.texts import LARGEST_SLACK, Reading, TextHistory, held, stamp_of, texts_beside
 from adapters.opcua.events import TriggerTexts
 from adapters.telemetry import REFUSED
 from service.errors import SinkUnavailable
@@ -35,9 +36,6 @@ _LIFETIME_S: Final = 30.0
 _SILENT_S: Final = 3.0
 _OVERFLOW: Final = 0x480
 """StatusCode bits: the info type says DataValue, and the queue of the item overflowed (OPC 10000-4, 7.39)."""
-
-_LARGEST_SLACK: Final = timedelta(milliseconds=10)
-"""Shorter than the distance of any two parts."""
 
 _OLDEST_AGE_S: Final = 3600.0
 _CURRENT_TIME: Final = ua.NodeId(ua.Int32(ua.ObjectIds.Server_ServerStatus_CurrentTime))
@@ -94,75 +92,6 @@ class TriggerMemory:
         return new and value != 0
 
 
-class TextHistory:
-    """The values of one text node, with the times at which the PLC says they were set."""
-
-    def __init__(self) -> None:
-        self._values: deque[tuple[datetime | None, str]] = deque(maxlen=_QUEUE)
-
-    def note(self, value: ua.DataValue) -> None:
-        """Remember a value that was told or read."""
-        stamped = (_stamp(value), _text(value))
-        if stamped not in self._values:
-            self._values.append(stamped)
-
-    @property
-    def newest(self) -> str:
-        """Return what was noted last."""
-        return self._values[-1][1] if self._values else ""
-
-    def at(self, moment: datetime | None, slack: timedelta, since: datetime | None) -> str:
-        """Return the value that held at `moment`.
-
-        One that was sampled up to `slack` later was set before, too, unless another one was set for this trigger:
-        after the trigger before it, at `since`.
-        """
-        if moment is None:
-            return self.newest
-        known = [(stamp, text) for stamp, text in self._values if stamp is not None and stamp <= moment + slack]
-        own = [(stamp, text) for stamp, text in known if stamp <= moment and since is not None and stamp > since]
-        return max(own or known)[1] if known else self.newest
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """Trigger, texts and clock of the PLC in one answer."""
-
-    trigger: ua.DataValue
-    texts: Mapping[str, ua.DataValue]
-    now: object
-
-
-def texts_beside(
-    change: ua.DataValue,
-    histories: Mapping[str, TextHistory],
-    reading: Reading | None,
-    *,
-    slack: timedelta,
-    since: datetime | None = None,
-) -> TriggerTexts:
-    """Return the texts that were written before `change` of the trigger.
-
-    A server that looks at its variables one after the other may tell of a trigger before it has seen the texts that the
-    PLC wrote in the same cycle; hence the reading and the slack. A PLC that goes on without waiting may have written
-    the texts of the next part by then; hence the stamps. A server that stamps with the time of the look instead of the
-    change gives itself away by the trigger's own stamp.
-
-    Args:
-        change: the value of the trigger that was told.
-        histories: what is known of each text, the reading included.
-        reading: a look at all of them after the newest change; None for earlier ones of a burst.
-        slack: how late a text may have been sampled.
-        since: when the trigger before this one was set.
-    """
-    stamp = _stamp(change)
-    still_there = reading is not None and _held(reading.trigger) == _held(change)
-    if reading is not None and still_there and _stamp(reading.trigger) != stamp:
-        return TriggerTexts(**{word: _text(value) for word, value in reading.texts.items()})
-    allowed = slack if still_there else timedelta()
-    return TriggerTexts(**{word: history.at(stamp, allowed, since) for word, history in histories.items()})
-
-
 class TriggerWatch:
     """A subscription to the trigger and its texts on one connection.
 
@@ -208,7 +137,7 @@ class TriggerWatch:
         keep_alive_s = float(made.RevisedPublishingInterval) * int(made.RevisedMaxKeepAliveCount) / 1000
         self._silence_s = max(_SILENT_S, 3 * keep_alive_s)
         revised_ms = max(float(result.RevisedSamplingInterval) for result in results)
-        self._slack = min(timedelta(milliseconds=revised_ms), _LARGEST_SLACK)
+        self._slack = min(timedelta(milliseconds=revised_ms), LARGEST_SLACK)
         log.info(
             "plc_subscribed",
             publishing_ms=float(made.RevisedPublishingInterval),
@@ -223,17 +152,21 @@ class TriggerWatch:
             for number, (change, told_at) in enumerate(changes, start=1):
                 # earlier ones of a burst: what the PLC holds by now belongs to a later one
                 is_newest = number == len(changes)
-                reading = await self._read() if standing or (is_newest and self._texts) else None
+                reading = await self._read() if standing or (is_newest and not self._are_told(change)) else None
                 texts = texts_beside(
                     change, self._texts, reading if is_newest else None, slack=self._slack, since=self._since
                 )
-                self._since = _stamp(change)
-                value = self._coercion.trigger(_held(change))
+                self._since = stamp_of(change)
+                value = self._coercion.trigger(held(change))
                 if self._memory.take(value, texts, standing=standing):
                     waited_s = asyncio.get_running_loop().time() - told_at
                     stood_s = _age_s(change, reading) if standing and reading else 0.0
                     yield GivenTrigger(value, texts, max(waited_s, stood_s))
                 standing = False
+
+    def _are_told(self, change: ua.DataValue) -> bool:
+        """Tell whether no text can be missing: a look takes a millisecond or two, and the gate waits for it."""
+        return all(history.is_told(stamp_of(change), self._since) for history in self._texts.values())
 
     async def _wait(self) -> list[tuple[ua.DataValue, float]]:
         while not self._changes:
@@ -257,7 +190,7 @@ class TriggerWatch:
         texts = dict(zip(self._texts, values[1:-1], strict=True))
         for word, value in texts.items():
             self._texts[word].note(value)
-        return Reading(values[0], texts, _held(values[-1]))
+        return Reading(values[0], texts, held(values[-1]))
 
     def _on_publish(self, result: ua.PublishResult) -> None:
         self._news.set()
@@ -291,22 +224,9 @@ def _item(handle: int, node_id: ua.NodeId, sampling_ms: float) -> ua.MonitoredIt
     return ua.MonitoredItemCreateRequest(seen, ua.MonitoringMode.Reporting, wanted)
 
 
-def _held(value: ua.DataValue) -> object:
-    return None if value.Value is None else value.Value.Value
-
-
-def _text(value: ua.DataValue) -> str:
-    held = _held(value)
-    return "" if held is None or (value.StatusCode is not None and value.StatusCode.is_bad()) else str(held)
-
-
-def _stamp(value: ua.DataValue) -> datetime | None:
-    return value.SourceTimestamp or value.ServerTimestamp
-
-
 def _age_s(change: ua.DataValue, reading: Reading) -> float:
     """Return how long ago the PLC was given `change`, by its own clock, so that its clock need not agree with ours."""
-    stamp, now = _stamp(change), reading.now
+    stamp, now = stamp_of(change), reading.now
     if stamp is None or not isinstance(now, datetime):
         return 0.0
     return min(max(0.0, (now - stamp).total_seconds()), _OLDEST_AGE_S)

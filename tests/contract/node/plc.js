@@ -91,7 +91,7 @@ async function main(port, rootFolder, text = "{}") {
       const timer = setInterval(() => {
         while (given < count && now() - began >= (given * 1000) / rate) {
           const trigger = first + given++;
-          give(trigger, { part_id: `C-${trigger}`, image_uri: images[trigger % images.length] });
+          give(trigger, { part_id: `C-${trigger}`, image_uri: images[trigger % images.length], event_id: `plc-${trigger}` });
         }
         if (given === count) {
           clearInterval(timer);
