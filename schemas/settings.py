@@ -133,13 +133,10 @@ class OpcUaServerSettings(Value):
     machine_vision: bool = Field(default=True, description="offer OPC 40100-1 Machine Vision beside the tags")
 
 
-class OpcUaClientSettings(Value):
-    """The service as client of a PLC's server; an empty endpoint turns it off.
+class OpcUaLogin(Value):
+    """An OPC UA server and who to be there."""
 
-    The keys from `trigger` on map our words to the PLC's NodeIds.
-    """
-
-    endpoint: str = Field(default="", description="of the PLC's server, e.g. opc.tcp://plc:4840; empty: no client")
+    endpoint: str = Field(default="", description="empty: the service's own server")
     security: str = Field(default="None", description="None, or policy and mode as in opcua.server.security")
     username: str = ""
     password: SecretStr | None = None
@@ -149,6 +146,15 @@ class OpcUaClientSettings(Value):
     )
     cert_file: Path | None = Field(default=None, description="our certificate; made where a secure policy needs one")
     key_file: Path | None = None
+
+
+class OpcUaClientSettings(OpcUaLogin):
+    """The service as client of a PLC's server; an empty endpoint turns it off.
+
+    The keys from `trigger` on map our words to the PLC's NodeIds.
+    """
+
+    endpoint: str = Field(default="", description="of the PLC's server, e.g. opc.tcp://plc:4840; empty: no client")
     sampling_ms: Annotated[float, Field(ge=0)] = Field(
         default=0.0, description="how often the PLC looks at its trigger; 0: at every change, or at its best"
     )
@@ -184,6 +190,9 @@ class OpcUaSettings(Value):
 
     server: OpcUaServerSettings = OpcUaServerSettings()
     client: OpcUaClientSettings = OpcUaClientSettings()
+    replay: OpcUaLogin = Field(
+        default=OpcUaLogin(), description="who cangate replay --via opcua-server is at the service's own server"
+    )
 
 
 class HttpSettings(Value):

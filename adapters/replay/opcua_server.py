@@ -10,6 +10,8 @@ from typing import Final, Self
 
 from asyncua import ua
 
+from adapters.opcua.client.access import PlcAccess
+from adapters.opcua.client.connection import PlcConnection
 from adapters.replay.frames import FrameFolder
 from adapters.simulation.plc import PlcGate
 from service.errors import SinkUnavailable
@@ -26,29 +28,30 @@ class OpcUaServerReplay:
     station the replay ends: two that share one Trigger would mistake each other's parts.
 
     Args:
-        endpoint: of the station's server.
+        access: the station's server, and who to be there: somebody who may write.
         station: id of the station.
         frames: a root of the station on this machine.
     """
 
-    def __init__(self, endpoint: str, *, station: str, frames: Path) -> None:
-        self._endpoint = endpoint
-        self._gate = PlcGate(endpoint, station, replayed=True)
+    def __init__(self, access: PlcAccess, *, station: str, frames: Path) -> None:
+        self._access = access
+        self._gate = PlcGate(access.endpoint, station, replayed=True, access=access)
         self._root = frames
         self._folder: FrameFolder | None = None
         self._open: dict[str, Showing] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        """Connect. Raises SinkUnavailable where the server does not answer, UsageError where no frame can be put."""
+        """Connect. Raises SinkUnavailable where the server is away or refuses us, UsageError if no frame can be put."""
         self._folder = await asyncio.to_thread(FrameFolder, self._root)
+        await self._try()
         self._tasks = [asyncio.create_task(self._gate.run()), asyncio.create_task(self._listen())]
         try:
             async with asyncio.timeout(_CONNECT_S):
                 await self._gate.connected.wait()
         except TimeoutError as exc:
             await self._stop()
-            raise SinkUnavailable(f"{self._endpoint}: the station's server does not answer") from exc
+            raise SinkUnavailable(f"{self._access}: the station's server does not answer") from exc
         return self
 
     async def __aexit__(
@@ -65,20 +68,31 @@ class OpcUaServerReplay:
         try:
             await self._gate.announce(showing.part.event.part_id or "", uri, showing.event_id)
         except _LOST as exc:
-            raise SinkUnavailable(f"{self._endpoint}: {exc}") from exc
+            raise SinkUnavailable(f"{self._access}: {exc}") from exc
 
     async def show(self, showing: Showing) -> None:  # noqa: ARG002 - the texts are written already
         """Write Trigger. Raises SinkUnavailable."""
         try:
             await self._gate.fire()
         except _LOST as exc:
-            raise SinkUnavailable(f"{self._endpoint}: {exc}") from exc
+            raise SinkUnavailable(f"{self._access}: {exc}") from exc
 
     def clear(self, showing: Showing) -> None:
         """Remove the frame, and wait no longer for the verdict."""
         self._open.pop(showing.event_id, None)
         if self._folder is not None:
             self._folder.remove(showing)
+
+    async def _try(self) -> None:
+        """Connect once to hear what is wrong: the gate would try again without a word."""
+        connection = PlcConnection(self._access)
+        try:
+            await connection.open()
+        except SinkUnavailable as exc:
+            await self._stop()
+            raise SinkUnavailable(f"{self._access}: {exc}") from exc
+        finally:
+            await connection.close("tried")
 
     async def _listen(self) -> None:
         async for action in self._gate.actions():

@@ -13,6 +13,8 @@ from asyncua import Client, Node, ua
 from asyncua.common.subscription import DataChangeEvent
 
 from adapters.clock import SystemClock
+from adapters.opcua.client.access import PlcAccess
+from adapters.opcua.client.secure import secure
 from schemas.messages import Decision, Gate, Verdict
 from schemas.tags import NAMESPACE_URI, Tag, VerdictCode, result_seq
 from service.ports import Clock
@@ -70,13 +72,21 @@ class PlcGate:
     The gate rejects unless a result is valid, says OK, does not say reject, and the heartbeat has risen within two
     seconds. Results that a newer one (or a newer trigger) has overwritten are taken from the ring of texts, where a
     PASS counts only while it is at most `hold_s` seconds old. Parts that are only replayed are passed over, unless
-    `replayed` says that they are what the gate is here for.
+    `replayed` says that they are what the gate is here for. `access` says who the gate is; nobody where it is None.
     """
 
     def __init__(
-        self, endpoint: str, station: str, *, clock: Clock | None = None, hold_s: float = 0.5, replayed: bool = False
+        self,
+        endpoint: str,
+        station: str,
+        *,
+        clock: Clock | None = None,
+        hold_s: float = 0.5,
+        replayed: bool = False,
+        access: PlcAccess | None = None,
     ) -> None:
         self._endpoint = endpoint
+        self._access = access
         self._station = station
         self._clock = clock or SystemClock()
         self._hold_s = hold_s
@@ -176,6 +186,9 @@ class PlcGate:
             )
             client.session_timeout = 60_000
             try:
+                if self._access is not None:
+                    client.application_uri = self._access.application_uri
+                    await secure(client, self._access)
                 await client.connect()
                 break
             except (OSError, TimeoutError, ua.UaError):

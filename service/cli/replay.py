@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from adapters.opcua.client.access import read_access
+from adapters.opcua.server import PKI
 from adapters.recordings.reader import Session
 from adapters.replay.mqtt import MqttReplay
 from adapters.replay.opcua_client import OpcUaClientReplay
@@ -26,6 +28,7 @@ from service.replay.acceptance import Expectation
 from service.replay.parts import moment_ns
 from service.replay.player import Pace, ReplayTarget
 from service.replay.tally import Tally
+from service.threads import share_interpreter
 
 
 class Via(StrEnum):
@@ -108,6 +111,7 @@ def replay(
         raise UsageError("--loop never ends, and --expect judges at the end")
     judge = None if expect is None else acceptance_judge(settings, expect, labels)
     folder = None if expect is None else report_folder(recorded, report)
+    share_interpreter()
     tally = Tally()
     whole = begin is None and end is None and only is None and not loop
     interrupted = False
@@ -136,8 +140,9 @@ def _way_in(via: Via, settings: Settings, frames: Path | None) -> AbstractAsyncC
         return MqttReplay(settings.mqtt, station=station, frames=root)
     if via is Via.OPCUA_CLIENT:
         return OpcUaClientReplay(opcua.client, settings.mqtt, station=station, frames=root)
-    endpoint = f"opc.tcp://{opcua.server.host}:{opcua.server.port}/cangate/"
-    return OpcUaServerReplay(endpoint, station=station, frames=root)
+    endpoint = opcua.replay.endpoint or f"opc.tcp://{opcua.server.host}:{opcua.server.port}/cangate/"
+    access = read_access(opcua.replay, endpoint, station=station, pki=PKI, section="opcua.replay")
+    return OpcUaServerReplay(access, station=station, frames=root)
 
 
 def _summarise(tally: Tally) -> None:

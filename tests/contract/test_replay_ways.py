@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -10,18 +11,21 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import argon2
 import pytest
+from pydantic import SecretStr
 
 from adapters.clock import SystemClock
 from adapters.mqtt import MqttAdapter
 from adapters.opcua.client import OpcUaClientAdapter
+from adapters.opcua.client.access import PlcAccess, read_access
 from adapters.opcua.server import OpcUaServerAdapter
 from adapters.replay.mqtt import MqttReplay
 from adapters.replay.opcua_client import OpcUaClientReplay
 from adapters.replay.opcua_server import OpcUaServerReplay
 from adapters.simulation.plc import PlcGate
 from schemas.messages import Decision, StationState, Status, Verdict
-from schemas.settings import MqttSettings, OpcUaClientSettings, OpcUaServerSettings
+from schemas.settings import MqttSettings, OpcUaClientSettings, OpcUaLogin, OpcUaServerSettings
 from schemas.tags import Tag
 from service.errors import SinkUnavailable, UsageError
 from service.ports import Adapter, Answer, Arrival, VerdictSink
@@ -111,6 +115,11 @@ async def serving(station: StubStation, *adapters: Adapter) -> AsyncIterator[Non
             await adapter.close()
 
 
+def nobody_at(endpoint: str) -> PlcAccess:
+    """Return how a client that says nothing of itself gets there."""
+    return read_access(OpcUaLogin(), endpoint, station=STATION, pki=Path("unused"))
+
+
 Way = Callable[[Path], AbstractAsyncContextManager[tuple[StubStation, AbstractAsyncContextManager[ReplayTarget]]]]
 
 
@@ -126,8 +135,10 @@ async def by_mqtt(root: Path) -> AsyncIterator[tuple[StubStation, AbstractAsyncC
 
 
 @asynccontextmanager
-async def by_opcua_server(root: Path) -> AsyncIterator[tuple[StubStation, AbstractAsyncContextManager[ReplayTarget]]]:
-    settings = OpcUaServerSettings(port=free_port())
+async def by_opcua_server(
+    root: Path, settings: OpcUaServerSettings | None = None
+) -> AsyncIterator[tuple[StubStation, AbstractAsyncContextManager[ReplayTarget]]]:
+    settings = settings or OpcUaServerSettings(port=free_port())
     adapter = OpcUaServerAdapter(settings, station=STATION, clock=SystemClock(), pki=root / "pki")
     station = StubStation([adapter])
     async with serving(station, adapter):
@@ -135,7 +146,7 @@ async def by_opcua_server(root: Path) -> AsyncIterator[tuple[StubStation, Abstra
         now = SystemClock().now()
         status = Status(station=STATION, state=StationState.READY, since=now, version="0", heartbeat=1)
         await adapter.publish_status(status, ready=True)
-        yield station, OpcUaServerReplay(adapter.endpoint, station=STATION, frames=root)
+        yield station, OpcUaServerReplay(nobody_at(adapter.endpoint), station=STATION, frames=root)
 
 
 @asynccontextmanager
@@ -226,7 +237,7 @@ async def test_replay_stops_where_somebody_else_triggers(tmp_path: Path) -> None
     async with by_opcua_server(tmp_path) as (station, target), target as entered:
         assert isinstance(entered, OpcUaServerReplay)
         await played(entered, some_parts(2), Pace(None, 1))
-        async with plain_client(entered._endpoint) as other:
+        async with plain_client(entered._access.endpoint) as other:
             namespace = await other.get_namespace_index("urn:cangate")
             trigger = tag_node(other, namespace, Tag.Trigger)
             await trigger.write_value(4711, (await trigger.read_data_type_as_variant_type()))
@@ -235,11 +246,45 @@ async def test_replay_stops_where_somebody_else_triggers(tmp_path: Path) -> None
         assert len(station.arrivals) == 3
 
 
+async def test_replay_says_who_it_is_where_the_station_asks(tmp_path: Path) -> None:
+    """Encrypted, as a user who may write, at a server that it knows; without that it is told why it is refused."""
+    policy, secret, trusted = "Basic256Sha256_SignAndEncrypt", tmp_path / "secret", tmp_path / "trusted"
+    (tmp_path / "users").write_text(
+        f"plc:plc:{argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash('secret')}\n"
+    )
+    secret.write_text("secret\n")
+    secret.chmod(0o600)
+    trusted.mkdir()
+    settings = OpcUaServerSettings(port=free_port(), security=(policy,), anonymous=False, users_file=tmp_path / "users")
+    login = OpcUaLogin(security=policy, username="plc", password_file=secret, trusted_certs=trusted)
+    async with by_opcua_server(tmp_path, settings) as (station, target):
+        assert isinstance(target, OpcUaServerReplay)
+        endpoint = target._access.endpoint
+
+        def replay_as(login: OpcUaLogin) -> OpcUaServerReplay:
+            access = read_access(login, endpoint, station=STATION, pki=tmp_path, section="opcua.replay")
+            return OpcUaServerReplay(access, station=STATION, frames=tmp_path)
+
+        refused = {
+            "security_refused": OpcUaLogin(),
+            "login_refused": OpcUaLogin(security=policy, username="plc", password=SecretStr("guess")),
+            "certificate_refused": login,
+        }
+        for fault, wrong in refused.items():
+            with pytest.raises(SinkUnavailable, match=fault):
+                await replay_as(wrong).__aenter__()
+        shutil.copy(tmp_path / "pki" / "opcua-server.der", trusted)
+        async with replay_as(login) as entered:
+            result = await played(entered, some_parts(2), Pace(None, 1))
+        assert [one.verdict is not None for one in result] == [True, True]
+        assert len(station.arrivals) == 2
+
+
 async def test_live_gate_passes_over_replayed_parts(tmp_path: Path) -> None:
     """A PLC with its gate on the same tags does nothing; parts that came in elsewhere do not even show there."""
     async with by_opcua_server(tmp_path) as (station, target), target as entered:
         assert isinstance(entered, OpcUaServerReplay)
-        live = PlcGate(entered._endpoint, STATION)
+        live = PlcGate(entered._access.endpoint, STATION)
         watching = asyncio.create_task(live.run())
         try:
             async with asyncio.timeout(20):
@@ -249,7 +294,7 @@ async def test_live_gate_passes_over_replayed_parts(tmp_path: Path) -> None:
             assert elsewhere is not None
             elsewhere = elsewhere.model_copy(update={"seq": 99, "replayed": True})
             await station.sinks[0].publish(Answer(elsewhere, elsewhere.to_json(), time.monotonic() + 9, for_gate=False))
-            async with plain_client(entered._endpoint) as client:
+            async with plain_client(entered._access.endpoint) as client:
                 namespace = await client.get_namespace_index("urn:cangate")
                 shown = [tag_node(client, namespace, tag) for tag in (Tag.ResultSeq, Tag.Reject, Tag.CountOk)]
                 assert [await node.read_value() for node in shown] == [4, True, 0]
@@ -270,6 +315,10 @@ async def test_ways_in_say_what_they_need(tmp_path: Path) -> None:
     ):
         with pytest.raises(UsageError, match=named):
             OpcUaClientReplay(settings, broker, station=STATION, frames=tmp_path)
-    with pytest.raises(UsageError, match="nowhere"):
-        async with OpcUaServerReplay("opc.tcp://127.0.0.1:1/", station=STATION, frames=tmp_path / "nowhere"):
+    with pytest.raises(SinkUnavailable, match=r"opc\.tcp://127\.0\.0\.1:1/: unreachable"):
+        async with OpcUaServerReplay(nobody_at("opc.tcp://127.0.0.1:1/"), station=STATION, frames=tmp_path):
             pass
+    with pytest.raises(UsageError, match="nowhere"):
+        async with OpcUaServerReplay(nobody_at("opc.tcp://127.0.0.1:1/"), station=STATION, frames=tmp_path / "nowhere"):
+            pass
+    assert not _left_in(tmp_path)

@@ -22,7 +22,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from adapters.opcua.security import PLAIN, POLICY_NAMES, make_pair
 from adapters.opcua.trust import TrustedCertificates, read_certificate
 from adapters.secret_files import read_password, warn_where_others_read
-from schemas.settings import OpcUaClientSettings
+from schemas.settings import OpcUaLogin
 from service.errors import UsageError
 
 log = structlog.get_logger(__name__)
@@ -55,44 +55,58 @@ class PlcAccess:
         return self.endpoint
 
 
-def read_access(settings: OpcUaClientSettings, *, station: str, pki: Path) -> PlcAccess:
-    """Return how to reach the PLC; where a certificate is needed and none is named, make one in `pki`.
+def read_access(
+    login: OpcUaLogin,
+    endpoint: str,
+    *,
+    station: str,
+    pki: Path,
+    section: str = "opcua.client",
+    request_timeout_s: float = 1.0,
+    connect_timeout_s: float = 5.0,
+) -> PlcAccess:
+    """Return how to reach a server; where a certificate is needed and none is named, make one in `pki`.
+
+    Args:
+        login: who to be there.
+        endpoint: where it is.
+        station: id of the station.
+        pki: where a certificate of our own is kept if none is named.
+        section: of the settings that `login` is from, to name what is wrong.
+        request_timeout_s: longest wait for an answer to a read or write.
+        connect_timeout_s: longest wait for each step of connecting.
 
     Raises:
         UsageError: a setting or a file cannot be used; it is named.
     """
-    _check_endpoint(settings.endpoint)
-    password = _password(settings)
-    if password is not None and not settings.username:
-        raise UsageError("opcua.client.password is set but opcua.client.username is empty")
-    if settings.security not in POLICY_NAMES:
+    _check_endpoint(endpoint, section)
+    password = _password(login, section)
+    if password is not None and not login.username:
+        raise UsageError(f"{section}.password is set but {section}.username is empty")
+    if login.security not in POLICY_NAMES:
         known = ", ".join(POLICY_NAMES)
-        raise UsageError(f"opcua.client.security: unknown policy {settings.security!r}; known are {known}")
-    trusted = (
-        TrustedCertificates.load(settings.trusted_certs, "opcua.client.trusted_certs")
-        if settings.trusted_certs
-        else None
-    )
+        raise UsageError(f"{section}.security: unknown policy {login.security!r}; known are {known}")
+    trusted = TrustedCertificates.load(login.trusted_certs, f"{section}.trusted_certs") if login.trusted_certs else None
     access = PlcAccess(
-        endpoint=settings.endpoint,
-        security=settings.security,
+        endpoint=endpoint,
+        security=login.security,
         application_name=f"cangate {station}",
-        request_timeout_s=settings.request_timeout_ms / 1000,
-        connect_timeout_s=settings.connect_timeout_s,
+        request_timeout_s=request_timeout_s,
+        connect_timeout_s=connect_timeout_s,
         trusted=trusted,
-        username=settings.username or None,
+        username=login.username or None,
         password=password,
     )
-    return access if settings.security == PLAIN else _secured(access, settings, pki)
+    return access if login.security == PLAIN else _secured(access, login, pki, section)
 
 
-def _secured(access: PlcAccess, settings: OpcUaClientSettings, pki: Path) -> PlcAccess:
+def _secured(access: PlcAccess, login: OpcUaLogin, pki: Path, section: str) -> PlcAccess:
     if access.trusted is None:
-        log.warning("plc_not_authenticated", reason="opcua.client.trusted_certs is not set: any server is believed")
-    certificate, private_key = _own_pair(settings, pki)
-    own = read_certificate(certificate, "opcua.client.cert_file")
-    _check_key(private_key, own)
-    policy, mode = settings.security.split("_")
+        log.warning("plc_not_authenticated", reason=f"{section}.trusted_certs is not set: any server is believed")
+    certificate, private_key = _own_pair(login, pki, section)
+    own = read_certificate(certificate, f"{section}.cert_file")
+    _check_key(private_key, own, section)
+    policy, mode = login.security.split("_")
     return replace(
         access,
         policy=getattr(security_policies, f"SecurityPolicy{policy}"),
@@ -103,30 +117,30 @@ def _secured(access: PlcAccess, settings: OpcUaClientSettings, pki: Path) -> Plc
     )
 
 
-def _check_endpoint(endpoint: str) -> None:
+def _check_endpoint(endpoint: str, section: str) -> None:
     try:
         parts = urlsplit(endpoint)
         usable = parts.scheme == "opc.tcp" and bool(parts.hostname) and parts.port is not None
     except ValueError:
         usable = False
     if not usable or "@" in endpoint:  # a user in the URL would be logged with it
-        raise UsageError(f"opcua.client.endpoint: {endpoint.rpartition('@')[2]!r} is no opc.tcp://host:port")
+        raise UsageError(f"{section}.endpoint: {endpoint.rpartition('@')[2]!r} is no opc.tcp://host:port")
 
 
-def _password(settings: OpcUaClientSettings) -> str | None:
-    if settings.password is not None:
-        return settings.password.get_secret_value()
-    if settings.password_file is None:
+def _password(login: OpcUaLogin, section: str) -> str | None:
+    if login.password is not None:
+        return login.password.get_secret_value()
+    if login.password_file is None:
         return None
-    return read_password("opcua.client.password_file", settings.password_file)
+    return read_password(f"{section}.password_file", login.password_file)
 
 
-def _own_pair(settings: OpcUaClientSettings, pki: Path) -> tuple[Path, Path]:
-    if (settings.cert_file is None) != (settings.key_file is None):
-        raise UsageError("opcua.client: cert_file and key_file belong together")
-    if settings.cert_file is not None and settings.key_file is not None:
-        warn_where_others_read("opcua.client.key_file", settings.key_file)
-        return settings.cert_file, settings.key_file
+def _own_pair(login: OpcUaLogin, pki: Path, section: str) -> tuple[Path, Path]:
+    if (login.cert_file is None) != (login.key_file is None):
+        raise UsageError(f"{section}: cert_file and key_file belong together")
+    if login.cert_file is not None and login.key_file is not None:
+        warn_where_others_read(f"{section}.key_file", login.key_file)
+        return login.cert_file, login.key_file
     certificate, private_key = pki / "opcua-client.der", pki / "opcua-client-key.pem"
     if not (certificate.is_file() and private_key.is_file()):
         try:
@@ -138,20 +152,20 @@ def _own_pair(settings: OpcUaClientSettings, pki: Path) -> tuple[Path, Path]:
                 usage=ExtendedKeyUsageOID.CLIENT_AUTH,
             )
         except OSError as exc:
-            raise UsageError(f"opcua.client: cannot write a certificate to {pki}: {exc}") from exc
+            raise UsageError(f"{section}: cannot write a certificate to {pki}: {exc}") from exc
     return certificate, private_key
 
 
-def _check_key(path: Path, certificate: x509.Certificate) -> None:
+def _check_key(path: Path, certificate: x509.Certificate, section: str) -> None:
     try:
         content = path.read_bytes()
         load = load_pem_private_key if content.lstrip().startswith(b"-----BEGIN") else load_der_private_key
         key = load(content, None)
     except (OSError, ValueError, TypeError) as exc:
-        raise UsageError(f"opcua.client.key_file: cannot use {path}: {exc}") from exc
+        raise UsageError(f"{section}.key_file: cannot use {path}: {exc}") from exc
     spki = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     if key.public_key().public_bytes(*spki) != certificate.public_key().public_bytes(*spki):
-        raise UsageError(f"opcua.client.key_file: {path} does not belong to the certificate")
+        raise UsageError(f"{section}.key_file: {path} does not belong to the certificate")
 
 
 def _application_uri(certificate: x509.Certificate) -> str:

@@ -73,7 +73,15 @@ class OpcUaClientAdapter:
             UsageError: a setting or a file cannot be used.
         """
         self._mapping = read_mapping(self._settings, station=self._station)
-        self._access = await asyncio.to_thread(read_access, self._settings, station=self._station, pki=self._pki)
+        self._access = await asyncio.to_thread(
+            read_access,
+            self._settings,
+            self._settings.endpoint,
+            station=self._station,
+            pki=self._pki,
+            request_timeout_s=self._settings.request_timeout_ms / 1000,
+            connect_timeout_s=self._settings.connect_timeout_s,
+        )
         self._event_ids = DefaultEventIds(self._station, self._clock.now())
 
     async def run(self, intake: Intake, commands: CommandHandler) -> None:  # noqa: ARG002 - commands come over MQTT

@@ -13,14 +13,11 @@ from typing import Final, TypeVar
 
 from asyncua import Client, ua
 from asyncua.client.client import UaClientState
-from asyncua.crypto.uacrypto import CertProperties
-from asyncua.crypto.validator import CertificateValidator, CertificateValidatorOptions
-from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
 from adapters.opcua.client.access import PlcAccess
 from adapters.opcua.client.diagnosis import Diagnosis, PlcFault, PlcUnusable, diagnose_connect, status_name
-from adapters.opcua.trust import encoding_of
+from adapters.opcua.client.secure import secure
 from service.errors import SinkUnavailable
 
 T = TypeVar("T")
@@ -49,7 +46,7 @@ class PlcConnection:
     async def open(self) -> None:
         """Open channel and session. Raises PlcUnusable where the server or we refuse, or it does not answer."""
         try:
-            await self._secure()
+            await secure(self._client, self._access)
             await self._client.connect()
         except PlcUnusable:
             raise
@@ -124,35 +121,6 @@ class PlcConnection:
         finally:
             goodbye.cancel()
             self._client.disconnect_socket()
-
-    async def _secure(self) -> None:
-        access = self._access
-        if access.username:
-            self._client.set_user(access.username)
-            self._client.set_password(access.password or "")
-        if access.policy is None:
-            return
-        assert access.certificate is not None
-        assert access.private_key is not None
-        try:
-            certificate, key = (
-                CertProperties(path, encoding_of(path)) for path in (access.certificate, access.private_key)
-            )
-            await self._client.set_security(access.policy, certificate, key, mode=access.mode)
-        except ua.UaStatusCodeError:
-            raise
-        except ua.UaError as exc:  # it found no endpoint that fits
-            raise PlcUnusable(
-                Diagnosis(PlcFault.SECURITY_REFUSED, f"the server does not offer {access.security}")
-            ) from exc
-        if access.trusted is not None:
-            offered = self._client.security_policy.peer_certificate
-            if offered is None or not access.trusted.covers(x509.load_der_x509_certificate(offered)):
-                raise PlcUnusable(
-                    Diagnosis(PlcFault.CERTIFICATE_REFUSED, "the server's certificate is not in trusted_certs")
-                )
-            options = CertificateValidatorOptions.BASIC_VALIDATION | CertificateValidatorOptions.PEER_SERVER
-            self._client.certificate_validator = CertificateValidator(options)
 
     async def _request(self, answer: Awaitable[T], what: str) -> T:
         try:

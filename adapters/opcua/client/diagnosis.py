@@ -86,6 +86,8 @@ def diagnose_connect(error: Exception) -> Diagnosis:
         name = status_name(ua.StatusCode(ua.UInt32(error.code)))
         fault = _BY_STATUS.get(error.code, PlcFault.SERVER_REFUSED)
         return Diagnosis(PlcFault.CERTIFICATE_REFUSED if name.startswith("BadCertificate") else fault, name)
+    if "No matching endpoints" in str(error):  # asyncua has no class for it
+        return Diagnosis(PlcFault.SECURITY_REFUSED, "the server wants another policy or mode")
     if isinstance(error, TimeoutError):
         return Diagnosis(PlcFault.NO_ANSWER, "the server does not answer")
     if isinstance(error, ConnectionRefusedError):
