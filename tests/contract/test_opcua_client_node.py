@@ -15,7 +15,7 @@ import pytest
 from adapters.opcua.client import OpcUaClientAdapter
 from adapters.simulation.plc_server import NAMESPACE_URI, TYPES
 from schemas.messages import Decision
-from tests.support.opcua import RecordingIntake, free_port
+from tests.support.opcua import RecordingIntake, free_port, plain_client
 from tests.support.plc import Judge, plc_client, serving
 from tests.support.waiting import eventually
 
@@ -150,6 +150,22 @@ async def test_node_wants_a_policy_and_a_user(pki: Path, tmp_path: Path) -> None
             assert expected in await first_fault(plc_client(plc.mapping | settings, pki=tmp_path)), settings
     async with node_plc(pki, secure="only") as plc:
         assert "security_refused" in await first_fault(plc_client(plc.mapping))
+
+
+async def test_node_is_believed_where_its_certificate_is_trusted(pki: Path, tmp_path: Path) -> None:
+    """What the server shows is what lies in `trusted_certs`, so a verdict goes there; without it nothing is said."""
+    trusted = tmp_path / "trusted"
+    trusted.mkdir()
+    async with node_plc(pki, secure=True) as plc:
+        login = {"security": "Basic256Sha256_SignAndEncrypt", "trusted_certs": trusted}
+        assert "certificate_refused" in await first_fault(plc_client(plc.mapping | login, pki=tmp_path))
+        offered = await plain_client(plc.mapping["endpoint"]).connect_and_get_server_endpoints()
+        certificate = next(one.ServerCertificate for one in offered if one.ServerCertificate)
+        (trusted / "plc.der").write_bytes(certificate)
+        adapter = plc_client(plc.mapping | login, pki=tmp_path)
+        async with serving(adapter, RecordingIntake(Judge(adapter))):
+            plc.tell("trigger", trigger=1, part_id="C-1")
+            assert (await plc.hear("result"))["part_id"] == "C-1"
 
 
 async def first_fault(adapter: OpcUaClientAdapter) -> str:

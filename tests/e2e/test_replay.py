@@ -13,26 +13,15 @@ import cv2
 import pytest
 
 from adapters.recordings.reader import Session
-from service.model.registry import ModelRegistry
 from service.replay.parts import RecordedPart
 from tests.support.mqtt import PlantClient, private_mosquitto
-from tests.support.parts import draw_part, publish, train_parts, write_parts
+from tests.support.parts import draw_part
 from tests.support.service import ServiceProcess, command
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.e2e
 
 PARTS = 12
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with one small model, trained on drawn parts."""
-    folder = tmp_path_factory.mktemp("models")
-    registry = ModelRegistry(folder)
-    frames = write_parts(tmp_path_factory.mktemp("ok"), 10)
-    registry.activate("bars", publish(registry, train_parts(frames)).name)
-    return folder
 
 
 @pytest.fixture

@@ -20,16 +20,10 @@ from asyncua import ua
 
 from tests.support.mqtt import PlantClient, private_mosquitto
 from tests.support.opcua import plain_client
-from tests.support.parts import draw_part, small_store
+from tests.support.parts import draw_part
 from tests.support.service import ServiceProcess
 
 pytestmark = pytest.mark.e2e
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with one small model, trained on drawn parts."""
-    return small_store(tmp_path_factory.mktemp("plant"))
 
 
 @asynccontextmanager

@@ -24,7 +24,7 @@ from schemas.recipe import EmbedRecipe, RoiRecipe
 from service.evaluation.comparison import Comparison
 from service.model.registry import ModelRegistry
 from tests.support.cli import CommandLine
-from tests.support.parts import HEIGHT, QUICK, WIDTH, draw_part, publish, train_parts, write_parts
+from tests.support.parts import HEIGHT, QUICK, WIDTH, publish, train_parts, write_parts
 from tests.support.waiting import eventually
 
 COMPARISON = {"comparison.csv", "comparison.html", "comparison.json"}
@@ -62,28 +62,6 @@ def store(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
         publish(registry, trained)
     registry.activate("bars", "1")
     return registry.store
-
-
-@pytest.fixture(scope="module")
-def ok(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Good parts that no model has seen."""
-    return write_parts(tmp_path_factory.mktemp("ok"), 4, first_seed=300)
-
-
-@pytest.fixture(scope="module")
-def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Damaged parts."""
-    return write_parts(tmp_path_factory.mktemp("damaged"), 4, first_seed=400, damaged=True)
-
-
-@pytest.fixture(scope="module")
-def masks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where their damage is."""
-    folder = tmp_path_factory.mktemp("masks")
-    for index in range(4):
-        difference = cv2.absdiff(draw_part(400 + index, damaged=True), draw_part(400 + index)).max(axis=2)
-        cv2.imwrite(str(folder / f"part{index + 1}.png"), np.where(difference > 10, 255, 0).astype(np.uint8))
-    return folder
 
 
 def comparison_in(report: Path) -> Comparison:
@@ -132,7 +110,7 @@ def test_compare_puts_models_side_by_side(
     assert not re.findall(r"""(?:src|href)\s*=\s*["'](?!data:|bars%40\d/report\.html")|url\(|@import""", page)
     assert {each.filename for each in comparison.disagreements} == {f"part{index}.png" for index in range(1, 5)}
     assert page.count("data:image/jpeg;base64,") == 2 * 4
-    assert "they disagree on 4 of 8 frames" in outcome.stdout
+    assert "they disagree on 4 of 9 frames" in outcome.stdout
     assert "image AUROC" in outcome.stdout
 
 

@@ -13,13 +13,7 @@ import pytest
 
 from service.model.registry import ModelRegistry
 from tests.support.cli import CommandLine
-from tests.support.parts import HEIGHT, WIDTH, draw_part, publish, train_parts, write_parts
-
-
-@pytest.fixture
-def cangate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
-    """The command line."""
-    return CommandLine(monkeypatch, capsys)
+from tests.support.parts import HEIGHT, WIDTH, publish, train_parts, write_parts
 
 
 @pytest.fixture(scope="module")
@@ -35,28 +29,6 @@ def store(tmp_path_factory: pytest.TempPathFactory, trained_on: Path) -> Path:
     publish(registry, train_parts(trained_on))
     registry.activate("bars", "1")
     return registry.store
-
-
-@pytest.fixture(scope="module")
-def ok(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Good parts that the model has never seen."""
-    return write_parts(tmp_path_factory.mktemp("ok"), 5, first_seed=300)
-
-
-@pytest.fixture(scope="module")
-def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Damaged parts."""
-    return write_parts(tmp_path_factory.mktemp("damaged"), 4, first_seed=400, damaged=True)
-
-
-@pytest.fixture(scope="module")
-def masks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where their damage is: what differs from the same part without it."""
-    folder = tmp_path_factory.mktemp("masks")
-    for index in range(4):
-        difference = cv2.absdiff(draw_part(400 + index, damaged=True), draw_part(400 + index)).max(axis=2)
-        cv2.imwrite(str(folder / f"part{index + 1}.png"), np.where(difference > 10, 255, 0).astype(np.uint8))
-    return folder
 
 
 def rows_of(report: Path) -> list[dict[str, str]]:

@@ -15,12 +15,6 @@ from tests.support.cli import CommandLine
 from tests.support.parts import draw_part, publish, train_parts, write_parts
 
 
-@pytest.fixture
-def cangate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
-    """The command line."""
-    return CommandLine(monkeypatch, capsys)
-
-
 def another_finish(seed: int) -> BgrImage:
     """A good part of another supplier: its metal is brushed along, in coarse stripes."""
     part = draw_part(seed).astype(np.int16)

@@ -41,12 +41,6 @@ def write_formats(folder: Path, first_seed: int, *, damaged: bool = False) -> Pa
 
 
 @pytest.fixture
-def cangate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
-    """The command line."""
-    return CommandLine(monkeypatch, capsys)
-
-
-@pytest.fixture
 def config(tmp_path: Path) -> Path:
     """A configuration whose store holds a model."""
     path = write_config(tmp_path)

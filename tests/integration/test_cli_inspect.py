@@ -10,24 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from service.model.registry import ModelRegistry
 from tests.support.cli import CommandLine
-from tests.support.parts import HEIGHT, WIDTH, draw_part, publish, train_parts, write_parts
-
-
-@pytest.fixture
-def cangate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
-    """The command line."""
-    return CommandLine(monkeypatch, capsys)
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with an active model."""
-    registry = ModelRegistry(tmp_path_factory.mktemp("store"))
-    publish(registry, train_parts(write_parts(tmp_path_factory.mktemp("ok"), 12)))
-    registry.activate("bars", "1")
-    return registry.store
+from tests.support.parts import HEIGHT, WIDTH, draw_part
 
 
 @pytest.fixture

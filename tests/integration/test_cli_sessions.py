@@ -11,25 +11,9 @@ import pytest
 
 from adapters.recordings.reader import Session
 from schemas.messages import Decision
-from service.model.registry import ModelRegistry
 from tests.support.cli import CommandLine
-from tests.support.parts import publish, train_parts, write_parts
+from tests.support.parts import write_parts
 from tests.support.recordings import drawn_part, recorded_part, write_session
-
-
-@pytest.fixture
-def cangate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
-    return CommandLine(monkeypatch, capsys)
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with one small model, trained on drawn parts."""
-    folder = tmp_path_factory.mktemp("models")
-    registry = ModelRegistry(folder)
-    frames = write_parts(tmp_path_factory.mktemp("ok"), 10)
-    registry.activate("bars", publish(registry, train_parts(frames)).name)
-    return folder
 
 
 @pytest.fixture

@@ -13,12 +13,6 @@ from tests.support.parts import write_config, write_parts
 
 
 @pytest.fixture
-def cangate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
-    """The command line."""
-    return CommandLine(monkeypatch, capsys)
-
-
-@pytest.fixture
 def config(tmp_path: Path) -> Path:
     """A configuration with a quick recipe and a store."""
     return write_config(tmp_path)
