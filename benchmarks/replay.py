@@ -1,6 +1,6 @@
 """Does a replay repeat the line, by each way in, at recorded pace and at full speed?
 
-    python -m benchmarks.replay ways [--parts 1000] [--rate 5] [--only mqtt]
+    python -m benchmarks.replay ways [--parts 1000] [--rate 5] [--only mqtt] [--keep FOLDER | --session FOLDER]
     python -m benchmarks.replay memory [--parts 10000]
 
 `ways` runs the service with `record.enabled`, shows it rendered canisters (every third damaged), and plays the session
@@ -137,16 +137,19 @@ async def a_service(folder: Path, model: tuple[Path, str], extra: str) -> AsyncI
             yield broker.port
 
 
-async def ways(parts: int, rate_hz: float, only: str | None, keep: Path | None) -> bool:
-    """Record a session and play it back by every way in."""
+async def ways(parts: int, rate_hz: float, only: str | None, keep: Path | None, kept: Path | None) -> bool:
+    """Record a session, or take one that was kept, and play it back by every way in."""
     model = rendered_model(recipe=QUICK, resolution_wh=SIZE_WH)
     good = True
     with tempfile.TemporaryDirectory(prefix="cangate-bench-") as name:
         folder = Path(name)
         recordings = f'[record]\nenabled = true\nfolder = "{folder}/recordings"\n'
-        async with a_service(folder, model, recordings) as broker_port:
-            await record(folder, broker_port, parts, rate_hz)
-            (session,) = (folder / "recordings").iterdir()
+        async with a_service(folder, model, "" if kept else recordings) as broker_port:
+            if kept is None:
+                await record(folder, broker_port, parts, rate_hz)
+                (session,) = (folder / "recordings").iterdir()
+            else:
+                session = kept
             recorded = Session.open(session)
             errors = sum(part.decision == "ERROR" for part in recorded.parts())
             print(f"recorded {sum(1 for _ in recorded.parts())} parts, {errors} of them ERROR; {recorded.troubles}")
@@ -235,11 +238,12 @@ def main() -> None:
     by_ways.add_argument("--rate", type=float, default=5.0)
     by_ways.add_argument("--only", choices=WAYS)
     by_ways.add_argument("--keep", type=Path, help="copy the session here")
+    by_ways.add_argument("--session", type=Path, help="play this one")
     by_memory = kinds.add_parser("memory", help="constant memory over a long session")
     by_memory.add_argument("--parts", type=int, default=10_000)
     arguments = parser.parse_args()
     if arguments.kind == "ways":
-        good = asyncio.run(ways(arguments.parts, arguments.rate, arguments.only, arguments.keep))
+        good = asyncio.run(ways(arguments.parts, arguments.rate, arguments.only, arguments.keep, arguments.session))
     else:
         good = asyncio.run(memory(arguments.parts))
     sys.exit(0 if good else 1)
