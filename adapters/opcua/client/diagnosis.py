@@ -86,8 +86,6 @@ def diagnose_connect(error: Exception) -> Diagnosis:
         name = status_name(ua.StatusCode(ua.UInt32(error.code)))
         fault = _BY_STATUS.get(error.code, PlcFault.SERVER_REFUSED)
         return Diagnosis(PlcFault.CERTIFICATE_REFUSED if name.startswith("BadCertificate") else fault, name)
-    if "No matching endpoints" in str(error):  # asyncua has no class for it
-        return Diagnosis(PlcFault.SECURITY_REFUSED, "the server wants another policy or mode")
     if isinstance(error, TimeoutError):
         return Diagnosis(PlcFault.NO_ANSWER, "the server does not answer")
     if isinstance(error, ConnectionRefusedError):
@@ -96,7 +94,8 @@ def diagnose_connect(error: Exception) -> Diagnosis:
         return Diagnosis(PlcFault.CONNECTION_LOST, "the server closed the connection")
     if isinstance(error, OSError):
         return Diagnosis(PlcFault.UNREACHABLE, _one_line(error))
-    return Diagnosis(PlcFault.SERVER_REFUSED, _one_line(error))
+    no_endpoint = "No matching endpoints" in str(error)  # asyncua has no class for it
+    return Diagnosis(PlcFault.SECURITY_REFUSED if no_endpoint else PlcFault.SERVER_REFUSED, _one_line(error))
 
 
 def _one_line(error: Exception) -> str:
