@@ -25,6 +25,7 @@ _COMMANDS = {
     "replay": "Play a recorded session through a running service, or straight through a model.",
     "compare": "Judge a recorded session with several models: agreement, escapes, over-rejects, cost.",
     "sessions": "List, look at, import and export recorded sessions.",
+    "pretrain": "Train the backbone of the starter embedder on photos and made-up surfaces.",
     "models": "List, show, verify, activate, roll back, extend, export and import models.",
     "selftest": "Break a line on this machine on purpose and see whether the promise is kept.",
     "config": "Check or show the configuration; add users of the OPC UA server.",
