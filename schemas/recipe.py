@@ -102,6 +102,10 @@ class EmbedRecipe(Value):
     pool: Positive = Field(
         default=1, description="timm: neighbourhood pooling of patch features (PatchCore), odd; 1 is off"
     )
+    position_weight: Annotated[float, Field(ge=0.0, le=2.0)] = Field(
+        default=0.0,
+        description="how much a patch's place on the part counts in its distance, where parts stand alike; 0: not",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -1,1 +1,1 @@
-"""Training of the starter backbone: surfaces and damage made up at random, and an objective that is the very decision."""
+"""Training of the starter backbone: made-up surfaces and damage, and an objective that is the decision itself."""

@@ -1,7 +1,7 @@
 """Damage painted onto a view: strokes, spots, patches and specks, each put there in one of many ways.
 
-What is painted is not meant to look like any one defect. It is a small part of the surface that is not like the rest, from
-hardly visible to plain, and that is what the backbone has to tell from a surface's own variety.
+What is painted is not meant to look like any one defect. It is a small part of the surface that is not like the rest,
+from hardly visible to plain, and that is what the backbone has to tell from a surface's own variety.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class Painted:
 def paint(rng: Rng, image: FloatArray, weight: FloatArray, other: Callable[[], FloatArray]) -> Painted:
     """Paint one damage.
 
-    image: (side, side, 3) float32, 0..1. weight: (side, side) float32, 1 on the part. other: makes another surface of that
-    size.
+    image: (side, side, 3) float32, 0..1. weight: (side, side) float32, 1 on the part. other: makes another surface of
+    that size.
     """
     outline = _outline(rng, len(image))
     contrast = max(float(image.mean(axis=2)[weight > 0].std()), 0.03)
@@ -127,14 +127,19 @@ def _amplitude(rng: Rng) -> float:
     return float(rng.choice([-1, 1], p=(0.6, 0.4))) * log_uniform(rng, 0.08, 0.5)
 
 
+def _over(image: FloatArray, outline: Outline, painted: np.ndarray) -> FloatArray:
+    """Lay what is painted over the image where the damage is."""
+    return np.asarray(image + outline.layers * (painted - image), np.float32)
+
+
 def _lift(rng: Rng, image: FloatArray, outline: Outline, *_: object) -> FloatArray:
     """Add or take away light."""
-    return image * (1 - outline.layers) + outline.layers * np.clip(image + _amplitude(rng), 0, 1)
+    return _over(image, outline, np.clip(image + _amplitude(rng), 0, 1))
 
 
 def _tint(rng: Rng, image: FloatArray, outline: Outline, *_: object) -> FloatArray:
     """Multiply: the texture below stays visible."""
-    return image * (1 + outline.layers * np.clip(2 * _amplitude(rng), -0.85, 1.2))
+    return _over(image, outline, image * (1 + np.clip(2 * _amplitude(rng), -0.85, 1.2)))
 
 
 def _relief(rng: Rng, image: FloatArray, outline: Outline, *_: object) -> FloatArray:
@@ -142,7 +147,8 @@ def _relief(rng: Rng, image: FloatArray, outline: Outline, *_: object) -> FloatA
     height = cv2.GaussianBlur(outline.alpha, (0, 0), log_uniform(rng, 0.6, 2.5))
     lamp = rng.uniform(0, 2 * np.pi)
     slope = cv2.Sobel(height, cv2.CV_32F, 1, 0) * np.cos(lamp) + cv2.Sobel(height, cv2.CV_32F, 0, 1) * np.sin(lamp)
-    return image + (slope / (np.abs(slope).max() + 1e-6))[..., None] * abs(_amplitude(rng))
+    shading = slope / (np.abs(slope).max() + 1e-6) * abs(_amplitude(rng))
+    return np.asarray(image + shading[..., None], np.float32)
 
 
 def _foreign(
@@ -152,7 +158,7 @@ def _foreign(
     foreign, share = other(), rng.uniform(0.4, 1)
     if rng.random() < 0.5:
         foreign = foreign - foreign.mean() + _smooth(image, 8.0)
-    return image * (1 - outline.layers * share) + outline.layers * share * foreign
+    return _over(image, outline, image + share * (foreign - image))
 
 
 def _misplaced(rng: Rng, image: FloatArray, outline: Outline, *_: object) -> FloatArray:
@@ -161,7 +167,7 @@ def _misplaced(rng: Rng, image: FloatArray, outline: Outline, *_: object) -> Flo
     piece = np.ascontiguousarray(np.roll(piece, rng.integers(len(image), size=2), axis=(0, 1)))
     if rng.random() < 0.6:
         piece = _smooth(image, 6.0) + piece - _smooth(piece, 6.0)
-    return image * (1 - outline.layers) + outline.layers * piece
+    return _over(image, outline, piece)
 
 
 def _roughened(rng: Rng, image: FloatArray, outline: Outline, contrast: float, *_: object) -> FloatArray:
@@ -171,7 +177,7 @@ def _roughened(rng: Rng, image: FloatArray, outline: Outline, contrast: float, *
     else:
         sigma_xy = (log_uniform(rng, 0.4, 1.5), log_uniform(rng, 3, 20))
     texture = smooth_noise(rng, len(image), sigma_xy, rng.uniform(1, 179)) * contrast * log_uniform(rng, 0.2, 1.5)
-    return image * (1 - outline.layers) + outline.layers * (_smooth(image, 6.0) + texture[..., None])
+    return _over(image, outline, _smooth(image, 6.0) + texture[..., None])
 
 
 def _bulge(rng: Rng, image: FloatArray, outline: Outline, *_: object) -> FloatArray:
@@ -179,7 +185,7 @@ def _bulge(rng: Rng, image: FloatArray, outline: Outline, *_: object) -> FloatAr
     rows, columns = np.nonzero(outline.alpha > 0.5)
     if not rows.size:
         return image
-    side, (y0, x0) = len(image), np.float32([rows.mean(), columns.mean()])
+    side, y0, x0 = len(image), np.float32(rows.mean()), np.float32(columns.mean())
     y, x = np.mgrid[:side, :side].astype(np.float32)
     sigma = log_uniform(rng, 5, 18)
     bell = np.exp(-((x - x0) ** 2 + (y - y0) ** 2) / np.float32(2 * sigma**2))
@@ -195,7 +201,7 @@ def _polished(rng: Rng, image: FloatArray, outline: Outline, *_: object) -> Floa
     """Blur what is there, or sharpen it."""
     smooth = _smooth(image, log_uniform(rng, 1, 4))
     spot = smooth if rng.random() < 0.5 else 2 * image - smooth
-    return image * (1 - outline.layers) + outline.layers * spot
+    return _over(image, outline, spot)
 
 
 def _smooth(image: FloatArray, sigma: float) -> FloatArray:

@@ -1,8 +1,8 @@
-"""Episodes: a few views of one station's surface, some of them damaged, as training a model and judging a part are.
+"""Episodes: a few views of one station's surface, some of them damaged: a model is trained and parts are judged.
 
-The first views are what a memory bank would be made of; the others are judged against them. Views of an episode are the same
-place photographed again, other places of one surface, or other parts with the same texture; light, focus and noise vary
-between all of them, since none of that is damage.
+The first views are what a memory bank would be made of; the others are judged against them. Views of an episode are
+the same place photographed again, other places of one surface, or other parts with the same texture; light, focus and
+noise vary between all of them, since none of that is damage.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Label(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """images: (VIEWS, SIDE, SIDE, 3) uint8 BGR; covered: (VIEWS, SIDE, SIDE) uint8, 1 on the part; labels: as covered."""
+    """images: (VIEWS, SIDE, SIDE, 3) uint8 BGR. covered, labels: (VIEWS, SIDE, SIDE) uint8: 1 on the part; `Label`."""
 
     images: npt.NDArray[np.uint8]
     covered: npt.NDArray[np.uint8]
@@ -82,9 +82,11 @@ class _Station:
             shading = np.clip(even_noise(rng, SIDE, log_uniform(rng, 25, 80)), -2, 2) * rng.uniform(0, 1)
             image = image * (1 + 0.25 * self.light * shading)[..., None]
         gamma, gain = np.exp(rng.normal(0, self.light, 2) * (0.2, 0.25))
-        image = np.clip(image, 1e-4, 1) ** np.float32(gamma) * np.float32(gain) + rng.normal(0, 0.05 * self.light)
+        image = np.clip(image, 1e-4, 1) ** np.float32(gamma) * np.float32(gain)
+        image = image + np.float32(rng.normal(0, 0.05 * self.light))
         if self.blur:
-            image = cv2.GaussianBlur(image, (0, 0), max(rng.uniform(0, self.blur), 0.15))
+            sigma = max(rng.uniform(0, self.blur), 0.15)
+            image = np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), np.float32)
         image = image + rng.standard_normal((SIDE, SIDE, 1), np.float32) * self.noise
         picture = np.asarray(np.clip(image, 0, 1) * 255, np.uint8)
         if self.clahe:
@@ -115,8 +117,10 @@ def draw_episode(rng: Rng, photos: Photos, parts: Parts | None = None, parts_sha
         for _ in range(damages):
             painted = paint(rng, image, weight, lambda: surface(rng, SIDE, photos))
             image = painted.image  # noqa: PLW2901 - damage upon damage
-            changed |= painted.changed if painted.label is None else False
-            label |= painted.label if painted.label is not None else False
+            if painted.label is None:
+                changed |= painted.changed
+            else:
+                label |= painted.label
         images[index] = np.where(weight[..., None] > 0, station.photograph(rng, image), NEUTRAL)
         covered[index] = weight
         labels[index] = np.where(label & (weight > 0), Label.DAMAGED, np.where(changed, Label.DOUBTFUL, Label.SOUND))
@@ -178,7 +182,7 @@ class _Window:
     zoom: float
 
     def cut(self, canvas: FloatArray, interpolation: int) -> FloatArray:
-        turn = cv2.getRotationMatrix2D(self.centre_xy, float(self.degrees), float(self.zoom))
+        turn = np.asarray(cv2.getRotationMatrix2D(self.centre_xy, float(self.degrees), float(self.zoom)), np.float64)
         turn[:, 2] += SIDE / 2 - np.array(self.centre_xy)
         cut = cv2.warpAffine(canvas, turn, (SIDE, SIDE), flags=interpolation, borderMode=cv2.BORDER_REFLECT_101)
         return np.asarray(cut, np.float32)

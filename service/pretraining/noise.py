@@ -26,17 +26,16 @@ def smooth_noise(
     while min(sigma_xy) / coarser >= _FINEST_SIGMA:
         coarser *= 2
     cells = max(span // coarser, _FEWEST)
-    noise = rng.standard_normal((cells, cells), np.float32)
+    noise: FloatArray = rng.standard_normal((cells, cells), np.float32)
     sigma_x, sigma_y = (max(sigma / coarser, 0.1) for sigma in sigma_xy)
     noise = np.asarray(cv2.GaussianBlur(noise, (0, 0), sigmaX=sigma_x, sigmaY=sigma_y), np.float32)
     if coarser > 1:
         noise = np.asarray(cv2.resize(noise, (span, span), interpolation=cv2.INTER_CUBIC), np.float32)
     if degrees:
-        turn = cv2.getRotationMatrix2D((span / 2, span / 2), degrees, 1)
+        turn = np.asarray(cv2.getRotationMatrix2D((span / 2, span / 2), degrees, 1), np.float64)
         turn[:, 2] -= (span - side) / 2
         noise = np.asarray(cv2.warpAffine(noise, turn, (side, side), borderMode=cv2.BORDER_REFLECT_101), np.float32)
-    noise -= noise.mean()
-    return noise / np.float32(noise.std() + 1e-6)
+    return np.asarray((noise - noise.mean()) / (noise.std() + 1e-6), np.float32)
 
 
 def even_noise(rng: np.random.Generator, side: int, sigma: float) -> FloatArray:

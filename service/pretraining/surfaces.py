@@ -85,9 +85,9 @@ def brushed_metal(rng: Rng, draw: Rng, side: int) -> FloatArray:
         length = width * log_uniform(rng, 1, 60) if rng.random() < 0.8 else width
         grain += weight * smooth_noise(draw, side, (width, length), degrees)
     if rng.random() < 0.4:
-        grain = np.sign(grain) * np.abs(grain) ** rng.uniform(0.6, 1.8)
+        grain = np.sign(grain) * np.abs(grain) ** np.float32(rng.uniform(0.6, 1.8))
     if rng.random() < 0.3:
-        grain += rng.uniform(0.1, 0.6) * even_noise(draw, side, 0.3)
+        grain += np.float32(rng.uniform(0.1, 0.6)) * even_noise(draw, side, 0.3)
     return _grey(rng.uniform(0.2, 0.7) + grain / grain.std() * log_uniform(rng, 0.01, 0.12))
 
 

@@ -83,11 +83,8 @@ class PreTrainer:
         self.folder, self.plan, self.photos, self.parts, self.device = folder, plan, photos, parts, device
         torch.manual_seed(plan.seed)
         self._learner = _Learner().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks the pair
-        self._average = AveragedModel(
-            self._learner,
-            multi_avg_fn=get_ema_multi_avg_fn(DECAY),
-            use_buffers=True,  # type: ignore[no-untyped-call]  # torch
-        )
+        average = get_ema_multi_avg_fn(DECAY)  # type: ignore[no-untyped-call]  # torch
+        self._average = AveragedModel(self._learner, multi_avg_fn=average, use_buffers=True)
         self._optimizer = torch.optim.AdamW(self._learner.parameters(), lr=plan.rate, weight_decay=0.02)
         self.step, self._seconds = 0, 0.0
         self._smoothed: dict[str, float] = {}
@@ -130,8 +127,9 @@ class PreTrainer:
             told(Progress(self.step, self.share, self._smoothed["ranking"], self._smoothed["ranked"]))
             if self.step % CHECKPOINT_EVERY == 0 or self.share >= 1:
                 self.save()
-        network: StarterNetwork = self._average.module.network.cpu().eval()
-        return network
+        network = self._average.module.network
+        assert isinstance(network, StarterNetwork), "the average is of the learner"
+        return network.cpu().eval()
 
     def _batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         stream = EpisodeStream(self.photos, self.parts, self.plan.seed, self.step)

@@ -17,6 +17,7 @@ from service.pipeline.memory_bank import MemoryBank
 from service.pipeline.scoring import anomaly_map
 from service.pipeline.types import BgrImage, FloatArray, Mask, NormalizedRoi
 
+CPU = torch.device("cpu")
 SIDE = 640
 BODY = (slice(40, 600), slice(220, 420))
 
@@ -59,7 +60,7 @@ def dented(bgr: BgrImage) -> BgrImage:
 @pytest.fixture(scope="module")
 def embedder() -> StarterEmbedder:
     """Return the embedder of the default recipe."""
-    return StarterEmbedder(EmbedRecipe())
+    return StarterEmbedder(EmbedRecipe(), CPU)
 
 
 @pytest.fixture(scope="module")
@@ -150,11 +151,11 @@ def test_embed_of_an_empty_mask_is_refused(embedder: StarterEmbedder) -> None:
 
 def test_input_side_sets_the_grid() -> None:
     """Twice the side, twice the cells a side; a side that no cell divides is refused in one line."""
-    (grid,) = StarterEmbedder(EmbedRecipe(input_side=640)).embed([roi_of(brushed(0))])
+    (grid,) = StarterEmbedder(EmbedRecipe(input_side=640), CPU).embed([roi_of(brushed(0))])
 
     assert grid.inside.shape == (80, 80)
     with pytest.raises(UsageError, match="multiples of 16 px, not 300"):
-        StarterEmbedder(EmbedRecipe(input_side=300))
+        StarterEmbedder(EmbedRecipe(input_side=300), CPU)
 
 
 @pytest.mark.parametrize("settings", [{"weights": "w.pth"}, {"layers": (1,)}, {"pool": 3}, {"pool": 2}])

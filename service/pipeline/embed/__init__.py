@@ -48,11 +48,20 @@ def build_embedder(recipe: EmbedRecipe, device: torch.device, packed: Path | Non
     packed: a safetensors file with the `state` of that embedder, which then comes before `recipe.weights` and the hub.
     Raises UsageError where the backbone or its weights cannot be had.
     """
+    embedder = _backbone(recipe, device, packed)
+    if not recipe.position_weight:
+        return embedder
+    from service.pipeline.embed.position import PositionAware  # noqa: PLC0415 - it wraps what this module defines
+
+    return PositionAware(embedder, recipe.position_weight)
+
+
+def _backbone(recipe: EmbedRecipe, device: torch.device, packed: Path | None) -> Embedder:
     # a starter pipeline never waits for timm and torchvision to be imported
     if recipe.embedder == "starter":
         from service.pipeline.embed.starter import StarterEmbedder  # noqa: PLC0415
 
-        return StarterEmbedder(recipe)
+        return StarterEmbedder(recipe, device)
     from service.pipeline.embed.timm_backbone import TimmEmbedder  # noqa: PLC0415
 
     return TimmEmbedder.from_recipe(recipe, device, packed)

@@ -32,22 +32,22 @@ def normalize_locally(bgr: torch.Tensor, covered: torch.Tensor) -> torch.Tensor:
     bgr: (batch, 3, height, width) float32, 0..1. covered: (batch, 1, height, width) float32, 1 on the part.
     """
     size = bgr.shape[-2:]
-    blue, green, red = bgr.split(1, dim=1)
+    blue, green, red = torch.unbind(bgr[:, :, None], dim=1)
     grey = 0.114 * blue + 0.587 * green + 0.299 * red
     colour = torch.cat([blue - green, red - green], dim=1)
     parts: list[torch.Tensor] = []
     for window in WINDOWS_PX:
         wide = window == WINDOWS_PX[-1]
         moments = [covered, grey * covered, grey * grey * covered, *([colour * covered] if wide else [])]
-        weight, first, second, *colours = _surroundings(torch.cat(moments, dim=1), window).split(1, dim=1)
-        weight = weight + EMPTY
-        mean = first / weight
-        spread = (second / weight - mean * mean).clamp_min(0).sqrt()
-        local = torch.cat([mean, spread, *(each / weight for each in colours)], dim=1)
-        mean, spread, *colours = functional.interpolate(local, size, mode="bilinear", align_corners=False).split(1, 1)
+        sums = _surroundings(torch.cat(moments, dim=1), window)
+        means = sums[:, 1:] / (sums[:, :1] + EMPTY)
+        spread = (means[:, 1:2] - means[:, :1] ** 2).clamp_min(0).sqrt()
+        local = torch.cat([means[:, :1], spread, means[:, 2:]], dim=1)
+        local = functional.interpolate(local, size, mode="bilinear", align_corners=False)
+        mean, spread = local[:, :1], local[:, 1:2]
         parts.append((grey - mean) / (spread + CONTRAST_FLOOR))
         if wide:
-            parts.append((colour - torch.cat(colours, dim=1)) * COLOUR_GAIN)
+            parts.append((colour - local[:, 2:]) * COLOUR_GAIN)
             whole = (grey * covered).sum((2, 3), keepdim=True) / (covered.sum((2, 3), keepdim=True) + 1)
             parts.append((mean - whole) * LEVEL_GAIN)
     return torch.cat([(torch.cat(parts, dim=1) * covered).clamp(-LARGEST, LARGEST), covered], dim=1)

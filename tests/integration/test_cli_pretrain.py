@@ -1,0 +1,111 @@
+"""`cangate pretrain`: a short training on photos that the test makes, its files, going on, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from schemas.recipe import EmbedRecipe
+from service.errors import UsageError
+from service.pipeline.embed.starter import WEIGHTS, StarterEmbedder, read_tensors
+from service.pipeline.types import NormalizedRoi
+from tests.support.cli import CommandLine
+from tests.support.photos import write_photos
+
+CPU = torch.device("cpu")
+SHORT = ("--no-rendered", "--workers", "0", "--episodes", "2")
+
+
+@pytest.fixture
+def cangate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
+    """The command line, on a wide terminal."""
+    monkeypatch.setenv("COLUMNS", "120")
+    return CommandLine(monkeypatch, capsys)
+
+
+def steps_in(folder: Path) -> list[int]:
+    with (folder / "losses.csv").open() as file:
+        return [int(row["step"]) for row in csv.DictReader(file)]
+
+
+def test_a_training_writes_weights_that_embed_and_goes_on(cangate: CommandLine, tmp_path: Path) -> None:
+    """Weights, loss curve and checkpoint are there; --resume adds the steps that are missing."""
+    photos, out = write_photos(tmp_path / "photos"), tmp_path / "out"
+
+    outcome = cangate("pretrain", photos, "-o", out, "--steps", 2, *SHORT)
+    assert outcome.status == 0
+    weights = out / "starter.safetensors"
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() in outcome.stdout.replace("\n", "")
+    assert steps_in(out) == [2]
+    first = weights.read_bytes()
+
+    outcome = cangate("pretrain", photos, "-o", out, "--steps", 3, "--resume", *SHORT)
+    assert outcome.status == 0
+    assert "from step 2" in outcome.stdout
+    assert steps_in(out) == [2, 3]
+    assert weights.read_bytes() != first
+
+    embedder = StarterEmbedder(EmbedRecipe(), CPU, weights)
+    roi = NormalizedRoi(np.full((320, 320, 3), 90, np.uint8), np.ones((320, 320), bool), (0.0, 0.0), 1.0)
+    (grid,) = embedder.embed([roi])
+    assert np.isfinite(grid.vectors).all()
+    assert embedder.digest != StarterEmbedder(EmbedRecipe(), CPU).digest
+
+
+def test_the_same_training_gives_the_same_weights(cangate: CommandLine, tmp_path: Path) -> None:
+    """Photos, seed and steps say all there is to say."""
+    photos = write_photos(tmp_path / "photos")
+    for name in ("a", "b"):
+        assert cangate("pretrain", photos, "-o", tmp_path / name, "--steps", 1, *SHORT).status == 0
+    first, second = (safetensors.torch.load_file(tmp_path / name / "starter.safetensors") for name in ("a", "b"))
+
+    for name, tensor in first.items():
+        torch.testing.assert_close(tensor, second[name])
+
+
+def test_what_cannot_be_trained_on_is_refused_in_one_line(cangate: CommandLine, tmp_path: Path) -> None:
+    """No photos, no checkpoint, and a checkpoint of other photos: status 2, one line each."""
+    photos, others = write_photos(tmp_path / "photos"), write_photos(tmp_path / "others", seed=1)
+    out = tmp_path / "out"
+    assert cangate("pretrain", photos, "-o", out, "--steps", 1, *SHORT).status == 0
+
+    for arguments, said in (
+        ((tmp_path / "nowhere", "-o", out), "no folder"),
+        ((photos, "-o", tmp_path / "new", "--resume"), "no checkpoint to go on from"),
+        ((others, "-o", out, "--resume"), "is of another training"),
+    ):
+        assert said in cangate("pretrain", *arguments, *SHORT).one_line_error()
+
+
+def test_weights_that_ship_are_read_as_safetensors_reads_them() -> None:
+    """Our reading of the format and that of its library agree to the bit."""
+    tensors, about = read_tensors(WEIGHTS.read_bytes())
+    expected = safetensors.torch.load_file(WEIGHTS)
+
+    assert about["dim"]
+    assert tensors.keys() == expected.keys()
+    for name, tensor in tensors.items():
+        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=0)
+
+
+def test_weights_that_were_changed_or_are_none_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A flipped bit of the file that ships, a missing one, and one of something else, each by its path."""
+    changed = bytearray(WEIGHTS.read_bytes())
+    changed[-1] ^= 1
+    path = tmp_path / "starter.safetensors"
+    path.write_bytes(changed)
+    with monkeypatch.context() as patch:
+        patch.setattr("service.pipeline.embed.starter.WEIGHTS", path)
+        with pytest.raises(UsageError, match="was changed"):
+            StarterEmbedder(EmbedRecipe(), CPU)
+    path.write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    with pytest.raises(UsageError, match="holds no starter network"):
+        StarterEmbedder(EmbedRecipe(), CPU, path)
+    with pytest.raises(UsageError, match="cannot be read"):
+        StarterEmbedder(EmbedRecipe(), CPU, tmp_path / "none")
