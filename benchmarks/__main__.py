@@ -28,6 +28,7 @@ COMMANDS = (
     ("training_memory",),
     ("distance",),
     ("coreset",),
+    ("starter_speed",),
     ("machine_vision",),
 )
 

@@ -93,9 +93,11 @@ class EmbedRecipe(Value):
         pattern=r"^(starter|timm:[A-Za-z0-9_.\-/]+)$",
         description=f"starter, timm:BACKBONE, {' or '.join(PRESETS)}",
     )
-    weights: str = Field(default="", description="timm: local checkpoint; empty: the hub")
+    weights: str = Field(
+        default="", description="local checkpoint; empty: of timm the hub's, of the starter its filter bank without any"
+    )
     pack_weights: bool = Field(
-        default=False, description="timm: the package carries the weights, and needs neither hub nor checkpoint"
+        default=False, description="the package carries the weights, and needs neither hub nor checkpoint"
     )
     input_side: Positive | None = Field(default=None, description="side of the network's input, px; None: its own")
     layers: tuple[int, ...] = Field(default=(), description="timm: feature levels to join; empty: the last one")
@@ -120,8 +122,10 @@ class EmbedRecipe(Value):
     def _fits_the_embedder(self) -> Self:
         if self.pool % 2 == 0:
             raise ValueError(f"pool is odd, not {self.pool}")
-        if self.embedder == "starter" and (self.weights or self.pack_weights or self.layers or self.pool != 1):
-            raise ValueError("weights, pack_weights, layers and pool belong to timm embedders; the starter has its own")
+        if self.embedder == "starter" and (self.layers or self.pool != 1):
+            raise ValueError("layers and pool belong to timm embedders; the starter has its own")
+        if self.embedder == "starter" and self.pack_weights and not self.weights:
+            raise ValueError("the starter without weights has none to pack")
         return self
 
 

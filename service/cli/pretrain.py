@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -69,17 +68,9 @@ def pretrain(
 
 def write_weights(network: StarterNetwork, path: Path, trainer: PreTrainer) -> str:
     """Write the weights in half precision with their shape and origin, and return the file's SHA-256."""
-    about = {
-        "widths": json.dumps(network.widths),
-        "dim": str(network.dim),
-        "steps": str(trainer.step),
-        "seed": str(trainer.plan.seed),
-        "photos_sha256": trainer.photos.digest,
-    }
-    tensors = {
-        name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in network.state_dict().items()
-    }
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata=about)
+    about = {"steps": str(trainer.step), "seed": str(trainer.plan.seed), "photos_sha256": trainer.photos.digest}
+    tensors = {name: tensor.half().contiguous() for name, tensor in network.state_dict().items()}
+    save_file(tensors, path, metadata=about)
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

@@ -13,9 +13,11 @@ import torch
 
 from schemas.recipe import EmbedRecipe
 from service.errors import UsageError
-from service.pipeline.embed.starter import WEIGHTS, StarterEmbedder, read_tensors
+from service.pipeline.embed import build_embedder
+from service.pipeline.embed.starter_trained import read_tensors
 from service.pipeline.types import NormalizedRoi
 from tests.support.cli import CommandLine
+from tests.support.parts import write_config, write_parts
 from tests.support.photos import write_photos
 
 CPU = torch.device("cpu")
@@ -27,6 +29,14 @@ def cangate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     """The command line, on a wide terminal."""
     monkeypatch.setenv("COLUMNS", "120")
     return CommandLine(monkeypatch, capsys)
+
+
+@pytest.fixture
+def weights(cangate: CommandLine, tmp_path: Path) -> Path:
+    """Weights of a training of one step."""
+    photos = write_photos(tmp_path / "photos")
+    assert cangate("pretrain", photos, "-o", tmp_path / "out", "--steps", 1, *SHORT).status == 0
+    return tmp_path / "out" / "starter.safetensors"
 
 
 def steps_in(folder: Path) -> list[int]:
@@ -51,11 +61,11 @@ def test_a_training_writes_weights_that_embed_and_goes_on(cangate: CommandLine, 
     assert steps_in(out) == [2, 3]
     assert weights.read_bytes() != first
 
-    embedder = StarterEmbedder(EmbedRecipe(), CPU, weights)
+    embedder = build_embedder(EmbedRecipe(weights=str(weights)), CPU)
     roi = NormalizedRoi(np.full((320, 320, 3), 90, np.uint8), np.ones((320, 320), bool), (0.0, 0.0), 1.0)
     (grid,) = embedder.embed([roi])
-    assert np.isfinite(grid.vectors).all()
-    assert embedder.digest != StarterEmbedder(EmbedRecipe(), CPU).digest
+    assert grid.vectors.shape == (1600, embedder.dim)
+    np.testing.assert_allclose(np.linalg.norm(grid.vectors, axis=1), 1, atol=1e-5)
 
 
 def test_the_same_training_gives_the_same_weights(cangate: CommandLine, tmp_path: Path) -> None:
@@ -83,29 +93,43 @@ def test_what_cannot_be_trained_on_is_refused_in_one_line(cangate: CommandLine, 
         assert said in cangate("pretrain", *arguments, *SHORT).one_line_error()
 
 
-def test_weights_that_ship_are_read_as_safetensors_reads_them() -> None:
-    """Our reading of the format and that of its library agree to the bit."""
-    tensors, about = read_tensors(WEIGHTS.read_bytes())
-    expected = safetensors.torch.load_file(WEIGHTS)
+def test_a_model_trained_on_weights_carries_them(cangate: CommandLine, weights: Path, tmp_path: Path) -> None:
+    """Packed, the package judges without the file; named only, it is refused once the file is another one."""
+    write_parts(tmp_path / "ok", 4)
+    config = write_config(tmp_path)
+    options = ("--store", tmp_path / "models", "--embedder", "starter", "-c", config)
+    for name, more in (("packed", ("--pack-weights",)), ("named", ())):
+        trained = cangate("train", tmp_path / "ok", "--name", name, "--weights", weights, *more, *options)
+        assert trained.status == 0, trained
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 0x40
+    weights.write_bytes(changed)
 
-    assert about["dim"]
+    assert cangate("models", "verify", "packed", "--store", tmp_path / "models").status == 0
+    assert cangate("models", "verify", "named", "--store", tmp_path / "models").status != 0
+    weights.unlink()
+    assert cangate("models", "verify", "packed", "--store", tmp_path / "models").status == 0
+
+
+def test_weights_are_read_as_safetensors_reads_them(weights: Path) -> None:
+    """Our reading of the format and that of its library agree to the bit."""
+    tensors, expected = read_tensors(weights.read_bytes()), safetensors.torch.load_file(weights)
+
     assert tensors.keys() == expected.keys()
     for name, tensor in tensors.items():
         torch.testing.assert_close(tensor, expected[name], rtol=0, atol=0)
 
 
-def test_weights_that_were_changed_or_are_none_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A flipped bit of the file that ships, a missing one, and one of something else, each by its path."""
-    changed = bytearray(WEIGHTS.read_bytes())
-    changed[-1] ^= 1
+@pytest.mark.parametrize(
+    "content", [b"", b"no tensors", b"\x02\0\0\0\0\0\0\0{}", b"\x02\0\0\0\0\0\0\0[]", b"\xff" * 64]
+)
+def test_a_file_without_a_network_is_refused_by_its_path(content: bytes, tmp_path: Path) -> None:
+    """Whatever it is, one line says that it is no starter network; a file that is missing is said to be."""
     path = tmp_path / "starter.safetensors"
-    path.write_bytes(changed)
-    with monkeypatch.context() as patch:
-        patch.setattr("service.pipeline.embed.starter.WEIGHTS", path)
-        with pytest.raises(UsageError, match="was changed"):
-            StarterEmbedder(EmbedRecipe(), CPU)
-    path.write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    path.write_bytes(content)
+
     with pytest.raises(UsageError, match="holds no starter network"):
-        StarterEmbedder(EmbedRecipe(), CPU, path)
-    with pytest.raises(UsageError, match="cannot be read"):
-        StarterEmbedder(EmbedRecipe(), CPU, tmp_path / "none")
+        build_embedder(EmbedRecipe(weights=str(path)), CPU)
+    path.unlink()
+    with pytest.raises(UsageError, match="no weights"):
+        build_embedder(EmbedRecipe(weights=str(path)), CPU)

@@ -17,7 +17,6 @@ from service.pipeline.memory_bank import MemoryBank
 from service.pipeline.scoring import anomaly_map
 from service.pipeline.types import BgrImage, FloatArray, Mask, NormalizedRoi
 
-CPU = torch.device("cpu")
 SIDE = 640
 BODY = (slice(40, 600), slice(220, 420))
 
@@ -60,7 +59,7 @@ def dented(bgr: BgrImage) -> BgrImage:
 @pytest.fixture(scope="module")
 def embedder() -> StarterEmbedder:
     """Return the embedder of the default recipe."""
-    return StarterEmbedder(EmbedRecipe(), CPU)
+    return StarterEmbedder(EmbedRecipe())
 
 
 @pytest.fixture(scope="module")
@@ -151,17 +150,17 @@ def test_embed_of_an_empty_mask_is_refused(embedder: StarterEmbedder) -> None:
 
 def test_input_side_sets_the_grid() -> None:
     """Twice the side, twice the cells a side; a side that no cell divides is refused in one line."""
-    (grid,) = StarterEmbedder(EmbedRecipe(input_side=640), CPU).embed([roi_of(brushed(0))])
+    (grid,) = StarterEmbedder(EmbedRecipe(input_side=640)).embed([roi_of(brushed(0))])
 
     assert grid.inside.shape == (80, 80)
     with pytest.raises(UsageError, match="multiples of 16 px, not 300"):
-        StarterEmbedder(EmbedRecipe(input_side=300), CPU)
+        StarterEmbedder(EmbedRecipe(input_side=300))
 
 
-@pytest.mark.parametrize("settings", [{"weights": "w.pth"}, {"layers": (1,)}, {"pool": 3}, {"pool": 2}])
+@pytest.mark.parametrize("settings", [{"pack_weights": True}, {"layers": (1,)}, {"pool": 3}, {"pool": 2}])
 def test_recipe_refuses_what_the_starter_would_ignore(settings: dict[str, object]) -> None:
     """A setting without effect is a mistake of who wrote it."""
-    with pytest.raises(ValidationError, match=r"timm|odd"):
+    with pytest.raises(ValidationError, match=r"timm|odd|none to pack"):
         EmbedRecipe.model_validate(settings)
 
 

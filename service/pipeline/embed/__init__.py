@@ -58,10 +58,14 @@ def build_embedder(recipe: EmbedRecipe, device: torch.device, packed: Path | Non
 
 def _backbone(recipe: EmbedRecipe, device: torch.device, packed: Path | None) -> Embedder:
     # a starter pipeline never waits for timm and torchvision to be imported
+    if recipe.embedder == "starter" and (packed or recipe.weights):
+        from service.pipeline.embed.starter_trained import TrainedStarter  # noqa: PLC0415
+
+        return TrainedStarter(recipe, device, packed or Path(recipe.weights))
     if recipe.embedder == "starter":
         from service.pipeline.embed.starter import StarterEmbedder  # noqa: PLC0415
 
-        return StarterEmbedder(recipe, device)
+        return StarterEmbedder(recipe)
     from service.pipeline.embed.timm_backbone import TimmEmbedder  # noqa: PLC0415
 
     return TimmEmbedder.from_recipe(recipe, device, packed)

@@ -102,6 +102,14 @@ class StarterNetwork(nn.Module):
         self.join = nn.Sequential(_convolution(2 * widths[1] + widths[2] + widths[3], dim, 1), nn.ReLU())
         self.head = nn.Sequential(_convolution(dim, dim, 1), nn.ReLU(), nn.Conv2d(dim, dim, 1))
 
+    @classmethod
+    def of_state(cls, state: dict[str, torch.Tensor]) -> StarterNetwork:
+        """Return the network that a state is of, as wide as its tensors are. Raises KeyError or RuntimeError."""
+        stages = ("stem.0.weight", "at_4.0.0.weight", "at_8.0.0.weight", "at_16.0.0.weight")
+        network = cls([len(state[stage]) for stage in stages], len(state["head.1.weight"]))
+        network.load_state_dict(state)
+        return network
+
     def forward(self, normalized: torch.Tensor) -> torch.Tensor:
         """Return (batch, dim, height / 8, width / 8), of unit length along dim.
 

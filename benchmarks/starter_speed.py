@@ -1,0 +1,145 @@
+"""Speed of the starter embedder and of the whole verdict path: CPU time of one thread, best of several.
+
+    OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python -m benchmarks.starter_speed
+
+The frame is a rendered canister as a JPEG of 1920 x 1440. Embedding is measured on a part that fills the square as well,
+which is the most there is to embed. The rival is anomalib's PatchCore on a ResNet-18 at 256 px with a bank of 4,096
+vectors, from the same JPEG to the anomaly map, where anomalib is installed; ours is then timed with as many vectors and
+without finding the part. Its weights are random, which costs the same.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+
+from adapters.frames import decode_image
+from adapters.simulation.renderer import render_canister
+from benchmarks.distance import best_ms
+from schemas.recipe import BoxRecipe, EmbedRecipe, Recipe, RoiMethod, RoiRecipe
+from service.pipeline import scoring
+from service.pipeline.boxes import find_boxes
+from service.pipeline.embed import build_embedder
+from service.pipeline.memory_bank import MemoryBank
+from service.pipeline.pipeline import Pipeline
+from service.pipeline.roi import build_roi_finder
+from service.pipeline.types import FloatArray, Frame, NormalizedRoi, PatchGrid
+
+CPU = torch.device("cpu")
+FRAME_WH = (1920, 1440)
+BANK, RIVAL_BANK, RIVAL_SIDE = 2_000, 4_096, 256
+MAX_PIXELS = 64_000_000
+TAU = 0.5
+
+Calls = dict[str, Callable[[], object]]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The pipelines under test, and the picture."""
+
+    jpeg: bytes
+    with_roi: Pipeline
+    without_roi: Pipeline
+
+
+def bank_of(vectors: FloatArray, count: int) -> MemoryBank:
+    """Return `count` unit vectors near those of a part: as many different ones as one part does not have."""
+    rng = np.random.default_rng(0)
+    near = vectors[rng.integers(len(vectors), size=count)] + 0.05 * rng.standard_normal((count, vectors.shape[1]))
+    return MemoryBank(np.asarray(near / np.linalg.norm(near, axis=1, keepdims=True), np.float32))
+
+
+def subject() -> Subject:
+    """Return everything that is timed."""
+    frame = render_canister(1, resolution_wh=FRAME_WH).bgr
+    jpeg = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
+    pipelines = []
+    for method, size in ((RoiMethod.GRABCUT, BANK), (RoiMethod.NONE, RIVAL_BANK)):
+        recipe = Recipe(roi=RoiRecipe(method=method))
+        embedder, finder = build_embedder(recipe.embed, CPU), build_roi_finder(recipe.roi, CPU)
+        pipeline = Pipeline(recipe, finder, embedder, bank_of(np.eye(embedder.dim, dtype=np.float32), 1), TAU, TAU)
+        (grid,) = embedder.embed([pipeline.prepare(Frame(frame)).normalized])
+        pipelines.append(Pipeline(recipe, finder, embedder, bank_of(grid.vectors, size), TAU, TAU))
+    return Subject(jpeg, *pipelines)
+
+
+def stages(under_test: Subject) -> Calls:
+    """Return the stages by themselves: a part that fills the square, and a canister."""
+    pipeline, calls = under_test.with_roi, Calls()
+    rng = np.random.default_rng(0)
+    noise = cv2.resize(rng.integers(0, 256, (160, 160, 3), np.uint8), (640, 640), interpolation=cv2.INTER_CUBIC)
+    full = NormalizedRoi(np.asarray(noise, np.uint8), np.ones((640, 640), bool), (0.0, 0.0), 1.0)
+    part = pipeline.prepare(Frame(decode_image(under_test.jpeg, max_pixels=MAX_PIXELS).bgr)).normalized
+    for name, roi in (("full square", full), ("canister", part)):
+        for side in (256, 320):
+            embedder = build_embedder(EmbedRecipe(input_side=side), CPU)
+            (grid,) = embedder.embed([roi])
+            calls[f"embed, {name}, {side} px"] = lambda embedder=embedder, roi=roi: embedder.embed([roi])
+            calls[f"score, map and boxes, {name}, {side} px"] = lambda grid=grid, roi=roi: judged(pipeline, grid, roi)
+    return calls
+
+
+def judged(pipeline: Pipeline, grid: PatchGrid, roi: NormalizedRoi) -> object:
+    """Go from patch vectors to the image score and the boxes."""
+    distances = pipeline.bank.distances(grid.vectors)
+    scoring.image_score(distances, pipeline.recipe.score.statistic)
+    anomaly_map = scoring.anomaly_map(distances, grid.inside)
+    return find_boxes(anomaly_map, grid.inside, roi, FRAME_WH, TAU, BoxRecipe())
+
+
+def whole(pipeline: Pipeline, jpeg: bytes) -> object:
+    """Go from an encoded frame to its inspection."""
+    return pipeline.inspect([decode_image(jpeg, max_pixels=MAX_PIXELS)])
+
+
+def rival(jpeg: bytes) -> Callable[[], object] | None:
+    """Return anomalib's way from a JPEG to the anomaly map, where anomalib is installed."""
+    if not importlib.util.find_spec("anomalib"):
+        return None
+    from anomalib.models.image.patchcore.torch_model import PatchcoreModel  # noqa: PLC0415 - optional
+
+    model = PatchcoreModel(layers=["layer2", "layer3"], backbone="resnet18", pre_trained=False).eval()
+    model.memory_bank = torch.nn.functional.normalize(torch.randn(RIVAL_BANK, 384), dim=1)
+
+    @torch.inference_mode()
+    def run() -> object:
+        bgr = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+        small = cv2.resize(bgr, (RIVAL_SIDE, RIVAL_SIDE), interpolation=cv2.INTER_AREA)[..., ::-1]
+        batch = torch.from_numpy(np.ascontiguousarray(small)).permute(2, 0, 1)[None].float() / 255
+        return model((batch - 0.45) / 0.23)
+
+    return run
+
+
+def main() -> None:
+    """Time and print."""
+    if os.environ.get("OMP_NUM_THREADS") != "1":
+        raise SystemExit("set OMP_NUM_THREADS=1 and OPENBLAS_NUM_THREADS=1: these are times of one thread")
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    under_test = subject()
+    calls = stages(under_test)
+    calls["JPEG to verdict, GrabCut"] = lambda: whole(under_test.with_roi, under_test.jpeg)
+    calls["JPEG to verdict, no ROI, 4,096 vectors"] = lambda: whole(under_test.without_roi, under_test.jpeg)
+    anomalib = rival(under_test.jpeg)
+    if anomalib is not None:
+        calls["anomalib, ResNet-18, 4,096 vectors"] = anomalib
+    times = best_ms(calls)
+    for name, spent_ms in times.items():
+        print(f"{name:45}{spent_ms:8.1f} ms")
+    if anomalib is None:
+        print("anomalib is not installed")
+    else:
+        *_, ours, theirs = times.values()
+        print(f"without ROI {theirs / ours:.1f} times as fast as anomalib")
+
+
+if __name__ == "__main__":
+    main()
