@@ -32,7 +32,7 @@ from service.pipeline.embed import build_embedder
 from service.pipeline.memory_bank import MemoryBank, build_memory_bank, density_filter
 from service.pipeline.pipeline import Pipeline
 from service.pipeline.roi import build_roi_finder
-from service.pipeline.types import BgrImage, FloatArray, Mask, NormalizedRoi, Progress, StageProgress
+from service.pipeline.types import BgrImage, FloatArray, Mask, Progress, StageProgress
 
 FEWEST_FRAMES = 2
 """A threshold needs a frame outside the bank and one inside it."""
@@ -67,14 +67,6 @@ class TrainedModel:
     def write(self, directory: Path) -> None:
         """Write the package into an empty directory."""
         write_package(directory, self.manifest, self.vectors, self.golden, self.backbone)
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    sha256: str
-    pixels: bytes
-    roi: str
-    normalized: NormalizedRoi
 
 
 def train(

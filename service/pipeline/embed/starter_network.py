@@ -106,7 +106,7 @@ class StarterNetwork(nn.Module):
     def of_state(cls, state: dict[str, torch.Tensor]) -> StarterNetwork:
         """Return the network that a state is of, as wide as its tensors are. Raises KeyError or RuntimeError."""
         stages = ("stem.0.weight", "at_4.0.0.weight", "at_8.0.0.weight", "at_16.0.0.weight")
-        network = cls([len(state[stage]) for stage in stages], len(state["head.1.weight"]))
+        network = cls([len(state[stage]) for stage in stages], len(state["head.2.weight"]))
         network.load_state_dict(state)
         return network
 
