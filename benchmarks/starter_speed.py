@@ -16,6 +16,7 @@ import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
@@ -78,13 +79,13 @@ def stages(under_test: Subject, weights: str) -> Calls:
     rng = np.random.default_rng(0)
     noise = cv2.resize(rng.integers(0, 256, (160, 160, 3), np.uint8), (640, 640), interpolation=cv2.INTER_CUBIC)
     full = NormalizedRoi(np.asarray(noise, np.uint8), np.ones((640, 640), bool), (0.0, 0.0), 1.0)
-    part = pipeline.prepare(Frame(decode_image(under_test.jpeg, max_pixels=MAX_PIXELS).bgr)).normalized
+    part = pipeline.prepare(Frame(decode_image(under_test.jpeg, max_pixels=MAX_PIXELS))).normalized
     for name, roi in (("full square", full), ("canister", part)):
         for side in (256, 320):
             embedder = build_embedder(EmbedRecipe(input_side=side, weights=weights), CPU)
             (grid,) = embedder.embed([roi])
-            calls[f"embed, {name}, {side} px"] = lambda embedder=embedder, roi=roi: embedder.embed([roi])
-            calls[f"score, map and boxes, {name}, {side} px"] = lambda grid=grid, roi=roi: judged(pipeline, grid, roi)
+            calls[f"embed, {name}, {side} px"] = partial(embedder.embed, [roi])
+            calls[f"score, map and boxes, {name}, {side} px"] = partial(judged, pipeline, grid, roi)
     return calls
 
 
@@ -98,7 +99,7 @@ def judged(pipeline: Pipeline, grid: PatchGrid, roi: NormalizedRoi) -> object:
 
 def whole(pipeline: Pipeline, jpeg: bytes) -> object:
     """Go from an encoded frame to its inspection."""
-    return pipeline.inspect([decode_image(jpeg, max_pixels=MAX_PIXELS)])
+    return pipeline.inspect([Frame(decode_image(jpeg, max_pixels=MAX_PIXELS))])
 
 
 def rival(jpeg: bytes) -> Callable[[], object] | None:
@@ -113,6 +114,7 @@ def rival(jpeg: bytes) -> Callable[[], object] | None:
     @torch.inference_mode()
     def run() -> object:
         bgr = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+        assert bgr is not None, "it was encoded here"
         small = cv2.resize(bgr, (RIVAL_SIDE, RIVAL_SIDE), interpolation=cv2.INTER_AREA)[..., ::-1]
         batch = torch.from_numpy(np.ascontiguousarray(small)).permute(2, 0, 1)[None].float() / 255
         return model((batch - 0.45) / 0.23)

@@ -43,4 +43,4 @@ def places(inside: Mask) -> FloatArray:
     """Return the place of each true cell within the bounds of all, (N, 2) float32: down and across, 0..1."""
     cells = np.argwhere(inside).astype(np.float32)
     first = cells.min(axis=0)
-    return (cells - first) / np.maximum(cells.max(axis=0) - first, np.float32(1))
+    return np.asarray((cells - first) / np.maximum(cells.max(axis=0) - first, 1), np.float32)
