@@ -35,6 +35,7 @@ COMMANDS = (
 DATA = (
     (Path("../shared/data/canister"), ("roi", "photos", "{}/photos", "{}/masks")),
     (Path("../shared/data/magnetic_tile"), ("magnetic_tile", "{}")),
+    (Path("../shared/data/magnetic_tile"), ("painted_tiles", "{}")),
 )
 """Pictures that are no part of the project, and what is measured on them where they are at hand."""
 
