@@ -161,9 +161,7 @@ def main() -> None:
     judged = others[:: arguments.every]
     sound = np.array([score(grey) for grey in judged])
     damaged = {name: np.array([score(paint(grey, rng)) for grey in judged]) for name, paint in PAINTERS.items()}
-    print(
-        f"{len(for_bank)} photos for the bank, {len(judged)} judged, each sound and with {len(PAINTERS)} kinds of damage"
-    )
+    print(f"{len(for_bank)} photos for the bank; {len(judged)} judged, sound and with each kind of damage")
     print(f"all {auroc(sound, np.concatenate(list(damaged.values()))):.3f}")
     for name, scores in damaged.items():
         print(f"{name} {auroc(sound, scores):.3f}")
