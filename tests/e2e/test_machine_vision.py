@@ -18,6 +18,7 @@ from tests.support.mqtt import PlantClient, private_mosquitto
 from tests.support.opcua import plain_client
 from tests.support.parts import draw_part, publish, train_parts, write_parts
 from tests.support.service import ServiceProcess
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.e2e
 AUTOMATIC = "VisionStateMachine.AutomaticModeStateMachine"
@@ -59,6 +60,12 @@ async def test_methods_inspect_parts_and_exchange_models(line: tuple[ServiceProc
     frame = service.frames / "1.png"
     cv2.imwrite(str(frame), draw_part(5000, damaged=True))
 
+    async def is_ready() -> bool:
+        state = client.get_node(f"ns=1;s=line1.VisionSystem.{AUTOMATIC}.CurrentState")
+        value = await state.read_data_value(raise_on_bad_status=False)
+        return value.Value is not None and getattr(value.Value.Value, "Text", None) == "Ready"
+
+    await eventually(is_ready)  # the service is ready a moment before it says so here
     job_id, error = await start_job(client, frame.as_uri())
     assert error == 0
     said = Verdict.model_validate_json((await plant.next("verdict")).payload)
