@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 
 import cv2
 import torch
@@ -11,10 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from schemas.settings import ComputeSettings
 from service.errors import UsageError
-
-_SWITCH_S = 0.0005
-"""How long a thread keeps the interpreter from others that wait for it. A verdict changes threads a dozen times, and a
-frame takes the interpreter back after each call of OpenCV: with Python's 5 ms both waited longer than they worked."""
+from service.threads import share_interpreter
 
 
 def compute_device(settings: ComputeSettings) -> torch.device:
@@ -27,7 +23,7 @@ def compute_device(settings: ComputeSettings) -> torch.device:
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
     threadpool_limits(threads)
-    sys.setswitchinterval(_SWITCH_S)
+    share_interpreter()
     if settings.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(settings.device)

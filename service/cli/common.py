@@ -62,7 +62,8 @@ def describe(exc: ValidationError) -> str:
         if error["type"] == "extra_forbidden":
             findings.append(f"unknown key {key}")
         else:
-            findings.append(f"{key}: {' '.join(error['msg'].split())}")
+            said = " ".join(error["msg"].split())
+            findings.append(f"{key}: {said}" if key else said)
     return "; ".join(findings)
 
 

@@ -18,12 +18,12 @@ from schemas.settings import ComputeSettings
 from service.cli.common import console, errors
 from service.device import compute_device
 from service.pipeline.embed.starter_network import StarterNetwork
+from service.pipeline.embed.weights import in_half_precision
 from service.pipeline.normalize import normalize
 from service.pipeline.types import Roi
 from service.pretraining.episodes import Part, Parts
 from service.pretraining.photos import Photos
-from service.pretraining.trainer import PreTrainer, TrainingPlan
-from service.pretraining.trainer import Progress as Trained
+from service.pretraining.trainer import PreTrainer, Trained, TrainingPlan
 
 STATIONS, PARTS_EACH = 48, 6
 FIRST_SEED = 40_000_000
@@ -69,8 +69,7 @@ def pretrain(
 def write_weights(network: StarterNetwork, path: Path, trainer: PreTrainer) -> str:
     """Write the weights in half precision with their shape and origin, and return the file's SHA-256."""
     about = {"steps": str(trainer.step), "seed": str(trainer.plan.seed), "photos_sha256": trainer.photos.digest}
-    tensors = {name: tensor.half().contiguous() for name, tensor in network.state_dict().items()}
-    save_file(tensors, path, metadata=about)
+    save_file(in_half_precision(network.state_dict()), path, metadata=about)
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

@@ -7,7 +7,6 @@ import signal
 
 from schemas.settings import Settings
 from service.cli.common import ConfigOption, load_settings
-from service.threads import share_interpreter
 
 
 def run(config: ConfigOption = None) -> None:
@@ -22,7 +21,6 @@ async def _serve_until_signal(settings: Settings) -> None:
     from service.bootstrap import configure_logging, serve  # noqa: PLC0415 - seconds that a mistake must not wait for
 
     configure_logging(settings.log)
-    share_interpreter()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

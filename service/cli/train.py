@@ -41,7 +41,10 @@ def train(
     ] = None,
     embedder: Annotated[str | None, typer.Option(help=f"{EMBEDDERS}.", show_default="of the recipe, starter")] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="Checkpoint of a timm backbone.", dir_okay=False, show_default="the hub")
+        Path | None,
+        typer.Option(
+            help="Checkpoint of a timm backbone, or of the starter's network.", dir_okay=False, show_default="the hub"
+        ),
     ] = None,
     pack_weights: Annotated[
         bool, typer.Option("--pack-weights", help="Carry the backbone's weights in the package.")

@@ -48,7 +48,7 @@ class TrainingPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class Trained:
     """Told after every batch: step of steps, share of the training that is over, the smoothed loss and ranking."""
 
     step: int
@@ -113,7 +113,7 @@ class PreTrainer:
         self._optimizer.load_state_dict(state["optimizer"])
         self.step, self._seconds = state["step"], state["seconds"]
 
-    def run(self, told: Callable[[Progress], None]) -> StarterNetwork:
+    def run(self, told: Callable[[Trained], None]) -> StarterNetwork:
         """Train to the end of the plan, and return the averaged network on the CPU. What `told` raises stops it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         before = time.monotonic()
@@ -124,7 +124,7 @@ class PreTrainer:
             now = time.monotonic()
             self.step, self._seconds, before = self.step + 1, self._seconds + now - before, now
             self._note(result)
-            told(Progress(self.step, self.share, self._smoothed["ranking"], self._smoothed["ranked"]))
+            told(Trained(self.step, self.share, self._smoothed["ranking"], self._smoothed["ranked"]))
             if self.step % CHECKPOINT_EVERY == 0 or self.share >= 1:
                 self.save()
         network = self._average.module.network

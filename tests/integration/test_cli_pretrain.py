@@ -14,7 +14,7 @@ import torch
 from schemas.recipe import EmbedRecipe
 from service.errors import UsageError
 from service.pipeline.embed import build_embedder
-from service.pipeline.embed.starter_trained import read_tensors
+from service.pipeline.embed.weights import read_tensors
 from service.pipeline.types import NormalizedRoi
 from tests.support.cli import CommandLine
 from tests.support.parts import write_config, write_parts

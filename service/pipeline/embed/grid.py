@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from service.pipeline.types import Mask, PatchGrid
@@ -19,6 +20,17 @@ def cells_inside(mask: Mask, rows: int, cols: int) -> Mask:
         raise ValueError("an empty mask has no patches")
     covered = cv2.resize(mask.astype(np.float32), (cols, rows), interpolation=cv2.INTER_AREA)
     return np.asarray(covered >= min(0.5, float(covered.max())))
+
+
+def bounds(inside: Mask, *, margin: int, step: int = 1) -> tuple[slice, slice]:
+    """Return rows and columns around the true cells, `margin` cells wider and then widened to whole steps of cells."""
+
+    def span(line: npt.NDArray[np.bool_]) -> slice:
+        first, last = np.flatnonzero(line)[[0, -1]].tolist()
+        start, stop = max(0, first - margin), min(len(line), last + 1 + margin)
+        return slice(start // step * step, -(-stop // step) * step)
+
+    return span(np.asarray(inside.any(axis=1))), span(np.asarray(inside.any(axis=0)))
 
 
 def resized(image: np.ndarray, side: int) -> np.ndarray:

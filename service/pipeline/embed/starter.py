@@ -21,8 +21,8 @@ import torch
 
 from schemas.recipe import EmbedRecipe
 from service.errors import UsageError
-from service.pipeline.embed.grid import cells_inside, resized
-from service.pipeline.types import FloatArray, Mask, NormalizedRoi, PatchGrid
+from service.pipeline.embed.grid import bounds, cells_inside, resized
+from service.pipeline.types import FloatArray, NormalizedRoi, PatchGrid
 
 VERSION = "starter-1"
 """Changes whenever the same ROI would give other vectors."""
@@ -82,7 +82,7 @@ class StarterEmbedder:
     def _embed_one(self, roi: NormalizedRoi) -> PatchGrid:
         count = self.input_side // CELL_PX
         inside = cells_inside(roi.mask, count, count)
-        part = _bounds(inside, margin=2)
+        part = bounds(inside, margin=2)
         pixels = tuple(slice(axis.start * CELL_PX, axis.stop * CELL_PX) for axis in part)
         bgr = resized(roi.bgr, self.input_side)[pixels]
         covered = resized(roi.mask.astype(np.float32), self.input_side)[pixels]
@@ -192,16 +192,6 @@ def _reduced(image: FloatArray, factor: int) -> FloatArray:
 def _blurred(image: FloatArray, sigma: float) -> FloatArray:
     """Return `image` after a Gaussian blur."""
     return _float(cv2.GaussianBlur(image, (0, 0), sigma))
-
-
-def _bounds(inside: Mask, margin: int) -> tuple[slice, slice]:
-    """Return rows and columns around the true cells, `margin` cells wider: the rest is not computed."""
-
-    def span(line: npt.NDArray[np.bool_]) -> slice:
-        first, last = np.flatnonzero(line)[[0, -1]]
-        return slice(max(0, int(first) - margin), min(len(line), int(last) + 1 + margin))
-
-    return span(np.asarray(inside.any(axis=1))), span(np.asarray(inside.any(axis=0)))
 
 
 def _float(image: npt.ArrayLike) -> FloatArray:

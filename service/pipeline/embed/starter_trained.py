@@ -6,23 +6,20 @@ docs/starter.md says what is known of it.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from schemas.recipe import EmbedRecipe
 from service.errors import UsageError
-from service.pipeline.embed.grid import cells_inside, resized
+from service.pipeline.embed.grid import bounds, cells_inside, resized
 from service.pipeline.embed.starter_network import CELL_PX, COARSEST_PX, StarterNetwork, normalize_locally
+from service.pipeline.embed.weights import in_half_precision, read_tensors, weights_digest
 from service.pipeline.types import FloatArray, Mask, NormalizedRoi, PatchGrid
 
 VERSION = "starter-network-1"
@@ -43,9 +40,9 @@ class TrainedStarter:
             raise UsageError(f"the starter network takes sides that are multiples of {COARSEST_PX} px, not {side}")
         self.input_side = side
         network = _read(weights)
-        self._state = {name: tensor.half() for name, tensor in network.state_dict().items()}
+        self._state = in_half_precision(network.state_dict())
         self.dim = network.dim
-        self.digest = _digest(self._state)
+        self.digest = weights_digest(VERSION, self._state)
         self.weights_bytes = sum(tensor.nbytes for tensor in network.state_dict().values())
         self._device = device
         fused = _fused(network.requires_grad_(requires_grad=False))
@@ -64,7 +61,7 @@ class TrainedStarter:
     def _embed_one(self, roi: NormalizedRoi) -> PatchGrid:
         count = self.input_side // CELL_PX
         inside = cells_inside(roi.mask, count, count)
-        part = _bounds(inside)
+        part = bounds(inside, margin=MARGIN_CELLS, step=COARSEST_PX // CELL_PX)
         pixels = tuple(slice(axis.start * CELL_PX, axis.stop * CELL_PX) for axis in part)
         bgr = np.ascontiguousarray(resized(roi.bgr, self.input_side)[pixels])
         covered = _covered(roi.mask, self.input_side)[pixels]
@@ -81,18 +78,6 @@ def _covered(mask: Mask, side: int) -> FloatArray:
     return np.asarray(share >= min(0.5, float(share.max())), np.float32)
 
 
-def _bounds(inside: Mask) -> tuple[slice, slice]:
-    """Return rows and columns around the true cells, widened to whole steps of the network."""
-    step = COARSEST_PX // CELL_PX
-
-    def span(line: npt.NDArray[np.bool_]) -> slice:
-        first, last = np.flatnonzero(line)[[0, -1]].tolist()
-        start, stop = max(0, first - MARGIN_CELLS), min(len(line), last + 1 + MARGIN_CELLS)
-        return slice(start // step * step, -(-stop // step) * step)
-
-    return span(np.asarray(inside.any(axis=1))), span(np.asarray(inside.any(axis=0)))
-
-
 def _read(path: Path) -> StarterNetwork:
     """Return the network of a file. Raises UsageError: no such file, or no such network in it."""
     try:
@@ -102,33 +87,6 @@ def _read(path: Path) -> StarterNetwork:
     except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as exc:
         raise UsageError(f"{path} holds no starter network: {(str(exc) or 'malformed').splitlines()[0]}") from exc
     return network.eval()
-
-
-def read_tensors(content: bytes) -> dict[str, torch.Tensor]:
-    """Return the tensors of a safetensors file: eight bytes of length, a JSON header, the values.
-
-    The pipeline imports nothing but the libraries of its trade, and this format is plain enough to be read here. Raises
-    ValueError, KeyError, TypeError, RuntimeError or AttributeError for anything else.
-    """
-    length = int.from_bytes(content[:8], "little")
-    header: dict[str, Any] = json.loads(content[8 : 8 + length])
-    header.pop("__metadata__", None)
-    kinds = {"F32": torch.float32, "F16": torch.float16, "I64": torch.int64}
-    tensors: dict[str, torch.Tensor] = {}
-    for name, entry in header.items():
-        start, stop = (8 + length + offset for offset in entry["data_offsets"])
-        values = torch.frombuffer(bytearray(content[start:stop]), dtype=kinds[entry["dtype"]])
-        tensors[name] = values.reshape(entry["shape"])
-    return tensors
-
-
-def _digest(state: dict[str, torch.Tensor]) -> str:
-    """Return the SHA-256 of the code's version and every tensor with its name."""
-    digest = hashlib.sha256(VERSION.encode())
-    for name, tensor in sorted(state.items()):
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _fused(network: nn.Module) -> nn.Module:

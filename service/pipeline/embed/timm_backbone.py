@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch.nn import functional
 from schemas.recipe import EmbedRecipe
 from service.errors import UsageError
 from service.pipeline.embed.grid import patch_grid, resized
+from service.pipeline.embed.weights import weights_digest
 from service.pipeline.types import NormalizedRoi, PatchGrid
 
 VERSION = "timm-1"
@@ -44,7 +44,7 @@ class TimmEmbedder:
         self._network = self._network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks the pair
         self._channels: list[int] = network.feature_info.channels()  # type: ignore[union-attr,operator]  # timm's own attribute
         self.dim = sum(self._channels)
-        self.digest = _digest(network)
+        self.digest = weights_digest(VERSION, network.state_dict())
         self.weights_bytes = sum(tensor.nbytes for tensor in network.state_dict().values())
 
     @classmethod
@@ -191,15 +191,6 @@ def _patch_px(network: torch.nn.Module) -> int:
     patch_embed = getattr(getattr(network, "model", None), "patch_embed", None)
     size = getattr(patch_embed, "patch_size", 1)
     return int(size[0] if isinstance(size, tuple) else size)
-
-
-def _digest(network: torch.nn.Module) -> str:
-    """Return the SHA-256 of the code's version and every tensor with its name."""
-    digest = hashlib.sha256(VERSION.encode())
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _one_line(exc: BaseException) -> str:
