@@ -87,7 +87,7 @@ class StarterNetwork(nn.Module):
     widths: channels at 2, 4, 8 and 16 pixels. dim: length of a vector.
     """
 
-    def __init__(self, widths: Sequence[int] = (16, 24, 56, 112), dim: int = 96) -> None:
+    def __init__(self, widths: Sequence[int] = (16, 32, 64, 128), dim: int = 96) -> None:
         super().__init__()
         self.widths, self.dim = tuple(widths), dim
         fine, middle, coarse = (pair for pair in pairwise(widths))
