@@ -224,6 +224,12 @@ class Journal(Protocol):
     async def accept(self, arrival: Arrival, deadline_at: datetime) -> JournalEntry | None:
         """Note an event; return what is known of it where it was noted before, else None."""
 
+    def secure(self, answer: Answer, arrival: Arrival) -> bool:
+        """Keep a verdict from a crash of the process until `store` has stored it; tell whether that could be done.
+
+        Never blocks. Where it is false, only `store` makes a verdict safe.
+        """
+
     async def store(self, answered: Sequence[tuple[Answer, Arrival]]) -> None:
         """Store verdicts with their exact bytes, in one commit; the first verdict on an event stands.
 

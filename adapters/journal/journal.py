@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import sqlalchemy as sa
 import structlog
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from adapters.journal.database import Database
+from adapters.journal.redo import SHARED_MEMORY, RedoLog
 from adapters.journal.schema import events, sinks
 from adapters.journal.sequence import SequenceMark
 from schemas.messages import ImageEvent, ImageRef, Verdict
 from schemas.settings import JournalSettings
-from service.errors import JournalError
+from service.errors import JournalConflict, JournalError
 from service.ports import Answer, Arrival, Clock, JournalEntry, VerdictQuery
 
 log = structlog.get_logger(__name__)
@@ -31,16 +35,46 @@ _RETENTION_ROWS = 200
 _RETENTION_PAUSE_S = 0.1
 
 
-class SqlJournal:
-    """Fulfils `Journal` (service/ports.py) on SQLite or PostgreSQL."""
+class _Redo(BaseModel):
+    """A verdict and its event as they lie in the redo log."""
 
-    def __init__(self, settings: JournalSettings, *, station: str, clock: Clock) -> None:
+    event_id: str
+    part_id: str | None
+    source: str
+    event: bytes
+    image: bytes | None
+    received_at: datetime
+    deadline_at: datetime
+    deadline_monotonic: float
+    epoch: str
+    seq: int
+    decision: str
+    verdict: bytes
+
+
+class SqlJournal:
+    """Fulfils `Journal` (service/ports.py) on SQLite or PostgreSQL.
+
+    Args:
+        settings: the database.
+        station: whose events these are.
+        clock: stamps, and says which monotonic clock a deadline is of.
+        memory: the folder for verdicts on their way into the database; one that is memory.
+    """
+
+    def __init__(self, settings: JournalSettings, *, station: str, clock: Clock, memory: Path = SHARED_MEMORY) -> None:
         self._station = station
         self._keep = timedelta(days=settings.keep_days)
         self._clock = clock
         self._database = Database(settings)
         path = self._database.path
         self._mark = None if path is None else SequenceMark(path.with_name(f"{path.name}.{station}.seq"))
+        # a loss of power erases memory, and a database in memory needs no other one
+        is_redone = settings.sync == "normal" and not self._database.is_memory
+        self._redo = RedoLog(memory, _redo_name(settings, path, station)) if is_redone else None
+        self._left: dict[str, _Redo] = {}
+        """What the last run left in the redo log, by event id, until it is stored."""
+
         self._insert = postgresql.insert if self._database.dialect == "postgresql" else sqlite.insert
         self._note_event = self._insert(events).on_conflict_do_nothing()
         self._store_verdict = (
@@ -62,6 +96,9 @@ class SqlJournal:
         await self._database.open()
         if self._mark is not None:
             await asyncio.to_thread(self._mark.read)
+        if self._redo is not None:
+            self._take_up(self._redo)
+            await self._store_left()
         if self._keep:
             self._retention = asyncio.create_task(self._forget_old_events(), name="journal retention")
         return self
@@ -72,6 +109,8 @@ class SqlJournal:
         if self._retention is not None:
             self._retention.cancel()
         await self._database.close()
+        if self._redo is not None:
+            self._redo.close()
 
     @property
     def fault(self) -> str | None:
@@ -84,6 +123,8 @@ class SqlJournal:
 
     async def accept(self, arrival: Arrival, deadline_at: datetime) -> JournalEntry | None:
         """Note an event; return what is known of it where it was noted before, else None."""
+        if arrival.event.event_id in self._left:
+            return self._entry(self._left[arrival.event.event_id])
         row = self._row(arrival, deadline_at)
 
         def work(connection: Connection) -> JournalEntry | None:
@@ -93,6 +134,15 @@ class SqlJournal:
 
         return await self._database.write(work)
 
+    def secure(self, answer: Answer, arrival: Arrival) -> bool:
+        """Keep a verdict from a crash of the process until `store` has stored it; tell whether that could be done."""
+        if self._redo is None:
+            return False
+        row = self._row(arrival, _deadline_at(answer, arrival))
+        verdict = answer.verdict
+        record = _Redo(**row, seq=verdict.seq, decision=verdict.decision.value, verdict=answer.verdict_json)
+        return self._redo.put(verdict.seq, record.model_dump_json().encode())
+
     async def store(self, answered: Sequence[tuple[Answer, Arrival]]) -> None:
         """Store verdicts with their exact bytes, in one commit; the first verdict on an event stands.
 
@@ -100,6 +150,7 @@ class SqlJournal:
             JournalConflict: a number was used before.
             JournalError: they could not be stored.
         """
+        await self._store_left()
         highest = max(answer.verdict.seq for answer, _ in answered)
         rows = [
             {
@@ -115,19 +166,21 @@ class SqlJournal:
             if connection.execute(self._store_verdict, rows).rowcount < len(rows):
                 # some were stored before, or could not be noted when they came
                 for answer, arrival in answered:
-                    left_s = answer.deadline_monotonic - arrival.received_monotonic
-                    deadline_at = arrival.received_at + timedelta(seconds=left_s)
-                    connection.execute(self._note_event, self._row(arrival, deadline_at))
+                    connection.execute(self._note_event, self._row(arrival, _deadline_at(answer, arrival)))
                 connection.execute(self._store_verdict, rows)
             if self._mark is not None:
                 self._mark.stored(highest)
 
         try:
             await self._database.write(work)
-        except JournalError:
+        except JournalError as exc:
+            if isinstance(exc, JournalConflict) and len(answered) == 1:
+                self._drop(highest)
             if self._mark is not None:
                 await asyncio.to_thread(self._mark.not_stored, highest)
             raise
+        for answer, _ in answered:
+            self._drop(answer.verdict.seq)
 
     async def store_late(self, event_id: str, verdict_json: bytes) -> None:
         """Keep a result that came after its deadline, for the record."""
@@ -168,6 +221,7 @@ class SqlJournal:
                 raise
             log.error("journal_read_failed", error=str(exc))
             stored = 0
+        stored = max([stored, *(left.seq for left in self._left.values())])
         if self._mark is None:
             return stored
         # an empty journal beside a mark: the one before was lost, and its last numbers with it
@@ -228,6 +282,43 @@ class SqlJournal:
             else:
                 log.info("journal_retention", forgotten=forgotten)
 
+    def _take_up(self, redo: RedoLog) -> None:
+        for slot, record in redo.open():
+            try:
+                left = _Redo.model_validate_json(record)
+            except ValidationError as exc:
+                log.error("redo_record_unreadable", error=exc.errors()[0]["msg"])
+                redo.free(slot)
+            else:
+                redo.take_over(left.seq, slot)
+                self._left[left.event_id] = left
+
+    async def _store_left(self) -> None:
+        """Store what the last run said and did not store; where that is not possible yet, the next verdict tries."""
+        for left in sorted(self._left.values(), key=lambda left: left.seq):
+            try:
+                await self._database.write(partial(self._store_one_left, left))
+            except JournalConflict as exc:
+                log.error("verdict_conflicts", seq=left.seq, error=str(exc))
+            except JournalError as exc:
+                log.error("journal_store_failed", seq=left.seq, error=str(exc))
+                return
+            else:
+                log.info("verdict_stored_from_redo_log", event_id=left.event_id, seq=left.seq)
+            self._drop(left.seq)
+            self._left.pop(left.event_id, None)
+
+    def _store_one_left(self, left: _Redo, connection: Connection) -> None:
+        event = left.model_dump(exclude={"seq", "decision", "verdict"}) | {"station": self._station}
+        connection.execute(self._note_event, event)
+        connection.execute(
+            self._store_verdict, left.model_dump(include={"seq", "decision", "verdict"}) | {"key": left.event_id}
+        )
+
+    def _drop(self, seq: int) -> None:
+        if self._redo is not None:
+            self._redo.drop(seq)
+
     def _row(self, arrival: Arrival, deadline_at: datetime) -> dict[str, Any]:
         event = arrival.event
         return {
@@ -255,7 +346,7 @@ class SqlJournal:
                 log.error("journal_row_unreadable", event_id=row.event_id, seq=row.seq, error=str(exc))
         return entries
 
-    def _entry(self, row: sa.Row[Any]) -> JournalEntry:
+    def _entry(self, row: sa.Row[Any] | _Redo) -> JournalEntry:
         try:
             event = ImageEvent.model_validate_json(row.event)
             image = None if row.image is None else ImageRef.model_validate_json(row.image)
@@ -273,3 +364,13 @@ class SqlJournal:
             seq=row.seq,
             verdict_json=row.verdict,
         )
+
+
+def _deadline_at(answer: Answer, arrival: Arrival) -> datetime:
+    return arrival.received_at + timedelta(seconds=answer.deadline_monotonic - arrival.received_monotonic)
+
+
+def _redo_name(settings: JournalSettings, path: Path | None, station: str) -> str:
+    """Return a name that every run of this station with this journal gives, and no other one."""
+    journal = settings.url if path is None else str(path.resolve())
+    return f"cangate-{hashlib.sha256(f'{journal}|{station}'.encode()).hexdigest()[:24]}.redo"

@@ -20,13 +20,11 @@ from structlog.testing import capture_logs
 from adapters.journal import SqlJournal
 from adapters.journal.schema import VERSION, events, metadata
 from adapters.journal.sequence import SequenceMark
-from schemas.messages import Gate, Reason
 from schemas.settings import JournalSettings
-from service.compute import Failed
 from service.errors import JournalError, UsageError
 from service.ports import Answer, Arrival
-from service.verdicts import make_verdict
 from tests.support.line import CLOCK, arrival
+from tests.support.verdicts import failed_answer
 from tests.support.waiting import eventually
 
 
@@ -43,16 +41,7 @@ def path(tmp_path: Path) -> Path:
 
 def answered(event_id: str, seq: int) -> tuple[Answer, Arrival]:
     event = arrival(event_id)
-    verdict = make_verdict(
-        Failed(Reason.FRAME_MISSING, "gone"),
-        event,
-        station="line1",
-        seq=seq,
-        gate_on_error=Gate.REJECT,
-        decided_at=event.received_at,
-        latency_ms=1.0,
-    )
-    return Answer(verdict, verdict.to_json(), event.received_monotonic + 1), event
+    return failed_answer(event, seq), event
 
 
 async def fill(journal: SqlJournal, count: int, *, first: int = 1) -> None:

@@ -19,12 +19,16 @@ class _Row:
 
 
 class MemoryJournal:
-    """Keeps everything in a dict; `failing` makes every call raise, as a full disk does."""
+    """Keeps everything in a dict.
+
+    failing: every call raises, as with a full disk. secures: what is said outlives a crash, as in shared memory.
+    """
 
     def __init__(self) -> None:
         self.rows: dict[str, _Row] = {}
         self.confirmations: dict[str, int] = {}
         self.failing = False
+        self.secures = False
 
     fault: str | None = None
 
@@ -42,6 +46,9 @@ class MemoryJournal:
             return known.entry
         self._note(arrival, deadline_at)
         return None
+
+    def secure(self, answer: Answer, arrival: Arrival) -> bool:  # noqa: ARG002 - the port's
+        return self.secures
 
     async def store(self, answered: Sequence[tuple[Answer, Arrival]]) -> None:
         self._check()

@@ -6,31 +6,16 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from schemas.messages import Gate, Reason
-from service.compute import Failed
 from service.deadline import Margin
 from service.dispatch import Dispatcher
 from service.errors import SinkRefused
 from service.journal_health import JournalHealth
 from service.outbox import Outbox
 from service.ports import Answer, Arrival
-from service.verdicts import make_verdict
 from tests.support.line import CLOCK, RecordingSink, arrival
 from tests.support.memory_journal import MemoryJournal
+from tests.support.verdicts import failed_answer
 from tests.support.waiting import eventually
-
-
-def answer_to(event: Arrival, seq: int, *, repeated: bool = False) -> Answer:
-    verdict = make_verdict(
-        Failed(Reason.FRAME_MISSING, "gone"),
-        event,
-        station="line1",
-        seq=seq,
-        gate_on_error=Gate.REJECT,
-        decided_at=event.received_at,
-        latency_ms=1.0,
-    )
-    return Answer(verdict, verdict.to_json(), CLOCK.monotonic() + 60, repeated=repeated)
 
 
 class Out:
@@ -50,7 +35,7 @@ class Out:
         event = arrival(name, answered=lambda: self.acknowledged.append(name))
         if not self.journal.failing:
             await self.journal.accept(event, event.received_at)
-        self.dispatcher.dispatch(answer_to(event, seq, repeated=repeated), event)
+        self.dispatcher.dispatch(failed_answer(event, seq, left_s=60, repeated=repeated), event)
 
     async def idle(self) -> None:
         await eventually(lambda: self.dispatcher.idle)
@@ -175,6 +160,19 @@ async def test_dispatcher_publishes_in_order_though_the_disk_hangs() -> None:
         await eventually(lambda: journal.highest_seq == 5 and out.health.fault is None)
 
 
+async def test_dispatcher_does_not_wait_for_a_disk_where_a_crash_erases_nothing() -> None:
+    """A verdict that is secured leaves at once, however long the disk takes; its source is told when it is stored."""
+    journal = SlowJournal()
+    journal.secures = True
+    async with an_exit(journal) as out:
+        await out.send(1)
+        await out.sink.wait_for(1)
+        assert (journal.highest_seq, out.health.fault) == (0, None)
+        journal.disk.set()
+        await out.idle()
+        assert (journal.highest_seq, out.acknowledged) == (1, ["e1"])
+
+
 async def test_dispatcher_stores_before_it_publishes() -> None:
     """What the gate hears must not be decided anew after a crash: the journal comes first where there is time."""
     journal = SlowJournal()
@@ -271,7 +269,7 @@ async def test_outbox_shows_what_is_new_where_there_is_no_journal() -> None:
     sink.down = True
     running = asyncio.create_task(outbox.run())
     for seq in range(1, 1501):
-        outbox.put(answer_to(arrival(f"e{seq}"), seq), stored=True)
+        outbox.put(failed_answer(arrival(f"e{seq}"), seq, left_s=60), stored=True)
     sink.down = False
     await sink.wait_for(1500)
     running.cancel()

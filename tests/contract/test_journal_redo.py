@@ -1,0 +1,222 @@
+"""What was said outlives a crash of the process before the database has it."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from adapters.journal import SqlJournal
+from adapters.journal.redo import SLOT_BYTES, SLOTS, RedoLog
+from schemas.settings import JournalSettings
+from tests.support.line import CLOCK, arrival
+from tests.support.verdicts import failed_answer
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Path:
+    folder = tmp_path / "memory"
+    folder.mkdir()
+    return folder
+
+
+@asynccontextmanager
+async def opened(folder: Path, memory: Path, *, sync: str = "normal") -> AsyncIterator[SqlJournal]:
+    settings = JournalSettings.model_validate({"url": f"sqlite:///{folder / 'journal.sqlite'}", "sync": sync})
+    async with SqlJournal(settings, station="line1", clock=CLOCK, memory=memory) as journal:
+        yield journal
+
+
+def names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Let no file grow beyond 64 KiB."""
+    ignored, before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+
+
+async def test_verdict_that_was_said_and_not_stored_is_stored_by_the_next_run(tmp_path: Path, memory: Path) -> None:
+    """A crash between the gate command and the commit: the event keeps its verdict, byte for byte, and its number."""
+    async with opened(tmp_path, memory) as crashed:
+        noted, unnoted = arrival("e1"), arrival("e2")
+        await crashed.accept(noted, noted.received_at + timedelta(seconds=1))
+        first, second = failed_answer(noted, 1), failed_answer(unnoted, 2)
+        assert crashed.secure(first, noted)
+        assert crashed.secure(second, unnoted)
+        async with opened(tmp_path, memory) as journal:
+            assert await journal.last_seq() == 2
+            assert await journal.unanswered() == []
+            assert [await journal.find("e1"), await journal.find("e2")] == [first.verdict_json, second.verdict_json]
+            known = await journal.accept(unnoted, unnoted.received_at)
+            assert known is not None
+            assert (known.event, known.image, known.seq) == (unnoted.event, unnoted.image, 2)
+
+
+async def test_verdict_outlives_a_process_that_is_killed(tmp_path: Path) -> None:
+    """The same with a real process and the machine's own shared memory."""
+    program = f"""
+import asyncio, os, signal
+from pathlib import Path
+from adapters.journal import SqlJournal
+from schemas.settings import JournalSettings
+from tests.support.line import CLOCK, arrival
+from tests.support.verdicts import failed_answer
+
+async def main():
+    settings = JournalSettings(url="sqlite:///{tmp_path / "journal.sqlite"}")
+    async with SqlJournal(settings, station="line1", clock=CLOCK) as journal:
+        event = arrival("e1")
+        assert journal.secure(failed_answer(event, 7), event)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(main())
+"""
+    killed = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False, capture_output=True, text=True)  # noqa: ASYNC221 - nothing else runs
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    settings = JournalSettings(url=f"sqlite:///{tmp_path / 'journal.sqlite'}")
+    async with SqlJournal(settings, station="line1", clock=CLOCK) as journal:
+        assert await journal.last_seq() == 7
+        stored = await journal.find("e1")
+    assert stored is not None
+    assert b'"seq":7' in stored
+
+
+async def test_first_verdict_stands(tmp_path: Path, memory: Path) -> None:
+    """What was stored, but not dropped from the log before the crash, changes nothing."""
+    async with opened(tmp_path, memory) as crashed:
+        event = arrival("e1")
+        answer = failed_answer(event, 1)
+        assert crashed.secure(answer, event)
+        async with opened(tmp_path, memory) as other:
+            assert await other.find("e1") == answer.verdict_json
+        assert crashed.secure(answer, event)
+        async with opened(tmp_path, memory) as journal:
+            assert await journal.last_seq() == 1
+            assert await journal.find("e1") == answer.verdict_json
+
+
+async def test_what_cannot_be_stored_yet_is_known_all_the_same(tmp_path: Path, memory: Path) -> None:
+    """A disk that is still full after the crash: the event has its answer, and the next verdict brings it along."""
+    async with opened(tmp_path, memory) as crashed:
+        for seq in range(1, 61):  # a write-ahead log that has reached what the disk will hold
+            stored = arrival(f"stored {seq}")
+            await crashed.store([(failed_answer(stored, seq), stored)])
+        event = arrival("e1")
+        answer = failed_answer(event, 61)
+        assert crashed.secure(answer, event)
+        with full_disk():
+            journal = SqlJournal(
+                JournalSettings(url=f"sqlite:///{tmp_path / 'journal.sqlite'}"),
+                station="line1",
+                clock=CLOCK,
+                memory=memory,
+            )
+            await journal.__aenter__()
+            known = await journal.accept(event, event.received_at)
+            assert known is not None
+            assert known.verdict_json == answer.verdict_json
+            assert await journal.last_seq() == 61
+        following = arrival("e2")
+        await journal.store([(failed_answer(following, 62), following)])
+        assert await journal.find("e1") == answer.verdict_json
+        await journal.__aexit__(None, None, None)
+
+
+async def test_what_is_stored_leaves_nothing_behind(tmp_path: Path, memory: Path) -> None:
+    """Each slot is free again once its verdict is stored, and the file goes with the journal."""
+    async with opened(tmp_path, memory) as journal:
+        for seq in range(1, 3 * SLOTS):
+            event = arrival(f"e{seq}")
+            answer = failed_answer(event, seq)
+            assert journal.secure(answer, event)
+            await journal.store([(answer, event)])
+        assert names(memory)
+    assert not names(memory)
+
+
+async def test_memory_is_not_enough_against_a_loss_of_power(tmp_path: Path, memory: Path) -> None:
+    """With `full` only what is on the disk is safe."""
+    async with opened(tmp_path, memory, sync="full") as journal:
+        assert not journal.secure(failed_answer(arrival("e1"), 1), arrival("e1"))
+
+
+async def test_station_without_shared_memory_waits_for_its_disk(tmp_path: Path) -> None:
+    """No such folder, as on macOS: nothing is secured, nothing fails."""
+    async with opened(tmp_path, tmp_path / "none") as journal:
+        event = arrival("e1")
+        answer = failed_answer(event, 1)
+        assert not journal.secure(answer, event)
+        await journal.store([(answer, event)])
+        assert await journal.find("e1") == answer.verdict_json
+
+
+def test_full_log_takes_no_more(memory: Path) -> None:
+    """What has no slot, or does not fit one, is not kept, and says so."""
+    log = RedoLog(memory, "x")
+    assert log.open() == []
+    assert not log.put(0, bytes(SLOT_BYTES))
+    assert all(log.put(seq, b"verdict") for seq in range(SLOTS))
+    assert not log.put(SLOTS, b"verdict")
+    log.drop(3)
+    assert log.put(SLOTS, b"verdict")
+
+
+def test_torn_record_is_no_record(memory: Path) -> None:
+    """A record that was not written to its end, or was tampered with, is passed over; the others are found."""
+    log = RedoLog(memory, "x")
+    log.open()
+    for seq in range(3):
+        log.put(seq, f"verdict {seq}".encode())
+    with (memory / "x").open("r+b") as file:
+        file.seek((SLOTS - 2) * SLOT_BYTES + 10)
+        file.write(b"?")
+    assert sorted(record for _, record in RedoLog(memory, "x").open()) == [b"verdict 0", b"verdict 2"]
+
+
+async def test_record_of_something_else_is_passed_over(tmp_path: Path, memory: Path) -> None:
+    """Rubbish in a slot costs that slot's record and no start."""
+    async with opened(tmp_path, memory) as crashed:
+        assert crashed.secure(failed_answer(arrival("e1"), 1), arrival("e1"))
+        (name,) = names(memory)
+        log = RedoLog(memory, name)
+        log.open()
+        log.put(2, b'{"no": "verdict"}')
+        async with opened(tmp_path, memory) as journal:
+            assert await journal.last_seq() == 1
+            assert await journal.find("e1") is not None
+
+
+@pytest.mark.parametrize("kind", ["link", "readable", "folder"])
+def test_file_that_is_not_ours_alone_is_left_alone(memory: Path, kind: str) -> None:
+    """Anybody may put a file into shared memory; what others could read or have prepared is not used."""
+    path = memory / "x"
+    if kind == "link":
+        (memory / "elsewhere").write_bytes(b"")
+        path.symlink_to(memory / "elsewhere")
+    elif kind == "readable":
+        path.touch(0o644)
+        path.chmod(0o644)
+    else:
+        path.mkdir()
+    log = RedoLog(memory, "x")
+    assert log.open() == []
+    assert not log.put(1, b"verdict")
+    log.close()
+    assert path.exists()
