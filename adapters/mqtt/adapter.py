@@ -20,8 +20,8 @@ from adapters.mqtt.codec import (
     read_raw_image,
 )
 from adapters.mqtt.connection import Confirmation, Connection, Incoming, Outgoing
-from adapters.telemetry import REFUSED
-from schemas.messages import CommandReply, GateCommand, StationState, Status
+from adapters.telemetry import PASS_CONFIRMED_LATE, REFUSED
+from schemas.messages import CommandReply, Gate, GateCommand, StationState, Status
 from schemas.settings import MqttSettings
 from schemas.topics import Leaf, Prefix, StationTopics
 from service.errors import SinkRefused, SinkUnavailable, UsageError
@@ -142,7 +142,13 @@ class MqttAdapter:
                 wanted=lambda: answer.gate_at(self._clock.monotonic()) is not None,
             )
             confirmations[Leaf.GATE] = connection.publish(gate)
+        may_pass = not answer.repeated and answer.gate_at(self._clock.monotonic()) is Gate.PASS
         await self._confirmed(connection, confirmations)
+        late_s = self._clock.monotonic() - expires
+        if may_pass and late_s > 0:
+            # it left in time, as far as we could see; who looks for the reason needs to know when
+            PASS_CONFIRMED_LATE.inc()
+            log.warning("pass_confirmed_late", event_id=answer.verdict.event_id, late_ms=round(late_s * 1000, 1))
 
     async def publish_status(self, status: Status, *, ready: bool) -> None:  # noqa: ARG002 - says nothing more here
         """Publish the retained status: after a connect, when something is wrong or right again, else once a second.

@@ -22,9 +22,6 @@ from asyncua.server.subscription_service import SubscriptionService
 from asyncua.ua.ua_binary import to_binary
 
 _DATA_CHANGES: Final = ua.NodeId(ua.Int32(ua.ObjectIds.DataChangeNotification_Encoding_DefaultBinary))
-_BREATH_S: Final = 0.001
-"""What is written in one breath is told in one notification, and a gate command beside it has left by then."""
-
 _NO_DIAGNOSTICS: Final = struct.pack("<i", -1)
 
 
@@ -110,7 +107,7 @@ class _Subscription(InternalSubscription):
                 await asyncio.sleep(period_s)
                 continue
             await self._wait_for_news(self.data.RevisedMaxKeepAliveCount * period_s)
-            await asyncio.sleep(max(_BREATH_S, earliest - loop.time()))
+            await asyncio.sleep(max(0.0, earliest - loop.time()))
 
     @property
     def _is_waiting(self) -> bool:

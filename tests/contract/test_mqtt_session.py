@@ -8,12 +8,14 @@ import signal
 import socket
 
 import pytest
+from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
 
 from adapters.clock import SystemClock
 from adapters.mqtt.access import BrokerAccess
 from adapters.mqtt.connection import Connection, Incoming, Outgoing
 from adapters.simulation.broker import MosquittoBroker
-from schemas.messages import StationState, Status
+from schemas.messages import Gate, StationState, Status
 from service.errors import SinkUnavailable
 from tests.support.fakes import RecordingIntake
 from tests.support.mqtt import (
@@ -29,6 +31,10 @@ from tests.support.mqtt import (
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.broker
+
+
+def metric(name: str) -> float:
+    return REGISTRY.get_sample_value(name) or 0.0
 
 
 def _event(event_id: str) -> bytes:
@@ -145,6 +151,22 @@ async def test_frozen_broker_is_given_up_and_taken_up_again() -> None:
         await adapter.publish(answer_to("thawed", seq=2))
         while b'"event_id":"thawed"' not in (await plant.next("verdict")).payload:
             pass
+
+
+async def test_pass_that_the_broker_confirms_late_is_told() -> None:
+    """It left in time; that it may have been heard late is counted and logged, for who looks into it."""
+    before = metric("cangate_pass_confirmed_late_total")
+    async with private_mosquitto() as broker, running(adapter_for(broker.port), RecordingIntake()) as adapter:
+        broker.send_signal(signal.SIGSTOP)
+        asyncio.get_running_loop().call_later(0.5, broker.send_signal, signal.SIGCONT)
+        with capture_logs() as logs:
+            await adapter.publish(answer_to("late", left_s=0.3))
+        await adapter.publish(answer_to("in time", seq=2))
+        broker.send_signal(signal.SIGSTOP)
+        asyncio.get_running_loop().call_later(0.5, broker.send_signal, signal.SIGCONT)
+        await adapter.publish(answer_to("reject", seq=3, gate=Gate.REJECT, left_s=0.3))
+    assert [entry["event_id"] for entry in logs if entry["event"] == "pass_confirmed_late"] == ["late"]
+    assert metric("cangate_pass_confirmed_late_total") == before + 1
 
 
 async def test_pass_that_waits_too_long_for_its_turn_is_not_sent() -> None:
