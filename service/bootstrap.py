@@ -216,7 +216,7 @@ def build(settings: Settings, journal: Journal, *, take_free_http_port: bool = F
         dispatcher=dispatcher,
         outboxes=outboxes,
         adapters=adapters,
-        parts=[("compute", compute.run), ("threads", compute.watch), ("recovery", recovery.run)],
+        parts=[("threads", compute.watch), ("recovery", recovery.run)],
         commands=StationCommands(settings.station.id, station=station, models=models, reset_fault=reset_fault),
         watchdog=SystemdWatchdog(given_up=partial(recovery.given_up, _GIVE_UP_S)),
         before_ready=models.load,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -74,16 +75,26 @@ class Job:
     model: LoadedModel
     decide_by: float
     wanted: Callable[[], bool]
-    is_new: Awaitable[bool]
+    is_new: asyncio.Future[bool]
     promised: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
+    """A frame that waits for the judging thread."""
+
     prepared: Prepared
     job: Job
     load_ms: float
     outcome: asyncio.Future[Outcome]
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """One call of the judging thread: which frames it took, and what became of them."""
+
+    batch: list[_Ready]
+    outcomes: asyncio.Future[list[Outcome]]
 
 
 _HANGING_MAX = 3
@@ -121,7 +132,7 @@ class Compute:
         self._preparers = DaemonThreads("prepare", settings.prepare_workers)
         self._judge_thread = DaemonThreads("judge")
         # no bound of its own: only so many jobs are let in
-        self._ready: asyncio.Queue[_Ready] = asyncio.Queue()
+        self._ready: deque[_Ready] = deque()
 
     @property
     def in_work(self) -> int:
@@ -145,38 +156,23 @@ class Compute:
         if entered is None:
             return Failed(Reason.OVERLOAD, f"no time for it behind {self.in_work} others", job.model.ref)
         try:
-            prepared = await self._preparers.submit(partial(self._prepare, job))
+            outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+            turn = self._turn()
+            prepared = await self._preparers.submit(partial(self._prepare_and_hand_over, job, outcome, turn))
+            if prepared is None:
+                return await outcome
             is_new = await job.is_new
             if isinstance(prepared, Failed):
                 self._look_for_trouble(prepared)
                 return prepared
-            load_ms, ready = prepared
             if not is_new:
-                return _abandoned(job, ready.frame, load_ms)
-            outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-            self._ready.put_nowait(_Ready(ready, job, load_ms, outcome))
+                return _abandoned(job, prepared.prepared.frame, prepared.load_ms)
+            self._hand_over(prepared, turn)
             return await outcome
         except ThreadStuck as exc:
             return Failed(Reason.INTERNAL_ERROR, str(exc), job.model.ref)
         finally:
             self._admission.leave(entered, in_time=job.wanted())
-
-    async def run(self) -> None:
-        """Judge what is ready until cancelled."""
-        while True:
-            batch = [await self._ready.get()]
-            while len(batch) < self._max_batch and not self._ready.empty():
-                batch.append(self._ready.get_nowait())
-            try:
-                outcomes = await self._judge_thread.submit(partial(_judge_batch, batch))
-            except ThreadStuck as exc:
-                outcomes = [_not_judged(ready, str(exc)) for ready in batch]
-            except BaseException:  # also where this ends: a frame without an outcome would keep its place for ever
-                _tell(batch, [_not_judged(ready, "judging was broken off") for ready in batch])
-                raise
-            _tell(batch, outcomes)
-            for outcome in outcomes:
-                self._look_for_trouble(outcome)
 
     async def watch(self) -> None:
         """Replace threads that hang, until cancelled."""
@@ -199,7 +195,31 @@ class Compute:
         if isinstance(outcome, Failed) and outcome.reason is Reason.INTERNAL_ERROR:
             self.on_trouble(outcome.detail)
 
-    def _prepare(self, job: Job) -> tuple[float, Prepared] | Failed:
+    def _turn(self) -> _Turn:
+        turn = _Turn([], asyncio.get_running_loop().create_future())
+        turn.outcomes.add_done_callback(lambda outcomes: self._tell(turn.batch, outcomes))
+        return turn
+
+    def _tell(self, batch: Sequence[_Ready], done: asyncio.Future[list[Outcome]]) -> None:
+        fault = done.exception()
+        outcomes = done.result() if fault is None else [_not_judged(ready, str(fault)) for ready in batch]
+        for ready, outcome in zip(batch, outcomes, strict=True):
+            if not ready.outcome.done():
+                ready.outcome.set_result(outcome)
+            self._look_for_trouble(outcome)
+
+    # from here on: on the threads
+
+    def _prepare_and_hand_over(self, job: Job, outcome: asyncio.Future[Outcome], turn: _Turn) -> Failed | _Ready | None:
+        """Make a frame ready; None where it waits for the judging thread already, without a detour by the loop."""
+        ready = self._prepare(job, outcome)
+        # only looked at: whatever it says later, the loop will see to it
+        if isinstance(ready, Failed) or not (job.is_new.done() and job.is_new.result()):
+            return ready
+        self._hand_over(ready, turn)
+        return None
+
+    def _prepare(self, job: Job, outcome: asyncio.Future[Outcome]) -> _Ready | Failed:
         if not job.wanted():
             return _abandoned(job)
         began = time.perf_counter()
@@ -210,18 +230,22 @@ class Compute:
             load_ms = (time.perf_counter() - began) * 1000
             if not job.wanted():
                 return _abandoned(job, frame, load_ms)
-            return load_ms, job.model.pipeline.prepare(frame)
+            return _Ready(job.model.pipeline.prepare(frame), job, load_ms, outcome)
         except FrameError as exc:
             return Failed(exc.reason, str(exc), job.model.ref, frame, load_ms)
         except Exception as exc:  # the supervised boundary: a defect ends in a fail-safe verdict
             log.exception("prepare_failed")
             return Failed(Reason.INTERNAL_ERROR, _one_line(exc), job.model.ref, frame, load_ms)
 
+    def _hand_over(self, ready: _Ready, turn: _Turn) -> None:
+        self._ready.append(ready)
+        self._judge_thread.call(partial(self._judge_next, turn.batch), turn.outcomes)
 
-def _tell(batch: list[_Ready], outcomes: list[Outcome]) -> None:
-    for ready, outcome in zip(batch, outcomes, strict=True):
-        if not ready.outcome.done():
-            ready.outcome.set_result(outcome)
+    def _judge_next(self, batch: list[_Ready]) -> list[Outcome]:
+        """Take into `batch` what waits and judge it; nothing where an earlier turn took all there was."""
+        while self._ready and len(batch) < self._max_batch:
+            batch.append(self._ready.popleft())
+        return _judge_batch(batch)
 
 
 def _not_judged(ready: _Ready, why: str) -> Failed:

@@ -34,8 +34,8 @@ _JOURNAL_PATIENCE_S = 0.5
 _EARLIER_PATIENCE_S = 5.0
 """How long an event that an earlier run answered waits for that answer: no gate waits for it."""
 
-_PICTURE_DELAY_S = 0.05
-"""Drawing pictures takes the interpreter; not just when the verdict is on its way out."""
+_RECORD_DELAY_S = 0.05
+"""Drawing a picture and writing to the log take the interpreter; not just when the verdict is on its way out."""
 
 
 class Inspector:
@@ -136,8 +136,7 @@ class Inspector:
         )
         answered.set_result(answer)
         self._dispatch(answer, arrival)
-        _log_part(verdict, outcome)
-        asyncio.get_running_loop().call_later(_PICTURE_DELAY_S, self._keep, arrival, verdict, outcome, work)
+        asyncio.get_running_loop().call_later(_RECORD_DELAY_S, self._keep, arrival, verdict, outcome, work)
 
     async def _outcome(
         self, arrival: Arrival, deadline: Deadline
@@ -262,7 +261,8 @@ class Inspector:
         return not verdict.replayed or self._settings.gate.on_replayed is OnReplayed.ACT
 
     def _keep(self, arrival: Arrival, verdict: Verdict, outcome: Outcome, work: asyncio.Task[Outcome] | None) -> None:
-        """Hand the part to those who keep pictures and recordings."""
+        """Log the part, and hand it to those who keep pictures and recordings."""
+        _log_part(verdict, outcome)
         if self._pictures is not None:
             self._pictures.offer(verdict, outcome.inspection if isinstance(outcome, Judged) else None, _frame(outcome))
         recorder = self._recorder

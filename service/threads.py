@@ -79,8 +79,12 @@ class DaemonThreads:
     def submit(self, run: Callable[[], T]) -> asyncio.Future[T]:
         """Return what `run` returns, or raises; call on the event loop. A cancelled call that waits is not begun."""
         outcome: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._calls.put(_Call(run, outcome))
+        self.call(run, outcome)
         return outcome
+
+    def call(self, run: Callable[[], T], outcome: asyncio.Future[T]) -> None:
+        """Do as `submit` with a future that was made on the event loop; may be called on any thread."""
+        self._calls.put(_Call(run, outcome))
 
     def replace_stuck(self, limit_s: float) -> int:
         """Replace threads whose call takes longer than `limit_s`; return how many. Call on the event loop."""

@@ -19,7 +19,7 @@ class DirectStation:
     """A station without wires and without a deadline. Fulfils ReplayTarget; use with `async with`.
 
     Args:
-        compute: loads, prepares and judges; it is run here and closed at the end.
+        compute: loads, prepares and judges; it is closed at the end.
         model: what judges.
         station: id for the verdicts.
         gate_on_error: what a plant does with parts that cannot be judged.
@@ -35,21 +35,18 @@ class DirectStation:
         self._gate_on_error = gate_on_error
         self._clock = clock
         self._seq = 0
-        self._running: asyncio.Task[None] | None = None
         self._judging: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        self._running = asyncio.create_task(self._compute.run(), name="compute")
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        tasks = [*self._judging, *([] if self._running is None else [self._running])]
-        for task in tasks:
+        for task in self._judging:
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        if self._judging:
+            await asyncio.wait(self._judging)
         self._compute.close()
 
     async def stage(self, showing: Showing) -> None:

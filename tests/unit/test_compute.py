@@ -26,9 +26,10 @@ class Hall:
         self.compute = Compute(self.loader, admission=admission, settings=ComputeSettings(stuck_s=stuck_s), max_batch=4)
         self.compute.on_trouble = self.troubles.append
 
-    async def judge(self) -> Outcome:
-        is_new: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        is_new.set_result(True)
+    async def judge(self, is_new: asyncio.Future[bool] | None = None) -> Outcome:
+        if is_new is None:
+            is_new = asyncio.get_running_loop().create_future()
+            is_new.set_result(True)
         job = Job(None, b"", self.pipeline.loaded, CLOCK.monotonic() + 60, wanted=lambda: True, is_new=is_new)
         return await self.compute.judge(job)
 
@@ -36,13 +37,12 @@ class Hall:
 @asynccontextmanager
 async def a_hall(pipeline: ScriptedPipeline, *, stuck_s: float = 20.0) -> AsyncIterator[Hall]:
     hall = Hall(pipeline, stuck_s=stuck_s)
-    parts = [asyncio.create_task(hall.compute.run()), asyncio.create_task(hall.compute.watch())]
+    watching = asyncio.create_task(hall.compute.watch())
     try:
         yield hall
     finally:
         pipeline.release()
-        for part in parts:
-            part.cancel()
+        watching.cancel()
         hall.compute.close()
 
 
@@ -95,18 +95,19 @@ async def test_compute_judges_one_by_one_what_does_not_fit_together(failures: in
         assert isinstance(await hall.judge(), Judged)
 
 
-async def test_compute_gives_an_outcome_to_what_it_leaves_behind() -> None:
-    """A compute part that crashes keeps no place occupied: its frames end, and the next ones are judged."""
-    hall = Hall(ScriptedPipeline())
-    hall.pipeline.hold()
-    running = asyncio.create_task(hall.compute.run())
-    left_behind = asyncio.create_task(hall.judge())
-    await eventually(lambda: hall.compute._judge_thread.busy_for_s > 0)
-    running.cancel()
-    assert isinstance(await left_behind, Failed)
-    hall.pipeline.release()
-    again = asyncio.create_task(hall.compute.run())
-    assert isinstance(await hall.judge(), Judged)
-    assert hall.compute.in_work == 0
-    again.cancel()
-    hall.compute.close()
+async def test_compute_judges_nothing_that_was_answered_before() -> None:
+    """The journal is asked while the frame is made ready; a known event costs no inference, whichever comes first."""
+    async with a_hall(ScriptedPipeline()) as hall:
+        for is_new in (True, False):
+            for told_first in (True, False):
+                asked: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+                if told_first:
+                    asked.set_result(is_new)
+                outcome = asyncio.create_task(hall.judge(asked))
+                if not told_first:
+                    await eventually(lambda: hall.compute._preparers.busy_for_s == 0)
+                    await asyncio.sleep(0.02)
+                    assert not outcome.done()
+                    asked.set_result(is_new)
+                assert isinstance(await outcome, Judged if is_new else Failed)
+        assert hall.compute.in_work == 0

@@ -64,12 +64,10 @@ async def a_line(
     settings: Settings | None = None, *, pipeline: ScriptedPipeline | None = None, error: FrameError | None = None
 ) -> AsyncIterator[Line]:
     line = Line(settings or Settings(deadline=PATIENT), pipeline or ScriptedPipeline(), OneFrame(error))
-    running = asyncio.create_task(line.compute.run())
     try:
         yield line
     finally:
         line.pipeline.release()
-        running.cancel()
         line.compute.close()
 
 
