@@ -15,7 +15,7 @@ import numpy as np
 from adapters.frames import decode_image
 from adapters.simulation.renderer import render_canister
 from adapters.simulation.scene import REFERENCE_WH
-from schemas.recipe import MemoryRecipe, NormalizeRecipe, Recipe, RoiMethod, RoiRecipe
+from schemas.recipe import EmbedRecipe, MemoryRecipe, NormalizeRecipe, Recipe, RoiMethod, RoiRecipe
 from schemas.settings import ComputeSettings
 from service.device import compute_device
 from service.model.dataset import list_frames
@@ -48,6 +48,7 @@ def quick_model() -> tuple[Path, str]:
     recipe = Recipe(
         roi=RoiRecipe(method=RoiMethod.NONE),
         normalize=NormalizeRecipe(side=128),
+        embed=EmbedRecipe(embedder="filters"),
         memory=MemoryRecipe(coreset_frac=0.05, coreset_min=1),
     )
     return _trained([quick_frame(number) for number in range(10)], recipe)

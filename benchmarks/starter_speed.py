@@ -1,9 +1,9 @@
 """Speed of the starter embedder and of the whole verdict path: CPU time of one thread, best of several.
 
-    OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python -m benchmarks.starter_speed [--weights FILE]
+    OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python -m benchmarks.starter_speed [--embedder starter]
 
 The frame is a rendered canister as a JPEG of 1920 x 1440. Embedding is measured on a part that fills the square as
-well, which is the most there is to embed; --weights times a trained network in the place of the filter bank. The rival
+well, which is the most there is to embed. The rival
 is anomalib's PatchCore on a ResNet-18 at 256 px with a bank of 4,096 vectors, from the same JPEG to the anomaly map,
 where anomalib is installed; ours is then timed with as many vectors and without finding the part. Its weights are
 random, which costs the same.
@@ -59,13 +59,13 @@ def bank_of(vectors: FloatArray, count: int) -> MemoryBank:
     return MemoryBank(np.asarray(near / np.linalg.norm(near, axis=1, keepdims=True), np.float32))
 
 
-def subject(weights: str) -> Subject:
+def subject(embedder_name: str) -> Subject:
     """Return everything that is timed."""
     frame = render_canister(1, resolution_wh=FRAME_WH).bgr
     jpeg = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
     pipelines = []
     for method, size in ((RoiMethod.GRABCUT, BANK), (RoiMethod.NONE, RIVAL_BANK)):
-        recipe = Recipe(roi=RoiRecipe(method=method), embed=EmbedRecipe(weights=weights))
+        recipe = Recipe(roi=RoiRecipe(method=method), embed=EmbedRecipe(embedder=embedder_name))
         embedder, finder = build_embedder(recipe.embed, CPU), build_roi_finder(recipe.roi, CPU)
         pipeline = Pipeline(recipe, finder, embedder, bank_of(np.eye(embedder.dim, dtype=np.float32), 1), TAU, TAU)
         (grid,) = embedder.embed([pipeline.prepare(Frame(frame)).normalized])
@@ -73,7 +73,7 @@ def subject(weights: str) -> Subject:
     return Subject(jpeg, *pipelines)
 
 
-def stages(under_test: Subject, weights: str) -> Calls:
+def stages(under_test: Subject) -> Calls:
     """Return the stages by themselves: a part that fills the square, and a canister."""
     pipeline, calls = under_test.with_roi, Calls()
     rng = np.random.default_rng(0)
@@ -82,7 +82,7 @@ def stages(under_test: Subject, weights: str) -> Calls:
     part = pipeline.prepare(Frame(decode_image(under_test.jpeg, max_pixels=MAX_PIXELS))).normalized
     for name, roi in (("full square", full), ("canister", part)):
         for side in (256, 320):
-            embedder = build_embedder(EmbedRecipe(input_side=side, weights=weights), CPU)
+            embedder = build_embedder(under_test.with_roi.recipe.embed.model_copy(update={"input_side": side}), CPU)
             (grid,) = embedder.embed([roi])
             calls[f"embed, {name}, {side} px"] = partial(embedder.embed, [roi])
             calls[f"score, map and boxes, {name}, {side} px"] = partial(judged, pipeline, grid, roi)
@@ -125,14 +125,14 @@ def rival(jpeg: bytes) -> Callable[[], object] | None:
 def main() -> None:
     """Time and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", default="", help="of `cangate pretrain`")
-    weights = parser.parse_args().weights
+    parser.add_argument("--embedder", default="starter")
+    embedder = parser.parse_args().embedder
     if os.environ.get("OMP_NUM_THREADS") != "1":
         raise SystemExit("set OMP_NUM_THREADS=1 and OPENBLAS_NUM_THREADS=1: these are times of one thread")
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    under_test = subject(weights)
-    calls = stages(under_test, weights)
+    under_test = subject(embedder)
+    calls = stages(under_test)
     calls["JPEG to verdict, GrabCut"] = lambda: whole(under_test.with_roi, under_test.jpeg)
     calls["JPEG to verdict, no ROI, 4,096 vectors"] = lambda: whole(under_test.without_roi, under_test.jpeg)
     anomalib = rival(under_test.jpeg)

@@ -90,11 +90,11 @@ class EmbedRecipe(Value):
 
     embedder: str = Field(
         default="starter",
-        pattern=r"^(starter|timm:[A-Za-z0-9_.\-/]+)$",
-        description=f"starter, timm:BACKBONE, {' or '.join(PRESETS)}",
+        pattern=r"^(starter|filters|timm:[A-Za-z0-9_.\-/]+)$",
+        description=f"starter, filters, timm:BACKBONE, {' or '.join(PRESETS)}",
     )
     weights: str = Field(
-        default="", description="local checkpoint; empty: of timm the hub's, of the starter its filter bank without any"
+        default="", description="local checkpoint; empty: of timm the hub's, of the starter those that ship with it"
     )
     pack_weights: bool = Field(
         default=False, description="the package carries the weights, and needs neither hub nor checkpoint"
@@ -122,10 +122,10 @@ class EmbedRecipe(Value):
     def _fits_the_embedder(self) -> Self:
         if self.pool % 2 == 0:
             raise ValueError(f"pool is odd, not {self.pool}")
-        if self.embedder == "starter" and (self.layers or self.pool != 1):
-            raise ValueError("layers and pool belong to timm embedders; the starter has its own")
-        if self.embedder == "starter" and self.pack_weights and not self.weights:
-            raise ValueError("the starter without weights has none to pack")
+        if not self.embedder.startswith("timm:") and (self.layers or self.pool != 1):
+            raise ValueError(f"layers and pool belong to timm embedders; {self.embedder} has its own")
+        if self.embedder == "filters" and (self.weights or self.pack_weights):
+            raise ValueError("filters have no weights")
         return self
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from adapters.frames import decode_image
 from adapters.simulation.damage import random_damage
 from adapters.simulation.renderer import render_canister
-from schemas.recipe import MemoryRecipe, NormalizeRecipe, Recipe, RoiMethod, RoiRecipe
+from schemas.recipe import EmbedRecipe, MemoryRecipe, NormalizeRecipe, Recipe, RoiMethod, RoiRecipe
 from schemas.settings import ComputeSettings
 from service.device import compute_device
 from service.model.dataset import list_frames
@@ -27,6 +27,7 @@ _SHOWN = 12
 _RECIPE = Recipe(
     roi=RoiRecipe(method=RoiMethod.FIXED, polygon=((0.3, 0.1), (0.7, 0.1), (0.7, 0.9), (0.3, 0.9))),
     normalize=NormalizeRecipe(side=160),
+    embed=EmbedRecipe(embedder="filters"),
     memory=MemoryRecipe(coreset_frac=0.05, coreset_min=1),
 )
 

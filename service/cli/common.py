@@ -67,7 +67,7 @@ def describe(exc: ValidationError) -> str:
     return "; ".join(findings)
 
 
-EMBEDDERS = f"starter, timm:BACKBONE, {' or '.join(PRESETS)}"
+EMBEDDERS = f"starter, filters, timm:BACKBONE, {' or '.join(PRESETS)}"
 """What --embedder takes."""
 
 

@@ -43,7 +43,9 @@ def train(
     weights: Annotated[
         Path | None,
         typer.Option(
-            help="Checkpoint of a timm backbone, or of the starter's network.", dir_okay=False, show_default="the hub"
+            help="Checkpoint of a timm backbone, or of the starter's network.",
+            dir_okay=False,
+            show_default="the hub, or what ships with the starter",
         ),
     ] = None,
     pack_weights: Annotated[

@@ -120,7 +120,7 @@ def _evaluator(trial: Trial) -> tuple[Evaluator, Pipeline, torch.device]:
 
 def _import_libraries(recipe: Recipe) -> None:
     """Import what the pipeline of `recipe` imports when it is built, so that no library is charged to the model."""
-    if recipe.embed.embedder != "starter":
+    if recipe.embed.embedder.startswith("timm:"):
         import_module("service.pipeline.embed.timm_backbone")
     if recipe.roi.method is RoiMethod.SAM:
         import_module("service.pipeline.roi.sam")

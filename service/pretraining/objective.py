@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from service.pipeline.embed.starter_network import CELL_PX
+from service.pipeline.embed.grid import CELL_PX
 from service.pretraining.episodes import REFERENCES, VIEWS, Label
 
 SEEN_SHARE = 0.06

@@ -86,11 +86,11 @@ def test_package_with_one_weight_changed_is_refused(registry: ModelRegistry) -> 
 def test_train_packs_weights_on_request(
     tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """--weights and --pack-weights; the starter's filter bank ships with the code and has nothing to pack."""
+    """--weights and --pack-weights; filters have nothing to pack."""
     cangate = CommandLine(monkeypatch, capsys)
     train = ("train", write_parts(tmp_path / "ok", 3), "--name", "bars", "-c", write_config(tmp_path))
     packed = cangate(*train, "--embedder", "timm:resnet18", "--weights", checkpoint, "--pack-weights")
     assert packed.status == 0, packed
     assert (tmp_path / "models" / "bars" / "1" / BACKBONE).is_file()
     refused = cangate(*train, "--pack-weights").one_line_error()
-    assert "the starter without weights has none to pack" in refused
+    assert "filters have no weights" in refused

@@ -11,7 +11,7 @@ import tomli_w
 import torch
 
 from adapters.frames import decode_image
-from schemas.recipe import MemoryRecipe, NormalizeRecipe, Recipe, RoiMethod, RoiRecipe
+from schemas.recipe import EmbedRecipe, MemoryRecipe, NormalizeRecipe, Recipe, RoiMethod, RoiRecipe
 from service.model.dataset import list_frames
 from service.model.registry import ModelRegistry
 from service.model.training import TrainedModel, TrainingOptions, train
@@ -46,6 +46,7 @@ def write_parts(directory: Path, count: int, *, first_seed: int = 0, damaged: bo
 QUICK = Recipe(
     roi=RoiRecipe(method=RoiMethod.FIXED, polygon=((0.3, 0.1), (0.7, 0.1), (0.7, 0.9), (0.3, 0.9))),
     normalize=NormalizeRecipe(side=160),
+    embed=EmbedRecipe(embedder="filters"),
     memory=MemoryRecipe(coreset_frac=0.05, coreset_min=1),
 )
 """A recipe that judges a part in milliseconds."""
@@ -81,6 +82,7 @@ def write_config(directory: Path) -> Path:
         "recipe": {
             "roi": QUICK.roi.model_dump(mode="json", include={"method", "polygon"}),
             "normalize": {"side": QUICK.normalize.side},
+            "embed": {"embedder": QUICK.embed.embedder},
             "memory": QUICK.memory.model_dump(mode="json", include={"coreset_frac", "coreset_min"}),
         },
     }

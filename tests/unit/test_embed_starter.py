@@ -1,8 +1,9 @@
-"""The starter embedder: what it must see, and what it must not care about."""
+"""The starter embedder: its shipped weights, and what network and filters make of a part together."""
 
 from __future__ import annotations
 
-import cv2
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,174 +11,128 @@ from pydantic import ValidationError
 
 from schemas.recipe import EmbedRecipe
 from service.errors import UsageError
-from service.pipeline.embed import build_embedder
-from service.pipeline.embed.grid import cells_inside
+from service.pipeline.embed import build_embedder, starter
+from service.pipeline.embed.filters import FilterEmbedder
+from service.pipeline.embed.grid import cut_out
 from service.pipeline.embed.starter import StarterEmbedder
+from service.pipeline.embed.starter_network import StarterNetwork, normalize_locally
+from service.pipeline.embed.weights import read_tensors
 from service.pipeline.memory_bank import MemoryBank
-from service.pipeline.scoring import anomaly_map
 from service.pipeline.types import BgrImage, FloatArray, Mask, NormalizedRoi
 
-SIDE = 640
-BODY = (slice(40, 600), slice(220, 420))
-
-
-def brushed(seed: int) -> BgrImage:
-    """Return grey, vertically brushed metal (SIDE, SIDE, 3) with a little noise."""
-    rng = np.random.default_rng(seed)
-    grey = 128 + cv2.GaussianBlur(rng.normal(0, 60, (SIDE, SIDE)), (0, 0), sigmaX=1.2, sigmaY=25)
-    grey = grey + rng.normal(0, 3, grey.shape)
-    return np.asarray(cv2.cvtColor(np.clip(grey, 0, 255).astype(np.uint8), cv2.COLOR_GRAY2BGR), np.uint8)
-
-
-def roi_of(bgr: BgrImage, body: tuple[slice, slice] = BODY, background: int = 114) -> NormalizedRoi:
-    """Return `bgr` inside the body, plain `background` outside."""
-    mask = np.zeros((SIDE, SIDE), bool)
-    mask[body] = True
-    shown = np.where(mask[..., None], bgr, np.uint8(background)).astype(np.uint8)
-    return NormalizedRoi(bgr=shown, mask=mask, origin_xy=(0.0, 0.0), scale=1.0)
-
-
-def scratched(bgr: BgrImage) -> BgrImage:
-    """Draw a thin bright scratch around (320, 320)."""
-    return np.asarray(cv2.line(bgr.copy(), (290, 330), (350, 310), (230, 230, 230), 2, cv2.LINE_AA), np.uint8)
-
-
-def stained(bgr: BgrImage) -> BgrImage:
-    """Dim a disc around (320, 320), texture and all, with a brownish tint."""
-    disc = cv2.GaussianBlur(cv2.circle(np.zeros((SIDE, SIDE), np.float32), (320, 320), 24, 1.0, -1), (0, 0), 2)
-    tint = 1 - np.asarray(disc)[..., None] * np.array([0.45, 0.35, 0.25])
-    return np.asarray(np.clip(bgr * tint, 0, 255), np.uint8)
-
-
-def dented(bgr: BgrImage) -> BgrImage:
-    """Put a soft dark-and-bright pair, as a dent in a cylinder shows, around (320, 320)."""
-    y, x = np.mgrid[:SIDE, :SIDE].astype(np.float32) - 320
-    shade = -60 * (x / 14) * np.exp(-(x**2 + y**2) / (2 * 16**2))
-    return np.asarray(np.clip(bgr + shade[..., None], 0, 255), np.uint8)
+CPU = torch.device("cpu")
+SIDE = 320
 
 
 @pytest.fixture(scope="module")
 def embedder() -> StarterEmbedder:
-    """Return the embedder of the default recipe."""
-    return StarterEmbedder(EmbedRecipe())
+    return StarterEmbedder(EmbedRecipe(), CPU)
 
 
-@pytest.fixture(scope="module")
-def bank(embedder: StarterEmbedder) -> MemoryBank:
-    """Return every patch of a dozen OK frames."""
-    grids = embedder.embed([roi_of(brushed(seed)) for seed in range(12)])
-    return MemoryBank(np.concatenate([grid.vectors for grid in grids]))
+def part(seed: int, *, background: int = 114, damage: bool = False) -> NormalizedRoi:
+    """Return a plate with a grain of its own, a hole where it is damaged, plain around it."""
+    rng = np.random.default_rng(seed)
+    bgr: BgrImage = np.clip(rng.normal(130, 12, (SIDE, SIDE, 1)).repeat(3, axis=2), 0, 255).astype(np.uint8)
+    mask: Mask = np.zeros((SIDE, SIDE), bool)
+    mask[24:290, 70:230] = True
+    if damage:
+        bgr[150:170, 120:150] = 30
+    return NormalizedRoi(np.where(mask[..., None], bgr, np.uint8(background)), mask, (0.0, 0.0), 1.0)
 
 
-def map_of(roi: NormalizedRoi, embedder: StarterEmbedder, bank: MemoryBank) -> FloatArray:
-    """Return the anomaly map of a ROI."""
-    (grid,) = embedder.embed([roi])
-    return anomaly_map(bank.distances(grid.vectors), grid.inside)
-
-
-def test_embed_gives_unit_vectors_on_a_grid(embedder: StarterEmbedder) -> None:
-    """One cell for 16 pixels of the ROI, inside the mask only."""
-    (grid,) = embedder.embed([roi_of(brushed(0))])
-
-    assert grid.inside.shape == (40, 40)
-    assert grid.vectors.shape == (int(grid.inside.sum()), embedder.dim)
-    assert grid.vectors.dtype == np.float32
-    np.testing.assert_allclose(np.linalg.norm(grid.vectors, axis=1), 1, atol=1e-5)
-
-
-def test_embed_of_no_rois_is_empty(embedder: StarterEmbedder) -> None:
-    """No ROIs, no grids."""
-    assert embedder.embed([]) == []
-
-
-@pytest.mark.parametrize("damage", [scratched, stained, dented])
-def test_embedder_sees_damage(embedder: StarterEmbedder, bank: MemoryBank, damage: object) -> None:
-    """Scratch, stain and dent stand out where they are, by half as much again as anything on OK frames."""
-    assert callable(damage)
-    quiet = max(float(map_of(roi_of(brushed(seed)), embedder, bank).max()) for seed in range(50, 58))
-
-    loud = map_of(roi_of(damage(brushed(99))), embedder, bank)
-
-    row, column = np.unravel_index(int(loud.argmax()), loud.shape)
-    assert float(loud.max()) > 1.5 * quiet
-    assert abs(16 * row + 8 - 320) <= 48
-    assert abs(16 * column + 8 - 320) <= 48
-
-
-def test_embedder_ignores_the_background(embedder: StarterEmbedder) -> None:
-    """What lies outside the mask shapes no vector: black, grey and white surroundings give nearly the same."""
-    grids = embedder.embed([roi_of(brushed(1), background=level) for level in (0, 114, 255)])
-
-    for other in grids[1:]:
-        assert float(np.linalg.norm(grids[0].vectors - other.vectors, axis=1).max()) < 0.02
-
-
-def test_embedder_does_not_mind_where_the_object_lies(embedder: StarterEmbedder) -> None:
-    """Shifted by whole cells, object and vectors are the same."""
-    shift = 64
-    here = roi_of(brushed(2))
-    there = NormalizedRoi(np.roll(here.bgr, shift, axis=1), np.roll(here.mask, shift, axis=1), (0.0, 0.0), 1.0)
-
-    left, right = embedder.embed([here, there])
-
-    assert np.array_equal(np.roll(left.inside, shift // 16, axis=1), right.inside)
-    np.testing.assert_allclose(left.vectors, right.vectors, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    "body", [(slice(300, 303), slice(300, 303)), (slice(0, 640), slice(318, 321)), (slice(0, 640), slice(0, 640))]
-)
-def test_embed_of_extreme_masks_is_finite(embedder: StarterEmbedder, body: tuple[slice, slice]) -> None:
-    """A speck, a hair and a mask that fills the square have finite unit vectors; even a speck has a patch."""
-    (grid,) = embedder.embed([roi_of(brushed(3), body)])
-
-    assert len(grid.vectors) >= 1
-    np.testing.assert_allclose(np.linalg.norm(grid.vectors, axis=1), 1, atol=1e-4)
-
-
-def test_embed_of_a_plain_picture_is_finite(embedder: StarterEmbedder) -> None:
-    """No contrast at all is no division by zero."""
-    (grid,) = embedder.embed([roi_of(np.zeros((SIDE, SIDE, 3), np.uint8))])
-
-    assert np.isfinite(grid.vectors).all()
-
-
-def test_embed_of_an_empty_mask_is_refused(embedder: StarterEmbedder) -> None:
-    """A ROI without an object has no patches, and that is said."""
-    with pytest.raises(ValueError, match="empty mask"):
-        embedder.embed([roi_of(brushed(0), (slice(0, 0), slice(0, 0)))])
-
-
-def test_input_side_sets_the_grid() -> None:
-    """Twice the side, twice the cells a side; a side that no cell divides is refused in one line."""
-    (grid,) = StarterEmbedder(EmbedRecipe(input_side=640)).embed([roi_of(brushed(0))])
-
-    assert grid.inside.shape == (80, 80)
-    with pytest.raises(UsageError, match="multiples of 16 px, not 300"):
-        StarterEmbedder(EmbedRecipe(input_side=300))
-
-
-@pytest.mark.parametrize("settings", [{"pack_weights": True}, {"layers": (1,)}, {"pool": 3}, {"pool": 2}])
-def test_recipe_refuses_what_the_starter_would_ignore(settings: dict[str, object]) -> None:
-    """A setting without effect is a mistake of who wrote it."""
-    with pytest.raises(ValidationError, match=r"timm|odd|none to pack"):
-        EmbedRecipe.model_validate(settings)
-
-
-def test_build_embedder_makes_the_starter() -> None:
-    """The default recipe is the starter, the same one every time."""
-    first, second = (build_embedder(EmbedRecipe(), torch.device("cpu")) for _ in range(2))
+def test_default_recipe_is_the_starter_with_its_shipped_weights() -> None:
+    """Nothing has to be had from anywhere; the same vectors in every process."""
+    first, second = (build_embedder(EmbedRecipe(), CPU) for _ in range(2))
 
     assert first.name == "starter"
     assert first.digest == second.digest
-    assert len(first.digest) == 64
+    assert starter.WEIGHTS.stat().st_size == pytest.approx(first.weights_bytes / 2, rel=0.05)
+    assert first.weights_bytes < 12e6
 
 
-def test_cells_inside_counts_half_covered_cells() -> None:
-    """Half is inside, less is not; where nothing is half covered the best covered cells are."""
-    mask: Mask = np.zeros((20, 20), bool)
-    mask[:, :5] = True
-    assert cells_inside(mask, 2, 2).tolist() == [[True, False], [True, False]]
-    mask[:, 4] = False
-    mask[:10, 3] = False
-    assert cells_inside(mask, 2, 2).tolist() == [[False, False], [True, False]]
+def test_shipped_weights_that_were_changed_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One bit: what judges must be what was installed."""
+    content = bytearray(starter.WEIGHTS.read_bytes())
+    content[-1] ^= 1
+    changed = tmp_path / "starter.safetensors"
+    changed.write_bytes(content)
+    monkeypatch.setattr(starter, "WEIGHTS", changed)
+    with pytest.raises(UsageError, match="is not what was installed"):
+        StarterEmbedder(EmbedRecipe(), CPU)
+
+
+def test_vectors_are_those_of_filters_and_network(embedder: StarterEmbedder) -> None:
+    """Side by side, of unit length together; the network as it was trained, without what makes it faster here."""
+    roi = part(0)
+    (grid,) = embedder.embed([roi])
+    (filtered,) = FilterEmbedder(EmbedRecipe(embedder="filters")).embed([roi])
+    cut = cut_out(roi, SIDE)
+    network = StarterNetwork.of_state(read_tensors(starter.WEIGHTS.read_bytes())).double().eval()
+    picture = torch.from_numpy(cut.bgr).permute(2, 0, 1)[None].double() / 255
+    covered = torch.from_numpy(cut.covered >= 0.5)[None, None].double()
+    with torch.inference_mode():
+        seen = network(normalize_locally(picture, covered))[0].permute(1, 2, 0).numpy()
+    expected = np.hstack([starter.FILTERS * filtered.vectors, seen[grid.inside[cut.cells]]])
+
+    assert grid.vectors.shape == (len(filtered.vectors), embedder.dim)
+    np.testing.assert_allclose(grid.vectors, expected / np.hypot(starter.FILTERS, 1), atol=2e-4)
+    np.testing.assert_allclose(np.linalg.norm(grid.vectors, axis=1), 1, atol=1e-5)
+
+
+def test_damage_is_far_from_the_bank_and_the_rest_is_not(embedder: StarterEmbedder) -> None:
+    """A hole in a plate whose grain is never the same twice."""
+    bank = MemoryBank(np.concatenate([grid.vectors for grid in embedder.embed([part(seed) for seed in range(4)])]))
+    sound, damaged = embedder.embed([part(9), part(10, damage=True)])
+    far, near = bank.distances(damaged.vectors), bank.distances(sound.vectors)
+    place = np.argwhere(damaged.inside)[far.argmax()] * SIDE / 40
+
+    assert far.max() > 1.5 * near.max()
+    assert (abs(place - (160, 135)) < 24).all()
+
+
+def test_background_does_not_count(embedder: StarterEmbedder) -> None:
+    """What lies around the part may change with the weather."""
+    dark, light = embedder.embed([part(0, background=0), part(0, background=255)])
+
+    np.testing.assert_array_equal(dark.inside, light.inside)
+    np.testing.assert_allclose(dark.vectors, light.vectors, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "body", [(slice(0, 1), slice(0, 1)), (slice(0, 320), slice(0, 320)), (slice(3, 6), slice(0, 320))]
+)
+def test_extreme_masks_give_finite_vectors(embedder: StarterEmbedder, body: tuple[slice, slice]) -> None:
+    """One pixel, everything, a line."""
+    mask: Mask = np.zeros((SIDE, SIDE), bool)
+    mask[body] = True
+    (grid,) = embedder.embed([NormalizedRoi(part(0).bgr, mask, (0.0, 0.0), 1.0)])
+    vectors: FloatArray = grid.vectors
+
+    assert len(vectors) == np.count_nonzero(grid.inside) > 0
+    assert np.isfinite(vectors).all()
+
+
+def test_input_side_sets_the_grid() -> None:
+    """A side that the network cannot halve often enough is refused in one line."""
+    (grid,) = StarterEmbedder(EmbedRecipe(input_side=160), CPU).embed([part(0)])
+
+    assert grid.inside.shape == (20, 20)
+    with pytest.raises(UsageError, match="multiples of 16 px, not 300"):
+        StarterEmbedder(EmbedRecipe(input_side=300), CPU)
+
+
+@pytest.mark.parametrize("settings", [{"layers": (1,)}, {"pool": 3}, {"pool": 2}])
+def test_recipe_refuses_what_the_starter_would_ignore(settings: dict[str, object]) -> None:
+    """A setting without effect is a mistake of who wrote it."""
+    with pytest.raises(ValidationError, match=r"timm|odd"):
+        EmbedRecipe.model_validate(settings)
+
+
+def test_other_weights_are_another_embedder(tmp_path: Path, embedder: StarterEmbedder) -> None:
+    """A bank is only of use with the weights that made it."""
+    content = bytearray(starter.WEIGHTS.read_bytes())
+    content[-1] ^= 1
+    path = tmp_path / "other.safetensors"
+    path.write_bytes(content)
+
+    assert StarterEmbedder(EmbedRecipe(weights=str(path)), CPU).digest != embedder.digest

@@ -17,7 +17,7 @@ class Embedder(Protocol):
 
     @property
     def name(self) -> str:
-        """Name as in the recipe: "starter" or "timm:BACKBONE"."""
+        """Name as in the recipe: "starter", "filters" or "timm:BACKBONE"."""
 
     @property
     def dim(self) -> int:
@@ -36,7 +36,7 @@ class Embedder(Protocol):
         """Size of its weights in memory."""
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Return its weights, as `pack_weights` packs them; none where they ship with the code."""
+        """Return its weights, as `pack_weights` packs them; none where it has none."""
 
     def embed(self, rois: Sequence[NormalizedRoi]) -> list[PatchGrid]:
         """Return one grid for each ROI, in order. Not thread-safe: one thread computes."""
@@ -57,15 +57,15 @@ def build_embedder(recipe: EmbedRecipe, device: torch.device, packed: Path | Non
 
 
 def _backbone(recipe: EmbedRecipe, device: torch.device, packed: Path | None) -> Embedder:
-    # a starter pipeline never waits for timm and torchvision to be imported
-    if recipe.embedder == "starter" and (packed or recipe.weights):
-        from service.pipeline.embed.starter_trained import TrainedStarter  # noqa: PLC0415
-
-        return TrainedStarter(recipe, device, packed or Path(recipe.weights))
+    # no other pipeline waits for timm and torchvision to be imported
     if recipe.embedder == "starter":
         from service.pipeline.embed.starter import StarterEmbedder  # noqa: PLC0415
 
-        return StarterEmbedder(recipe)
+        return StarterEmbedder(recipe, device, packed)
+    if recipe.embedder == "filters":
+        from service.pipeline.embed.filters import FilterEmbedder  # noqa: PLC0415
+
+        return FilterEmbedder(recipe)
     from service.pipeline.embed.timm_backbone import TimmEmbedder  # noqa: PLC0415
 
     return TimmEmbedder.from_recipe(recipe, device, packed)

@@ -2,12 +2,51 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from service.pipeline.types import Mask, PatchGrid
+from service.pipeline.types import BgrImage, FloatArray, Mask, NormalizedRoi, PatchGrid
+
+CELL_PX = 8
+"""Side of the square of pixels that one vector of the starter and of the filter bank stands for."""
+MARGIN_CELLS = 2
+"""Around the part; what is farther away is not computed."""
+COARSEST_PX = 16
+"""Sides of what they compute on are multiples of this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The part and a margin around it.
+
+    bgr: (H, W, 3) uint8; covered: (H, W) float32, how much of a pixel lies on the part; H and W are multiples of
+    COARSEST_PX. inside: (rows, cols) bool, the cells of the whole ROI on the part. cells: which of them this shows.
+    """
+
+    bgr: BgrImage
+    covered: FloatArray
+    inside: Mask
+    cells: tuple[slice, slice]
+
+    def grid(self, vectors: FloatArray) -> PatchGrid:
+        """Return the vectors (rows, cols, D) of the cells that this shows, those on the part."""
+        return PatchGrid(np.ascontiguousarray(vectors[self.inside[self.cells]]), self.inside)
+
+
+def cut_out(roi: NormalizedRoi, side: int) -> Cut:
+    """Return what is looked at of a ROI that is (side, side) large. Raises ValueError for an empty mask."""
+    count = side // CELL_PX
+    inside = cells_inside(roi.mask, count, count)
+    cells = bounds(inside, margin=MARGIN_CELLS, step=COARSEST_PX // CELL_PX)
+    pixels = tuple(slice(axis.start * CELL_PX, axis.stop * CELL_PX) for axis in cells)
+    covered = resized(roi.mask.astype(np.float32), side)
+    return Cut(
+        np.ascontiguousarray(resized(roi.bgr, side)[pixels]), np.ascontiguousarray(covered[pixels]), inside, cells
+    )
 
 
 def cells_inside(mask: Mask, rows: int, cols: int) -> Mask:

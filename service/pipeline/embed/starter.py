@@ -1,199 +1,108 @@
-"""The starter embedder: a fixed filter bank that needs no weights.
+"""The starter embedder: a small network that ships with the service, beside a bank of filters.
 
-Until a trained backbone ships with the project it is what judges: oriented first and second derivatives (edges, ridges)
-of three scales on locally contrast-normalised grey, with the local contrast, lightness and colour of the patch, at one
-patch for 8 x 8 pixels. It tells a patch from the OK patches of its own station; it knows nothing of what things are.
-
-The parts of a vector are centred and scaled by fixed numbers (`STANDARD`), so that each has its say and no statistics
-of the training frames are needed; a constant part keeps the length of a weak response apart from its direction once the
-vector is of unit length.
+The network is trained by `cangate pretrain` to keep damage apart from a surface's own variety; the filters see exactly
+what changed where parts resemble each other. Neither knows what things are, and neither needs a GPU. A patch is far
+from the bank where the two together are. docs/starter.md is the model card.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from schemas.recipe import EmbedRecipe
 from service.errors import UsageError
-from service.pipeline.embed.grid import bounds, cells_inside, resized
+from service.pipeline.embed import filters
+from service.pipeline.embed.grid import COARSEST_PX, Cut, cut_out
+from service.pipeline.embed.starter_network import StarterNetwork, normalize_locally
+from service.pipeline.embed.weights import in_half_precision, read_tensors, weights_digest
 from service.pipeline.types import FloatArray, NormalizedRoi, PatchGrid
 
-VERSION = "starter-1"
-"""Changes whenever the same ROI would give other vectors."""
-
-DEFAULT_SIDE = 320
-CELL_PX = 8
-COARSE_PX = 4
-"""Local statistics are smooth: they are computed on means of this many pixels a side."""
-LOCAL_SIGMA_PX = 8.0
-CONTINUE_SIGMA_PX = 6.0
-CONTRAST_FLOOR = 0.03
-"""Of full scale: what is flatter than this is not amplified further."""
-LOG_FLOOR = 0.01
-FAINT, BESIDE, EPSILON = 1e-3, 0.02, 1e-6
-"""Weights of what is far and of what is beside, next to what is there; and of nothing, against division by zero."""
-SCALES: tuple[tuple[int, float], ...] = ((1, 1.0), (1, 2.0), (2, 2.0))
-"""Reduction of the image and sigma in its pixels: sigma 1, 2 and 4 px."""
-
-NEIGHBOURHOOD = np.outer([0.3, 1.0, 0.3], [0.3, 1.0, 0.3]).astype(np.float32)
-"""Weights of the 3 x 3 cells that a vector is the mean of: damage between two cells is not halved."""
-STANDARD: tuple[tuple[float, float], ...] = (
-    (0.092, 0.075),  # first and second derivatives, sigma 1 px
-    (0.056, 0.051),
-    (0.117, 0.095),  # sigma 2 px
-    (0.088, 0.083),
-    (0.117, 0.088),  # sigma 4 px
-    (0.110, 0.092),
-    (-2.18, 0.50),  # logarithm of the local contrast
-    (0.466, 0.146),  # lightness
-    (0.0, 0.0155),  # colour
-)
-"""Mean and spread of each group of features over the patches of rendered OK frames of two stations."""
+VERSION: Final = "starter-2"
+"""Changes whenever the same weights would give other vectors."""
+WEIGHTS: Final = Path(__file__).with_name("starter.safetensors")
+WEIGHTS_SHA256: Final = "ed6a81967f3f75c7a9c5b9040ef5d686ff678ad4cde4eff21bee810f23695879"
+DEFAULT_SIDE: Final = 320
+FILTERS: Final = 1.0
+"""Length of what the filters say, beside 1 for the network: chosen on development data, see docs/starter.md."""
 
 
 class StarterEmbedder:
-    """The filter bank on the CPU; 29 numbers a patch."""
+    """Network and filters, each of fixed length, in one unit vector for 8 x 8 pixels.
+
+    Args:
+        recipe: side of the input; other weights than those that ship.
+        device: where the network computes; the filters stay on the CPU.
+        packed: the weights that a package carries.
+    """
 
     name = "starter"
-    dim = 8 * len(SCALES) + 5
-    weights_bytes = 0
 
-    def __init__(self, recipe: EmbedRecipe) -> None:
-        side = recipe.input_side or DEFAULT_SIDE
-        if side % (2 * CELL_PX):
-            raise UsageError(f"the starter embedder takes sides that are multiples of {2 * CELL_PX} px, not {side}")
-        self.input_side = side
-        self.digest = hashlib.sha256(VERSION.encode()).hexdigest()
+    def __init__(self, recipe: EmbedRecipe, device: torch.device, packed: Path | None = None) -> None:
+        self.input_side = recipe.input_side or DEFAULT_SIDE
+        if self.input_side % COARSEST_PX:
+            raise UsageError(f"the starter takes sides that are multiples of {COARSEST_PX} px, not {self.input_side}")
+        network = _read(packed or (Path(recipe.weights) if recipe.weights else WEIGHTS))
+        self._state = in_half_precision(network.state_dict())
+        self.dim = network.dim + filters.DIM
+        self.digest = weights_digest(f"{VERSION} {filters.VERSION} {FILTERS}", self._state)
+        self.weights_bytes = sum(tensor.nbytes for tensor in network.state_dict().values())
+        self._device = device
+        fused = _fused(network.requires_grad_(requires_grad=False))
+        # faster on a CPU by a quarter
+        self._network = fused.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks the pair
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """See `Embedder.state`: in half precision, as trained weights are kept."""
+        return self._state
 
     def embed(self, rois: Sequence[NormalizedRoi]) -> list[PatchGrid]:
         """Return one grid of side / 8 cells a side for each ROI."""
-        return [self._embed_one(roi) for roi in rois]
+        cuts = [cut_out(roi, self.input_side) for roi in rois]
+        return [cut.grid(self._vectors(cut)) for cut in cuts]
 
-    def state(self) -> dict[str, torch.Tensor]:
-        """See `Embedder.state`."""
-        return {}
+    def _vectors(self, cut: Cut) -> FloatArray:
+        both = np.concatenate([FILTERS * filters.filter_vectors(cut), self._seen_by_network(cut)], axis=2)
+        return np.asarray(both / np.float32(np.hypot(FILTERS, 1)), np.float32)
 
-    def _embed_one(self, roi: NormalizedRoi) -> PatchGrid:
-        count = self.input_side // CELL_PX
-        inside = cells_inside(roi.mask, count, count)
-        part = bounds(inside, margin=2)
-        pixels = tuple(slice(axis.start * CELL_PX, axis.stop * CELL_PX) for axis in part)
-        bgr = resized(roi.bgr, self.input_side)[pixels]
-        covered = resized(roi.mask.astype(np.float32), self.input_side)[pixels]
-        groups = feature_groups(bgr, covered)
-        standardised = [
-            (group - mean) / (spread * np.sqrt(group.shape[2]))
-            for group, (mean, spread) in zip(groups, STANDARD, strict=True)
-        ]
-        constant = np.ones((*standardised[0].shape[:2], 1), np.float32)
-        vectors = _unit(np.concatenate([*standardised, constant], axis=2)) * inside[part][..., None]
-        # no division by the weights: the vector becomes of unit length anyway
-        vectors = _unit(_float(cv2.filter2D(_float(vectors), -1, NEIGHBOURHOOD, borderType=cv2.BORDER_CONSTANT)))
-        return PatchGrid(vectors[inside[part]], inside)
+    @torch.inference_mode()
+    def _seen_by_network(self, cut: Cut) -> FloatArray:
+        picture = torch.from_numpy(cut.bgr).to(self._device).permute(2, 0, 1)[None].float() / 255
+        # a pixel lies on the part where half of it does; something always does
+        on_part = (cut.covered >= min(0.5, float(cut.covered.max()))).astype(np.float32)
+        weight = torch.from_numpy(on_part).to(self._device)[None, None]
+        seen = normalize_locally(picture, weight).contiguous(memory_format=torch.channels_last)
+        vectors: FloatArray = self._network(seen)[0].permute(1, 2, 0).cpu().numpy()
+        return vectors
 
 
-def feature_groups(bgr: npt.NDArray[np.uint8], covered: FloatArray) -> list[FloatArray]:
-    """Return the raw features, group by group, each (rows, cols, features) float32 with one cell for 8 x 8 pixels.
-
-    bgr: (H, W, 3) uint8, H and W multiples of 16; covered: (H, W) float32, how much of a pixel lies on the object.
-    Only the object counts, and its outermost pixel, which is mixed with the background, does not: the grey beyond it is
-    continued from nearby, and responses there do not enter the means.
-    """
-    weight = _float(cv2.erode(covered, np.ones((3, 3), np.uint8)))
-    grey = _continued(_float(cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY) / np.float32(255)), weight)
-    mean, deviation = _local_statistics(grey, weight)
-    normalized = _float((grey - mean) / (deviation + CONTRAST_FLOOR))
-    groups: list[FloatArray] = []
-    for reduction, sigma in SCALES:
-        weight_here = _reduced(weight, reduction)
-        for kind in _derivatives(_reduced(normalized, reduction), sigma):
-            pooled = [_cell_means(np.abs(each), weight_here, CELL_PX // reduction) for each in kind]
-            groups.append(np.concatenate(pooled, axis=2))
-    lab = _float(cv2.cvtColor(_cell_means(_float(bgr / np.float32(255)), weight, CELL_PX), cv2.COLOR_BGR2Lab))
-    groups.append(np.log(_cell_means(deviation, weight, CELL_PX) + LOG_FLOOR))
-    groups += [_float(lab[..., :1] / 100), _float(lab[..., 1:] / 50)]
-    return groups
+def _read(path: Path) -> StarterNetwork:
+    """Return the network of a file. Raises UsageError: no such file, or no such network in it."""
+    try:
+        content = path.read_bytes()
+        if path == WEIGHTS and hashlib.sha256(content).hexdigest() != WEIGHTS_SHA256:
+            raise UsageError(f"{path} is not what was installed; install cangate again")
+        network = StarterNetwork.of_state(read_tensors(content))
+    except OSError as exc:
+        raise UsageError(f"no weights {path} for the starter embedder") from exc
+    except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as exc:
+        raise UsageError(f"{path} holds no starter network: {(str(exc) or 'malformed').splitlines()[0]}") from exc
+    return network.eval()
 
 
-def _continued(grey: FloatArray, weight: FloatArray) -> FloatArray:
-    """Return `grey` with the grey of the object continued smoothly where it has no weight, so that no edge is there."""
-    height, width = grey.shape
-    value, present = _reduced(grey * weight, COARSE_PX), _reduced(weight, COARSE_PX)
-    sigma = CONTINUE_SIGMA_PX / COARSE_PX
-    beyond = _blurred(value, sigma) + FAINT * _blurred(value, 4 * sigma)
-    beyond /= _blurred(present, sigma) + FAINT * _blurred(present, 4 * sigma) + EPSILON
-    beyond = _float(cv2.resize(beyond, (width, height), interpolation=cv2.INTER_LINEAR))
-    return beyond + weight * (grey - beyond)
-
-
-def _local_statistics(grey: FloatArray, weight: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return mean and standard deviation around each pixel, Gaussian-weighted, over the object."""
-    height, width = grey.shape
-    sigma = LOCAL_SIGMA_PX / COARSE_PX
-    moments = np.dstack([_reduced(part, COARSE_PX) for part in (weight, grey * weight, grey * grey * weight)])
-    present, first, second = cv2.split(_blurred(moments, sigma))
-    mean = first / (present + FAINT)
-    deviation = np.sqrt(np.maximum(second / (present + FAINT) - mean**2, 0))
-    smooth = cv2.resize(np.dstack([mean, deviation]), (width, height), interpolation=cv2.INTER_LINEAR)
-    return _float(smooth[..., 0]), _float(smooth[..., 1])
-
-
-def _cell_means(image: FloatArray, weight: FloatArray, cell_px: int) -> FloatArray:
-    """Return weighted means (rows, cols, C) over the cells of `image` (H, W[, C]), from beside without weight there."""
-    channels = np.atleast_3d(image)
-    value = np.atleast_3d(_reduced(_float(channels * weight[..., None]), cell_px))
-    present = _reduced(weight, cell_px)
-    value += BESIDE * np.atleast_3d(_blurred(value, 1.0))
-    return _float(value / (present + BESIDE * _blurred(present, 1.0) + EPSILON)[..., None])
-
-
-def _derivatives(image: FloatArray, sigma: float) -> tuple[list[FloatArray], list[FloatArray]]:
-    """Return first and second directional derivatives at 0, 45, 90 and 135 degrees, normalised for scale.
-
-    Both are steered from their separable basis: Freeman and Adelson, The design and use of steerable filters, 1991.
-    """
-    radius = round(3 * sigma)
-    x = np.arange(-radius, radius + 1, dtype=np.float64)
-    gauss = np.exp(-(x**2) / (2 * sigma**2))
-    gauss /= gauss.sum()
-    first = -x / sigma * gauss
-    second = (x**2 / sigma**2 - 1) * gauss
-    second -= second.mean()  # cut off at 3 sigma it would answer to plain brightness
-
-    def filtered(across: npt.NDArray[np.float64], down: npt.NDArray[np.float64]) -> FloatArray:
-        return _float(cv2.sepFilter2D(image, cv2.CV_32F, across, down, borderType=cv2.BORDER_REFLECT_101))
-
-    dx, dy = filtered(first, gauss), filtered(gauss, first)
-    dxx, dyy, dxy = filtered(second, gauss), filtered(gauss, second), filtered(first, first)
-    half, mean = np.float32(np.sqrt(0.5)), (dxx + dyy) / 2
-    firsts = [dx, _float((dx + dy) * half), dy, _float((dx - dy) * half)]
-    return firsts, [dxx, _float(mean + dxy), dyy, _float(mean - dxy)]
-
-
-def _unit(vectors: FloatArray) -> FloatArray:
-    """Return `vectors` (..., D) at unit length; a zero vector stays zero."""
-    return _float(vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), EPSILON))
-
-
-def _reduced(image: FloatArray, factor: int) -> FloatArray:
-    """Return the means of blocks of `factor` x `factor` pixels."""
-    if factor == 1:
-        return image
-    height, width = image.shape[:2]
-    return _float(cv2.resize(image, (width // factor, height // factor), interpolation=cv2.INTER_AREA))
-
-
-def _blurred(image: FloatArray, sigma: float) -> FloatArray:
-    """Return `image` after a Gaussian blur."""
-    return _float(cv2.GaussianBlur(image, (0, 0), sigma))
-
-
-def _float(image: npt.ArrayLike) -> FloatArray:
-    """Return what OpenCV or numpy made of a float image, whose type their stubs leave open."""
-    return np.asarray(image, np.float32)
+def _fused(network: nn.Module) -> nn.Module:
+    """Return the network with each batch normalisation folded into the convolution before it."""
+    for name, child in network.named_children():
+        match list(child.children()):
+            case [nn.Conv2d() as convolution, nn.BatchNorm2d() as normalization]:
+                setattr(network, name, fuse_conv_bn_eval(convolution, normalization))
+            case _:
+                _fused(child)
+    return network

@@ -9,11 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-CELL_PX = 8
-"""Side of the square of pixels that one vector stands for."""
 CHANNELS = 6
-COARSEST_PX = 16
-"""Sides of pictures are multiples of this."""
 
 WINDOWS_PX = (4, 8)
 """Local statistics are taken over about ten times this many pixels, on means of this many pixels."""
