@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.support.postgresql import PostgresqlServer, private_postgresql
 
 # Examples are limited by their number: on a busy machine a time limit would fail a test that has nothing wrong.
 settings.register_profile("shared-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared-machine")
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgresqlServer]:
+    """A PostgreSQL server for the whole run, each test a database of its own; a test that kills it starts it again."""
+    with private_postgresql() as server:
+        yield server

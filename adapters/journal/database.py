@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +15,7 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
 from adapters.journal.schema import upgrade
 from schemas.settings import JournalSettings
@@ -25,6 +26,7 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]
+Migrating = Callable[[Connection], AbstractContextManager[None]]
 
 _BATCH = 256
 _WAITING = 10_000
@@ -43,11 +45,14 @@ class Database:
     a lone write waits for nobody. SQLite runs in WAL mode: readers hold up no writer, and with `sync = "normal"` a
     commit waits for no disk; the log is written back, with its fsync, beside the commits.
 
+    A server that was away is connected to again by the next call. One that does not answer fails whatever waits for it
+    in bounded time. Where it fell silent over a commit, nobody knows whether it holds: writes can be repeated.
+
     A SQLite file that turns out to be corrupt is set aside under a name that says so, and a new one is begun.
     """
 
     def __init__(self, settings: JournalSettings) -> None:
-        self._engine, self.path = _open_engine(settings)
+        self._engine, self.path, self._migrating = _open_engine(settings)
         self.dialect = self._engine.dialect.name
         self.is_memory = self.dialect == "sqlite" and self.path is None
         self._writer = DaemonThreads("journal")
@@ -112,6 +117,10 @@ class Database:
                 batch, self._waiting = self._waiting[:_BATCH], self._waiting[_BATCH:]
                 try:
                     outcomes = await self._writer.submit(partial(self._commit, [work for work, _ in batch]))
+                except JournalError as exc:
+                    # the database is away: who came meanwhile need not wait for it once more
+                    batch, self._waiting = batch + self._waiting, []
+                    outcomes = [exc] * len(batch)
                 except Exception as exc:  # whoever waits for the commit must hear of it, whatever it was
                     log.exception("journal_commit_failed")
                     outcomes = [JournalError(one_line(exc))] * len(batch)
@@ -151,7 +160,7 @@ class Database:
             connection = self._engine.connect()
             try:
                 with connection.begin():
-                    upgrade(connection)
+                    upgrade(connection, self._migrating)
             except BaseException:  # raised again: whatever ended it, a half-open connection must not keep the file
                 connection.close()
                 self._engine.dispose()
@@ -160,29 +169,39 @@ class Database:
         return self._write_connection
 
     def _commit(self, works: Sequence[Work[Any]], *, again: bool = False) -> list[Any]:
+        """Return what each of `works` returned, or why it was refused. Raises JournalError where none was to blame."""
+        done = False
         try:
             connection = self._connection_for_writing()
             with connection.begin():
-                return [work(connection) for work in works]
+                outcomes = [work(connection) for work in works]
+                done = True
         except (SQLAlchemyError, CangateError) as exc:
+            if _is_refusal(exc):
+                if len(works) > 1:  # one bad write must not take its neighbours along
+                    return [outcome for work in works for outcome in self._commit([work])]
+                kind = JournalConflict if isinstance(exc, IntegrityError) else JournalError
+                return [kind(one_line(exc))]
             self._disconnect()
             if _code(exc) in _CORRUPT and not again:
                 self._set_aside(exc)
                 return self._commit(works, again=True)
-            if len(works) > 1:  # one bad write must not take its neighbours along
-                return [outcome for work in works for outcome in self._commit([work])]
-            kind = JournalConflict if isinstance(exc, IntegrityError) else JournalError
-            return [kind(one_line(exc))]
+            if _is_lost(exc) and not again and not done:  # a commit that was begun may hold
+                return self._commit(works, again=True)
+            raise JournalError(one_line(exc)) from exc
+        return outcomes
 
-    def _read(self, work: Work[T]) -> T:
+    def _read(self, work: Work[T], *, again: bool = False) -> T:
         if self._read_connection is None or self._read_connection[0] != self._generation:
             self._close_read_connection()
             self._read_connection = (self._generation, self._engine.connect())
         try:
             with self._read_connection[1].begin():
                 return work(self._read_connection[1])
-        except SQLAlchemyError:
+        except SQLAlchemyError as exc:
             self._close_read_connection()
+            if _is_lost(exc) and not again:
+                return self._read(work, again=True)
             raise
 
     def _close_read_connection(self) -> None:
@@ -209,22 +228,26 @@ class Database:
         log.error("journal_set_aside", fault=self.fault)
 
 
-def _open_engine(settings: JournalSettings) -> tuple[Engine, Path | None]:
+def _open_engine(settings: JournalSettings) -> tuple[Engine, Path | None, Migrating]:
     path: Path | None = None
+    migrating: Migrating = lambda _: nullcontext()  # noqa: E731
     try:
         url = sa.make_url(settings.url)
-        if url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:"):
-            path = Path(str(url.database))
-            path.parent.mkdir(parents=True, exist_ok=True)
-        engine = sa.create_engine(url)
+        if url.drivername in ("postgresql", "postgresql+psycopg"):
+            engine, migrating = _open_postgresql(url.set(drivername="postgresql+psycopg"))
+        elif url.get_backend_name() == "sqlite":
+            if url.database not in (None, "", ":memory:"):
+                path = Path(str(url.database))
+                path.parent.mkdir(parents=True, exist_ok=True)
+            engine = sa.create_engine(url)
+        else:
+            raise UsageError(f"journal.url: {url.drivername} is not supported, sqlite and postgresql+psycopg are")
     except (ArgumentError, NoSuchModuleError, ImportError) as exc:
         raise UsageError(f"journal.url: {one_line(exc)}") from exc
     except ValueError as exc:  # a port that is no number, which may be the end of a password
         raise UsageError("journal.url: cannot be read; what is special in a password must be percent-encoded") from exc
     except OSError as exc:
         raise UsageError(f"journal.url: {exc.filename}: {exc.strerror}") from exc
-    if engine.dialect.name not in ("sqlite", "postgresql"):
-        raise UsageError(f"journal.url: {engine.dialect.name} is not supported, sqlite and postgresql are")
     if engine.dialect.name == "sqlite":
         sync = settings.sync.upper()
 
@@ -242,7 +265,25 @@ def _open_engine(settings: JournalSettings) -> tuple[Engine, Path | None]:
         def _begin(connection: Connection) -> None:
             connection.exec_driver_sql("BEGIN")
 
-    return engine, path
+    return engine, path, migrating
+
+
+def _open_postgresql(url: sa.URL) -> tuple[Engine, Migrating]:
+    try:
+        from adapters.journal import postgresql  # noqa: PLC0415 - its library is installed where it is used
+    except ImportError as exc:
+        raise UsageError("journal.url: needs psycopg, pip install 'cangate[postgresql]'") from exc
+    return postgresql.open_engine(url), postgresql.migrating
+
+
+def _is_refusal(exc: Exception) -> bool:
+    """Tell whether a write was refused by a database that works."""
+    return not isinstance(exc, DBAPIError) or isinstance(exc, IntegrityError | DataError)
+
+
+def _is_lost(exc: Exception) -> bool:
+    """Tell whether the connection broke; another one may work."""
+    return isinstance(exc, DBAPIError) and exc.connection_invalidated
 
 
 def _code(exc: BaseException) -> int | None:

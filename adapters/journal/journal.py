@@ -76,7 +76,8 @@ class SqlJournal:
         """What the last run left in the redo log, by event id, until it is stored."""
 
         self._insert = postgresql.insert if self._database.dialect == "postgresql" else sqlite.insert
-        self._note_event = self._insert(events).on_conflict_do_nothing()
+        # an INSERT tells how many rows it made only where it is asked to
+        self._note_event = self._insert(events).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
         self._store_verdict = (
             sa.update(events)
             .where(
@@ -208,7 +209,8 @@ class SqlJournal:
 
     async def unanswered(self) -> Sequence[JournalEntry]:
         """Return events that were accepted and never answered, oldest first."""
-        statement = self._select().where(events.c.verdict.is_(None)).order_by(events.c.received_at)
+        # by seq, which is indexed, and comes with the verdict
+        statement = self._select().where(events.c.seq.is_(None)).order_by(events.c.received_at)
         return await self._database.read(lambda connection: self._entries(connection, statement))
 
     async def last_seq(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import Final
 
@@ -12,7 +14,7 @@ from service.errors import UsageError
 
 
 class UtcDateTime(sa.TypeDecorator[datetime]):
-    """Aware UTC in Python; SQLite keeps no offset."""
+    """Aware UTC in Python; SQLite keeps no offset, PostgreSQL returns the one of its session."""
 
     impl = sa.DateTime(timezone=True)
     cache_ok = True
@@ -23,7 +25,9 @@ class UtcDateTime(sa.TypeDecorator[datetime]):
 
     def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:  # noqa: ARG002 - theirs
         """Return what was stored."""
-        return None if value is None else value.replace(tzinfo=UTC)
+        if value is None or value.tzinfo is None:
+            return None if value is None else value.replace(tzinfo=UTC)
+        return value.astimezone(UTC)
 
 
 metadata = sa.MetaData()
@@ -75,12 +79,30 @@ _STEPS: Final[dict[int, tuple[str, ...]]] = {
 VERSION: Final = max(_STEPS)
 
 
-def upgrade(connection: Connection) -> None:
+def upgrade(connection: Connection, migrating: Callable[[Connection], AbstractContextManager[None]]) -> None:
     """Bring the tables to this version, step by step; call inside a transaction.
+
+    Args:
+        connection: where the tables lie.
+        migrating: entered where there is something to do; the version is looked at once more within.
 
     Raises:
         UsageError: a newer version of the software has written them.
     """
+    if _found(connection) == VERSION:
+        return
+    with migrating(connection):
+        found = _found(connection)
+        if found == 0:
+            metadata.create_all(connection)
+        for step in range(found + 1, VERSION + 1) if found else ():
+            for statement in _STEPS[step]:
+                connection.execute(sa.text(statement))
+        connection.execute(sa.delete(_version))
+        connection.execute(sa.insert(_version).values(version=VERSION))
+
+
+def _found(connection: Connection) -> int:
     names = sa.inspect(connection).get_table_names()
     if _version.name in names:
         found = connection.execute(sa.select(sa.func.max(_version.c.version))).scalar() or 0
@@ -88,12 +110,4 @@ def upgrade(connection: Connection) -> None:
         found = 1 if events.name in names else 0
     if found > VERSION:
         raise UsageError(f"journal.url: written by a newer version (schema {found}, this one knows {VERSION})")
-    if found == VERSION:
-        return
-    if found == 0:
-        metadata.create_all(connection)
-    for step in range(found + 1, VERSION + 1) if found else ():
-        for statement in _STEPS[step]:
-            connection.execute(sa.text(statement))
-    connection.execute(sa.delete(_version))
-    connection.execute(sa.insert(_version).values(version=VERSION))
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -17,16 +17,22 @@ from service.errors import JournalConflict, UsageError
 from service.ports import Answer, Arrival, Journal, VerdictQuery
 from tests.support.line import CLOCK, MODEL, arrival
 from tests.support.memory_journal import MemoryJournal
+from tests.support.postgresql import PostgresqlServer
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
 async def journal(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Journal]:
     if request.param == "memory":
         yield MemoryJournal()
-    else:
+    elif request.param == "sqlite":
         settings = JournalSettings(url=f"sqlite:///{tmp_path / 'journal.sqlite'}")
         async with SqlJournal(settings, station="line1", clock=CLOCK) as opened:
             yield opened
+    else:
+        server: PostgresqlServer = request.getfixturevalue("postgresql")
+        with server.database() as name:
+            async with SqlJournal(JournalSettings(url=server.url(name)), station="line1", clock=CLOCK) as opened:
+                yield opened
 
 
 def answer_to(event: Arrival, seq: int, decision: Decision = Decision.ERROR) -> Answer:
@@ -85,10 +91,11 @@ async def test_journal_knows_an_event_again(journal: Journal) -> None:
 
 async def test_journal_returns_the_exact_bytes(journal: Journal) -> None:
     """A stored verdict comes back byte for byte."""
-    event = await accept(journal, "ü/%20 e1")
-    answer = replace(answer_to(event, 7), verdict_json=b'{"any": "bytes\xc3\xbc"}')
+    event = await accept(journal, "ü/%20 €'\\🥫 e1")
+    answer = replace(answer_to(event, 7), verdict_json=bytes(range(256)) + b'{"any": "bytes\xc3\xbc"}')
     await journal.store([(answer, event)])
-    assert await journal.find("ü/%20 e1") == answer.verdict_json
+    found = await journal.find(event.event.event_id)
+    assert (type(found), found) == (bytes, answer.verdict_json)
     assert await journal.last_seq() == 7
 
 
@@ -149,6 +156,16 @@ async def test_journal_names_the_events_that_were_answered_last(journal: Journal
     assert list(await journal.answered_ids(2)) == ["e3", "e2"]
 
 
+async def test_journal_keeps_moments_in_time(journal: Journal) -> None:
+    """A moment comes back as the same moment, in UTC, to the microsecond, whatever zone a server or a sender is in."""
+    event = replace(arrival("e1"), received_at=datetime(2026, 3, 29, 1, 59, 59, 999_999, tzinfo=UTC))
+    deadline_at = datetime(2026, 3, 29, 4, 0, tzinfo=timezone(timedelta(hours=2)))
+    await journal.accept(event, deadline_at)
+    (entry,) = await journal.unanswered()
+    assert (entry.received_at, entry.deadline_at) == (event.received_at, deadline_at)
+    assert entry.received_at.utcoffset() == timedelta(0)
+
+
 async def test_journal_keeps_deadlines_on_the_monotonic_clock(journal: Journal) -> None:
     """Setting the wall clock while the service is away makes no event younger."""
     event = await accept(journal, "e1")
@@ -164,25 +181,22 @@ async def test_journal_survives_many_writers_at_once(journal: Journal) -> None:
     assert await journal.unanswered() == []
 
 
-async def test_sql_journal_is_there_after_a_restart(tmp_path: Path) -> None:
+async def test_sql_journal_is_there_after_a_restart(database: JournalSettings) -> None:
     """Events, verdicts and confirmations outlive the process that wrote them."""
-    settings = JournalSettings(url=f"sqlite:///{tmp_path / 'sub' / 'journal.sqlite'}")
-    async with SqlJournal(settings, station="line1", clock=CLOCK) as journal:
+    async with SqlJournal(database, station="line1", clock=CLOCK) as journal:
         event = await accept(journal, "e1")
         await journal.store([(answer_to(event, 41), event)])
         await journal.confirm("mqtt", 41)
-    async with SqlJournal(settings, station="line1", clock=CLOCK) as journal:
+    async with SqlJournal(database, station="line1", clock=CLOCK) as journal:
         assert await journal.last_seq() == 41
         assert await journal.confirmed("mqtt") == 41
-    async with SqlJournal(settings, station="line2", clock=CLOCK) as other:
+    async with SqlJournal(database, station="line2", clock=CLOCK) as other:
         assert await other.last_seq() == 0
 
 
-async def test_sql_journal_keeps_neighbours_of_a_bad_write(tmp_path: Path) -> None:
+async def test_sql_journal_keeps_neighbours_of_a_bad_write(database: JournalSettings) -> None:
     """A seq that is used twice is refused without taking the writes of the same commit along."""
-    async with SqlJournal(
-        JournalSettings(url=f"sqlite:///{tmp_path / 'j.sqlite'}"), station="line1", clock=CLOCK
-    ) as journal:
+    async with SqlJournal(database, station="line1", clock=CLOCK) as journal:
         events = [await accept(journal, f"e{number}") for number in range(3)]
         outcomes = await asyncio.gather(
             *(journal.store([(answer_to(event, seq), event)]) for event, seq in zip(events, [1, 1, 2], strict=True)),
