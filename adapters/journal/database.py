@@ -235,6 +235,7 @@ def _open_engine(settings: JournalSettings) -> tuple[Engine, Path | None, Migrat
         url = sa.make_url(settings.url)
         if url.drivername in ("postgresql", "postgresql+psycopg"):
             engine, migrating = _open_postgresql(url.set(drivername="postgresql+psycopg"))
+            settings.folder.mkdir(parents=True, exist_ok=True)
         elif url.get_backend_name() == "sqlite":
             if url.database not in (None, "", ":memory:"):
                 path = Path(str(url.database))

@@ -67,7 +67,7 @@ class SqlJournal:
         self._keep = timedelta(days=settings.keep_days)
         self._clock = clock
         self._database = Database(settings)
-        path = self._database.path
+        path = settings.folder / "journal" if self._database.dialect == "postgresql" else self._database.path
         self._mark = None if path is None else SequenceMark(path.with_name(f"{path.name}.{station}.seq"))
         # a loss of power erases memory, and a database in memory needs no other one
         is_redone = settings.sync == "normal" and not self._database.is_memory
@@ -219,8 +219,8 @@ class SqlJournal:
         try:
             stored = int(await self._database.read(lambda connection: connection.execute(statement).scalar()) or 0)
         except JournalError as exc:
-            if self._mark is None:
-                raise
+            if self._mark is None or (self._database.path is None and not self._mark.ceiling):
+                raise  # a server may hold numbers of which this machine knows nothing
             log.error("journal_read_failed", error=str(exc))
             stored = 0
         stored = max([stored, *(left.seq for left in self._left.values())])

@@ -92,4 +92,4 @@ def migrating(connection: Connection) -> Iterator[None]:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
         yield
     finally:
-        raw.answer_s = ANSWER_S
+        del raw.answer_s

@@ -21,4 +21,4 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Journal
     else:
         server: PostgresqlServer = request.getfixturevalue("postgresql")
         with server.database() as name:
-            yield JournalSettings(url=server.url(name))
+            yield JournalSettings(url=server.url(name), folder=tmp_path)

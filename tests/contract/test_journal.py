@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from adapters.journal import SqlJournal
 from schemas.messages import Decision, Gate, JudgedImage, Reason, StagesMs, Verdict
@@ -31,7 +32,8 @@ async def journal(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
     else:
         server: PostgresqlServer = request.getfixturevalue("postgresql")
         with server.database() as name:
-            async with SqlJournal(JournalSettings(url=server.url(name)), station="line1", clock=CLOCK) as opened:
+            settings = JournalSettings(url=server.url(name), folder=tmp_path)
+            async with SqlJournal(settings, station="line1", clock=CLOCK) as opened:
                 yield opened
 
 
@@ -138,6 +140,21 @@ async def test_journal_stores_the_verdict_on_an_event_that_it_could_not_note(jou
     assert (known.event, known.seq, known.verdict_json) == (event.event, 3, answer.verdict_json)
 
 
+async def test_journal_stores_a_batch_of_which_it_noted_a_part(journal: Journal) -> None:
+    """In one batch: events that were noted, one that was not, and one that has its verdict already."""
+    noted = [await accept(journal, f"e{number}") for number in range(3)]
+    first = answer_to(noted[0], 1)
+    await journal.store([(first, noted[0])])
+    unknown = arrival("unknown")
+    batch = [(answer_to(event, seq), event) for seq, event in enumerate([*noted, unknown], start=2)]
+    await journal.store(batch)
+    entries = await journal.answered(after=0, limit=10)
+    expected = [first.verdict_json, *(answer.verdict_json for answer, _ in batch[1:])]
+    assert [entry.verdict_json for entry in entries] == expected
+    assert [entry.seq for entry in await journal.answered(after=3, limit=1)] == [4]
+    assert await journal.unanswered() == []
+
+
 async def test_journal_keeps_the_first_verdict(journal: Journal) -> None:
     """A second verdict on an event changes nothing, whatever it says."""
     event = await accept(journal, "e1")
@@ -192,6 +209,15 @@ async def test_sql_journal_is_there_after_a_restart(database: JournalSettings) -
         assert await journal.confirmed("mqtt") == 41
     async with SqlJournal(database, station="line2", clock=CLOCK) as other:
         assert await other.last_seq() == 0
+
+
+async def test_sql_journal_commits_together_what_comes_together(database: JournalSettings) -> None:
+    """A burst of writes costs few commits."""
+    async with SqlJournal(database, station="line1", clock=CLOCK) as journal:
+        commits: list[object] = []
+        sa.event.listen(journal._database._engine, "commit", commits.append)
+        await asyncio.gather(*(accept(journal, f"e{number}") for number in range(100)))
+        assert 1 <= len(commits) <= 2
 
 
 async def test_sql_journal_keeps_neighbours_of_a_bad_write(database: JournalSettings) -> None:

@@ -8,17 +8,16 @@ import signal
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
 from structlog.testing import capture_logs
 
 from adapters.journal import SqlJournal
-from adapters.journal.schema import VERSION, events, metadata
+from adapters.journal.schema import VERSION, metadata
 from adapters.journal.sequence import SequenceMark
 from schemas.settings import JournalSettings
 from service.errors import JournalError, UsageError
@@ -32,6 +31,19 @@ from tests.support.waiting import eventually
 async def opened(path: Path, *, station: str = "line1") -> AsyncIterator[SqlJournal]:
     async with SqlJournal(JournalSettings(url=f"sqlite:///{path}"), station=station, clock=CLOCK) as journal:
         yield journal
+
+
+@asynccontextmanager
+async def opened_in(settings: JournalSettings) -> AsyncIterator[SqlJournal]:
+    async with SqlJournal(settings, station="line1", clock=CLOCK) as journal:
+        yield journal
+
+
+def run_beside(settings: JournalSettings, statements: str) -> None:
+    """Run statements in the database of a journal, past the journal."""
+    with sa.create_engine(settings.url, poolclass=sa.NullPool).begin() as connection:
+        for statement in statements.split(";"):
+            connection.exec_driver_sql(statement)
 
 
 @pytest.fixture
@@ -58,40 +70,48 @@ CREATE INDEX events_by_part ON events (station, part_id);
 CREATE TABLE sinks (station VARCHAR NOT NULL, sink VARCHAR NOT NULL, confirmed_seq BIGINT NOT NULL,
     PRIMARY KEY (station, sink));
 INSERT INTO events VALUES ('line1', 'old', 'P', 'mqtt', CAST('{"event_id":"old"}' AS BLOB), NULL,
-    '2026-01-31 08:00:00.000000', '2026-01-31 08:00:01.000000', 7, 'ERROR', x'7b7d', NULL);
+    '2026-01-31 08:00:00.000000', '2026-01-31 08:00:01.000000', 7, 'ERROR', CAST('{}' AS BLOB), NULL);
 INSERT INTO events VALUES ('line1', 'open', 'P', 'mqtt', CAST('{"event_id":"open"}' AS BLOB), NULL,
-    '2026-01-31 08:00:02.000000', '2026-01-31 08:00:03.000000', NULL, NULL, NULL, NULL);
+    '2026-01-31 08:00:02.000000', '2026-01-31 08:00:03.000000', NULL, NULL, NULL, NULL)
 """
 
 
-async def test_journal_of_the_first_version_is_brought_up_to_date(path: Path) -> None:
+def version_1(settings: JournalSettings) -> str:
+    if settings.url.startswith("sqlite"):
+        return VERSION_1
+    return (
+        VERSION_1.replace("BLOB", "BYTEA")
+        .replace("DATETIME", "TIMESTAMP WITH TIME ZONE")
+        .replace(".000000", ".000000+00")
+    )
+
+
+async def test_journal_of_the_first_version_is_brought_up_to_date(database: JournalSettings, tmp_path: Path) -> None:
     """What an older version wrote is kept, and the tables are those of a new journal."""
-    with sqlite3.connect(path) as old:
-        old.executescript(VERSION_1)
-    old.close()
-    async with opened(path) as journal:
+    (tmp_path / "sub").mkdir(exist_ok=True)
+    run_beside(database, version_1(database))
+    async with opened_in(database) as journal:
         assert await journal.last_seq() == 7
         assert await journal.find("old") == b"{}"
         (entry,) = await journal.unanswered()
         assert (entry.event.event_id, entry.deadline_monotonic) == ("open", None)
-    engine = sa.create_engine(f"sqlite:///{path}")
+        assert entry.received_at == datetime(2026, 1, 31, 8, 0, 2, tzinfo=UTC)
+        await fill(journal, 1, first=8)
+    engine = sa.create_engine(database.url, poolclass=sa.NullPool)
     inspected = sa.inspect(engine)
     for table in metadata.sorted_tables:
         columns = {column["name"] for column in inspected.get_columns(table.name)}
         assert columns == {column.name for column in table.columns}
         assert {index["name"] for index in inspected.get_indexes(table.name)} == {index.name for index in table.indexes}
-    engine.dispose()
 
 
-async def test_journal_of_a_newer_version_is_refused(path: Path) -> None:
+async def test_journal_of_a_newer_version_is_refused(database: JournalSettings) -> None:
     """What a newer version wrote is not touched, and the way out is one line."""
-    async with opened(path) as journal:
+    async with opened_in(database) as journal:
         await fill(journal, 1)
-    with sqlite3.connect(path) as newer:
-        newer.execute("UPDATE schema_version SET version = 99")
-    newer.close()
+    run_beside(database, "UPDATE schema_version SET version = 99")
     with pytest.raises(UsageError, match=f"newer version .schema 99, this one knows {VERSION}"):
-        async with opened(path):
+        async with opened_in(database):
             pass
 
 
@@ -167,9 +187,9 @@ async def test_journal_on_a_full_disk_fails_by_name_and_recovers(path: Path) -> 
         assert await journal.last_seq() == 62
 
 
-async def test_journal_forgets_what_is_old_but_not_where_it_is(path: Path) -> None:
+async def test_journal_forgets_what_is_old_but_not_where_it_is(database: JournalSettings) -> None:
     """Answered events are deleted after their time, in pieces; the newest and the unanswered stay."""
-    async with opened(path) as journal:
+    async with opened_in(database) as journal:
         await fill(journal, 450)
         open_event = arrival("open")
         await journal.accept(open_event, open_event.received_at)
@@ -179,16 +199,15 @@ async def test_journal_forgets_what_is_old_but_not_where_it_is(path: Path) -> No
         assert await journal.forget(CLOCK.now() - timedelta(days=1)) == 0
 
 
-async def test_journal_skips_a_record_that_is_damaged(path: Path) -> None:
+async def test_journal_skips_a_record_that_is_damaged(database: JournalSettings) -> None:
     """Rotten bytes inside a row cost that row alone."""
-    async with opened(path) as journal:
+    async with opened_in(database) as journal:
         for event_id in ("good", "rotten"):
             event = arrival(event_id)
             await journal.accept(event, event.received_at)
-    with sqlite3.connect(path) as rotting:
-        rotting.execute("UPDATE events SET event = x'00ff' WHERE event_id = 'rotten'")
-    rotting.close()
-    async with opened(path) as journal:
+    rotten = "x'00ff'" if database.url.startswith("sqlite") else r"'\x00ff'"
+    run_beside(database, f"UPDATE events SET event = {rotten} WHERE event_id = 'rotten'")
+    async with opened_in(database) as journal:
         assert [entry.event.event_id for entry in await journal.unanswered()] == ["good"]
         with pytest.raises(JournalError, match="damaged"):
             await journal.accept(arrival("rotten"), CLOCK.now())
@@ -212,15 +231,6 @@ def test_sequence_mark_is_above_every_number(tmp_path: Path) -> None:
         again = SequenceMark(tmp_path / "mark")
         again.read()
         assert again.ceiling >= seq
-
-
-def test_journal_statements_are_postgresql_as_well() -> None:
-    """The statements of the hot path compile for the other database that is offered."""
-    dialect = postgresql.dialect()  # type: ignore[no-untyped-call] # SQLAlchemy leaves it untyped
-    note = postgresql.insert(events).on_conflict_do_nothing()
-    assert "ON CONFLICT DO NOTHING" in str(note.compile(dialect=dialect))
-    for table in metadata.sorted_tables:
-        assert str(sa.schema.CreateTable(table).compile(dialect=dialect))
 
 
 async def test_what_was_committed_is_written_back_beside_the_line(

@@ -34,6 +34,7 @@ class ServiceProcess:
     opcua_port: int = 0
     http_port: int = 0
     expect: int = 200
+    journal_url: str = ""
     process: asyncio.subprocess.Process | None = None
 
     @property
@@ -73,7 +74,8 @@ store = "{self.folder}/images"
 max_pixels = 20000000
 {self.images}
 [journal]
-url = "sqlite:///{self.folder}/journal.sqlite"
+url = "{self.journal_url or f"sqlite:///{self.folder}/journal.sqlite"}"
+folder = "{self.folder}"
 [model]
 name = "{self.model}"
 store = "{self.store}"
