@@ -26,6 +26,7 @@ class SequenceMark:
         self._path = path
         self.ceiling = 0
         self.unstored = 0
+        self._behind = False  # the file says less than this does
 
     def read(self) -> None:
         """Read the file; one that is missing or damaged says nothing."""
@@ -37,14 +38,14 @@ class SequenceMark:
 
     def stored(self, seq: int) -> None:
         """Note that `seq` was used and stored."""
-        if seq > self.ceiling - _NEAR:
-            self.ceiling = seq + _STEP
+        if self._behind or seq > self.ceiling - _NEAR:
+            self.ceiling = max(self.ceiling, seq + _STEP)
             self._write()
 
     def not_stored(self, seq: int) -> None:
         """Note that `seq` was used and could not be stored."""
-        if seq > self.unstored:
-            self.unstored = seq
+        if self._behind or seq > self.unstored:
+            self.unstored = max(self.unstored, seq)
             self.ceiling = max(self.ceiling, seq + _STEP)
             self._write()
 
@@ -57,4 +58,8 @@ class SequenceMark:
             finally:
                 os.close(descriptor)
         except OSError as exc:
-            log.error("sequence_mark_failed", path=str(self._path), error=exc.strerror)
+            if not self._behind:  # told once; tried again with each number
+                log.error("sequence_mark_failed", path=str(self._path), error=exc.strerror)
+            self._behind = True
+        else:
+            self._behind = False

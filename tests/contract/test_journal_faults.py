@@ -233,6 +233,25 @@ def test_sequence_mark_is_above_every_number(tmp_path: Path) -> None:
         assert again.ceiling >= seq
 
 
+@pytest.mark.parametrize("note", [SequenceMark.stored, SequenceMark.not_stored])
+def test_sequence_mark_that_could_not_be_written_is_written_later(
+    tmp_path: Path, note: Callable[[SequenceMark, int], None]
+) -> None:
+    """The disk was full when the numbers were used; once there is room, the next number takes them along."""
+    path = tmp_path / "later" / "mark"
+    mark = SequenceMark(path)
+    with capture_logs() as lines:
+        for seq in (1, 2, 3):
+            note(mark, seq)
+    assert [line["event"] for line in lines] == ["sequence_mark_failed"]
+    path.parent.mkdir()
+    mark.stored(1)
+    again = SequenceMark(path)
+    again.read()
+    assert again.ceiling >= 3
+    assert again.unstored == mark.unstored
+
+
 async def test_what_was_committed_is_written_back_beside_the_line(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
