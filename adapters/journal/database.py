@@ -54,10 +54,9 @@ class Database:
     def __init__(self, settings: JournalSettings) -> None:
         self._engine, self.path, self._migrating = _open_engine(settings)
         self.dialect = self._engine.dialect.name
-        self.is_memory = self.dialect == "sqlite" and self.path is None
         self._writer = DaemonThreads("journal")
         # a database in memory belongs to the one connection that made it
-        self._reader = self._writer if self.is_memory else DaemonThreads("journal-read")
+        self._reader = self._writer if self.dialect == "sqlite" and self.path is None else DaemonThreads("journal-read")
         self._write_connection: Connection | None = None
         self._read_connection: tuple[int, Connection] | None = None
         self._generation = 0

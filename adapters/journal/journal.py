@@ -69,9 +69,10 @@ class SqlJournal:
         self._database = Database(settings)
         path = settings.folder / "journal" if self._database.dialect == "postgresql" else self._database.path
         self._mark = None if path is None else SequenceMark(path.with_name(f"{path.name}.{station}.seq"))
+        self._redo: RedoLog | None = None
         # a loss of power erases memory, and a database in memory needs no other one
-        is_redone = settings.sync == "normal" and not self._database.is_memory
-        self._redo = RedoLog(memory, _redo_name(settings, path, station)) if is_redone else None
+        if path is not None and settings.sync == "normal":
+            self._redo = RedoLog(memory, _redo_name(settings.url, path, station))
         self._left: dict[str, _Redo] = {}
         """What the last run left in the redo log, by event id, until it is stored."""
 
@@ -372,7 +373,6 @@ def _deadline_at(answer: Answer, arrival: Arrival) -> datetime:
     return arrival.received_at + timedelta(seconds=answer.deadline_monotonic - arrival.received_monotonic)
 
 
-def _redo_name(settings: JournalSettings, path: Path | None, station: str) -> str:
+def _redo_name(url: str, path: Path, station: str) -> str:
     """Return a name that every run of this station with this journal gives, and no other one."""
-    journal = settings.url if path is None else str(path.resolve())
-    return f"cangate-{hashlib.sha256(f'{journal}|{station}'.encode()).hexdigest()[:24]}.redo"
+    return f"cangate-{hashlib.sha256(f'{url}|{path.resolve()}|{station}'.encode()).hexdigest()[:24]}.redo"
