@@ -28,6 +28,9 @@ _REMEMBERED = 4096
 _EARLIER = 100_000
 """So many events of earlier runs are known by a number each, so that their frames are not fetched in vain."""
 
+_HEAD_START_S = 0.001
+"""How long the frame alone has the interpreter, before the journal is asked."""
+
 _JOURNAL_PATIENCE_S = 0.5
 """How long an event that has no time left waits for the journal; one that has time spends up to half of it."""
 
@@ -150,7 +153,7 @@ class Inspector:
                 return self._answer(known, deadline), None
         is_new: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         work = self._begin(arrival, deadline, is_new)
-        await asyncio.sleep(0)  # lets that begin: the frame is made ready while the journal is asked
+        await asyncio.sleep(_HEAD_START_S)  # the frame is made ready while the journal is asked, and first of all
         known = None
         try:
             left_s = deadline.decide_by - self._clock.monotonic()

@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-_SWITCH_INTERVAL_S: Final = 0.0005
+_SWITCH_INTERVAL_S: Final = 0.0001
 """Python's own 5 ms is more than the whole way of a verdict out, and every hand-over between threads may cost it: a
 verdict changes threads a dozen times, and a frame takes the interpreter back after each call of OpenCV.
 """

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from types import TracebackType
+from types import SimpleNamespace, TracebackType
 from typing import Any, Self
 
 import sqlalchemy as sa
 import structlog
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from adapters.journal.database import Database
-from adapters.journal.redo import SHARED_MEMORY, RedoLog
+from adapters.journal.redo import SHARED_MEMORY
+from adapters.journal.said import Left, Said
 from adapters.journal.schema import events, sinks
 from adapters.journal.sequence import SequenceMark
 from schemas.messages import ImageEvent, ImageRef, Verdict
@@ -33,23 +33,6 @@ _RETENTION_ROWS = 200
 """Deleted in one transaction: a few milliseconds that a verdict may have to wait."""
 
 _RETENTION_PAUSE_S = 0.1
-
-
-class _Redo(BaseModel):
-    """A verdict and its event as they lie in the redo log."""
-
-    event_id: str
-    part_id: str | None
-    source: str
-    event: bytes
-    image: bytes | None
-    received_at: datetime
-    deadline_at: datetime
-    deadline_monotonic: float
-    epoch: str
-    seq: int
-    decision: str
-    verdict: bytes
 
 
 class SqlJournal:
@@ -69,13 +52,10 @@ class SqlJournal:
         self._database = Database(settings)
         path = settings.folder / "journal" if self._database.dialect == "postgresql" else self._database.path
         self._mark = None if path is None else SequenceMark(path.with_name(f"{path.name}.{station}.seq"))
-        self._redo: RedoLog | None = None
+        self._said: Said | None = None
         # a loss of power erases memory, and a database in memory needs no other one
         if path is not None and settings.sync == "normal":
-            self._redo = RedoLog(memory, _redo_name(settings.url, path, station))
-        self._left: dict[str, _Redo] = {}
-        """What the last run left in the redo log, by event id, until it is stored."""
-
+            self._said = Said(memory, url=settings.url, path=path, station=station)
         self._insert = postgresql.insert if self._database.dialect == "postgresql" else sqlite.insert
         # an INSERT tells how many rows it made only where it is asked to
         self._note_event = self._insert(events).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
@@ -98,9 +78,9 @@ class SqlJournal:
         await self._database.open()
         if self._mark is not None:
             await asyncio.to_thread(self._mark.read)
-        if self._redo is not None:
-            self._take_up(self._redo)
-            await self._store_left()
+        if self._said is not None:
+            self._said.take_up()
+            await self._store_left(self._said)
         if self._keep:
             self._retention = asyncio.create_task(self._forget_old_events(), name="journal retention")
         return self
@@ -111,8 +91,8 @@ class SqlJournal:
         if self._retention is not None:
             self._retention.cancel()
         await self._database.close()
-        if self._redo is not None:
-            self._redo.close()
+        if self._said is not None:
+            self._said.close()
 
     @property
     def fault(self) -> str | None:
@@ -125,8 +105,9 @@ class SqlJournal:
 
     async def accept(self, arrival: Arrival, deadline_at: datetime) -> JournalEntry | None:
         """Note an event; return what is known of it where it was noted before, else None."""
-        if arrival.event.event_id in self._left:
-            return self._entry(self._left[arrival.event.event_id])
+        left = None if self._said is None else self._said.left_of(arrival.event.event_id)
+        if left is not None:
+            return self._entry(SimpleNamespace(**left.row, seq=left.seq, verdict=left.verdict_json))
         row = self._row(arrival, deadline_at)
 
         def work(connection: Connection) -> JournalEntry | None:
@@ -134,16 +115,22 @@ class SqlJournal:
                 return None
             return self._entry(connection.execute(self._select().where(events.c.event_id == row["event_id"])).one())
 
-        return await self._database.write(work)
+        known = await self._database.write(work)
+        if known is None and self._said is not None:
+            self._said.note(row)
+        return known
 
     def secure(self, answer: Answer, arrival: Arrival) -> bool:
         """Keep a verdict from a crash of the process until `store` has stored it; tell whether that could be done."""
-        if self._redo is None:
+        if self._said is None:
             return False
-        row = self._row(arrival, _deadline_at(answer, arrival))
         verdict = answer.verdict
-        record = _Redo(**row, seq=verdict.seq, decision=verdict.decision.value, verdict=answer.verdict_json)
-        return self._redo.put(verdict.seq, record.model_dump_json().encode())
+        return self._said.keep(
+            verdict.event_id,
+            verdict.seq,
+            answer.verdict_json,
+            row=lambda: self._row(arrival, _deadline_at(answer, arrival)),
+        )
 
     async def store(self, answered: Sequence[tuple[Answer, Arrival]]) -> None:
         """Store verdicts with their exact bytes, in one commit; the first verdict on an event stands.
@@ -152,7 +139,8 @@ class SqlJournal:
             JournalConflict: a number was used before.
             JournalError: they could not be stored.
         """
-        await self._store_left()
+        if self._said is not None:
+            await self._store_left(self._said)
         highest = max(answer.verdict.seq for answer, _ in answered)
         rows = [
             {
@@ -177,12 +165,12 @@ class SqlJournal:
             await self._database.write(work)
         except JournalError as exc:
             if isinstance(exc, JournalConflict) and len(answered) == 1:
-                self._drop(highest)
+                self._forget_said(highest)
             if self._mark is not None:
                 await asyncio.to_thread(self._mark.not_stored, highest)
             raise
         for answer, _ in answered:
-            self._drop(answer.verdict.seq)
+            self._forget_said(answer.verdict.seq)
 
     async def store_late(self, event_id: str, verdict_json: bytes) -> None:
         """Keep a result that came after its deadline, for the record."""
@@ -224,7 +212,8 @@ class SqlJournal:
                 raise  # a server may hold numbers of which this machine knows nothing
             log.error("journal_read_failed", error=str(exc))
             stored = 0
-        stored = max([stored, *(left.seq for left in self._left.values())])
+        if self._said is not None:
+            stored = max([stored, *(left.seq for left in self._said.left)])
         if self._mark is None:
             return stored
         # an empty journal beside a mark: the one before was lost, and its last numbers with it
@@ -285,20 +274,9 @@ class SqlJournal:
             else:
                 log.info("journal_retention", forgotten=forgotten)
 
-    def _take_up(self, redo: RedoLog) -> None:
-        for slot, record in redo.open():
-            try:
-                left = _Redo.model_validate_json(record)
-            except ValidationError as exc:
-                log.error("redo_record_unreadable", error=exc.errors()[0]["msg"])
-                redo.free(slot)
-            else:
-                redo.take_over(left.seq, slot)
-                self._left[left.event_id] = left
-
-    async def _store_left(self) -> None:
+    async def _store_left(self, said: Said) -> None:
         """Store what the last run said and did not store; where that is not possible yet, the next verdict tries."""
-        for left in sorted(self._left.values(), key=lambda left: left.seq):
+        for left in said.left:
             try:
                 await self._database.write(partial(self._store_one_left, left))
             except JournalConflict as exc:
@@ -308,19 +286,16 @@ class SqlJournal:
                 return
             else:
                 log.info("verdict_stored_from_redo_log", event_id=left.event_id, seq=left.seq)
-            self._drop(left.seq)
-            self._left.pop(left.event_id, None)
+            said.settled(left)
 
-    def _store_one_left(self, left: _Redo, connection: Connection) -> None:
-        event = left.model_dump(exclude={"seq", "decision", "verdict"}) | {"station": self._station}
-        connection.execute(self._note_event, event)
-        connection.execute(
-            self._store_verdict, left.model_dump(include={"seq", "decision", "verdict"}) | {"key": left.event_id}
-        )
+    def _store_one_left(self, left: Left, connection: Connection) -> None:
+        connection.execute(self._note_event, {**left.row, "station": self._station})
+        answer = {"key": left.event_id, "seq": left.seq, "decision": left.decision, "verdict": left.verdict_json}
+        connection.execute(self._store_verdict, answer)
 
-    def _drop(self, seq: int) -> None:
-        if self._redo is not None:
-            self._redo.drop(seq)
+    def _forget_said(self, seq: int) -> None:
+        if self._said is not None:
+            self._said.stored(seq)
 
     def _row(self, arrival: Arrival, deadline_at: datetime) -> dict[str, Any]:
         event = arrival.event
@@ -349,7 +324,7 @@ class SqlJournal:
                 log.error("journal_row_unreadable", event_id=row.event_id, seq=row.seq, error=str(exc))
         return entries
 
-    def _entry(self, row: sa.Row[Any] | _Redo) -> JournalEntry:
+    def _entry(self, row: sa.Row[Any] | SimpleNamespace) -> JournalEntry:
         try:
             event = ImageEvent.model_validate_json(row.event)
             image = None if row.image is None else ImageRef.model_validate_json(row.image)
@@ -371,8 +346,3 @@ class SqlJournal:
 
 def _deadline_at(answer: Answer, arrival: Arrival) -> datetime:
     return arrival.received_at + timedelta(seconds=answer.deadline_monotonic - arrival.received_monotonic)
-
-
-def _redo_name(url: str, path: Path, station: str) -> str:
-    """Return a name that every run of this station with this journal gives, and no other one."""
-    return f"cangate-{hashlib.sha256(f'{url}|{path.resolve()}|{station}'.encode()).hexdigest()[:24]}.redo"

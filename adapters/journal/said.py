@@ -1,0 +1,127 @@
+"""Verdicts that were said and are not in the database yet."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import structlog
+from pydantic import BaseModel
+
+from adapters.journal.database import one_line
+from adapters.journal.redo import RedoLog
+from schemas.messages import Verdict
+
+log = structlog.get_logger(__name__)
+
+_LENGTH = struct.Struct("<I")  # of the event, before it and the verdict in a record
+_NOTED = 10_000
+
+Row = Mapping[str, Any]
+"""Of the table of events, as it is when the event comes."""
+
+
+class _Event(BaseModel):
+    """An event as it lies in the redo log: its row without the station."""
+
+    event_id: str
+    part_id: str | None
+    source: str
+    event: bytes
+    image: bytes | None
+    received_at: datetime
+    deadline_at: datetime
+    deadline_monotonic: float
+    epoch: str
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What a run that crashed had said and not stored. row: of the event, without the station."""
+
+    event_id: str
+    row: Row
+    seq: int
+    decision: str
+    verdict_json: bytes
+
+
+class Said:
+    """What was said, kept in a redo log until it is stored.
+
+    Args:
+        memory: folder of the log.
+        url: of the journal.
+        path: where files of the journal lie.
+        station: whose verdicts these are. The same three name the same log in every run, and no other one.
+    """
+
+    def __init__(self, memory: Path, *, url: str, path: Path, station: str) -> None:
+        name = hashlib.sha256(f"{url}|{path.resolve()}|{station}".encode()).hexdigest()[:24]
+        self._log = RedoLog(memory, f"cangate-{name}.redo")
+        self._left: dict[str, Left] = {}
+        self._noted: dict[str, bytes] = {}
+
+    @property
+    def left(self) -> Sequence[Left]:
+        """What the last run left and is not stored yet, in the order of seq."""
+        return sorted(self._left.values(), key=lambda left: left.seq)
+
+    def left_of(self, event_id: str) -> Left | None:
+        """Return what the last run said of an event and is not stored yet."""
+        return self._left.get(event_id)
+
+    def take_up(self) -> None:
+        """Open the log and read what the last run left."""
+        for slot, record in self._log.open():
+            try:
+                left = _read(record)
+            except ValueError as exc:
+                log.error("redo_record_unreadable", error=one_line(exc))
+                self._log.free(slot)
+            else:
+                self._log.take_over(left.seq, slot)
+                self._left[left.event_id] = left
+
+    def note(self, row: Row) -> None:
+        """Make an event ready for its verdict, which will be in a hurry."""
+        if len(self._noted) >= _NOTED:
+            del self._noted[next(iter(self._noted))]
+        self._noted[row["event_id"]] = _event(row)
+
+    def keep(self, event_id: str, seq: int, verdict_json: bytes, row: Callable[[], Row]) -> bool:
+        """Keep a verdict; tell whether there was room. row: makes that of an event which was not made ready."""
+        event = self._noted.pop(event_id, None) or _event(row())
+        return self._log.put(seq, _LENGTH.pack(len(event)) + event + verdict_json)
+
+    def stored(self, seq: int) -> None:
+        """Forget a verdict: the database has it, or never will."""
+        self._log.drop(seq)
+
+    def settled(self, left: Left) -> None:
+        """Forget what the last run left: the database has it, or never will."""
+        self._left.pop(left.event_id, None)
+        self._log.drop(left.seq)
+
+    def close(self) -> None:
+        """Close the log; one that holds nothing is removed."""
+        self._log.close()
+
+
+def _event(row: Row) -> bytes:
+    return _Event(**row).model_dump_json().encode()
+
+
+def _read(record: bytes) -> Left:
+    """Read a record of the log. Raises ValueError where it is none."""
+    event, verdict_json = record[_LENGTH.size :], b""
+    if len(record) >= _LENGTH.size:
+        (length,) = _LENGTH.unpack_from(record)
+        event, verdict_json = event[:length], event[length:]
+    verdict, row = Verdict.model_validate_json(verdict_json), _Event.model_validate_json(event).model_dump()
+    return Left(row["event_id"], row, verdict.seq, verdict.decision.value, verdict_json)
