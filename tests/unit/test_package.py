@@ -122,7 +122,7 @@ def test_package_of_a_newer_format_is_refused(trained: TrainedModel, tmp_path: P
     ("change", "words"),
     [
         (lambda _: {"pipeline_version": PIPELINE_VERSION + 1}, "preprocessing"),
-        (lambda m: {"embedder": m.embedder.model_copy(update={"digest": "0" * 64})}, "made with starter 000000000000"),
+        (lambda m: {"embedder": m.embedder.model_copy(update={"digest": "0" * 64})}, "made with filters 000000000000"),
         (lambda m: {"recipe": m.recipe.model_copy(update={"roi": RoiRecipe(method=RoiMethod.FIXED)})}, "polygon"),
     ],
 )
