@@ -39,7 +39,7 @@ def rendered_model(
         render_canister(FIRST_SEED + number, station_seed=station_seed, resolution_wh=resolution_wh).bgr
         for number in range(frames)
     ]
-    return _trained(pictures, recipe or Recipe())
+    return model_of(pictures, recipe or Recipe())
 
 
 @cache
@@ -51,7 +51,7 @@ def quick_model() -> tuple[Path, str]:
         embed=EmbedRecipe(embedder="filters"),
         memory=MemoryRecipe(coreset_frac=0.05, coreset_min=1),
     )
-    return _trained([quick_frame(number) for number in range(10)], recipe)
+    return model_of([quick_frame(number) for number in range(10)], recipe)
 
 
 def quick_frame(number: int) -> BgrImage:
@@ -61,7 +61,8 @@ def quick_frame(number: int) -> BgrImage:
     return np.clip(np.repeat(brushed, 3, axis=2), 0, 255).astype(np.uint8)
 
 
-def _trained(pictures: Sequence[BgrImage], recipe: Recipe) -> tuple[Path, str]:
+def model_of(pictures: Sequence[BgrImage], recipe: Recipe) -> tuple[Path, str]:
+    """Train one on sound pictures; return its store, which is gone with the process, and its name."""
     store = Path(tempfile.mkdtemp(prefix="cangate-bench-models-"))
     atexit.register(shutil.rmtree, store, ignore_errors=True)
     folder = store / ".frames"
