@@ -34,6 +34,7 @@ COMMANDS = (
 
 DATA = (
     (Path("../shared/data/canister"), ("roi", "photos", "{}/photos", "{}/masks")),
+    (Path("../shared/data/canister"), ("canister_photos", "{}/photos", "{}/masks")),
     (Path("../shared/data/magnetic_tile"), ("magnetic_tile", "{}")),
     (Path("../shared/data/magnetic_tile"), ("painted_tiles", "{}")),
 )

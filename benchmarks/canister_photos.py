@@ -88,7 +88,7 @@ def _place(mask: Mask, rng: Rng) -> tuple[float, float]:
 
 
 def _onto(bgr: BgrImage, mask: Mask, light: np.ndarray) -> BgrImage:
-    return np.clip(bgr + (light * mask)[..., None], 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(bgr + (light * mask)[..., None], 0, 255), np.uint8)
 
 
 def judge(pipeline: InspectionPipeline, bgr: BgrImage) -> Inspection:
