@@ -10,9 +10,8 @@ from service.ports import Answer
 _SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0)
 
 REFUSED = Counter("cangate_refused", "Inputs that were refused, by transport and reason.", ["transport", "reason"])
-PASS_CONFIRMED_LATE = Counter(
-    "cangate_pass_confirmed_late",
-    "PASS commands that left in time and were confirmed by the broker after the deadline.",
+PASS_UNCONFIRMED = Counter(
+    "cangate_pass_unconfirmed", "PASS commands that left in time and were not confirmed by the broker by the deadline."
 )
 PICTURES_DROPPED = Counter("cangate_pictures_dropped", "Pictures that were not kept because the writer was busy.")
 FRAMES_NOT_RECORDED = Counter("cangate_frames_not_recorded", "Parts recorded without their frame: no room for it.")

@@ -238,7 +238,7 @@ class JournalSettings(Value):
         default=Path("data"), description="PostgreSQL: where a small file says how far was numbered while it was away"
     )
     sync: Literal["normal", "full"] = Field(
-        default="normal", description="SQLite: normal survives a crash of the process; full also a loss of power"
+        default="normal", description="normal: survives a crash of the process; full: also a loss of power"
     )
     keep_days: NonNegative = Field(default=90, description="answered events are deleted after that; 0: never")
 

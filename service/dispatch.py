@@ -1,4 +1,4 @@
-"""The way of a verdict out: stored, handed to every outbox in the order of seq, then acknowledged to its source."""
+"""The way of a verdict out: made safe, handed to every outbox in the order of seq, acknowledged to its source."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class _Outgoing:
 
 
 class Dispatcher:
-    """Makes each verdict safe, hands it to every outbox, and tells its source when it is stored.
+    """Makes each verdict safe, hands it to every outbox, and tells its source when it is stored or confirmed.
 
     What the journal cannot store is kept in memory, a bounded number of verdicts, and stored when it can be again.
     """
@@ -78,7 +78,8 @@ class Dispatcher:
         working = {box.sink.name: box for box in self._outboxes if box.sink.fault is None}
         can_be_safe = self._health.fault is None or any(source in working for source in self._acknowledging.values())
         waiting = any(box.waiting for box in working.values())
-        return not (self._queue or waiting or (can_be_safe and self._acknowledging))
+        storing = self._health.fault is None and self._unstored
+        return not (self._queue or waiting or storing or (can_be_safe and self._acknowledging))
 
     @property
     def stalled(self) -> bool:
@@ -95,8 +96,10 @@ class Dispatcher:
         else:
             one.secured = self._journal.secure(answer, one.arrival)
             self._unstored.append(one)
-            while len(self._unstored) > _UNSTORED:
-                lost = self._unstored.popleft()
+            if len(self._unstored) > _UNSTORED:
+                # one that is secured is stored by the next run, and keeps its place there until it is
+                lost = next(each for each in self._unstored if not each.secured)
+                self._unstored.remove(lost)
                 log.error("verdict_not_recorded", seq=lost.answer.verdict.seq, event_id=lost.answer.verdict.event_id)
                 _settle(lost.stored, is_so=False)
             # the interpreter is the verdict's own while it leaves
@@ -117,8 +120,7 @@ class Dispatcher:
             one = self._queue[0]
             if not one.secured:
                 await self._stored_or_urgent(one)
-            stored = one.stored.done() and one.stored.result()
-            confirmed = {box.sink.name: box.put(one.answer, stored=stored) for box in self._outboxes}
+            confirmed = {box.sink.name: box.put(one.answer, stored=one.stored) for box in self._outboxes}
             self._queue.popleft()
             task = asyncio.create_task(
                 _acknowledge(one, confirmed.get(one.arrival.source)), name=f"answered {one.answer.verdict.seq}"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 
 import structlog
 
@@ -76,6 +77,7 @@ class Inspector:
         self._answers: OrderedDict[str, asyncio.Future[Answer]] = OrderedDict()
         self._earlier: frozenset[int] = frozenset()
         self._late: set[asyncio.Task[None]] = set()
+        self._to_keep: deque[Callable[[], None]] = deque()
 
     @property
     def has_room(self) -> bool:
@@ -139,7 +141,8 @@ class Inspector:
         )
         answered.set_result(answer)
         self._dispatch(answer, arrival)
-        asyncio.get_running_loop().call_later(_RECORD_DELAY_S, self._keep, arrival, verdict, outcome, work)
+        self._to_keep.append(partial(self._keep, arrival, verdict, outcome, work))
+        asyncio.get_running_loop().call_later(_RECORD_DELAY_S, self._keep_one)
 
     async def _outcome(
         self, arrival: Arrival, deadline: Deadline
@@ -262,6 +265,15 @@ class Inspector:
 
     def _is_for_gate(self, verdict: Verdict) -> bool:
         return not verdict.replayed or self._settings.gate.on_replayed is OnReplayed.ACT
+
+    def keep_now(self) -> None:
+        """Log, picture and record what would be a moment later: nothing comes after it."""
+        while self._to_keep:
+            self._keep_one()
+
+    def _keep_one(self) -> None:
+        if self._to_keep:
+            self._to_keep.popleft()()
 
     def _keep(self, arrival: Arrival, verdict: Verdict, outcome: Outcome, work: asyncio.Task[Outcome] | None) -> None:
         """Log the part, and hand it to those who keep pictures and recordings."""

@@ -28,12 +28,22 @@ _REDELIVERED = 10_000
 
 @dataclass(slots=True)
 class _Delivery:
-    """confirmed: True once the sink has it; False where it is given up, as what is refused or only a repetition is."""
+    """A verdict for one sink.
+
+    confirmed: True once the sink has it; False where it is given up, as what is refused or only a repetition is.
+    stored: true once the journal has it; None where it came from there.
+    """
 
     answer: Answer
     confirmed: asyncio.Future[bool]
+    stored: asyncio.Future[bool] | None = None
     tried: bool = False
     refused: bool = False
+
+    @property
+    def is_stored(self) -> bool:
+        """Tell whether the journal has it by now."""
+        return self.stored is not None and self.stored.done() and self.stored.result()
 
 
 class Outbox:
@@ -88,14 +98,14 @@ class Outbox:
         self._spilled = last_seq
         self._work.set()
 
-    def put(self, answer: Answer, *, stored: bool) -> asyncio.Future[bool]:
-        """Queue `answer`; the future tells that it was confirmed. stored: the journal has it, or needs not to."""
-        delivery = _Delivery(answer, asyncio.get_running_loop().create_future())
+    def put(self, answer: Answer, *, stored: asyncio.Future[bool]) -> asyncio.Future[bool]:
+        """Queue `answer`; the future tells that it was confirmed. stored: true once the journal has it."""
+        delivery = _Delivery(answer, asyncio.get_running_loop().create_future(), stored)
         if answer.repeated:
             self._pending.append(delivery)
         elif self._spilled > self._taken or len(self._pending) >= _IN_MEMORY:
             self._spilled = answer.verdict.seq
-            if not stored or self._journal is None:
+            if not delivery.is_stored or self._journal is None:
                 self._keep(delivery)
         else:
             self._pending.append(delivery)
@@ -126,6 +136,8 @@ class Outbox:
                 self._work.set()
 
     def _keep(self, delivery: _Delivery) -> None:
+        while self._journal is not None and self._unstored and self._unstored[0].is_stored:
+            self._unstored.popleft()
         if len(self._unstored) >= _IN_MEMORY:
             given_up = self._unstored.popleft()
             log.error("verdict_given_up", sink=self.sink.name, seq=given_up.answer.verdict.seq)
@@ -193,14 +205,16 @@ class Outbox:
         if self._pending or self._spilled <= self._taken:
             return
         until = self._spilled
+        # looked at first: one that is stored while the journal is read may be missing there, and gone here by then
+        kept = {each.answer.verdict.seq: each for each in self._unstored}
         entries = await self._read(after=self._taken)
         if entries is not None and len(entries) == _IN_MEMORY:
             until = min(until, _seq(entries[-1]))
         loop = asyncio.get_running_loop()
         taken = {_seq(entry): _Delivery(self._answer(entry), loop.create_future()) for entry in entries or ()}
+        taken.update({seq: delivery for seq, delivery in kept.items() if seq <= until})
         while self._unstored and self._unstored[0].answer.verdict.seq <= until:
-            delivery = self._unstored.popleft()
-            taken[delivery.answer.verdict.seq] = delivery
+            self._unstored.popleft()
         if entries is not None:
             # what is nowhere was given up, or is a number that was never used: nothing will ever confirm it
             self._confirmed_ahead.update(seq for seq in range(self._taken + 1, until + 1) if seq not in taken)

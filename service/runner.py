@@ -124,6 +124,7 @@ class Runner:
                 await stop.wait()
                 self._watchdog.stopping()
                 await self._drain()
+                self._inspector.keep_now()
                 # what is not answered by now is in the journal, and is answered by the next run
                 for task in (*serving, *self._inspections):
                     task.cancel()

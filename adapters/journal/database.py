@@ -54,6 +54,10 @@ class Database:
     def __init__(self, settings: JournalSettings) -> None:
         self._engine, self.path, self._migrating = _open_engine(settings)
         self.dialect = self._engine.dialect.name
+        url = self._engine.url
+        self.place = f"{self.dialect} {url.host or ''} {url.port or ''} {url.database or ''}"
+        """Which database this is, whoever logs in to it."""
+
         self._writer = DaemonThreads("journal")
         # a database in memory belongs to the one connection that made it
         self._reader = self._writer if self.dialect == "sqlite" and self.path is None else DaemonThreads("journal-read")

@@ -55,7 +55,12 @@ class SqlJournal:
         self._said: Said | None = None
         # a loss of power erases memory, and a database in memory needs no other one
         if path is not None and settings.sync == "normal":
-            self._said = Said(memory, url=settings.url, path=path, station=station)
+            self._said = Said(memory, database=self._database.place, path=path, station=station)
+        self._highest = 0
+        """What was said in this run, stored or not."""
+
+        self._least = 0
+        """What the next seq lies above whatever the database says."""
         self._insert = postgresql.insert if self._database.dialect == "postgresql" else sqlite.insert
         # an INSERT tells how many rows it made only where it is asked to
         self._note_event = self._insert(events).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
@@ -80,6 +85,8 @@ class SqlJournal:
             await asyncio.to_thread(self._mark.read)
         if self._said is not None:
             self._said.take_up()
+            if self._said.left and self._mark is not None and await self._is_new():
+                self._least = self._mark.ceiling  # the journal before was lost, though the log fills this one
             await self._store_left(self._said)
         if self._keep:
             self._retention = asyncio.create_task(self._forget_old_events(), name="journal retention")
@@ -107,7 +114,7 @@ class SqlJournal:
         """Note an event; return what is known of it where it was noted before, else None."""
         left = None if self._said is None else self._said.left_of(arrival.event.event_id)
         if left is not None:
-            return self._entry(SimpleNamespace(**left.row, seq=left.seq, verdict=left.verdict_json))
+            return self._left_entry(left)
         row = self._row(arrival, deadline_at)
 
         def work(connection: Connection) -> JournalEntry | None:
@@ -122,9 +129,10 @@ class SqlJournal:
 
     def secure(self, answer: Answer, arrival: Arrival) -> bool:
         """Keep a verdict from a crash of the process until `store` has stored it; tell whether that could be done."""
+        verdict = answer.verdict
+        self._highest = max(self._highest, verdict.seq)
         if self._said is None:
             return False
-        verdict = answer.verdict
         return self._said.keep(
             verdict.event_id,
             verdict.seq,
@@ -167,7 +175,8 @@ class SqlJournal:
             if isinstance(exc, JournalConflict) and len(answered) == 1:
                 self._forget_said(highest)
             if self._mark is not None:
-                await asyncio.to_thread(self._mark.not_stored, highest)
+                # with those that wait behind them: a crash now must not free their numbers
+                await asyncio.to_thread(self._mark.not_stored, max(highest, self._highest))
             raise
         for answer, _ in answered:
             self._forget_said(answer.verdict.seq)
@@ -194,7 +203,9 @@ class SqlJournal:
     async def answered(self, *, after: int, limit: int) -> Sequence[JournalEntry]:
         """Return answered events with a seq above `after`, in the order of seq."""
         statement = self._select().where(events.c.seq > after).order_by(events.c.seq).limit(limit)
-        return await self._database.read(lambda connection: self._entries(connection, statement))
+        entries = await self._database.read(lambda connection: self._entries(connection, statement))
+        left = [] if self._said is None else [self._left_entry(each) for each in self._said.left if each.seq > after]
+        return sorted([*entries, *left], key=lambda entry: entry.seq or 0)[:limit]
 
     async def unanswered(self) -> Sequence[JournalEntry]:
         """Return events that were accepted and never answered, oldest first."""
@@ -204,20 +215,35 @@ class SqlJournal:
 
     async def last_seq(self) -> int:
         """Return a seq that no verdict so far has exceeded: the highest one, where all of them could be stored."""
-        statement = sa.select(sa.func.max(events.c.seq)).where(events.c.station == self._station)
         try:
-            stored = int(await self._database.read(lambda connection: connection.execute(statement).scalar()) or 0)
+            stored = await self._stored_seq()
         except JournalError as exc:
             if self._mark is None or (self._database.path is None and not self._mark.ceiling):
                 raise  # a server may hold numbers of which this machine knows nothing
             log.error("journal_read_failed", error=str(exc))
             stored = 0
-        if self._said is not None:
-            stored = max([stored, *(left.seq for left in self._said.left)])
+        left = 0 if self._said is None else max((left.seq for left in self._said.left), default=0)
         if self._mark is None:
             return stored
         # an empty journal beside a mark: the one before was lost, and its last numbers with it
-        return max(stored, self._mark.unstored) if stored else self._mark.ceiling
+        return max(stored, left, self._least, self._mark.unstored if stored else self._mark.ceiling)
+
+    async def _is_new(self) -> bool:
+        """Tell whether the database knows no verdict, or cannot say."""
+        try:
+            return not await self._stored_seq()
+        except JournalError:
+            return True
+
+    async def _stored_seq(self) -> int:
+        """Return the highest seq that the database knows, of a verdict or of what was confirmed; 0: none."""
+        of_verdicts = sa.select(sa.func.max(events.c.seq)).where(events.c.station == self._station)
+        confirmed = sa.select(sa.func.max(sinks.c.confirmed_seq)).where(sinks.c.station == self._station)
+
+        def work(connection: Connection) -> int:
+            return max(int(connection.execute(statement).scalar() or 0) for statement in (of_verdicts, confirmed))
+
+        return await self._database.read(work)
 
     async def answered_ids(self, limit: int) -> Sequence[str]:
         """Return the event ids that were answered last, at most `limit`."""
@@ -323,6 +349,9 @@ class SqlJournal:
             except JournalError as exc:
                 log.error("journal_row_unreadable", event_id=row.event_id, seq=row.seq, error=str(exc))
         return entries
+
+    def _left_entry(self, left: Left) -> JournalEntry:
+        return self._entry(SimpleNamespace(**left.row, seq=left.seq, verdict=left.verdict_json))
 
     def _entry(self, row: sa.Row[Any] | SimpleNamespace) -> JournalEntry:
         try:

@@ -7,6 +7,7 @@ stored then. Shared memory outlives the process and not the machine, as does a c
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 import struct
@@ -46,6 +47,7 @@ class RedoLog:
         left: list[tuple[int, bytes]] = []
         try:
             self._file = _open_own(self._path)
+            os.posix_fallocate(self._file, 0, SLOTS * SLOT_BYTES)  # so that no write finds the memory full
             for slot in range(SLOTS):
                 record = _record(os.pread(self._file, SLOT_BYTES, slot * SLOT_BYTES))
                 if record is None:
@@ -53,7 +55,7 @@ class RedoLog:
                 else:
                     left.append((slot, record))
         except OSError as exc:
-            log.info("journal_without_redo_log", path=str(self._path), reason=exc.strerror)
+            log.warning("journal_without_redo_log", path=str(self._path), reason=exc.strerror)
             self._close_file()
         return left
 
@@ -61,14 +63,9 @@ class RedoLog:
         """Keep the record of a verdict; tell whether it is kept."""
         if self._file is None or not self._free or len(record) > SLOT_BYTES - _HEADER.size:
             return False
-        slot = self._free[-1]
-        try:
-            os.pwrite(self._file, _HEADER.pack(len(record), zlib.crc32(record)) + record, slot * SLOT_BYTES)
-        except OSError as exc:  # no memory left
-            log.warning("redo_log_full", reason=exc.strerror)
+        if not self._write(self._free[-1], _HEADER.pack(len(record), zlib.crc32(record)) + record):
             return False
-        self._free.pop()
-        self._slot_of[seq] = slot
+        self._slot_of[seq] = self._free.pop()
         return True
 
     def take_over(self, seq: int, slot: int) -> None:
@@ -82,9 +79,8 @@ class RedoLog:
             self.free(slot)
 
     def free(self, slot: int) -> None:
-        """Forget what is in a slot."""
-        if self._file is not None:
-            os.pwrite(self._file, _EMPTY, slot * SLOT_BYTES)
+        """Forget what is in a slot; one that cannot be written to is used no more."""
+        if self._write(slot, _EMPTY):
             self._free.append(slot)
 
     def close(self) -> None:
@@ -93,6 +89,13 @@ class RedoLog:
             self._path.unlink(missing_ok=True)
         self._close_file()
 
+    def _write(self, slot: int, content: bytes) -> bool:
+        try:
+            return self._file is not None and os.pwrite(self._file, content, slot * SLOT_BYTES) == len(content)
+        except OSError as exc:
+            log.warning("redo_log_failed", reason=exc.strerror)
+            return False
+
     def _close_file(self) -> None:
         if self._file is not None:
             os.close(self._file)
@@ -100,12 +103,17 @@ class RedoLog:
 
 
 def _open_own(path: Path) -> int:
-    """Open or create a file that nobody else can read or could have put there. Raises OSError."""
+    """Open or create a file that nobody else can read, could have put there, or uses now. Raises OSError."""
     opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    found = os.fstat(opened)
-    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077 or found.st_nlink != 1:
+    try:
+        found = os.fstat(opened)
+        is_ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
+        if not is_ours or found.st_nlink != 1:
+            raise PermissionError(1, "the file there is not ours")
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)  # another service of this station that runs
+    except OSError:
         os.close(opened)
-        raise PermissionError(1, "the file there is not ours")
+        raise
     return opened
 
 

@@ -56,13 +56,13 @@ class Said:
 
     Args:
         memory: folder of the log.
-        url: of the journal.
+        database: which one, without who logs in to it.
         path: where files of the journal lie.
         station: whose verdicts these are. The same three name the same log in every run, and no other one.
     """
 
-    def __init__(self, memory: Path, *, url: str, path: Path, station: str) -> None:
-        name = hashlib.sha256(f"{url}|{path.resolve()}|{station}".encode()).hexdigest()[:24]
+    def __init__(self, memory: Path, *, database: str, path: Path, station: str) -> None:
+        name = hashlib.sha256(f"{database}|{path.resolve()}|{station}".encode()).hexdigest()[:24]
         self._log = RedoLog(memory, f"cangate-{name}.redo")
         self._left: dict[str, Left] = {}
         self._noted: dict[str, bytes] = {}

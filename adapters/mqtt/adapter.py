@@ -20,7 +20,7 @@ from adapters.mqtt.codec import (
     read_raw_image,
 )
 from adapters.mqtt.connection import Confirmation, Connection, Incoming, Outgoing
-from adapters.telemetry import PASS_CONFIRMED_LATE, REFUSED
+from adapters.telemetry import PASS_UNCONFIRMED, REFUSED
 from schemas.messages import CommandReply, Gate, GateCommand, StationState, Status
 from schemas.settings import MqttSettings
 from schemas.topics import Leaf, Prefix, StationTopics
@@ -135,20 +135,33 @@ class MqttAdapter:
         )
         confirmations = {Leaf.VERDICT: connection.publish(verdict)}
         if not answer.repeated:
-            gate = Outgoing(
-                self._topics.of(Leaf.GATE),
-                GateCommand.of(answer.verdict).to_json(),
-                expires_monotonic=expires,
-                wanted=lambda: answer.gate_at(self._clock.monotonic()) is not None,
-            )
-            confirmations[Leaf.GATE] = connection.publish(gate)
-        may_pass = not answer.repeated and answer.gate_at(self._clock.monotonic()) is Gate.PASS
+            confirmations[Leaf.GATE] = self._publish_gate(connection, answer)
         await self._confirmed(connection, confirmations)
-        late_s = self._clock.monotonic() - expires
-        if may_pass and late_s > 0:
-            # it left in time, as far as we could see; who looks for the reason needs to know when
-            PASS_CONFIRMED_LATE.inc()
-            log.warning("pass_confirmed_late", event_id=answer.verdict.event_id, late_ms=round(late_s * 1000, 1))
+
+    def _publish_gate(self, connection: Connection, answer: Answer) -> Confirmation:
+        said: list[Gate | None] = []
+
+        def wanted() -> bool:
+            said.append(answer.gate_at(self._clock.monotonic()))
+            return said[-1] is not None
+
+        def note(confirmation: Confirmation) -> None:
+            late_s = self._clock.monotonic() - answer.deadline_monotonic
+            may_be_heard = confirmation.result() is None or connection.lost.done()
+            if said == [Gate.PASS] and late_s > 0 and may_be_heard:
+                # it left in time, as far as can be seen here; who looks into it needs to know which
+                PASS_UNCONFIRMED.inc()
+                log.warning("pass_unconfirmed", event_id=answer.verdict.event_id, late_ms=round(late_s * 1000, 1))
+
+        gate = Outgoing(
+            self._topics.of(Leaf.GATE),
+            GateCommand.of(answer.verdict).to_json(),
+            expires_monotonic=answer.deadline_monotonic,
+            wanted=wanted,
+        )
+        confirmation = connection.publish(gate)
+        confirmation.add_done_callback(note)
+        return confirmation
 
     async def publish_status(self, status: Status, *, ready: bool) -> None:  # noqa: ARG002 - says nothing more here
         """Publish the retained status: after a connect, when something is wrong or right again, else once a second.

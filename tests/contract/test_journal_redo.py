@@ -15,7 +15,9 @@ import pytest
 
 from adapters.journal import SqlJournal
 from adapters.journal.redo import SLOT_BYTES, SLOTS, RedoLog
+from adapters.journal.sequence import SequenceMark
 from schemas.settings import JournalSettings
+from service.errors import JournalError
 from tests.support.line import CLOCK, arrival
 from tests.support.verdicts import failed_answer
 
@@ -40,6 +42,12 @@ def names(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
 
 
+def crash(journal: SqlJournal) -> None:
+    """Let go of the log as the end of the process does: as it is."""
+    assert journal._said is not None
+    journal._said._log._close_file()
+
+
 @contextmanager
 def full_disk() -> Iterator[None]:
     """Let no file grow beyond 64 KiB."""
@@ -60,6 +68,7 @@ async def test_verdict_that_was_said_and_not_stored_is_stored_by_the_next_run(tm
         first, second = failed_answer(noted, 1), failed_answer(unnoted, 2)
         assert crashed.secure(first, noted)
         assert crashed.secure(second, unnoted)
+        crash(crashed)
         async with opened(tmp_path, memory) as journal:
             assert await journal.last_seq() == 2
             assert await journal.unanswered() == []
@@ -76,6 +85,7 @@ import asyncio, os, signal
 from pathlib import Path
 from adapters.journal import SqlJournal
 from schemas.settings import JournalSettings
+from service.errors import JournalError
 from tests.support.line import CLOCK, arrival
 from tests.support.verdicts import failed_answer
 
@@ -103,12 +113,10 @@ async def test_first_verdict_stands(tmp_path: Path, memory: Path) -> None:
     async with opened(tmp_path, memory) as crashed:
         event = arrival("e1")
         answer = failed_answer(event, 1)
-        assert crashed.secure(answer, event)
-        async with opened(tmp_path, memory) as other:
-            assert await other.find("e1") == answer.verdict_json
-        assert crashed.secure(answer, event)
+        await crashed.store([(answer, event)])
+        assert crashed.secure(failed_answer(event, 2), event)
+        crash(crashed)
         async with opened(tmp_path, memory) as journal:
-            assert await journal.last_seq() == 1
             assert await journal.find("e1") == answer.verdict_json
 
 
@@ -121,6 +129,7 @@ async def test_what_cannot_be_stored_yet_is_known_all_the_same(tmp_path: Path, m
         event = arrival("e1")
         answer = failed_answer(event, 61)
         assert crashed.secure(answer, event)
+        crash(crashed)
         with full_disk():
             journal = SqlJournal(
                 JournalSettings(url=f"sqlite:///{tmp_path / 'journal.sqlite'}"),
@@ -133,6 +142,8 @@ async def test_what_cannot_be_stored_yet_is_known_all_the_same(tmp_path: Path, m
             assert known is not None
             assert known.verdict_json == answer.verdict_json
             assert await journal.last_seq() == 61
+            (entry,) = await journal.answered(after=60, limit=10)
+            assert (entry.seq, entry.verdict_json) == (61, answer.verdict_json)
         following = arrival("e2")
         await journal.store([(failed_answer(following, 62), following)])
         assert await journal.find("e1") == answer.verdict_json
@@ -178,12 +189,69 @@ def test_full_log_takes_no_more(memory: Path) -> None:
     assert log.put(SLOTS, b"verdict")
 
 
+def test_log_that_is_in_use_is_left_alone(memory: Path) -> None:
+    """A second service of the same station, started by mistake, neither writes to the log nor takes it away."""
+    first, second = RedoLog(memory, "x"), RedoLog(memory, "x")
+    first.open()
+    assert second.open() == []
+    assert not second.put(1, b"verdict")
+    second.close()
+    assert first.put(1, b"verdict")
+    first._close_file()
+    assert [record for _, record in second.open()] == [b"verdict"]
+
+
+async def test_log_is_that_of_the_database_whoever_logs_in(memory: Path, tmp_path: Path) -> None:
+    """A changed password finds the same log, and a name that anybody can list tells nothing of it."""
+    for password in ("old", "new"):
+        settings = JournalSettings(url=f"postgresql://cangate:{password}@127.0.0.1:1/plant", folder=tmp_path)
+        journal = SqlJournal(settings, station="line1", clock=CLOCK, memory=memory)
+        assert journal._said is not None
+        journal._said.take_up()
+        crash(journal)
+    assert len(names(memory)) == 1
+
+
+async def test_lost_journal_begins_above_every_number_though_the_log_fills_it(tmp_path: Path, memory: Path) -> None:
+    """What was said and did not fit the log may have had any number up to the mark."""
+    async with opened(tmp_path, memory) as crashed:
+        event = arrival("e1")
+        await crashed.store([(failed_answer(event, 1), event)])
+        assert crashed.secure(failed_answer(arrival("e2"), 2), arrival("e2"))
+        crash(crashed)
+    for name in names(tmp_path):
+        if name.startswith("journal.sqlite") and not name.endswith(".seq"):
+            (tmp_path / name).unlink()
+    async with opened(tmp_path, memory) as journal:
+        assert await journal.find("e2") is not None
+        assert await journal.last_seq() > 100
+
+
+async def test_numbers_of_all_that_was_said_are_used(tmp_path: Path, memory: Path) -> None:
+    """The database takes the oldest first; a crash while it is away must not free the numbers of those behind."""
+    async with opened(tmp_path, memory) as journal:
+        for seq in range(1, 61):
+            event = arrival(f"stored {seq}")
+            await journal.store([(failed_answer(event, seq), event)])
+        with full_disk():
+            said = [(failed_answer(arrival(f"e{seq}"), seq), arrival(f"e{seq}")) for seq in range(61, 500)]
+            for answer, event in said:
+                journal.secure(answer, event)
+            with pytest.raises(JournalError):
+                await journal.store(said[:100])
+        crash(journal)
+    mark = SequenceMark(tmp_path / "journal.sqlite.line1.seq")
+    mark.read()
+    assert mark.unstored == 499
+
+
 def test_torn_record_is_no_record(memory: Path) -> None:
     """A record that was not written to its end, or was tampered with, is passed over; the others are found."""
     log = RedoLog(memory, "x")
     log.open()
     for seq in range(3):
         log.put(seq, f"verdict {seq}".encode())
+    log._close_file()
     with (memory / "x").open("r+b") as file:
         file.seek((SLOTS - 2) * SLOT_BYTES + 10)
         file.write(b"?")
@@ -195,9 +263,11 @@ async def test_record_of_something_else_is_passed_over(tmp_path: Path, memory: P
     async with opened(tmp_path, memory) as crashed:
         assert crashed.secure(failed_answer(arrival("e1"), 1), arrival("e1"))
         (name,) = names(memory)
+        crash(crashed)
         log = RedoLog(memory, name)
         log.open()
         log.put(2, b'{"no": "verdict"}')
+        log._close_file()
         async with opened(tmp_path, memory) as journal:
             assert await journal.last_seq() == 1
             assert await journal.find("e1") is not None

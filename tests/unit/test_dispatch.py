@@ -6,6 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+import pytest
+from structlog.testing import capture_logs
+
 from service.deadline import Margin
 from service.dispatch import Dispatcher
 from service.errors import SinkRefused
@@ -183,6 +186,53 @@ async def test_dispatcher_stores_before_it_publishes() -> None:
         assert journal.highest_seq == 1
 
 
+async def test_dispatcher_is_idle_only_once_all_is_stored() -> None:
+    """Confirmed by the sink is not enough: an orderly end must leave nothing to a log that goes with the machine."""
+    journal = SlowJournal()
+    journal.secures = True
+    async with an_exit(journal) as out:
+        await out.send(1)
+        await eventually(lambda: out.acknowledged == ["e1"])
+        assert not out.dispatcher.idle
+        journal.disk.set()
+        await out.idle()
+
+
+async def test_dispatcher_gives_up_none_that_is_secured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With too many to store the oldest are not recorded; those in the log of the journal keep their place."""
+    monkeypatch.setattr("service.dispatch._UNSTORED", 10)
+    journal = SlowJournal()
+    async with an_exit(journal) as out:
+        journal.secures = True
+        for seq in range(1, 6):
+            await out.send(seq)
+        journal.secures = False
+        for seq in range(6, 21):
+            await out.send(seq)
+        waiting = [one.answer.verdict.seq for one in out.dispatcher._unstored]
+        assert waiting[:5] == [1, 2, 3, 4, 5]
+        assert (len(waiting), waiting[-1]) == (10, 20)
+
+
+async def test_outbox_leaves_to_the_journal_what_is_stored() -> None:
+    """A sink that is away for long fills no memory with what the journal has, and nothing is given up."""
+    journal = MemoryJournal()
+    journal.secures = True
+    async with an_exit(journal) as out:
+        out.sink.down = True
+        with capture_logs() as logs:
+            for seq in range(1, 2501):
+                await out.send(seq)
+                if seq % 100 == 0:
+                    await asyncio.sleep(0.02)
+        assert len(out.outbox._unstored) < 500
+        out.sink.down = False
+        await out.sink.wait_for(2500)
+        await out.idle()
+    assert seqs(out) == list(range(1, 2501))
+    assert not [entry for entry in logs if entry["event"] == "verdict_given_up"]
+
+
 async def test_outbox_loses_nothing_that_is_stored_late() -> None:
     """A verdict that spills while it is not stored yet still comes in its turn."""
     journal = SlowJournal()
@@ -268,8 +318,10 @@ async def test_outbox_shows_what_is_new_where_there_is_no_journal() -> None:
     await outbox.recover(0)
     sink.down = True
     running = asyncio.create_task(outbox.run())
+    stored: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    stored.set_result(True)
     for seq in range(1, 1501):
-        outbox.put(failed_answer(arrival(f"e{seq}"), seq, left_s=60), stored=True)
+        outbox.put(failed_answer(arrival(f"e{seq}"), seq, left_s=60), stored=stored)
     sink.down = False
     await sink.wait_for(1500)
     running.cancel()
