@@ -267,7 +267,7 @@ def test_import_pickle_needs_a_tau_from_somewhere(cangate: CommandLine, trained:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "vectors of 3 numbers, the embedder starter makes"),
+        ((), "vectors of 3 numbers, the embedder filters makes"),
         (("--embedder", "magic"), "--embedder magic"),
         (("--weights", "backbone.pt"), "weights"),
         (("--name", "a/b"), "model name"),
