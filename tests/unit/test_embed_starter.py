@@ -72,10 +72,10 @@ def test_vectors_are_those_of_filters_and_network(embedder: StarterEmbedder) -> 
     covered = torch.from_numpy(cut.covered >= 0.5)[None, None].double()
     with torch.inference_mode():
         seen = network(normalize_locally(picture, covered))[0].permute(1, 2, 0).numpy()
-    expected = np.hstack([starter.FILTERS * filtered.vectors, seen[grid.inside[cut.cells]]])
+    expected = np.hstack([filtered.vectors, seen[grid.inside[cut.cells]]])
 
     assert grid.vectors.shape == (len(filtered.vectors), embedder.dim)
-    np.testing.assert_allclose(grid.vectors, expected / np.hypot(starter.FILTERS, 1), atol=2e-4)
+    np.testing.assert_allclose(grid.vectors, expected / np.sqrt(2), atol=2e-4)
     np.testing.assert_allclose(np.linalg.norm(grid.vectors, axis=1), 1, atol=1e-5)
 
 

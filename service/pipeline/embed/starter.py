@@ -30,12 +30,10 @@ VERSION: Final = "starter-2"
 WEIGHTS: Final = Path(__file__).with_name("starter.safetensors")
 WEIGHTS_SHA256: Final = "2981fc29c73dea37fa15c19579bc80bc515a6e6e130369e16399d23196f20b10"
 DEFAULT_SIDE: Final = 320
-FILTERS: Final = 0.5
-"""Length of what the filters say, beside 1 for the network: chosen on development data, see docs/starter.md."""
 
 
 class StarterEmbedder:
-    """Network and filters, each of fixed length, in one unit vector for 8 x 8 pixels.
+    """Filters and network with an equal say, in one unit vector for 8 x 8 pixels.
 
     Args:
         recipe: side of the input; other weights than those that ship.
@@ -52,7 +50,7 @@ class StarterEmbedder:
         network = _read(packed or (Path(recipe.weights) if recipe.weights else WEIGHTS))
         self._state = in_half_precision(network.state_dict())
         self.dim = network.dim + filters.DIM
-        self.digest = weights_digest(f"{VERSION} {filters.VERSION} {FILTERS}", self._state)
+        self.digest = weights_digest(f"{VERSION} {filters.VERSION}", self._state)
         self.weights_bytes = sum(tensor.nbytes for tensor in network.state_dict().values())
         self._device = device
         fused = _fused(network.requires_grad_(requires_grad=False))
@@ -69,8 +67,8 @@ class StarterEmbedder:
         return [cut.grid(self._vectors(cut)) for cut in cuts]
 
     def _vectors(self, cut: Cut) -> FloatArray:
-        both = np.concatenate([FILTERS * filters.filter_vectors(cut), self._seen_by_network(cut)], axis=2)
-        return np.asarray(both / np.float32(np.hypot(FILTERS, 1)), np.float32)
+        both = np.concatenate([filters.filter_vectors(cut), self._seen_by_network(cut)], axis=2)
+        return np.asarray(both * np.float32(np.sqrt(0.5)), np.float32)
 
     @torch.inference_mode()
     def _seen_by_network(self, cut: Cut) -> FloatArray:
