@@ -30,7 +30,8 @@ def find_boxes(
 
     anomaly_map: (rows, cols) float32 distances; inside: (rows, cols) bool; frame_wh: size of the full frame, pixels;
     patch_tau: distance that a patch must reach; a box needs one that does, and extends over the smoothed map down to
-    `extent_ratio * patch_tau`. Coordinates are whole pixels of the full frame, clipped to it, x2 and y2 exclusive.
+    `extent_ratio * patch_tau`, or to `peak_ratio` of its own highest place where that is more. Coordinates are whole
+    pixels of the full frame, clipped to it, x2 and y2 exclusive.
     """
     seeds = inside & (anomaly_map >= patch_tau)
     if not seeds.any():
@@ -41,6 +42,10 @@ def find_boxes(
     seed_rows, seed_columns = np.nonzero(seeds)
     peaks = np.full(count, -np.inf, np.float32)
     np.maximum.at(peaks, labels[seed_rows * CELL_PX, seed_columns * CELL_PX], anomaly_map[seeds])
+    # around what stands out by far the embedder sees something, too: there the blob's own height says where it ends
+    tops = np.zeros(count, np.float32)
+    np.maximum.at(tops, labels[region], smooth[region])
+    region &= smooth >= recipe.peak_ratio * tops[labels]
     bounds, areas = _bounds_and_areas(labels, region, count)
     sides = bounds[:, 2:] - bounds[:, :2]
     kept = np.isfinite(peaks) & (areas >= recipe.min_area_frac * np.count_nonzero(inside) * CELL_PX**2)

@@ -83,6 +83,20 @@ def test_boxes_extend_over_weaker_neighbours_only() -> None:
     assert box.score == np.float32(1.2)
 
 
+def test_box_of_what_stands_out_by_far_ends_at_its_own_height() -> None:
+    """Around plain damage an embedder answers, too; the box is that of the damage, unless the recipe asks for all."""
+    halo = grid(*[(row, column) for row in range(3, 8) for column in range(3, 8)], level=1.1)
+    halo[5, 5] = 4.0
+
+    (box,) = boxes_of(halo)
+    (wide,) = boxes_of(halo, recipe=BoxRecipe(peak_ratio=0.0))
+
+    assert contains(box, (42, 42, 46, 46))
+    assert box.xyxy[2] - box.xyxy[0] <= 16
+    assert contains(wide, (24, 24, 64, 64))
+    assert box.score == wide.score == np.float32(4.0)
+
+
 def test_boxes_near_each_other_are_one() -> None:
     """A gap of one patch is bridged where the recipe says so, and kept where not."""
     pair = grid((5, 3), (5, 5))
