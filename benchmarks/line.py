@@ -49,6 +49,7 @@ class Seen:
     gates: list[str] = field(default_factory=list)
     result_seqs: list[int] = field(default_factory=list)
     done: threading.Event = field(default_factory=threading.Event)
+    ready: threading.Event = field(default_factory=threading.Event)
 
 
 @asynccontextmanager
@@ -104,7 +105,10 @@ def connect(port: int, seen: Seen, events: int) -> mqtt.Client:
     def on_message(_: mqtt.Client, __: object, message: mqtt.MQTTMessage) -> None:
         arrived = time.perf_counter()
         document = json.loads(message.payload)
-        if message.topic.endswith("/verdict"):
+        if message.topic.endswith("/status"):
+            if document["state"] == "ready":
+                seen.ready.set()
+        elif message.topic.endswith("/verdict"):
             seen.verdicts.append((document["event_id"], arrived, document))
         else:
             seen.gates.append(document["event_id"])
@@ -115,7 +119,9 @@ def connect(port: int, seen: Seen, events: int) -> mqtt.Client:
     client.on_socket_open = _without_delay
     client.connect(LOOPBACK, port)
     client.loop_start()
-    client.subscribe([(f"cangate/{STATION}/verdict", 1), (f"cangate/{STATION}/gate", 1)])
+    client.subscribe(
+        [(f"cangate/{STATION}/verdict", 1), (f"cangate/{STATION}/gate", 1), (f"cangate/{STATION}/status", 1)]
+    )
     return client
 
 
@@ -168,6 +174,8 @@ async def measure(events: int, rate_hz: float) -> Seen:
             watching.start()
             client = connect(broker.port, seen, events)
             await asyncio.to_thread(steps.get, timeout=60)
+            # its OPC UA server is there before its model is, and who publishes before that is not heard
+            await asyncio.to_thread(seen.ready.wait, 60)
             due = time.perf_counter()
             for number in range(events):
                 await asyncio.sleep(max(0.0, due - time.perf_counter()))
@@ -211,6 +219,8 @@ def report(seen: Seen, events: int) -> bool:
     print(f"events {events}, verdicts {len(ids)} ({len(set(ids))} distinct), gate messages {len(seen.gates)}")
     print(f"ResultSeq steps {len(seen.result_seqs)}, decisions {dict(decisions)}")
     print(f"every event once, in order, on each way out: {'yes' if whole else 'NO'}")
+    if missing := [event_id for event_id in seen.published if event_id not in ids]:
+        print(f"not answered: {', '.join(missing)}")
     for name, values in (("pipeline (sum of stages_ms)", pipeline), ("wire overhead", overhead)):
         median, p95, p99 = np.percentile(values, [50, 95, 99])
         print(f"{name}: median {median:.2f} ms, p95 {p95:.2f} ms, p99 {p99:.2f} ms")
