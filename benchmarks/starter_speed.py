@@ -3,10 +3,9 @@
     OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python -m benchmarks.starter_speed [--embedder starter]
 
 The frame is a rendered canister as a JPEG of 1920 x 1440. Embedding is measured on a part that fills the square as
-well, which is the most there is to embed. The rival
-is anomalib's PatchCore on a ResNet-18 at 256 px with a bank of 4,096 vectors, from the same JPEG to the anomaly map,
-where anomalib is installed; ours is then timed with as many vectors and without finding the part. Its weights are
-random, which costs the same.
+well, which is the most there is to embed. The rival is anomalib's PatchCore on a ResNet-18 at 256 px with a bank of
+4,096 vectors, from the same JPEG to the anomaly map, where anomalib is installed; ours is then timed with as many
+vectors and without finding the part. Its weights are random, which costs the same.
 """
 
 from __future__ import annotations

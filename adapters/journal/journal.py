@@ -203,9 +203,11 @@ class SqlJournal:
     async def answered(self, *, after: int, limit: int) -> Sequence[JournalEntry]:
         """Return answered events with a seq above `after`, in the order of seq."""
         statement = self._select().where(events.c.seq > after).order_by(events.c.seq).limit(limit)
+        # looked at first: what is stored while the database is read may be missing there, and gone here by then
+        left = [] if self._said is None else [each for each in self._said.left if each.seq > after]
         entries = await self._database.read(lambda connection: self._entries(connection, statement))
-        left = [] if self._said is None else [self._left_entry(each) for each in self._said.left if each.seq > after]
-        return sorted([*entries, *left], key=lambda entry: entry.seq or 0)[:limit]
+        by_seq = {each.seq: self._left_entry(each) for each in left} | {entry.seq: entry for entry in entries}
+        return [entry for _, entry in sorted(by_seq.items())][:limit]
 
     async def unanswered(self) -> Sequence[JournalEntry]:
         """Return events that were accepted and never answered, oldest first."""
@@ -227,23 +229,6 @@ class SqlJournal:
             return stored
         # an empty journal beside a mark: the one before was lost, and its last numbers with it
         return max(stored, left, self._least, self._mark.unstored if stored else self._mark.ceiling)
-
-    async def _is_new(self) -> bool:
-        """Tell whether the database knows no verdict, or cannot say."""
-        try:
-            return not await self._stored_seq()
-        except JournalError:
-            return True
-
-    async def _stored_seq(self) -> int:
-        """Return the highest seq that the database knows, of a verdict or of what was confirmed; 0: none."""
-        of_verdicts = sa.select(sa.func.max(events.c.seq)).where(events.c.station == self._station)
-        confirmed = sa.select(sa.func.max(sinks.c.confirmed_seq)).where(sinks.c.station == self._station)
-
-        def work(connection: Connection) -> int:
-            return max(int(connection.execute(statement).scalar() or 0) for statement in (of_verdicts, confirmed))
-
-        return await self._database.read(work)
 
     async def answered_ids(self, limit: int) -> Sequence[str]:
         """Return the event ids that were answered last, at most `limit`."""
@@ -299,6 +284,23 @@ class SqlJournal:
                 log.error("journal_retention_failed", error=str(exc))
             else:
                 log.info("journal_retention", forgotten=forgotten)
+
+    async def _is_new(self) -> bool:
+        """Tell whether the database knows no verdict, or cannot say."""
+        try:
+            return not await self._stored_seq()
+        except JournalError:
+            return True
+
+    async def _stored_seq(self) -> int:
+        """Return the highest seq that the database knows, of a verdict or of what was confirmed; 0: none."""
+        of_verdicts = sa.select(sa.func.max(events.c.seq)).where(events.c.station == self._station)
+        confirmed = sa.select(sa.func.max(sinks.c.confirmed_seq)).where(sinks.c.station == self._station)
+
+        def work(connection: Connection) -> int:
+            return max(int(connection.execute(statement).scalar() or 0) for statement in (of_verdicts, confirmed))
+
+        return await self._database.read(work)
 
     async def _store_left(self, said: Said) -> None:
         """Store what the last run said and did not store; where that is not possible yet, the next verdict tries."""

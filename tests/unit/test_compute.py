@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 
@@ -25,6 +26,9 @@ class Hall:
         admission = Admission(IntakeSettings(capacity=100), clock=CLOCK, places=20)
         self.compute = Compute(self.loader, admission=admission, settings=ComputeSettings(stuck_s=stuck_s), max_batch=4)
         self.compute.on_trouble = self.troubles.append
+
+    def has_prepared(self, frames: int) -> bool:
+        return self.loader.loads == frames and self.compute._preparers.busy_for_s == 0
 
     async def judge(self, is_new: asyncio.Future[bool] | None = None) -> Outcome:
         if is_new is None:
@@ -103,10 +107,10 @@ async def test_compute_judges_nothing_that_was_answered_before() -> None:
                 asked: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
                 if told_first:
                     asked.set_result(is_new)
+                loads = hall.loader.loads
                 outcome = asyncio.create_task(hall.judge(asked))
                 if not told_first:
-                    await eventually(lambda: hall.compute._preparers.busy_for_s == 0)
-                    await asyncio.sleep(0.02)
+                    await eventually(partial(hall.has_prepared, loads + 1))
                     assert not outcome.done()
                     asked.set_result(is_new)
                 assert isinstance(await outcome, Judged if is_new else Failed)

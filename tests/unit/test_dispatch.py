@@ -224,7 +224,7 @@ async def test_outbox_leaves_to_the_journal_what_is_stored() -> None:
             for seq in range(1, 2501):
                 await out.send(seq)
                 if seq % 100 == 0:
-                    await asyncio.sleep(0.02)
+                    await eventually(lambda: not out.dispatcher._unstored)
         assert len(out.outbox._unstored) < 500
         out.sink.down = False
         await out.sink.wait_for(2500)
