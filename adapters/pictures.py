@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
-from adapters.telemetry import PICTURES_DROPPED
+from adapters.telemetry import Metrics
 from schemas.messages import Verdict
 from service.evaluation.pictures import draw_boxes, draw_heatmap
 from service.pipeline.types import BgrImage, FloatArray, Frame, Inspection
@@ -101,9 +101,10 @@ class PictureStore:
     dropped and counted; what cannot be written becomes `fault`. Pictures still in the queue can already be seen.
     """
 
-    def __init__(self, root: Path, *, keep: int, jpeg_quality: int = 88) -> None:
+    def __init__(self, root: Path, *, keep: int, metrics: Metrics | None = None, jpeg_quality: int = 88) -> None:
         self._root = root
         self._keep = keep
+        self._metrics = metrics or Metrics()
         self._quality = jpeg_quality
         self._changed = threading.Condition()
         self._waiting: OrderedDict[str, tuple[Frame, _Findings]] = OrderedDict()
@@ -121,7 +122,7 @@ class PictureStore:
         with self._changed:
             if len(self._waiting) >= _QUEUE or self._closing:
                 self.dropped += 1
-                PICTURES_DROPPED.inc()
+                self._metrics.pictures_dropped.inc()
                 return
             self._waiting[_key(verdict.event_id)] = (frame, findings)
             if self._writer is None:

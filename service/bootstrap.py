@@ -6,7 +6,8 @@ import asyncio
 import gc
 import logging
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -19,11 +20,13 @@ from adapters.hmi.server import HmiServer
 from adapters.journal import SqlJournal
 from adapters.mqtt import MqttAdapter
 from adapters.opcua.client import OpcUaClientAdapter
+from adapters.opcua.client.sessions import PlcSessions
 from adapters.opcua.security import PLAIN
 from adapters.opcua.server import OpcUaServerAdapter
 from adapters.pictures import PictureStore
 from adapters.recordings.recorder import SessionRecorder
-from adapters.systemd import SystemdWatchdog
+from adapters.systemd import Systemd
+from adapters.telemetry import Metrics
 from schemas.messages import FaultCode
 from schemas.settings import LogSettings, Settings, is_loopback
 from service.admission import Admission
@@ -37,13 +40,26 @@ from service.inspector import Inspector
 from service.journal_health import JournalHealth
 from service.model.active import ActiveModel
 from service.outbox import Outbox
-from service.ports import Adapter, Answer, Arrival, Journal, VerdictSink
+from service.ports import Adapter, Answer, Arrival, Clock, Journal
 from service.recovery import Recovery
 from service.runner import Runner
 from service.station import Station
 
 _GIVE_UP_S = 60.0
 """Judging that has failed for longer is left to a new process, where systemd watches over this one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """What the stations of one process have in common."""
+
+    systemd: Systemd
+    plc_sessions: PlcSessions
+
+    @classmethod
+    def of(cls, stations: Sequence[Settings]) -> Process:
+        """Return what `stations` share."""
+        return cls(Systemd([settings.station.id for settings in stations]), PlcSessions())
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +118,13 @@ def configure_logging(settings: LogSettings) -> None:
         logging.getLogger(talkative).setLevel(logging.WARNING)
 
 
-def build(settings: Settings, journal: Journal, *, take_free_http_port: bool = False) -> Service:
-    """Wire a service from its settings. Raises UsageError where a setting cannot be used."""
+def build(
+    settings: Settings, journal: Journal, *, process: Process | None = None, take_free_http_port: bool = False
+) -> Service:
+    """Wire the service of one station from its settings. Raises UsageError where a setting cannot be used."""
     _refuse_open_doors(settings)
-    clock = SystemClock()
+    process = process or Process.of([settings])
+    clock, metrics = SystemClock(), Metrics()
     device = compute_device(settings.compute)
     models = ActiveModel(settings.model, device=device)
     frames = AllowListedFrames(settings.images)
@@ -122,39 +141,20 @@ def build(settings: Settings, journal: Journal, *, take_free_http_port: bool = F
     compute.on_trouble = recovery.report
     margin = Margin(settings.deadline.margin_ms)
     health = JournalHealth()
-    pictures = PictureStore(settings.images.store, keep=settings.images.keep)
+    pictures = PictureStore(settings.images.store, keep=settings.images.keep, metrics=metrics)
     recorder: SessionRecorder | None = None
     if settings.record.enabled:
         recorder = SessionRecorder(
-            settings.record, station=settings.station.id, origin="service", fetch=frames.fetch, clock=clock
+            settings.record,
+            station=settings.station.id,
+            origin="service",
+            fetch=frames.fetch,
+            clock=clock,
+            metrics=metrics,
         )
 
-    gate_sinks: list[VerdictSink] = []
-    adapters: list[Adapter] = []
-    side_faults: list[tuple[FaultCode, str, Callable[[], str | None]]] = [
-        (
-            FaultCode.JOURNAL_FAILING,
-            "journal",
-            lambda: health.fault or journal.fault,
-        ),
-        (FaultCode.PICTURES_FAILING, "pictures", lambda: pictures.fault),
-        (FaultCode.RECORDING_FAILING, "recording", lambda: None if recorder is None else recorder.fault),
-    ]
-    if settings.mqtt.enabled:
-        mqtt = MqttAdapter(
-            settings.mqtt, station=settings.station.id, clock=clock, max_raw_bytes=settings.images.max_bytes
-        )
-        gate_sinks.append(mqtt)
-        adapters.append(mqtt)
-        side_faults.append((FaultCode.SINK_DOWN, mqtt.name, lambda: mqtt.refused))
-    if settings.opcua.server.enabled:
-        opcua = OpcUaServerAdapter(settings.opcua.server, station=settings.station.id, clock=clock, models=models)
-        gate_sinks.append(opcua)
-        adapters.append(opcua)
-    if settings.opcua.client.endpoint:
-        plc = OpcUaClientAdapter(settings.opcua.client, station=settings.station.id, clock=clock)
-        gate_sinks.append(plc)
-        adapters.append(plc)
+    transports = _transports(settings, clock=clock, models=models, metrics=metrics, process=process)
+    adapters: list[Adapter] = list(transports)
 
     def judging_model() -> LoadedModel | None:
         return None if station.paused or recovery.fault is not None else models.current
@@ -176,7 +176,7 @@ def build(settings: Settings, journal: Journal, *, take_free_http_port: bool = F
         pictures=pictures,
         recorder=recorder,
     )
-    outboxes = [Outbox(sink, journal=journal, clock=clock, margin=margin) for sink in gate_sinks]
+    outboxes = [Outbox(sink, journal=journal, clock=clock, margin=margin) for sink in transports]
     station = Station(
         settings.station.id,
         version=version("cangate"),
@@ -185,12 +185,21 @@ def build(settings: Settings, journal: Journal, *, take_free_http_port: bool = F
         model_fault=lambda: models.fault,
         in_work=lambda: compute.in_work,
         can_decide=lambda: not (compute.stuck or dispatcher.stalled),
-        sinks=gate_sinks,
+        sinks=transports,
         blocking_faults=[
             (FaultCode.COMPUTE_STUCK, "compute", lambda: "an inspection hangs" if compute.stuck else None),
             (FaultCode.COMPUTE_FAILING, "compute", lambda: recovery.fault),
         ],
-        side_faults=side_faults,
+        side_faults=[
+            (FaultCode.JOURNAL_FAILING, "journal", lambda: health.fault or journal.fault),
+            (FaultCode.PICTURES_FAILING, "pictures", lambda: pictures.fault),
+            (FaultCode.RECORDING_FAILING, "recording", lambda: None if recorder is None else recorder.fault),
+            *(
+                (FaultCode.SINK_DOWN, sink.name, partial(getattr, sink, "refused"))
+                for sink in transports
+                if isinstance(sink, MqttAdapter)
+            ),
+        ],
     )
     hmi: HmiServer | None = None
     if settings.http.enabled:
@@ -200,6 +209,7 @@ def build(settings: Settings, journal: Journal, *, take_free_http_port: bool = F
             journal=journal,
             pictures=pictures,
             station=settings.station.id,
+            metrics=metrics,
             take_free_port=take_free_http_port,
         )
         adapters.append(hmi)
@@ -218,22 +228,42 @@ def build(settings: Settings, journal: Journal, *, take_free_http_port: bool = F
         adapters=adapters,
         parts=[("threads", compute.watch), ("recovery", recovery.run)],
         commands=StationCommands(settings.station.id, station=station, models=models, reset_fault=reset_fault),
-        watchdog=SystemdWatchdog(given_up=partial(recovery.given_up, _GIVE_UP_S)),
+        watchdog=process.systemd.watchdog(settings.station.id, partial(recovery.given_up, _GIVE_UP_S)),
         before_ready=models.load,
     )
     return Service(runner, compute, pictures, recorder, hmi)
+
+
+def _transports(
+    settings: Settings, *, clock: Clock, models: ActiveModel, metrics: Metrics, process: Process
+) -> list[MqttAdapter | OpcUaServerAdapter | OpcUaClientAdapter]:
+    """Return what brings events in and verdicts out, in the order in which a verdict goes out."""
+    station = settings.station.id
+    found: list[MqttAdapter | OpcUaServerAdapter | OpcUaClientAdapter] = []
+    if settings.mqtt.enabled:
+        max_bytes = settings.images.max_bytes
+        found.append(MqttAdapter(settings.mqtt, station=station, clock=clock, max_raw_bytes=max_bytes, metrics=metrics))
+    if settings.opcua.server.enabled:
+        found.append(OpcUaServerAdapter(settings.opcua.server, station=station, clock=clock, models=models))
+    if settings.opcua.client.endpoint:
+        sessions = process.plc_sessions
+        found.append(
+            OpcUaClientAdapter(settings.opcua.client, station=station, clock=clock, sessions=sessions, metrics=metrics)
+        )
+    return found
 
 
 async def serve(
     settings: Settings,
     stop: asyncio.Event,
     *,
+    process: Process | None = None,
     take_free_http_port: bool = False,
     on_started: Callable[[Service], None] = lambda _: None,
 ) -> None:
-    """Run the service until `stop` is set. Raises UsageError where something it needs at start is not there."""
+    """Run one station until `stop` is set. Raises UsageError where something it needs at start is not there."""
     async with SqlJournal(settings.journal, station=settings.station.id, clock=SystemClock()) as journal:
-        service = build(settings, journal, take_free_http_port=take_free_http_port)
+        service = build(settings, journal, process=process, take_free_http_port=take_free_http_port)
         running = asyncio.create_task(service.runner.run(stop), name="runner")
         started = asyncio.create_task(service.runner.started.wait())
         await asyncio.wait({running, started}, return_when=asyncio.FIRST_COMPLETED)
@@ -250,6 +280,41 @@ async def serve(
             await asyncio.to_thread(service.pictures.close)
             if service.recorder is not None:
                 await asyncio.to_thread(service.recorder.close)
+
+
+async def serve_all(stations: Sequence[Settings], stop: asyncio.Event) -> None:
+    """Run several stations side by side until `stop` is set; what one of them cannot start without ends them all.
+
+    Raises:
+        UsageError: something that a station needs at start is not there, or two of them want the same for themselves.
+    """
+    _refuse_clashes(stations)
+    process = Process.of(stations)
+
+    async def serve_one(settings: Settings) -> None:
+        structlog.contextvars.bind_contextvars(station=settings.station.id)
+        await serve(settings, stop, process=process)
+
+    serving = [asyncio.create_task(serve_one(settings), name=settings.station.id) for settings in stations]
+    try:
+        await asyncio.gather(*serving)
+    finally:
+        stop.set()
+        await asyncio.wait(serving)
+
+
+def _refuse_clashes(stations: Sequence[Settings]) -> None:
+    """Refuse two stations that would take each other's events, connections or pictures."""
+    for key, values in {
+        "station.id": [settings.station.id for settings in stations],
+        "mqtt.client_id": [settings.mqtt.client_id for settings in stations if settings.mqtt.client_id],
+        "images.store": [str(settings.images.store.resolve()) for settings in stations],
+        "http.port": [str(settings.http.port) for settings in stations if settings.http.enabled],
+        "opcua.server.port": [str(each.opcua.server.port) for each in stations if each.opcua.server.enabled],
+    }.items():
+        for value, count in Counter(values).items():
+            if count > 1:
+                raise UsageError(f"{key}: {value} is given to {count} stations; each needs its own")
 
 
 def _refuse_open_doors(settings: Settings) -> None:

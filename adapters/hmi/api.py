@@ -7,11 +7,12 @@ from typing import Annotated
 from urllib.parse import unquote
 
 from fastapi import APIRouter, FastAPI, HTTPException, Query, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, Field
 
 from adapters.hmi.bridge import Bridge
 from adapters.pictures import Overlay, PictureStore
+from adapters.telemetry import Metrics
 from schemas.messages import Decision, PartId
 from service.errors import JournalError
 from service.ports import VerdictQuery
@@ -43,7 +44,7 @@ class Page(BaseModel):
     part_id: PartId | None = None
 
 
-def build_api(*, bridge: Bridge, pictures: PictureStore, version: str) -> FastAPI:
+def build_api(*, bridge: Bridge, pictures: PictureStore, metrics: Metrics, version: str) -> FastAPI:
     """Return the API.
 
     It expects paths with their percent-encoding in place: an event id may hold slashes, and only an encoded one tells
@@ -51,7 +52,7 @@ def build_api(*, bridge: Bridge, pictures: PictureStore, version: str) -> FastAP
     """
     api = FastAPI(title="cangate", version=version, docs_url=None, redoc_url=None, redirect_slashes=False)
     api.include_router(_records(bridge, pictures))
-    api.include_router(_probes(bridge))
+    api.include_router(_probes(bridge, metrics))
     return api
 
 
@@ -90,7 +91,7 @@ def _records(bridge: Bridge, pictures: PictureStore) -> APIRouter:
     return router
 
 
-def _probes(bridge: Bridge) -> APIRouter:
+def _probes(bridge: Bridge, metrics: Metrics) -> APIRouter:
     router = APIRouter()
 
     @router.get("/api/status")
@@ -113,9 +114,9 @@ def _probes(bridge: Bridge) -> APIRouter:
         return Readiness(ready=not reasons, reasons=reasons)
 
     @router.get("/metrics")
-    async def metrics() -> Response:
-        """Return the metrics of this process for Prometheus."""
-        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+    async def metrics_text() -> Response:
+        """Return the metrics of this station and its process for Prometheus."""
+        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     return router
 

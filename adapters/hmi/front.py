@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adapters.accounts import PasswordBook
 from adapters.secret_files import reason, warn_where_others_read
-from adapters.telemetry import REFUSED
+from adapters.telemetry import Metrics
 from schemas.settings import HttpSettings, is_loopback
 from service.errors import UsageError
 
@@ -49,13 +49,15 @@ class Front:
     Args:
         site: the page and the API.
         settings: who may ask.
+        metrics: counts who was refused.
 
     Raises:
         UsageError: nobody could log in, or the users_file cannot be used.
     """
 
-    def __init__(self, site: ASGIApp, settings: HttpSettings) -> None:
+    def __init__(self, site: ASGIApp, settings: HttpSettings, metrics: Metrics) -> None:
         self._site = site
+        self._metrics = metrics
         self._hosts = frozenset(host.lower() for host in (settings.host, *settings.hosts))
         self._book: PasswordBook | None = None
         if settings.anonymous:
@@ -90,12 +92,12 @@ class Front:
         """Return status and reason where the request is refused."""
         host = headers.get(b"host", "")
         if not self._is_ours(host):
-            REFUSED.labels("http", "foreign_host").inc()
+            self._metrics.refused.labels("http", "foreign_host").inc()
             return 421, "this host name is not one of ours; see http.hosts"
         origin = headers.get(b"origin")
         acts = scope["type"] == "websocket" or scope["method"] not in ("GET", "HEAD")
         if acts and origin is not None and urlsplit(origin).netloc.lower() != host.lower():
-            REFUSED.labels("http", "foreign_origin").inc()
+            self._metrics.refused.labels("http", "foreign_origin").inc()
             return 403, "the request comes from a page of another origin"
         if self._book is None or scope["path"] == _NO_LOGIN:
             return None

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
+from nicegui import app as nicegui_app
 from nicegui import ui
+from starlette.requests import Request
 
 from adapters.hmi.bridge import Bridge
 from adapters.hmi.components import Counters, Header, Hero, Parts, Picture
@@ -25,26 +29,59 @@ FAVICON = (
 )
 
 
-def register_page(feed: Feed, bridge: Bridge, pictures: PictureStore, station: str) -> None:
-    """Make this station's page the one that `GET /` answers with; NiceGUI has one set of pages for a process."""
+SHOWN = "cangate.shown"
+"""Key of the ASGI scope: which station's page is wanted, since NiceGUI has one set of pages for a process."""
 
-    @ui.page("/", title=f"{station} · cangate", response_timeout=10)
-    async def operators_page() -> None:
-        await StationPage(feed, bridge, pictures, station).tick()
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a page shows."""
+
+    station: str
+    feed: Feed
+    bridge: Bridge
+    pictures: PictureStore
+
+
+@cache
+def configure_pages() -> None:
+    """Tell NiceGUI how pages are made, and that `GET /` is the operators' page of the station that was asked."""
+    nicegui_app.config.add_run_config(
+        reload=False,
+        title="cangate",
+        viewport="width=device-width, initial-scale=1",
+        favicon=FAVICON,
+        dark=True,
+        language="en-US",
+        binding_refresh_interval=None,
+        reconnect_timeout=5.0,
+        message_history_length=100,
+        tailwind=False,
+        unocss=None,
+        prod_js=True,
+        show_welcome_message=False,
+        markdown=False,
+    )
+
+    @ui.page("/", response_timeout=10)
+    async def operators_page(request: Request) -> None:
+        shown: Shown = request.scope[SHOWN]
+        ui.page_title(f"{shown.station} · cangate")
+        await StationPage(shown).tick()
 
 
 class StationPage:
     """One open page: shows the newest part, or the one that a person holds."""
 
-    def __init__(self, feed: Feed, bridge: Bridge, pictures: PictureStore, station: str) -> None:
-        self._feed = feed
-        self._bridge = bridge
-        self._pictures = pictures
+    def __init__(self, shown: Shown) -> None:
+        self._feed = shown.feed
+        self._bridge = shown.bridge
+        self._pictures = shown.pictures
         self._held: Verdict | None = None
         self._drawn_version = -1
         ui.add_css(_CSS)
         with ui.element("main").classes("page"):
-            self._header = Header(station)
+            self._header = Header(shown.station)
             self._picture = Picture(on_overlay=self._draw, on_live=self._go_live)
             self._hero = Hero()
             self._counters = Counters()

@@ -5,23 +5,21 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from importlib.metadata import version
 
 import structlog
 import uvicorn
 from nicegui import app as nicegui_app
-from nicegui import core
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from adapters import telemetry
 from adapters.hmi.api import build_api
 from adapters.hmi.bridge import Bridge
 from adapters.hmi.feed import LENGTH, Feed
 from adapters.hmi.front import Front, check_certificate
-from adapters.hmi.page import FAVICON, register_page
+from adapters.hmi.page import SHOWN, Shown
+from adapters.hmi.thread import HTTP_THREAD
 from adapters.pictures import PictureStore
+from adapters.telemetry import Metrics
 from schemas.messages import Status, Verdict
 from schemas.settings import HttpSettings
 from service.errors import JournalError, UsageError
@@ -48,6 +46,7 @@ class HmiServer:
         journal: where verdicts are read from.
         pictures: where pictures are read from.
         station: id of the station, for the title.
+        metrics: of this station, for `/metrics`.
         take_free_port: take another port where the configured one is in use; see `url`.
     """
 
@@ -62,6 +61,7 @@ class HmiServer:
         journal: Journal,
         pictures: PictureStore,
         station: str,
+        metrics: Metrics | None = None,
         take_free_port: bool = False,
     ) -> None:
         self._settings = settings
@@ -72,8 +72,11 @@ class HmiServer:
         self._serving: asyncio.Future[None] | None = None
         self._port = settings.port
         self._bridge = Bridge(view, journal)
-        self._site = _Site(build_api(bridge=self._bridge, pictures=pictures, version=version("cangate")))
-        register_page(self._feed, self._bridge, pictures, station)
+        self._metrics = metrics or Metrics()
+        self._site = _Site(
+            build_api(bridge=self._bridge, pictures=pictures, metrics=self._metrics, version=version("cangate")),
+            Shown(station, self._feed, self._bridge, pictures),
+        )
 
     @property
     def url(self) -> str:
@@ -113,17 +116,17 @@ class HmiServer:
 
     async def publish(self, answer: Answer) -> None:
         """Remember a new verdict for the pages and count it."""
-        telemetry.observe(answer)
+        self._metrics.observe(answer)
         if not answer.repeated:
             self._feed.add(answer.verdict)
 
     async def publish_status(self, status: Status, *, ready: bool) -> None:  # noqa: ARG002 - the page asks the view
         """Note the state of the station in the metrics."""
-        telemetry.observe_status(status)
+        self._metrics.observe_status(status)
 
     def _start(self) -> asyncio.Future[None]:
-        """Serve on a thread with a loop of its own: opening a page may take longer than a part has."""
-        front = Front(self._site, self._settings)
+        """Serve on the thread of the pages."""
+        front = Front(self._site, self._settings, self._metrics)
         check_certificate(self._settings)
         listener = self._bind()
         self._bridge.attach()
@@ -142,9 +145,7 @@ class HmiServer:
                 ssl_keyfile=self._settings.key_file,
             )
         )
-        thread = ThreadPoolExecutor(1, thread_name_prefix="http")
-        self._serving = asyncio.get_running_loop().run_in_executor(thread, asyncio.run, _serve(self._server, listener))
-        thread.shutdown(wait=False)  # it ends with its one task
+        self._serving = asyncio.wrap_future(HTTP_THREAD.serve(self._server, listener))
         log.info("page", url=self.url)
         return self._serving
 
@@ -171,47 +172,15 @@ def _listen(host: str, port: int) -> socket.socket:
 class _Site:
     """Sends the page's traffic to NiceGUI and the rest to the API."""
 
-    def __init__(self, api: ASGIApp) -> None:
+    def __init__(self, api: ASGIApp, shown: Shown) -> None:
         self._api = api
+        self._shown = shown
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         path = scope["path"]
         if path in ("/", "/favicon.ico") or path.startswith("/_nicegui"):
-            await nicegui_app(scope, receive, send)
+            await nicegui_app({**scope, SHOWN: self._shown}, receive, send)
         else:
             raw_path = scope["raw_path"].decode("utf-8", errors="replace")
             await self._api({**scope, "path": raw_path}, receive, send)
-
-
-async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
-    """Serve until the server is told to stop.
-
-    `ui.run_with` would start NiceGUI too, but looks for its server among all objects of the process, which takes long
-    beside torch and wakes lazy modules.
-    """
-    _configure_nicegui()
-    async with nicegui_app.router.lifespan_context(nicegui_app):
-        await server.serve(sockets=[listener])
-
-
-@cache
-def _configure_nicegui() -> None:
-    nicegui_app.config.add_run_config(
-        reload=False,
-        title="cangate",
-        viewport="width=device-width, initial-scale=1",
-        favicon=FAVICON,
-        dark=True,
-        language="en-US",
-        binding_refresh_interval=None,
-        reconnect_timeout=5.0,
-        message_history_length=100,
-        tailwind=False,
-        unocss=None,
-        prod_js=True,
-        show_welcome_message=False,
-        markdown=False,
-    )
-    # only a page of this very host may open the socket; NiceGUI lets any page on the web do so
-    core.sio.eio.cors_allowed_origins = None

@@ -20,7 +20,7 @@ from adapters.mqtt.codec import (
     read_raw_image,
 )
 from adapters.mqtt.connection import Confirmation, Connection, Incoming, Outgoing
-from adapters.telemetry import PASS_UNCONFIRMED, REFUSED
+from adapters.telemetry import Metrics
 from schemas.messages import CommandReply, Gate, GateCommand, StationState, Status
 from schemas.settings import MqttSettings
 from schemas.topics import Leaf, Prefix, StationTopics
@@ -51,15 +51,25 @@ class MqttAdapter:
         station: id of the station.
         clock: stamps what comes in.
         max_raw_bytes: largest image that may come inside a message.
+        metrics: counts what is refused.
     """
 
     name = "mqtt"
 
-    def __init__(self, settings: MqttSettings, *, station: str, clock: Clock, max_raw_bytes: int) -> None:
+    def __init__(
+        self,
+        settings: MqttSettings,
+        *,
+        station: str,
+        clock: Clock,
+        max_raw_bytes: int,
+        metrics: Metrics | None = None,
+    ) -> None:
         self._settings = settings
         self._station = station
         self._clock = clock
         self._max_raw_bytes = max_raw_bytes
+        self._metrics = metrics or Metrics()
         self._topics = StationTopics(Prefix(settings.prefix), station)
         heard = (*_EVENT_LEAVES, Leaf.COMMAND) if settings.commands else _EVENT_LEAVES
         self._leaf_of = {self._topics.of(leaf): leaf for leaf in heard}
@@ -150,7 +160,7 @@ class MqttAdapter:
             may_be_heard = confirmation.result() is None or connection.lost.done()
             if said == [Gate.PASS] and late_s > 0 and may_be_heard:
                 # it left in time, as far as can be seen here; who looks into it needs to know which
-                PASS_UNCONFIRMED.inc()
+                self._metrics.pass_unconfirmed.inc()
                 log.warning("pass_unconfirmed", event_id=answer.verdict.event_id, late_ms=round(late_s * 1000, 1))
 
         gate = Outgoing(
@@ -283,7 +293,7 @@ class MqttAdapter:
             self._take_event(connection, message, leaf, self._intake)
 
     def _refuse(self, connection: Connection, message: Incoming, unusable: Unusable) -> None:
-        REFUSED.labels(self.name, unusable.reason).inc()
+        self._metrics.refused.labels(self.name, unusable.reason).inc()
         log.warning("mqtt_input_refused", topic=message.topic, reason=unusable.reason, detail=unusable.detail)
         connection.ack(message)
 
@@ -296,7 +306,7 @@ class MqttAdapter:
             self._refuse(connection, message, request)
             return
         if request.refusal is not None:
-            REFUSED.labels(self.name, "invalid_event").inc()
+            self._metrics.refused.labels(self.name, "invalid_event").inc()
         intake.submit(
             Arrival(
                 event=request.event,
@@ -341,5 +351,5 @@ class MqttAdapter:
                 log.warning("mqtt_reply_lost", command=reply.command, error=str(exc))
 
     def _invalid(self, name: str | None, error: str) -> CommandReply:
-        REFUSED.labels(self.name, "invalid_command").inc()
+        self._metrics.refused.labels(self.name, "invalid_command").inc()
         return CommandReply(station=self._station, command=name, ok=False, error=error)

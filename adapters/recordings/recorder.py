@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 
 from adapters.recordings.writer import SUFFIX, SessionWriter, session_folder
-from adapters.telemetry import FRAMES_NOT_RECORDED, PARTS_NOT_RECORDED
+from adapters.telemetry import Metrics
 from schemas.messages import ImageRef, Reason, Verdict
 from schemas.recordings import RecordedEvent, SessionInfo
 from schemas.settings import RecordSettings
@@ -57,14 +57,25 @@ class SessionRecorder:
         origin: what records, for `SessionInfo`.
         fetch: gets the image of a part that was never decoded, on the recorder's thread.
         clock: for the name of the session.
+        metrics: counts what is not recorded.
 
     Raises:
         UsageError: the folder cannot be written.
     """
 
-    def __init__(self, settings: RecordSettings, *, station: str, origin: str, fetch: Fetch, clock: Clock) -> None:
+    def __init__(
+        self,
+        settings: RecordSettings,
+        *,
+        station: str,
+        origin: str,
+        fetch: Fetch,
+        clock: Clock,
+        metrics: Metrics | None = None,
+    ) -> None:
         started_at = clock.now()
         self._settings = settings
+        self._metrics = metrics or Metrics()
         self._fetch = fetch
         self._clock = clock
         info = SessionInfo(station=station, created_at=started_at, version=version("cangate"), origin=origin)
@@ -96,7 +107,7 @@ class SessionRecorder:
             if dropped:
                 encoded, size = None, 0
                 self.frames_dropped += 1
-                FRAMES_NOT_RECORDED.inc()
+                self._metrics.frames_not_recorded.inc()
             self._queue.append(_Waiting(arrival, verdict, encoded, dropped))
             self._queued_bytes += size
             self._changed.notify()
@@ -165,7 +176,7 @@ class SessionRecorder:
 
     def _drop_part(self) -> None:
         self.parts_dropped += 1
-        PARTS_NOT_RECORDED.inc()
+        self._metrics.parts_not_recorded.inc()
 
     def _make_room(self) -> None:
         """Delete the oldest files of all sessions beyond what may be kept; never the one being written."""

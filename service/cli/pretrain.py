@@ -17,6 +17,7 @@ from schemas.recipe import Recipe
 from schemas.settings import ComputeSettings
 from service.cli.common import console, errors
 from service.device import compute_device
+from service.pipeline.embed.starter import read_network
 from service.pipeline.embed.starter_network import StarterNetwork
 from service.pipeline.embed.weights import in_half_precision
 from service.pipeline.normalize import normalize
@@ -42,8 +43,12 @@ def pretrain(
     ] = 0.0,
     episodes: Annotated[int, typer.Option(min=1, help="Episodes of a batch; four views each.")] = 6,
     workers: Annotated[int, typer.Option(min=0, help="Processes that make episodes up.")] = 1,
+    rate: Annotated[float, typer.Option(min=1e-6, help="Learning rate at its highest.")] = 2.5e-3,
     seed: Annotated[int, typer.Option(min=0, help="Of everything that is random.")] = 0,
     rendered: Annotated[bool, typer.Option(help="Show rendered canisters as well.")] = True,
+    weights: Annotated[
+        Path | None, typer.Option(help="Start from these weights of an earlier training, not from random ones.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in the folder.")] = False,
 ) -> None:
     """Train the starter backbone, and write OUT/starter.safetensors.
@@ -55,8 +60,10 @@ def pretrain(
     """
     device = compute_device(ComputeSettings())
     found = Photos.read(photos)
-    plan = TrainingPlan(steps, minutes, episodes, seed=seed, workers=workers)
+    plan = TrainingPlan(steps, minutes, episodes, rate, seed=seed, workers=workers)
     trainer = PreTrainer(out, plan, found, _rendered_parts() if rendered else None, device)
+    if weights is not None:
+        trainer.start_from(read_network(weights))
     if resume:
         trainer.resume()
     console.print(f"{len(found)} photos, on {device.type}; from step {trainer.step}", soft_wrap=True)

@@ -4,25 +4,44 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from schemas.settings import Settings
-from service.cli.common import ConfigOption, load_settings
+from service.cli.common import load_settings
 
 
-def run(config: ConfigOption = None) -> None:
+def run(
+    config: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--config",
+            "-c",
+            help="Configuration file (TOML); without it the defaults hold. Once for each station of this process.",
+            dir_okay=False,
+        ),
+    ] = None,
+) -> None:
     """Run the inspection service until it is told to stop (Ctrl-C or SIGTERM).
+
+    One process a station is the rule: then no station waits for another. With several files one process runs several
+    stations, and those whose [opcua.client] names the same PLC and login share one session there.
 
     Example: cangate run -c config.toml
     """
-    asyncio.run(_serve_until_signal(load_settings(config)))
+    asyncio.run(_serve_until_signal([load_settings(path) for path in config] if config else [load_settings(None)]))
 
 
-async def _serve_until_signal(settings: Settings) -> None:
-    from service.bootstrap import configure_logging, serve  # noqa: PLC0415 - seconds that a mistake must not wait for
+async def _serve_until_signal(stations: Sequence[Settings]) -> None:
+    # seconds that a mistake must not wait for
+    from service.bootstrap import configure_logging, serve_all  # noqa: PLC0415
 
-    configure_logging(settings.log)
+    configure_logging(stations[0].log)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    await serve(settings, stop)
+    await serve_all(stations, stop)

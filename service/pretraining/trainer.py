@@ -21,7 +21,7 @@ from service.pretraining.episodes import SIDE, EpisodeStream, Parts
 from service.pretraining.objective import Loss, Truth, loss
 from service.pretraining.photos import Photos
 
-FORMAT = 1
+FORMAT = 2
 LOG_EVERY = 25
 CHECKPOINT_EVERY = 250
 WARM_UP_STEPS = 150
@@ -100,6 +100,14 @@ class PreTrainer:
         """The file to go on from."""
         return self.folder / "checkpoint.pt"
 
+    def start_from(self, network: StarterNetwork) -> None:
+        """Begin with this network instead of a random one. Raises UsageError: it has another shape."""
+        try:
+            self._learner.network.load_state_dict(network.state_dict())
+        except RuntimeError as exc:
+            raise UsageError("the weights to start from are of a network of another shape") from exc
+        self._average.module.load_state_dict(self._learner.state_dict())
+
     def resume(self) -> None:
         """Go on where the checkpoint stopped. Raises UsageError: there is none, or it is of another training."""
         try:
@@ -117,10 +125,10 @@ class PreTrainer:
         """Train to the end of the plan, and return the averaged network on the CPU. What `told` raises stops it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         before = time.monotonic()
-        for images, covered, labels in self._batches():
+        for batch in self._batches():
             if self.share >= 1:
                 break
-            result = self._learn(images, covered, labels)
+            result = self._learn(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
             now = time.monotonic()
             self.step, self._seconds, before = self.step + 1, self._seconds + now - before, now
             self._note(result)
@@ -131,7 +139,7 @@ class PreTrainer:
         assert isinstance(network, StarterNetwork), "the average is of the learner"
         return network.cpu().eval()
 
-    def _batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    def _batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
         stream = EpisodeStream(self.photos, self.parts, self.plan.seed, self.step)
         loader = DataLoader(
             stream,
@@ -144,15 +152,14 @@ class PreTrainer:
         )
         return iter(loader)
 
-    def _learn(self, images: torch.Tensor, covered: torch.Tensor, labels: torch.Tensor) -> Loss:
+    def _learn(self, images: torch.Tensor, covered: torch.Tensor, labels: torch.Tensor, filtered: torch.Tensor) -> Loss:
         rate = self.plan.rate * (0.5 + 0.5 * math.cos(math.pi * self.share)) * min(1, (self.step + 1) / WARM_UP_STEPS)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        images, covered, labels = (each.to(self.device, non_blocking=True) for each in (images, covered, labels))
         bgr = images.reshape(-1, SIDE, SIDE, 3).permute(0, 3, 1, 2).float() / 255
         covered, labels = covered.reshape(-1, SIDE, SIDE), labels.reshape(-1, SIDE, SIDE)
         vectors, logits = self._learner(bgr, covered[:, None].float())
-        result = loss(vectors, logits, Truth.of(covered, labels))
+        result = loss(vectors, filtered.flatten(0, 1), logits, Truth.of(covered, labels))
         self._optimizer.zero_grad(set_to_none=True)
         result.total.backward()  # type: ignore[no-untyped-call]  # torch
         nn.utils.clip_grad_norm_(self._learner.parameters(), LARGEST_GRADIENT)

@@ -68,10 +68,15 @@ async def test_exports_say_what_the_running_service_does(tmp_path: Path, export:
         private_mosquitto() as broker,
         ServiceProcess(tmp_path, broker.port, "", tmp_path / "models", expect=503) as service,
         PlantClient(broker.port) as plant,
-        plain_client(service.endpoint) as client,
     ):
-        await check_tags(await export("opcua-tags", service.config, tmp_path / "tags.csv"), client)
-        await check_nodeset(await export("opcua-nodeset", service.config, tmp_path / "cangate.xml"), client)
+        tags = await export("opcua-tags", service.config, tmp_path / "tags.csv")
+        # before the client connects: it keeps this loop busy for longer than a session may be silent
+        offline, imported = await offline_server(
+            await export("opcua-nodeset", service.config, tmp_path / "cangate.xml")
+        )
+        async with plain_client(service.endpoint) as client:
+            await check_tags(tags, client)
+            await check_nodeset(offline, imported, client)
         document = await export("asyncapi", service.config, tmp_path / "asyncapi.json")
         messages = await exchange_everything(plant)
     (tmp_path / "messages.json").write_text(json.dumps(messages))
@@ -108,14 +113,18 @@ async def check_tags(path: Path, client: Client) -> None:
     assert [(await client.nodes.root.get_child(path)).nodeid for path in paths[::8]] == node_ids[::8]
 
 
-async def check_nodeset(path: Path, client: Client) -> None:
-    """An offline tool that knows the standard's types gets the same nodes out of the file."""
+async def offline_server(path: Path) -> tuple[Server, list[ua.NodeId]]:
+    """Return a tool that knows the standard's types and has read the file, and the nodes it found there."""
     offline = Server()
     await offline.init()
     await offline.set_application_uri(NAMESPACE_URI)
     space = await NodeSpace.create(offline, own=1)
     VisionSystemNodes.create(space, offline.iserver.aspace, "other", datetime.now(UTC))
-    imported = await offline.import_xml(str(path))
+    return offline, await offline.import_xml(str(path))
+
+
+async def check_nodeset(offline: Server, imported: list[ua.NodeId], client: Client) -> None:
+    """An offline tool gets the same nodes out of the file."""
     assert await offline.get_namespace_array() == await client.get_namespace_array()
     names = {node_id.Identifier for node_id in imported}
     assert {f"line1.{tag.name}" for tag in Tag} < names

@@ -11,7 +11,7 @@ import pytest
 
 from adapters.simulation.broker import free_port
 from schemas.settings import Settings
-from service.bootstrap import serve
+from service.bootstrap import serve, serve_all
 from service.errors import UsageError
 
 
@@ -94,3 +94,43 @@ async def test_serve_starts_without_broker_and_model_and_ends_when_told(tmp_path
         await serve(settings(tmp_path), stop, on_started=look)
     assert any(reason.startswith("mqtt: ") for reason in reasons)
     assert any(reason.startswith("model: ") for reason in reasons)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"station": {"id": "line1"}}, "station.id: line1"),
+        ({"mqtt": {"client_id": "inspection"}}, "mqtt.client_id: inspection"),
+        ({"images": {"store": "pictures"}}, "images.store: .*/pictures"),
+        ({"http": {"port": 8123}}, "http.port: 8123"),
+        ({"opcua": {"server": {"port": 4899}}}, "opcua.server.port: 4899"),
+    ],
+    ids=str,
+)
+async def test_stations_that_want_the_same_for_themselves_are_refused_by_name(
+    tmp_path: Path, changes: dict[str, Any], named: str
+) -> None:
+    """Two stations of one process take neither each other's events nor each other's pictures."""
+    first, second = tmp_path / "1", tmp_path / "2"
+    first.mkdir()
+    second.mkdir()
+    stations = [
+        settings(first, **{"station": {"id": "line1"}, **changes}),
+        settings(second, **{"station": {"id": "line2"}, **changes}),
+    ]
+    with pytest.raises(UsageError, match=f"{named} is given to 2 stations"):
+        await serve_all(stations, asyncio.Event())
+
+
+async def test_station_that_cannot_start_ends_the_others(tmp_path: Path) -> None:
+    """The process says what is missing and leaves nothing behind: the port of the other station is free again."""
+    first, second = tmp_path / "1", tmp_path / "2"
+    first.mkdir()
+    second.mkdir()
+    port = free_port()
+    good = settings(first, station={"id": "line1"}, http={"port": port})
+    bad = settings(second, station={"id": "line2"}, images={"roots": ["nowhere"]})
+    with pytest.raises(UsageError, match="nowhere"):
+        await serve_all([good, bad], asyncio.Event())
+    with socket.create_server(("127.0.0.1", port)):
+        pass

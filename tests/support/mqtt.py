@@ -45,10 +45,18 @@ def private_mosquitto(*config_lines: str, allow_anonymous: bool = True) -> Mosqu
 
 
 class PlantClient:
-    """An independent client: plain paho, every topic of a prefix in one queue each."""
+    """An independent client: plain paho, every topic of a station in one queue each."""
 
-    def __init__(self, port: int, *, protocol: Literal["5", "3.1.1"] = "5", prefix: str = "cangate") -> None:
-        self._prefix = prefix
+    def __init__(
+        self,
+        port: int,
+        *,
+        protocol: Literal["5", "3.1.1"] = "5",
+        prefix: str = "cangate",
+        station: str = STATION,
+    ) -> None:
+        self._prefix = f"{prefix}/{station}"
+        topics = f"{self._prefix}/#"  # no `self` in what paho keeps: it closes its sockets when nothing holds it
         self._loop = asyncio.get_running_loop()
         self._heard: defaultdict[str, asyncio.Queue[Heard]] = defaultdict(asyncio.Queue)
         self._ready = asyncio.Event()
@@ -58,7 +66,7 @@ class PlantClient:
         client.on_socket_open = lambda _client, _userdata, opened: opened.setsockopt(
             socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
         )
-        client.on_connect = lambda client, *_: client.subscribe(f"{prefix}/#", qos=1)
+        client.on_connect = lambda client, *_: client.subscribe(topics, qos=1)
         client.on_subscribe = lambda *_: self._loop.call_soon_threadsafe(self._ready.set)
         client.on_message = lambda _client, _userdata, message: self._loop.call_soon_threadsafe(self._take, message)
         self._client = client
@@ -95,17 +103,17 @@ class PlantClient:
                 properties.ResponseTopic = response_topic
             if user_properties:
                 properties.UserProperty = list(user_properties)
-        info = self._client.publish(f"{self._prefix}/{STATION}/{leaf}", payload, 1, retain, properties)
+        info = self._client.publish(f"{self._prefix}/{leaf}", payload, 1, retain, properties)
         await asyncio.to_thread(info.wait_for_publish, WAIT_S)
 
     async def next(self, leaf: str) -> Heard:
         """Return the next message of a leaf of the station."""
         async with asyncio.timeout(WAIT_S):
-            return await self._heard[f"{self._prefix}/{STATION}/{leaf}"].get()
+            return await self._heard[f"{self._prefix}/{leaf}"].get()
 
     def waiting(self, leaf: str) -> int:
         """Return how many messages of a leaf were not fetched yet."""
-        return self._heard[f"{self._prefix}/{STATION}/{leaf}"].qsize()
+        return self._heard[f"{self._prefix}/{leaf}"].qsize()
 
     def _take(self, message: Any) -> None:
         properties = getattr(message, "properties", None)

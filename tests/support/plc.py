@@ -14,6 +14,7 @@ from asyncua import Node, ua
 
 from adapters.clock import SystemClock
 from adapters.opcua.client import OpcUaClientAdapter
+from adapters.opcua.client.sessions import PlcSessions
 from adapters.simulation.plc_server import NAMESPACE_URI, TYPES
 from schemas.messages import Decision
 from schemas.settings import OpcUaClientSettings
@@ -68,10 +69,17 @@ class Judge:
             await eventually(lambda: self.adapter.fault is None)
 
 
-def plc_client(settings: dict[str, Any], *, station: str = STATION, pki: Path | None = None) -> OpcUaClientAdapter:
+def plc_client(
+    settings: dict[str, Any],
+    *,
+    station: str = STATION,
+    pki: Path | None = None,
+    sessions: PlcSessions | None = None,
+) -> OpcUaClientAdapter:
     """Return an adapter for a PLC; `settings` as in the configuration."""
     chosen = OpcUaClientSettings.model_validate(PATIENT | settings)
-    return OpcUaClientAdapter(chosen, station=station, clock=SystemClock(), pki=pki or Path("unused"))
+    pki = pki or Path("unused")
+    return OpcUaClientAdapter(chosen, station=station, clock=SystemClock(), sessions=sessions, pki=pki)
 
 
 @contextlib.asynccontextmanager

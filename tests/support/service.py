@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +23,10 @@ STATION = "line1"
 
 @dataclass(slots=True)
 class ServiceProcess:
-    """`cangate run` in a folder: frames below `frames/`, everything it keeps beside them."""
+    """`cangate run` in a folder: frames below `frames/`, everything it keeps beside them.
+
+    beside: other stations that the same process runs; theirs is only the configuration.
+    """
 
     folder: Path
     broker_port: int
@@ -35,6 +38,8 @@ class ServiceProcess:
     http_port: int = 0
     expect: int = 200
     journal_url: str = ""
+    station: str = STATION
+    beside: Sequence[ServiceProcess] = ()
     process: asyncio.subprocess.Process | None = None
 
     @property
@@ -54,12 +59,19 @@ class ServiceProcess:
         return self.folder / "config.toml"
 
     async def __aenter__(self) -> Self:
+        for station in (self, *self.beside):
+            station.write_config()
+        await self.start()
+        return self
+
+    def write_config(self) -> None:
+        """Write the configuration, with ports that are free."""
         self.frames.mkdir(parents=True, exist_ok=True)
         self.opcua_port, self.http_port = free_port(), free_port()
         self.config.write_text(
             f"""
 [station]
-id = "{STATION}"
+id = "{self.station}"
 [deadline]
 default_ms = 10000
 [mqtt]
@@ -82,8 +94,6 @@ store = "{self.store}"
 {self.extra}
 """
         )
-        await self.start()
-        return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
@@ -92,9 +102,10 @@ store = "{self.store}"
 
     async def start(self) -> None:
         """Start and return when `/readyz` answers `expect`."""
+        configs = [text for each in (self, *self.beside) for text in ("-c", str(each.config))]
         with (self.folder / "service.log").open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "service.cli", "run", "-c", str(self.config), stderr=log
+                sys.executable, "-m", "service.cli", "run", *configs, stderr=log
             )
         async with httpx.AsyncClient(base_url=self.url) as client:
             await eventually(partial(self._answers, client), timeout_s=60, every_s=0.05)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -17,11 +17,13 @@ from adapters.opcua.client.coercion import Coercion
 from adapters.opcua.client.connection import PlcConnection
 from adapters.opcua.client.nodes import Address, PlcNode, read_mapping, resolve
 from adapters.opcua.client.results import ResultWriter
+from adapters.opcua.client.sessions import PlcSessions
 from adapters.opcua.client.triggers import GivenTrigger, TriggerMemory, TriggerWatch
 from adapters.opcua.events import DefaultEventIds, TriggerTexts, trigger_arrival
 from adapters.opcua.server import PKI
+from adapters.telemetry import Metrics
 from schemas.messages import Status
-from schemas.settings import OpcUaClientSettings
+from schemas.settings import OpcUaClientSettings, OpcUaLogin
 from service.errors import SinkUnavailable, UsageError
 from service.ports import Answer, Clock, CommandHandler, Intake
 
@@ -40,13 +42,26 @@ class OpcUaClientAdapter:
         settings: the PLC, how to be there, and which of its nodes are which.
         station: id of the station.
         clock: stamps what comes in.
+        sessions: of this process, to share with other stations.
+        metrics: counts what the PLC lost.
         pki: where a certificate of our own is kept if none is named.
     """
 
     name = "opcua-client"
 
-    def __init__(self, settings: OpcUaClientSettings, *, station: str, clock: Clock, pki: Path = PKI) -> None:
+    def __init__(
+        self,
+        settings: OpcUaClientSettings,
+        *,
+        station: str,
+        clock: Clock,
+        sessions: PlcSessions | None = None,
+        metrics: Metrics | None = None,
+        pki: Path = PKI,
+    ) -> None:
         self._settings = settings
+        self._sessions = sessions or PlcSessions()
+        self._metrics = metrics or Metrics()
         self._station = station
         self._clock = clock
         self._pki = pki
@@ -102,11 +117,8 @@ class OpcUaClientAdapter:
             retry_s = min(self._settings.reconnect_max_s, retry_s * 2)
 
     async def close(self) -> None:
-        """Close the session."""
-        connection, self._connection, self._results = self._connection, None, None
-        self._fault = "closed"
-        if connection is not None:
-            await connection.close("closed")
+        """Say so; the session ended with `run`."""
+        self._connection, self._fault = None, "closed"
 
     async def publish(self, answer: Answer) -> None:
         """Write the result, the sequence last; one repeated, or not for the gate, only where a trigger asked for it.
@@ -138,29 +150,35 @@ class OpcUaClientAdapter:
         return self._results
 
     async def _serve(self, access: PlcAccess, intake: Intake) -> str:
-        """Connect and serve until the connection is lost; return why."""
-        connection = self._connection = PlcConnection(access)
-        reason = "closed"
+        """Connect and serve until the connection is lost, or this station's nodes cannot be used; return why."""
+        connection, reason = None, "closed"
         try:
-            await connection.open()
-            nodes = await resolve(connection, self._mapping)
-            coercion = Coercion(nodes)
-            await self._remember(connection, nodes, coercion)
-            results = ResultWriter(connection, nodes, coercion, self._clock)
-            await results.start()
-            watch = TriggerWatch(connection, nodes, coercion, self._memory)
-            await watch.start(sampling_ms=self._settings.sampling_ms, publishing_ms=self._settings.publishing_ms)
-            self._results, self._fault = results, None
-            found = {word: f"{node.node_id.to_string()} {node.type.name}" for word, node in nodes.items()}
-            log.info("plc_connected", endpoint=str(access), nodes=found)
-            async for trigger in watch.given():
-                self._submit(trigger, intake)
+            async with self._sessions.join(_way(self._settings, self._pki), access) as connection:
+                self._connection = connection
+                await self._serve_on(connection, intake)
         except SinkUnavailable as exc:
             reason = str(exc)
         finally:
-            self._results = None
-            await connection.close(reason)
-        return connection.lost.result()
+            self._connection = None
+        return reason if connection is None or not connection.lost.done() else connection.lost.result()
+
+    async def _serve_on(self, connection: PlcConnection, intake: Intake) -> None:
+        nodes = await resolve(connection, self._mapping)
+        coercion = Coercion(nodes)
+        await self._remember(connection, nodes, coercion)
+        results = ResultWriter(connection, nodes, coercion, self._clock)
+        await results.start()
+        watch = TriggerWatch(connection, nodes, coercion, self._memory, self._metrics)
+        try:
+            await watch.start(sampling_ms=self._settings.sampling_ms, publishing_ms=self._settings.publishing_ms)
+            self._results, self._fault = results, None
+            found = {word: f"{node.node_id.to_string()} {node.type.name}" for word, node in nodes.items()}
+            log.info("plc_connected", endpoint=self._settings.endpoint, nodes=found)
+            async for trigger in watch.given():
+                self._submit(trigger, intake)
+        finally:
+            self._results, self._fault = None, self._fault or "leaving the session"
+            await watch.stop()
 
     async def _remember(self, connection: PlcConnection, nodes: Mapping[str, PlcNode], coercion: Coercion) -> None:
         ((started,),) = await connection.read([_START_TIME])
@@ -182,3 +200,9 @@ class OpcUaClientAdapter:
         )
         self._asked.add(arrival.event.event_id)
         intake.submit(arrival)
+
+
+def _way(settings: OpcUaClientSettings, pki: Path) -> Hashable:
+    """Return what stations that share a session have in common: all but their nodes and how these are looked at."""
+    shared = (*OpcUaLogin.model_fields, "request_timeout_ms", "connect_timeout_s")
+    return (pki, *(getattr(settings, key) for key in shared))

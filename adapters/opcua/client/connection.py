@@ -103,6 +103,10 @@ class PlcConnection:
         wanted = ua.CreateMonitoredItemsParameters(made.SubscriptionId, ua.TimestampsToReturn.Both, list(items))
         return made, list(await self._request(server.create_monitored_items(wanted), "monitor"))
 
+    async def unsubscribe(self, subscription: int) -> None:
+        """Delete a subscription, for the others on this connection stay. Raises SinkUnavailable."""
+        await self._request(self._client.uaclient.delete_subscriptions([subscription]), "unsubscribe")
+
     def abort(self, diagnosis: Diagnosis) -> None:
         """End the connection now, without a word to the server."""
         self._lose(str(diagnosis))

@@ -8,6 +8,7 @@ forgotten. The texts beside a trigger are those that were written before it (`Te
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from adapters.opcua.client.diagnosis import Diagnosis, PlcFault, PlcUnusable, st
 from adapters.opcua.client.nodes import SOURCES, PlcNode
 from adapters.opcua.client.texts import LARGEST_SLACK, Reading, TextHistory, held, stamp_of, texts_beside
 from adapters.opcua.events import TriggerTexts
-from adapters.telemetry import REFUSED
+from adapters.telemetry import Metrics
 from service.errors import SinkUnavailable
 
 log = structlog.get_logger(__name__)
@@ -100,19 +101,27 @@ class TriggerWatch:
         nodes: the mapped nodes.
         coercion: how the trigger is read.
         memory: what earlier connections knew.
+        metrics: counts triggers that the PLC dropped.
     """
 
     def __init__(
-        self, connection: PlcConnection, nodes: Mapping[str, PlcNode], coercion: Coercion, memory: TriggerMemory
+        self,
+        connection: PlcConnection,
+        nodes: Mapping[str, PlcNode],
+        coercion: Coercion,
+        memory: TriggerMemory,
+        metrics: Metrics,
     ) -> None:
         self._connection = connection
         self._nodes = [nodes[word] for word in SOURCES if word in nodes]  # the trigger is the first
         self._coercion = coercion
         self._memory = memory
+        self._metrics = metrics
         self._texts = {node.word: TextHistory() for node in self._nodes[1:]}
         self._changes: deque[tuple[ua.DataValue, float]] = deque()
         self._news = asyncio.Event()
-        connection.lost.add_done_callback(lambda _: self._news.set())
+        self._subscription: int | None = None
+        connection.lost.add_done_callback(self._on_lost)
         self._silence_s = _SILENT_S
         self._slack = timedelta()
         self._since: datetime | None = None
@@ -127,6 +136,7 @@ class TriggerWatch:
         )
         items = [_item(handle, node.node_id, sampling_ms) for handle, node in enumerate(self._nodes)]
         made, results = await self._connection.subscribe(parameters, items, self._on_publish)
+        self._subscription = int(made.SubscriptionId)
         refused = [
             Diagnosis(PlcFault.ACCESS_DENIED, f"cannot be subscribed to: {status_name(result.StatusCode)}", node.word)
             for node, result in zip(self._nodes, results, strict=True)
@@ -143,6 +153,13 @@ class TriggerWatch:
             publishing_ms=float(made.RevisedPublishingInterval),
             sampling_ms=revised_ms,
         )
+
+    async def stop(self) -> None:
+        """End the subscription; the connection may go on without us."""
+        self._connection.lost.remove_done_callback(self._on_lost)
+        if self._subscription is not None and not self._connection.lost.done():
+            with contextlib.suppress(SinkUnavailable):
+                await self._connection.unsubscribe(self._subscription)
 
     async def given(self) -> AsyncIterator[GivenTrigger]:
         """Yield every new trigger, oldest first. Raises SinkUnavailable where the connection is lost."""
@@ -192,6 +209,9 @@ class TriggerWatch:
             self._texts[word].note(value)
         return Reading(values[0], texts, held(values[-1]))
 
+    def _on_lost(self, _lost: asyncio.Future[str]) -> None:
+        self._news.set()
+
     def _on_publish(self, result: ua.PublishResult) -> None:
         self._news.set()
         for notification in result.NotificationMessage.NotificationData or ():
@@ -209,7 +229,7 @@ class TriggerWatch:
             self._texts[node.word].note(value)
         elif value.StatusCode is None or not value.StatusCode.is_bad():  # a Bad value is no value, so no change either
             if value.StatusCode is not None and value.StatusCode.value & _OVERFLOW == _OVERFLOW:
-                REFUSED.labels("opcua-client", "trigger_overflow").inc()
+                self._metrics.refused.labels("opcua-client", "trigger_overflow").inc()
                 log.error("plc_triggers_lost", reason="the PLC's queue overflowed")
             self._changes.append((value, asyncio.get_running_loop().time()))
             if len(self._changes) > _QUEUE:

@@ -47,7 +47,7 @@ class StarterEmbedder:
         self.input_side = recipe.input_side or DEFAULT_SIDE
         if self.input_side % COARSEST_PX:
             raise UsageError(f"the starter takes sides that are multiples of {COARSEST_PX} px, not {self.input_side}")
-        network = _read(packed or (Path(recipe.weights) if recipe.weights else WEIGHTS))
+        network = read_network(packed or (Path(recipe.weights) if recipe.weights else WEIGHTS))
         self._state = in_half_precision(network.state_dict())
         self.dim = network.dim + filters.DIM
         self.digest = weights_digest(f"{VERSION} {filters.VERSION}", self._state)
@@ -81,7 +81,7 @@ class StarterEmbedder:
         return vectors
 
 
-def _read(path: Path) -> StarterNetwork:
+def read_network(path: Path) -> StarterNetwork:
     """Return the network of a file. Raises UsageError: no such file, or no such network in it."""
     try:
         content = path.read_bytes()
