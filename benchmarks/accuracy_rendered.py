@@ -53,7 +53,7 @@ def judged(pipeline: Pipeline, seed: int, station: int, *, damaged: bool) -> Jud
         print(f"seed {seed}: {exc.reason}: {exc}")
         return None
     (grid,) = pipeline.embedder.embed([inspection.prepared.normalized])
-    scores = all_statistics(pipeline.bank.distances(grid.vectors))
+    scores = all_statistics(pipeline.patch_scores(grid))
     return Judged(str(damage.kind) if damage else "ok", truth, inspection, scores)
 
 

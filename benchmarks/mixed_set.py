@@ -28,9 +28,10 @@ from service.model.training import TrainedModel, TrainingOptions, train
 from service.pipeline.embed import build_embedder
 from service.pipeline.memory_bank import MemoryBank
 from service.pipeline.normalize import normalize
+from service.pipeline.patch_scores import Rim, patch_scores
 from service.pipeline.roi import build_roi_finder
 from service.pipeline.scoring import image_score
-from service.pipeline.types import BgrImage, FloatArray
+from service.pipeline.types import BgrImage, PatchGrid
 
 FIRST_TRAIN, FIRST_INTRUDER, FIRST_OK, FIRST_DAMAGED = 1_000_000, 2_000_000, 3_000_000, 4_000_000
 
@@ -57,17 +58,17 @@ def trained_on(frames: list[BgrImage], recipe: Recipe, *, mixed: bool) -> Traine
         )
 
 
-def embedded(frames: list[BgrImage], recipe: Recipe) -> list[FloatArray]:
-    """Return the patch vectors of each frame in which a canister is found."""
+def embedded(frames: list[BgrImage], recipe: Recipe) -> list[PatchGrid]:
+    """Return the patches of each frame in which a canister is found."""
     device = compute_device(ComputeSettings())
     finder, embedder = build_roi_finder(recipe.roi, device), build_embedder(recipe.embed, device)
-    vectors = []
+    grids = []
     for frame in frames:
         try:
-            vectors.append(embedder.embed([normalize(frame, finder.find(frame), recipe.normalize)])[0].vectors)
+            grids += embedder.embed([normalize(frame, finder.find(frame), recipe.normalize)])
         except FrameError as exc:
             print(f"left out: {exc}")
-    return vectors
+    return grids
 
 
 def main() -> None:
@@ -90,10 +91,12 @@ def main() -> None:
             frames = clean[: arguments.train - count] + intruders[:count]
             trained = trained_on(frames, recipe, mixed=mixed)
             bank, tau = MemoryBank(trained.vectors), trained.manifest.tau
-            good, damaged = (
-                np.array([image_score(bank.distances(vectors), recipe.score.statistic) for vectors in judged])
-                for judged in (ok, bad)
-            )
+
+            def score(grid: PatchGrid, bank: MemoryBank = bank, rim: Rim = trained.manifest.rim) -> float:
+                scores = patch_scores(bank.distances(grid.vectors), grid.inside, rim, recipe.score.neighbourhood)
+                return image_score(scores, recipe.score.statistic)
+
+            good, damaged = (np.array([score(grid) for grid in judged]) for judged in (ok, bad))
             print(
                 f"{count:8} {'--mixed' if mixed else '':10}{auroc(good, damaged):8.3f}{tau:8.3f}"
                 f"{np.mean(good >= tau):15.3f}{np.mean(damaged >= tau):8.3f}",

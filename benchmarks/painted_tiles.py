@@ -4,15 +4,15 @@
 
 FOLDER holds train_ok and index.csv, as for benchmarks.magnetic_tile; its test folders are not read. Half of the tiles
 are the bank; each photo of the others is judged as it is and once with each kind of damage, which other code paints
-than that of the training. Printed is the image AUROC by the maximum and by the 99th percentile of the distances, over
-all and for each kind. The damage is faint on purpose: a set that is solved chooses nothing.
+than that of the training. Printed is the image AUROC by the maximum and by the 99th percentile of the patch scores,
+over all and for each kind. The damage is faint on purpose: a set that is solved chooses nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -20,14 +20,15 @@ import numpy as np
 import torch
 
 from benchmarks.accuracy_rendered import auroc
-from schemas.recipe import EmbedRecipe, Recipe, ScoreStatistic
+from schemas.recipe import EmbedRecipe, Recipe, ScoreRecipe, ScoreStatistic
 from service.pipeline.embed import Embedder, build_embedder
-from service.pipeline.memory_bank import MemoryBank
+from service.pipeline.memory_bank import MemoryBank, build_memory_bank
 from service.pipeline.normalize import normalize
+from service.pipeline.patch_scores import Rim, patch_scores, rim_of
 from service.pipeline.scoring import image_score
-from service.pipeline.types import FloatArray, Roi
+from service.pipeline.types import FloatArray, PatchGrid, Roi
 
-BANK = 6_000
+FOLDS = 4
 STATISTICS = (ScoreStatistic.MAX, ScoreStatistic.P99)
 SPLIT_SEED = 3
 
@@ -135,12 +136,26 @@ def photos(folder: Path) -> tuple[list[FloatArray], list[FloatArray]]:
     return halves
 
 
-def vectors_of(embedder: Embedder, grey: np.ndarray) -> FloatArray:
+def grid_of(embedder: Embedder, grey: np.ndarray) -> PatchGrid:
     """Return the patches of a whole photo."""
     bgr = np.asarray(cv2.cvtColor(np.clip(grey, 0, 255).astype(np.uint8), cv2.COLOR_GRAY2BGR), np.uint8)
     height, width = grey.shape
     roi = normalize(bgr, Roi(np.ones((height, width), bool), (0, 0, width, height), "none"), Recipe().normalize)
-    return embedder.embed([roi])[0].vectors
+    return embedder.embed([roi])[0]
+
+
+def bank_of(grids: Sequence[PatchGrid]) -> MemoryBank:
+    """Return the bank of some photos, as a training makes it."""
+    return build_memory_bank(np.concatenate([grid.vectors for grid in grids]), Recipe().memory)
+
+
+def rim_of_photos(grids: Sequence[PatchGrid], strength: float) -> Rim:
+    """Return what evens out the rim, from photos held back in FOLDS folds."""
+    distances: list[FloatArray] = []
+    for held in np.array_split(np.arange(len(grids)), FOLDS):
+        others = bank_of([grid for index, grid in enumerate(grids) if index not in held])
+        distances += [others.distances(grids[index].vectors) for index in held]
+    return rim_of(distances, [grid.inside for grid in grids], strength)
 
 
 def main() -> None:
@@ -150,17 +165,20 @@ def main() -> None:
     parser.add_argument("--embedder", default="starter")
     parser.add_argument("--weights", default="", help="of `cangate pretrain`; without: those that ship")
     parser.add_argument("--side", type=int, help="of the embedder's input, px")
+    parser.add_argument("--rim", type=float, default=ScoreRecipe().rim_evenness, help="score.rim_evenness")
+    parser.add_argument("--neighbourhood", type=int, default=ScoreRecipe().neighbourhood, help="score.neighbourhood")
     parser.add_argument("--every", type=int, default=1, help="judge only every so many photos")
     arguments = parser.parse_args()
     recipe = EmbedRecipe(embedder=arguments.embedder, weights=arguments.weights, input_side=arguments.side)
     embedder = build_embedder(recipe, torch.device("cpu"))
     for_bank, others = photos(arguments.folder)
-    patches = np.concatenate([vectors_of(embedder, grey) for grey in for_bank])
-    bank = MemoryBank(patches[np.random.default_rng(0).permutation(len(patches))[:BANK]])
+    grids = [grid_of(embedder, grey) for grey in for_bank]
+    bank, rim = bank_of(grids), rim_of_photos(grids, arguments.rim)
 
     def scores(grey: np.ndarray) -> tuple[float, ...]:
-        distances = bank.distances(vectors_of(embedder, grey))
-        return tuple(image_score(distances, statistic) for statistic in STATISTICS)
+        grid = grid_of(embedder, grey)
+        patches = patch_scores(bank.distances(grid.vectors), grid.inside, rim, arguments.neighbourhood)
+        return tuple(image_score(patches, statistic) for statistic in STATISTICS)
 
     rng = np.random.default_rng(SPLIT_SEED)
     judged = others[:: arguments.every]

@@ -29,6 +29,7 @@ from service.pipeline import scoring
 from service.pipeline.boxes import find_boxes
 from service.pipeline.embed import build_embedder
 from service.pipeline.memory_bank import MemoryBank
+from service.pipeline.patch_scores import RINGS
 from service.pipeline.pipeline import Pipeline
 from service.pipeline.roi import build_roi_finder
 from service.pipeline.types import FloatArray, Frame, NormalizedRoi, PatchGrid
@@ -37,6 +38,7 @@ CPU = torch.device("cpu")
 FRAME_WH = (1920, 1440)
 BANK, RIVAL_BANK, RIVAL_SIDE = 2_000, 4_096, 256
 MAX_PIXELS = 64_000_000
+RIM = (1.1,) * RINGS
 TAU = 0.5
 
 Calls = dict[str, Callable[[], object]]
@@ -66,9 +68,9 @@ def subject(embedder_name: str) -> Subject:
     for method, size in ((RoiMethod.GRABCUT, BANK), (RoiMethod.NONE, RIVAL_BANK)):
         recipe = Recipe(roi=RoiRecipe(method=method), embed=EmbedRecipe(embedder=embedder_name))
         embedder, finder = build_embedder(recipe.embed, CPU), build_roi_finder(recipe.roi, CPU)
-        pipeline = Pipeline(recipe, finder, embedder, bank_of(np.eye(embedder.dim, dtype=np.float32), 1), TAU, TAU)
+        pipeline = Pipeline(recipe, finder, embedder, bank_of(np.eye(embedder.dim, dtype=np.float32), 1), TAU, TAU, RIM)
         (grid,) = embedder.embed([pipeline.prepare(Frame(frame)).normalized])
-        pipelines.append(Pipeline(recipe, finder, embedder, bank_of(grid.vectors, size), TAU, TAU))
+        pipelines.append(Pipeline(recipe, finder, embedder, bank_of(grid.vectors, size), TAU, TAU, RIM))
     return Subject(jpeg, *pipelines)
 
 
@@ -90,9 +92,9 @@ def stages(under_test: Subject) -> Calls:
 
 def judged(pipeline: Pipeline, grid: PatchGrid, roi: NormalizedRoi) -> object:
     """Go from patch vectors to the image score and the boxes."""
-    distances = pipeline.bank.distances(grid.vectors)
-    scoring.image_score(distances, pipeline.recipe.score.statistic)
-    anomaly_map = scoring.anomaly_map(distances, grid.inside)
+    scores = pipeline.patch_scores(grid)
+    scoring.image_score(scores, pipeline.recipe.score.statistic)
+    anomaly_map = scoring.anomaly_map(scores, grid.inside)
     return find_boxes(anomaly_map, grid.inside, roi, FRAME_WH, TAU, BoxRecipe())
 
 

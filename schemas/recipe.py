@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from schemas.base import Value
 
@@ -156,10 +156,24 @@ class ScoreStatistic(StrEnum):
 
 
 class ScoreRecipe(Value):
-    """Image score and decision."""
+    """Patch scores, image score and decision."""
 
+    rim_evenness: Fraction = Field(
+        default=0.5,
+        description="how far the larger distances that sound parts have at their rim are evened out; 0: not",
+    )
+    neighbourhood: Positive = Field(
+        default=3, description="side of the square of patches whose mean a patch's score is, odd; 1 is off"
+    )
     statistic: ScoreStatistic = ScoreStatistic.MAX
     uncertain_band: Fraction = Field(default=0.05, description="half width of the uncertain band, of tau")
+
+    @field_validator("neighbourhood")
+    @classmethod
+    def _has_a_middle(cls, side: int) -> int:
+        if side % 2 == 0:
+            raise ValueError(f"neighbourhood is odd, not {side}")
+        return side
 
 
 class BoxRecipe(Value):

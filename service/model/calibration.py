@@ -77,7 +77,7 @@ class Calibration(Value):
 
     @property
     def patch_tau(self) -> float:
-        """Distance that the most unusual patch of an OK frame stays below, with the wanted rate."""
+        """Score that the most unusual patch of an OK frame stays below, with the wanted rate."""
         return self.limits[ScoreStatistic.MAX]
 
 

@@ -21,9 +21,10 @@ from service.model.patches import PatchStore
 from service.pipeline.embed import Embedder
 from service.pipeline.memory_bank import MemoryBank
 from service.pipeline.normalize import normalize
+from service.pipeline.patch_scores import Rim, patch_scores
 from service.pipeline.roi import RoiFinder
 from service.pipeline.scoring import all_statistics
-from service.pipeline.types import FloatArray, NormalizedRoi, StageProgress
+from service.pipeline.types import FloatArray, Mask, NormalizedRoi, StageProgress
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -31,10 +32,14 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedFrames:
-    """Frames whose patches are in the store, in its order, and those left out because they are copies."""
+    """Frames whose patches are in the store, in its order, and those left out because they are copies.
+
+    insides: the grid of each frame, (rows, cols) bool.
+    """
 
     files: tuple[FrameFile, ...]
     frames: tuple[TrainingFrame, ...]
+    insides: tuple[Mask, ...]
     duplicates: tuple[Duplicate, ...]
 
 
@@ -74,6 +79,7 @@ class FrameEmbedder:
         known = known or {}
         kept: list[FrameFile] = []
         frames: list[TrainingFrame] = []
+        insides: list[Mask] = []
         duplicates: list[Duplicate] = []
         refused: list[str] = []
         seen: dict[bytes, str] = {}
@@ -89,12 +95,14 @@ class FrameEmbedder:
                 duplicates.append(Duplicate(name=file.name, same_as=twin))
             elif not refused:
                 seen[prepared.pixels] = file.name
-                patches.append(self.embedder.embed([prepared.normalized])[0].vectors)
+                grid = self.embedder.embed([prepared.normalized])[0]
+                patches.append(grid.vectors)
+                insides.append(grid.inside)
                 kept.append(file)
                 frames.append(TrainingFrame(name=file.name, sha256=prepared.sha256, roi=prepared.roi))
         if refused:
             raise TrainingError(f"{len(refused)} of {len(files)} frames cannot be used: {'; '.join(refused)}")
-        return EmbeddedFrames(tuple(kept), tuple(frames), tuple(duplicates))
+        return EmbeddedFrames(tuple(kept), tuple(frames), tuple(insides), tuple(duplicates))
 
     def _prepare(self, file: FrameFile) -> _Prepared:
         read = read_frame(file, self.decode)
@@ -105,28 +113,37 @@ class FrameEmbedder:
         return _Prepared(read.sha256, pixels, roi.path, normalized)
 
 
-def held_back_scores(
-    names: Sequence[str],
+def held_back_distances(
     patches: PatchStore,
     vectors: FloatArray,
     frame_of_patch: npt.NDArray[np.int64],
     make_bank: Callable[[FloatArray], MemoryBank],
     progress: StageProgress,
-) -> list[HeldBackFrame]:
-    """Score each frame against a bank that has never seen its fold.
+) -> list[FloatArray]:
+    """Return the distances of each frame's patches, (N,) float32, to a bank that has never seen its fold.
 
     vectors: (R, D) float32, what banks are made from; frame_of_patch: (R,) the frame of each. make_bank: called with
     the vectors of the other folds.
     """
-    fold_of = fold_of_frames(len(names))
-    held_back: list[HeldBackFrame] = []
+    fold_of = fold_of_frames(patches.frames)
+    distances: list[FloatArray] = []
     for fold in range(int(fold_of[-1]) + 1):
         bank = make_bank(vectors[fold_of[frame_of_patch] != fold])
         for frame in np.flatnonzero(fold_of == fold).tolist():
-            scores = all_statistics(bank.distances(patches.of_frame(frame)))
-            held_back.append(HeldBackFrame(name=names[frame], fold=fold, scores=scores))
-            progress("held-back scores", len(held_back), len(names))
-    return held_back
+            distances.append(bank.distances(patches.of_frame(frame)))
+            progress("held-back scores", len(distances), patches.frames)
+    return distances
+
+
+def held_back_frames(
+    embedded: EmbeddedFrames, distances: Sequence[FloatArray], rim: Rim, neighbourhood: int
+) -> list[HeldBackFrame]:
+    """Return the scores of frames whose distances are those of `held_back_distances`."""
+    folds = fold_of_frames(len(distances)).tolist()
+    return [
+        HeldBackFrame(name=frame.name, fold=fold, scores=all_statistics(patch_scores(each, inside, rim, neighbourhood)))
+        for frame, fold, each, inside in zip(embedded.frames, folds, distances, embedded.insides, strict=True)
+    ]
 
 
 def _in_order(

@@ -13,14 +13,14 @@ import numpy as np
 from service.errors import FrameError, TrainingError
 from service.model.calibration import Calibration, HeldBackFrame, calibrate
 from service.model.dataset import Decode, FrameFile, read_frame
-from service.model.embedding import FrameEmbedder, held_back_scores
+from service.model.embedding import FrameEmbedder, held_back_distances, held_back_frames
 from service.model.manifest import Duplicate, GoldenFrame, Metrics, ModelManifest
 from service.model.package import InspectionPipeline, ModelPackage, write_package
 from service.model.patches import PatchStore
 from service.model.registry import ModelRegistry
 from service.pipeline.memory_bank import MemoryBank, extend_memory_bank
 from service.pipeline.scoring import all_statistics, image_score
-from service.pipeline.types import BgrImage, FloatArray, Frame, StageProgress
+from service.pipeline.types import BgrImage, FloatArray, Frame, PatchGrid, StageProgress
 
 FALSE_REJECT = 0.01
 """Wanted rate for a model whose threshold was given, with no rate known."""
@@ -113,16 +113,16 @@ def extend(
                 pipeline.bank, some, count, memory, progress=lambda done, total: progress(stage, done, total)
             )
 
-        held_back = held_back_scores(
-            [frame.name for frame in embedded.frames],
-            patches,
-            vectors,
-            frame_of_patch,
-            lambda others: extended(others, "held-back bank"),
-            progress,
+        distances = held_back_distances(
+            patches, vectors, frame_of_patch, lambda others: extended(others, "held-back bank"), progress
         )
+        # what evens out the rim stays: the scores of the old frames were taken with it
+        held_back = held_back_frames(embedded, distances, pipeline.rim, pipeline.recipe.score.neighbourhood)
         bank = extended(vectors, "memory bank")
-        before = [all_statistics(pipeline.bank.distances(patches.of_frame(row))) for row in range(patches.frames)]
+        before = [
+            all_statistics(pipeline.patch_scores(PatchGrid(patches.of_frame(row), inside)))
+            for row, inside in enumerate(embedded.insides)
+        ]
         seen = len(patches)
 
     statistic = pipeline.recipe.score.statistic
@@ -220,8 +220,8 @@ def _on_damaged(
             prepared = before.prepare(read_frame(file, decode).frame)
         except FrameError as exc:
             raise TrainingError(f"{file.name} cannot be judged ({exc.reason}: {exc})") from exc
-        vectors = before.embedder.embed([prepared.normalized])[0].vectors
+        grid = before.embedder.embed([prepared.normalized])[0]
         for into, pipeline in zip(scores, (before, after), strict=True):
-            into.append(image_score(pipeline.bank.distances(vectors), statistic))
+            into.append(image_score(pipeline.patch_scores(grid), statistic))
         progress("damaged frames", done, len(files))
     return Effect(*scores, tau_before=before.tau, tau_after=after.tau)

@@ -13,7 +13,7 @@ from schemas.messages import Sha256
 from schemas.recipe import Recipe
 from service.model.calibration import Calibration
 
-PIPELINE_VERSION = 2
+PIPELINE_VERSION = 3
 """Rises with every change of the ROI, normalisation or scoring code that moves a score: older packages are refused."""
 
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -74,7 +74,8 @@ class Metrics(Value):
 class ModelManifest(Value):
     """Everything about a model package but the vectors and the golden frames.
 
-    tau: image threshold. patch_tau: distance that a patch must reach to appear in a box. version: 0 until the registry
+    tau: image threshold. patch_tau: score that a patch must reach to appear in a box. rim: what evens out the distances
+    at the part's rim, ring by ring. version: 0 until the registry
     has given one. parent: id of the package this one was made from by setting tau.
     """
 
@@ -88,6 +89,7 @@ class ModelManifest(Value):
     embedder: EmbedderRecord
     tau: Annotated[float, Field(gt=0)]
     patch_tau: Annotated[float, Field(gt=0)]
+    rim: tuple[Annotated[float, Field(gt=0)], ...] = ()
     calibration: Calibration
     training: TrainingRecord
     metrics: Metrics

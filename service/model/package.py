@@ -100,6 +100,7 @@ class ModelPackage:
             bank=MemoryBank(self.vectors, device),
             tau=manifest.tau,
             patch_tau=manifest.patch_tau,
+            rim=manifest.rim,
             ref=self.ref,
         )
 

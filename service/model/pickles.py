@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -82,6 +83,10 @@ def read_pickled_bank(path: Path) -> PickledBank:
         raise PackageRefused(f"{path}: truncated, damaged, or no pickle") from exc
 
 
+_PLAIN: Final = {"rim_evenness": 0.0, "neighbourhood": 1}
+"""What the thresholds of an imported bank were set on: distances as they are."""
+
+
 def imported_manifest(
     name: str, bank: PickledBank, tau: float | None, recipe: Recipe, embedder: Embedder
 ) -> ModelManifest:
@@ -106,7 +111,7 @@ def imported_manifest(
             name=name,
             created_at=datetime.now(UTC),
             libraries=library_versions(),
-            recipe=recipe,
+            recipe=recipe.model_copy(update={"score": recipe.score.model_copy(update=_PLAIN)}),
             embedder=EmbedderRecord(name=embedder.name, dim=dim, digest=embedder.digest),
             tau=tau,
             patch_tau=tau,

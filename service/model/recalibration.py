@@ -106,7 +106,7 @@ def judge_frames(
                 copies.append(f"{file.name} is {judged[read.sha256].file.name}")
             elif not refused:
                 grid = pipeline.embedder.embed([pipeline.prepare(read.frame).normalized])[0]
-                scores = all_statistics(pipeline.bank.distances(grid.vectors))
+                scores = all_statistics(pipeline.patch_scores(grid))
                 judged[read.sha256] = JudgedFrame(file, read.sha256, scores)
         except FrameError as exc:
             refused.append(f"{file.name} ({exc.reason}: {exc})")

@@ -17,7 +17,7 @@ from schemas.recipe import Recipe, RoiMethod
 from service.errors import TrainingError
 from service.model.calibration import HeldBackFrame, calibrate
 from service.model.dataset import Decode, FrameFile, read_frame
-from service.model.embedding import EmbeddedFrames, FrameEmbedder, held_back_scores
+from service.model.embedding import EmbeddedFrames, FrameEmbedder, held_back_distances, held_back_frames
 from service.model.manifest import (
     EmbedderRecord,
     GoldenFrame,
@@ -30,6 +30,7 @@ from service.model.package import write_package
 from service.model.patches import PatchStore
 from service.pipeline.embed import build_embedder
 from service.pipeline.memory_bank import MemoryBank, build_memory_bank, density_filter
+from service.pipeline.patch_scores import rim_of
 from service.pipeline.pipeline import Pipeline
 from service.pipeline.roi import build_roi_finder
 from service.pipeline.types import BgrImage, FloatArray, Mask, Progress, StageProgress
@@ -118,24 +119,22 @@ class _Trainer:
         memory = self.recipe.memory
         vectors, frame_of_patch = patches.sample(memory.reservoir, memory.seed)
         held = len(vectors)
-        held_back = held_back_scores(
-            [frame.name for frame in frames],
-            patches,
-            vectors,
-            frame_of_patch,
-            lambda others: self._bank(others, "held-back bank"),
-            self.progress,
+        distances = held_back_distances(
+            patches, vectors, frame_of_patch, lambda others: self._bank(others, "held-back bank"), self.progress
         )
+        score = self.recipe.score
+        rim = rim_of(distances, embedded.insides, score.rim_evenness)
+        held_back = held_back_frames(embedded, distances, rim, score.neighbourhood)
         doubtful = 1 - memory.density_keep if self.options.mixed else 0.0
         calibration = calibrate(held_back, self.options.false_reject, doubtful=doubtful)
         if self.options.mixed:
             vectors = vectors[self._pseudo_ok(vectors, frame_of_patch, held_back)]
         bank = self._bank(vectors, "memory bank")
-        tau = calibration.limits[self.recipe.score.statistic]
+        tau = calibration.limits[score.statistic]
         pipeline = Pipeline(
-            self.recipe, self.reader.roi_finder, embedder, bank, tau=tau, patch_tau=calibration.patch_tau
+            self.recipe, self.reader.roi_finder, embedder, bank, tau=tau, patch_tau=calibration.patch_tau, rim=rim
         )
-        scores = [frame.scores[self.recipe.score.statistic] for frame in calibration.held_back]
+        scores = [frame.scores[score.statistic] for frame in calibration.held_back]
         golden, pictures = self._golden(pipeline, embedded, scores)
         manifest = ModelManifest(
             name=name,
@@ -145,6 +144,7 @@ class _Trainer:
             embedder=EmbedderRecord(name=embedder.name, dim=embedder.dim, digest=embedder.digest),
             tau=tau,
             patch_tau=calibration.patch_tau,
+            rim=rim,
             calibration=calibration,
             training=TrainingRecord(
                 frames=frames,

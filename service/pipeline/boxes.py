@@ -28,8 +28,8 @@ def find_boxes(
 ) -> tuple[DamageBox, ...]:
     """Return where patches reach the threshold, largest score first.
 
-    anomaly_map: (rows, cols) float32 distances; inside: (rows, cols) bool; frame_wh: size of the full frame, pixels;
-    patch_tau: distance that a patch must reach; a box needs one that does, and extends over the smoothed map down to
+    anomaly_map: (rows, cols) float32 patch scores; inside: (rows, cols) bool; frame_wh: size of the full frame, pixels;
+    patch_tau: score that a patch must reach; a box needs one that does, and extends over the smoothed map down to
     `extent_ratio * patch_tau`, or to `peak_ratio` of its own highest place where that is more. Coordinates are whole
     pixels of the full frame, clipped to it, x2 and y2 exclusive.
     """

@@ -13,8 +13,9 @@ from service.pipeline.boxes import find_boxes
 from service.pipeline.embed import Embedder
 from service.pipeline.memory_bank import MemoryBank
 from service.pipeline.normalize import normalize
+from service.pipeline.patch_scores import Rim, patch_scores
 from service.pipeline.roi import RoiFinder
-from service.pipeline.types import Frame, Inspection, PatchGrid, Prepared, StageTimes
+from service.pipeline.types import FloatArray, Frame, Inspection, PatchGrid, Prepared, StageTimes
 
 T = TypeVar("T")
 
@@ -30,7 +31,8 @@ def _timed(stage: Callable[[], T]) -> tuple[T, float]:
 class Pipeline:
     """Everything between a decoded frame and its inspection, with one model.
 
-    tau: image threshold, `s >= tau` is damaged. patch_tau: distance that a patch must reach to appear in a box.
+    tau: image threshold, `s >= tau` is damaged. patch_tau: score that a patch must reach to appear in a box. rim: what
+    evens out the distances at the part's rim.
     """
 
     recipe: Recipe
@@ -39,6 +41,7 @@ class Pipeline:
     bank: MemoryBank
     tau: float
     patch_tau: float
+    rim: Rim
 
     def prepare(self, frame: Frame) -> Prepared:
         """Find the canister and normalise it. Thread-safe. Raises FrameError where no judgement is possible."""
@@ -61,13 +64,18 @@ class Pipeline:
         """Prepare and judge `frames`, in order. Raises FrameError for the first one that cannot be judged."""
         return self.judge([self.prepare(frame) for frame in frames])
 
+    def patch_scores(self, grid: PatchGrid) -> FloatArray:
+        """Return the score of each patch, (N,) float32. Raises EmptyMemoryBank."""
+        distances = self.bank.distances(grid.vectors)
+        return patch_scores(distances, grid.inside, self.rim, self.recipe.score.neighbourhood)
+
     def _judge_one(self, prepared: Prepared, grid: PatchGrid, embed_ms: float) -> Inspection:
-        distances, distance_ms = _timed(lambda: self.bank.distances(grid.vectors))
-        score, score_ms = _timed(lambda: scoring.image_score(distances, self.recipe.score.statistic))
+        scores, patches_ms = _timed(lambda: self.patch_scores(grid))
+        score, image_ms = _timed(lambda: scoring.image_score(scores, self.recipe.score.statistic))
         damaged, uncertain = scoring.judge(score, self.tau, self.recipe.score.uncertain_band)
-        anomaly_map = scoring.anomaly_map(distances, grid.inside)
+        anomaly_map = scoring.anomaly_map(scores, grid.inside)
         # damage spread thinly over many patches: what made the frame damaged is shown, if nothing stands out alone
-        limit = min(self.patch_tau, float(distances.max())) if damaged else self.patch_tau
+        limit = min(self.patch_tau, float(scores.max())) if damaged else self.patch_tau
         frame_wh = (prepared.frame.width, prepared.frame.height)
         boxes, boxes_ms = _timed(
             lambda: find_boxes(anomaly_map, grid.inside, prepared.normalized, frame_wh, limit, self.recipe.boxes)
@@ -80,5 +88,5 @@ class Pipeline:
             uncertain=uncertain,
             boxes=boxes,
             anomaly_map=anomaly_map,
-            times=replace(prepared.times, embed=embed_ms, score=distance_ms + score_ms, boxes=boxes_ms),
+            times=replace(prepared.times, embed=embed_ms, score=patches_ms + image_ms, boxes=boxes_ms),
         )

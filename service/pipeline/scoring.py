@@ -1,4 +1,4 @@
-"""From patch distances to one image score and a decision."""
+"""From patch scores to one image score and a decision."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from schemas.recipe import ScoreStatistic
 from service.pipeline.types import FloatArray, Mask
 
 _STATISTICS: dict[ScoreStatistic, Callable[[npt.NDArray[np.float64]], np.floating]] = {
-    ScoreStatistic.P95: lambda distances: np.percentile(distances, 95),
-    ScoreStatistic.P98: lambda distances: np.percentile(distances, 98),
-    ScoreStatistic.P99: lambda distances: np.percentile(distances, 99),
+    ScoreStatistic.P95: lambda scores: np.percentile(scores, 95),
+    ScoreStatistic.P98: lambda scores: np.percentile(scores, 98),
+    ScoreStatistic.P99: lambda scores: np.percentile(scores, 99),
     ScoreStatistic.MAX: np.max,
-    ScoreStatistic.TOP1_MEAN: lambda distances: np.mean(np.sort(distances)[-math.ceil(distances.size / 100) :]),
+    ScoreStatistic.TOP1_MEAN: lambda scores: np.mean(np.sort(scores)[-math.ceil(scores.size / 100) :]),
 }
 
 
-def image_score(distances: FloatArray, statistic: ScoreStatistic) -> float:
+def image_score(scores: FloatArray, statistic: ScoreStatistic) -> float:
     """Return the image anomaly score `s`.
 
-    distances: (N,) distance of each patch to the memory bank, N > 0. Percentiles interpolate linearly. Raises
-    ValueError for no distances and for a NaN or infinite one: neither may ever pass as OK.
+    scores: (N,) of the patches (`patch_scores`), N > 0. Percentiles interpolate linearly. Raises
+    ValueError for no scores and for a NaN or infinite one: neither may ever pass as OK.
     """
-    if not distances.size:
+    if not scores.size:
         raise ValueError("an image without patches has no score")
-    if not np.isfinite(distances).all():
-        raise ValueError("patch distances must be finite")
-    return float(_STATISTICS[statistic](distances.astype(np.float64)))
+    if not np.isfinite(scores).all():
+        raise ValueError("patch scores must be finite")
+    return float(_STATISTICS[statistic](scores.astype(np.float64)))
 
 
-def all_statistics(distances: FloatArray) -> dict[ScoreStatistic, float]:
+def all_statistics(scores: FloatArray) -> dict[ScoreStatistic, float]:
     """Return every image statistic side by side; see `image_score`."""
-    return {statistic: image_score(distances, statistic) for statistic in ScoreStatistic}
+    return {statistic: image_score(scores, statistic) for statistic in ScoreStatistic}
 
 
 def judge(score: float, tau: float, band: float) -> tuple[bool, bool]:
@@ -48,8 +48,8 @@ def judge(score: float, tau: float, band: float) -> tuple[bool, bool]:
     return score >= tau, abs(score - tau) <= band * tau
 
 
-def anomaly_map(distances: FloatArray, inside: Mask) -> FloatArray:
-    """Lay the distances (N,) out on the grid: inside (rows, cols) bool, N true. Returns (rows, cols), 0 outside."""
+def anomaly_map(scores: FloatArray, inside: Mask) -> FloatArray:
+    """Lay the patch scores (N,) out on the grid: inside (rows, cols) bool, N true. Returns (rows, cols), 0 outside."""
     grid = np.zeros(inside.shape, np.float32)
-    grid[inside] = distances
+    grid[inside] = scores
     return grid

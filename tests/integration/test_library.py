@@ -75,6 +75,7 @@ def test_scores_in_a_fresh_process_equal_those_of_the_training(tmp_path: Path) -
         MemoryBank(trained.vectors),
         tau=manifest.tau,
         patch_tau=manifest.patch_tau,
+        rim=manifest.rim,
     )
     expected = [each.score for each in here.inspect([Frame(read_picture(path)) for path in paths])]
     script = (

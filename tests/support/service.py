@@ -59,7 +59,8 @@ class ServiceProcess:
         return self.folder / "config.toml"
 
     async def __aenter__(self) -> Self:
-        for station in (self, *self.beside):
+        self.write_config()
+        for station in self.beside:
             station.write_config()
         await self.start()
         return self

@@ -42,7 +42,7 @@ def pipeline() -> Pipeline:
     """Return a pipeline whose thresholds lie just above eight other OK parts."""
     finder, embedder = build_roi_finder(RECIPE.roi), build_embedder(RECIPE.embed, CPU)
     anything = MemoryBank(np.eye(embedder.dim, dtype=np.float32))
-    untuned = Pipeline(RECIPE, finder, embedder, anything, tau=1.0, patch_tau=1.0)
+    untuned = Pipeline(RECIPE, finder, embedder, anything, tau=1.0, patch_tau=1.0, rim=())
 
     def patches(seeds: range) -> list[np.ndarray]:
         normalized = [untuned.prepare(part(seed)).normalized for seed in seeds]
@@ -50,7 +50,7 @@ def pipeline() -> Pipeline:
 
     bank = build_memory_bank(np.concatenate(patches(range(12))), RECIPE.memory)
     limit = 1.2 * max(float(bank.distances(vectors).max()) for vectors in patches(range(20, 28)))
-    return Pipeline(RECIPE, finder, embedder, bank, tau=limit, patch_tau=limit)
+    return Pipeline(RECIPE, finder, embedder, bank, tau=limit, patch_tau=limit, rim=())
 
 
 def test_pipeline_passes_an_ok_part(pipeline: Pipeline) -> None:
@@ -108,7 +108,7 @@ def test_pipeline_uses_the_statistic_of_the_recipe(pipeline: Pipeline) -> None:
 def test_damaged_frame_shows_a_box_though_no_patch_stands_out(pipeline: Pipeline) -> None:
     """Damage spread too thinly for any single patch is still shown where it is strongest."""
     strict = Pipeline(
-        RECIPE, pipeline.roi_finder, pipeline.embedder, pipeline.bank, tau=0.5 * pipeline.tau, patch_tau=10.0
+        RECIPE, pipeline.roi_finder, pipeline.embedder, pipeline.bank, tau=0.5 * pipeline.tau, patch_tau=10.0, rim=()
     )
 
     (inspection,) = strict.inspect([part(80, scratched=True)])
@@ -124,7 +124,7 @@ def test_prepare_passes_on_that_there_is_no_part(pipeline: Pipeline) -> None:
         def find(self, bgr: np.ndarray) -> Roi:
             raise RoiNotFound(f"nothing in {bgr.shape}")
 
-    blind = Pipeline(RECIPE, Blind(), pipeline.embedder, pipeline.bank, tau=1.0, patch_tau=1.0)
+    blind = Pipeline(RECIPE, Blind(), pipeline.embedder, pipeline.bank, tau=1.0, patch_tau=1.0, rim=())
 
     with pytest.raises(RoiNotFound, match="nothing in"):
         blind.inspect([part(90)])

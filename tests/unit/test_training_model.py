@@ -37,6 +37,7 @@ def judged(trained: TrainedModel, picture: BgrImage) -> Inspection:
         MemoryBank(trained.vectors),
         tau=trained.manifest.tau,
         patch_tau=trained.manifest.patch_tau,
+        rim=trained.manifest.rim,
     )
     return pipeline.inspect([Frame(picture)])[0]
 
