@@ -182,7 +182,7 @@ class BoxRecipe(Value):
     extent_ratio: Fraction = Field(
         default=0.6, description="a box extends down to this share of patch_tau around a patch that reaches it"
     )
-    peak_ratio: Fraction = Field(default=0.5, description="and no lower than this share of its own highest place")
+    peak_ratio: Fraction = Field(default=0.6, description="and no lower than this share of its own highest place")
     blur_sigma: float = Field(default=0.5, ge=0, description="blur of the anomaly map, in patches")
     min_area_frac: Fraction = Field(default=0.0005, description="smallest blob, of the ROI's area")
     max_aspect: float = Field(default=30.0, gt=0, description="longest blob, long side / short side")

@@ -27,7 +27,8 @@ ShareGroup = Annotated[str, StringConstraints(pattern=r"^[^/+#\x00]*$")]
 
 def without_password(url: str) -> str:
     """Return a database URL as it may be shown."""
-    return re.sub(r"(?<=://)([^:/@]*):.*@", r"\1:**********@", url)
+    shown = re.sub(r"(?<=://)([^:/@]*):.*@", r"\1:**********@", url)
+    return re.sub(r"(?i)(?<=password=)[^&]*", "**********", shown)
 
 
 class StationSettings(Value):

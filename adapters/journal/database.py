@@ -18,7 +18,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
 from adapters.journal.schema import upgrade
-from schemas.settings import JournalSettings
+from schemas.settings import JournalSettings, without_password
 from service.errors import CangateError, JournalConflict, JournalError, UsageError
 from service.threads import DaemonThreads
 
@@ -79,7 +79,9 @@ class Database:
             await self._writer.submit(self._open)
         except SQLAlchemyError as exc:
             if _code(exc) not in _NO_ROOM:
-                raise UsageError(f"journal.url: {self._engine.url} cannot be opened: {one_line(exc)}") from exc
+                raise UsageError(
+                    f"journal.url: {without_password(str(self._engine.url))} cannot be opened: {one_line(exc)}"
+                ) from exc
             log.error("journal_not_opened", error=one_line(exc))
         if self.path is not None:
             self._checkpoints = asyncio.create_task(self._write_back(), name="journal checkpoints")

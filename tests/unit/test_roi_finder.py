@@ -328,6 +328,12 @@ def test_fixed_finder_needs_three_corners(polygon: tuple[tuple[float, float], ..
         build_roi_finder(RoiRecipe(method=RoiMethod.FIXED, polygon=polygon))
 
 
+def test_fixed_finder_needs_an_area() -> None:
+    """Corners on one line would make a model of a line of pixels."""
+    with pytest.raises(UsageError, match="on one line"):
+        build_roi_finder(RoiRecipe(method=RoiMethod.FIXED, polygon=((0.1, 0.1), (0.5, 0.5), (0.9, 0.9))))
+
+
 def test_whole_frame_finder_takes_everything() -> None:
     """Method none is for textures, blank ones too."""
     roi = build_roi_finder(RoiRecipe(method=RoiMethod.NONE)).find(np.zeros((7, 9, 3), np.uint8))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from schemas.settings import DeadlineStart, Settings, is_loopback
+from schemas.settings import DeadlineStart, Settings, is_loopback, without_password
 from schemas.topics import Leaf, Prefix, StationTopics
 from service.cli.common import load_settings
 from service.errors import UsageError
@@ -137,3 +137,20 @@ def test_topics_join_prefix_station_and_leaf(prefix: str) -> None:
     topics = StationTopics(Prefix(prefix), "line1")
     assert topics.of(Leaf.IMAGE_READY_RAW) == f"{prefix}/line1/image-ready/raw"
     assert topics.subscription(Leaf.IMAGE_READY, "workers") == f"$share/workers/{prefix}/line1/image-ready"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("sqlite:///data/journal.sqlite", "sqlite:///data/journal.sqlite"),
+        ("postgresql+psycopg://me:se%40cret@db/cangate", "postgresql+psycopg://me:**********@db/cangate"),
+        (
+            "postgresql+psycopg://db/x?user=me&password=secret&b=1",
+            "postgresql+psycopg://db/x?user=me&password=**********&b=1",
+        ),
+        ("postgresql+psycopg://db/x?sslpassword=secret", "postgresql+psycopg://db/x?sslpassword=**********"),
+    ],
+)
+def test_url_of_a_database_is_shown_without_its_password(url: str, shown: str) -> None:
+    """Wherever in the URL it stands."""
+    assert without_password(url) == shown

@@ -15,13 +15,15 @@ class FixedFinder:
     """The same polygon in every frame.
 
     Raises:
-        UsageError: the polygon has fewer than three corners.
+        UsageError: the polygon has fewer than three corners, or encloses nothing.
     """
 
     def __init__(self, recipe: RoiRecipe) -> None:
         if len(recipe.polygon) < 3:
             raise UsageError(f"roi method fixed needs a polygon of at least three corners, not {len(recipe.polygon)}")
         self._corners = np.array(recipe.polygon, np.float64)
+        if cv2.contourArea(self._corners.astype(np.float32)) <= 0:
+            raise UsageError("roi method fixed: the corners of the polygon lie on one line, and enclose nothing")
 
     def find(self, bgr: BgrImage) -> Roi:
         """See `RoiFinder.find`."""
