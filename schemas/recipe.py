@@ -81,7 +81,7 @@ class NormalizeRecipe(Value):
 
     side: Positive = Field(default=640, description="side of the square that the ROI is padded and resized to, px")
     gray_world: bool = True
-    clahe_clip: float = Field(default=2.0, ge=0, description="CLAHE clip limit on L; 0 turns CLAHE off")
+    clahe_clip: float = Field(default=3.0, ge=0, description="CLAHE clip limit on L; 0 turns CLAHE off")
     clahe_tiles: Positive = 8
 
 
