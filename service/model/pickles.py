@@ -11,6 +11,7 @@ import math
 import pickle
 import pickletools
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -75,8 +76,10 @@ def read_pickled_bank(path: Path) -> PickledBank:
     except OSError as exc:
         raise PackageRefused(f"{path} cannot be read: {exc.strerror}") from exc
     try:
-        _check_size(document)
-        return _bank_in(_Unpickler(io.BytesIO(document)).load())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # a text with an unknown escape: the file's, not ours
+            _check_size(document)
+            return _bank_in(_Unpickler(io.BytesIO(document)).load())
     except _Refusal as exc:
         raise PackageRefused(f"{path}: {exc}") from exc
     except _MALFORMED as exc:

@@ -138,6 +138,7 @@ HAND_MADE = {
         "damaged",
     ),
     "itself": (b"}q\x00S'coreset'\nh\x00s.", "no array"),
+    "unknown escape in a text": (b"S'\\q'\n.", "holds a str"),
     "no pickle": (b"PK\x03\x04", "no pickle"),
     "nothing": (b"", "truncated"),
 }
