@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import re
 import sys
 import tempfile
 import time
@@ -126,6 +127,7 @@ async def run(arguments: argparse.Namespace) -> bool:
             recovered_s = await recovery_s(line, arguments.deadline_ms)
             await line.settle()
             findings = line.ledger.findings()
+            unconfirmed = re.findall(r"pass_unconfirmed.*?late_ms=([\d.]+)", line.service.said())
     for one in findings.broken():
         print(f"the promise was broken: {one}")
     loaded = findings.events - before
@@ -135,6 +137,7 @@ async def run(arguments: argparse.Namespace) -> bool:
         f"of {loaded} parts {judged} were judged ({judged / arguments.seconds:.1f} a second); ERROR: {findings.reasons}"
     )
     print(f"answered by deadline + 50 ms: {findings.in_time:.3%}, the last one {findings.worst_ms:.0f} ms after it")
+    print(f"PASS commands that left in time and that the broker confirmed late: {len(unconfirmed)} {unconfirmed}")
     print(f"heartbeat stood still for {gap_s:.2f} s at most; judged again {recovered_s:.2f} s after the load ended")
     slowest = ", ".join(f"{path} {took_s:.2f} s" for path, took_s in zip(_PATHS, answers_s, strict=True))
     print(f"slowest answers meanwhile: {slowest}")

@@ -6,8 +6,7 @@ import asyncio
 import gc
 import logging
 import sys
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -20,6 +19,7 @@ from adapters.hmi.server import HmiServer
 from adapters.journal import SqlJournal
 from adapters.mqtt import MqttAdapter
 from adapters.opcua.client import OpcUaClientAdapter
+from adapters.opcua.client.nodes import SINKS, read_mapping
 from adapters.opcua.client.sessions import PlcSessions
 from adapters.opcua.security import PLAIN
 from adapters.opcua.server import OpcUaServerAdapter
@@ -53,13 +53,14 @@ _GIVE_UP_S = 60.0
 class Process:
     """What the stations of one process have in common."""
 
+    stations: int
     systemd: Systemd
     plc_sessions: PlcSessions
 
     @classmethod
     def of(cls, stations: Sequence[Settings]) -> Process:
         """Return what `stations` share."""
-        return cls(Systemd([settings.station.id for settings in stations]), PlcSessions())
+        return cls(len(stations), Systemd([settings.station.id for settings in stations]), PlcSessions())
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,7 @@ def build(
     _refuse_open_doors(settings)
     process = process or Process.of([settings])
     clock, metrics = SystemClock(), Metrics()
-    device = compute_device(settings.compute)
+    device = compute_device(settings.compute, stations=process.stations)
     models = ActiveModel(settings.model, device=device)
     frames = AllowListedFrames(settings.images)
     # batching gains nothing on a CPU and makes the first of a batch wait for the last
@@ -304,17 +305,38 @@ async def serve_all(stations: Sequence[Settings], stop: asyncio.Event) -> None:
 
 
 def _refuse_clashes(stations: Sequence[Settings]) -> None:
-    """Refuse two stations that would take each other's events, connections or pictures."""
-    for key, values in {
-        "station.id": [settings.station.id for settings in stations],
-        "mqtt.client_id": [settings.mqtt.client_id for settings in stations if settings.mqtt.client_id],
-        "images.store": [str(settings.images.store.resolve()) for settings in stations],
-        "http.port": [str(settings.http.port) for settings in stations if settings.http.enabled],
-        "opcua.server.port": [str(each.opcua.server.port) for each in stations if each.opcua.server.enabled],
-    }.items():
-        for value, count in Counter(values).items():
-            if count > 1:
-                raise UsageError(f"{key}: {value} is given to {count} stations; each needs its own")
+    """Refuse stations that would take each other's events, connections, results or files, or want another process."""
+    first = stations[0]
+    taken: set[tuple[str, str]] = set()
+    for settings in stations:
+        for key, value in _for_itself(settings):
+            if (key, value) in taken:
+                raise UsageError(f"{key}: {value} is given to two stations; each needs its own")
+            taken.add((key, value))
+        if settings.log != first.log:
+            raise UsageError("log: holds for the whole process, and the stations do not agree on it")
+        if settings.compute.threads != first.compute.threads:
+            raise UsageError("compute.threads: holds for the whole process, and the stations do not agree on it")
+
+
+def _for_itself(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Yield what no other station of the process may have: key and value, each once."""
+    mqtt, server, client, http = settings.mqtt, settings.opcua.server, settings.opcua.client, settings.http
+    yield "station.id", settings.station.id
+    yield "images.store", str(settings.images.store.resolve())
+    if mqtt.enabled and mqtt.client_id:
+        yield "mqtt.client_id", f"{mqtt.client_id} at {mqtt.host}:{mqtt.port}"
+    if http.enabled:
+        yield "http.port", f"{http.host}:{http.port}"
+    if server.enabled:
+        yield "opcua.server.port", f"{server.host}:{server.port}"
+    if settings.journal.url.startswith("sqlite"):
+        yield "journal.url", settings.journal.url
+    if settings.record.enabled:
+        yield "record.folder", str(settings.record.folder.resolve())
+    if client.endpoint:
+        mapping = read_mapping(client, station=settings.station.id)
+        yield from (("opcua.client", f"{mapping[word].text} at {client.endpoint}") for word in SINKS if word in mapping)
 
 
 def _refuse_open_doors(settings: Settings) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
@@ -25,12 +24,13 @@ class Margin:
     seconds: before its deadline a verdict must be there. transit_s: the second part of that, in which it travels; what
     opens a gate leaves before that begins, or not at all. The first part is to store it and hand it on.
 
-    With "auto" both parts are learned: a little more than 99 of the last 100 answers took. A first guess holds until
-    there is something to learn from; the bounds keep one bad minute from eating up the time to inspect.
+    With "auto" both parts are learned: to store and hand on a little more than 99 of the last 100 answers took, to
+    travel a little more than any of the last 500, since a PASS that comes late opens the gate for another part. A first
+    guess holds until there is something to learn from; the bounds keep a bad minute from eating up the time to inspect.
     """
 
     _FIRST_GUESS_S = 0.025
-    _BOUNDS_S = (0.005, 0.075)
+    _SHORTEST_S, _LONGEST_S = 0.005, 0.1
     _ENOUGH = 20
     _SPARE = 1.25
 
@@ -39,20 +39,19 @@ class Margin:
         self.seconds = self._FIRST_GUESS_S if setting == "auto" else setting / 1000
         self.transit_s = self.seconds / 2
         self._waited_s: deque[float] = deque(maxlen=200)
-        self._transit_s: deque[float] = deque(maxlen=200)
+        self._transit_s: deque[float] = deque(maxlen=500)
 
     def observe(self, *, waited_s: float, transit_s: float) -> None:
         """Learn from an answer that left `waited_s` after it was decided and was confirmed `transit_s` after that."""
         self._waited_s.append(waited_s)
         self._transit_s.append(transit_s)
         if self._learns and len(self._transit_s) >= self._ENOUGH:
-            self.transit_s = self._enough_for(self._transit_s)
-            self.seconds = self.transit_s + self._enough_for(self._waited_s)
+            self.transit_s = self._enough_for(max(self._transit_s))
+            slow = sorted(self._waited_s)[math.ceil(0.99 * len(self._waited_s)) - 1]
+            self.seconds = self.transit_s + self._enough_for(slow)
 
-    def _enough_for(self, taken_s: Collection[float]) -> float:
-        slow = sorted(taken_s)[math.ceil(0.99 * len(taken_s)) - 1]
-        shortest, longest = self._BOUNDS_S
-        return min(longest, max(shortest, slow * self._SPARE))
+    def _enough_for(self, taken_s: float) -> float:
+        return min(self._LONGEST_S, max(self._SHORTEST_S, taken_s * self._SPARE))
 
 
 @dataclass(frozen=True, slots=True)

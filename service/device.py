@@ -13,13 +13,14 @@ from service.errors import UsageError
 from service.threads import share_interpreter
 
 
-def compute_device(settings: ComputeSettings) -> torch.device:
+def compute_device(settings: ComputeSettings, *, stations: int = 1) -> torch.device:
     """Return the device to judge on, and set the threads of torch, OpenCV and BLAS and how they share the interpreter.
 
-    By default one core is left to the event loop: threads that wait in a spin for their next piece of work took it from
-    the gate, and two of them were slower than one on two cores. Raises UsageError where the device is not there.
+    By default the cores are divided among the `stations` of the process, and one is left to the event loop: threads
+    that wait in a spin for their next piece of work took it from the gate, and two of them were slower than one on two
+    cores. Raises UsageError where the device is not there.
     """
-    threads = settings.threads or max(1, (os.cpu_count() or 1) - 1)
+    threads = settings.threads or max(1, ((os.cpu_count() or 1) - 1) // stations)
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
     threadpool_limits(threads)

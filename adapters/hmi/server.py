@@ -90,7 +90,7 @@ class HmiServer:
         Raises:
             UsageError: the port cannot be had, or a file of certificates or users cannot be used.
         """
-        self._start()
+        await self._start()
         try:
             rows = await self._journal.page(VerdictQuery(limit=LENGTH))
         except JournalError as exc:
@@ -100,7 +100,7 @@ class HmiServer:
 
     async def run(self, intake: Intake, commands: CommandHandler) -> None:  # noqa: ARG002 - the page only shows
         """Stay with the server until cancelled; start it again where it has failed."""
-        serving = self._serving or self._start()
+        serving = self._serving or await self._start()
         try:
             await asyncio.shield(serving)
         finally:
@@ -124,8 +124,8 @@ class HmiServer:
         """Note the state of the station in the metrics."""
         self._metrics.observe_status(status)
 
-    def _start(self) -> asyncio.Future[None]:
-        """Serve on the thread of the pages."""
+    async def _start(self) -> asyncio.Future[None]:
+        """Serve on the thread of the pages, which may have to end first where all servers of it have failed."""
         front = Front(self._site, self._settings, self._metrics)
         check_certificate(self._settings)
         listener = self._bind()
@@ -145,7 +145,7 @@ class HmiServer:
                 ssl_keyfile=self._settings.key_file,
             )
         )
-        self._serving = asyncio.wrap_future(HTTP_THREAD.serve(self._server, listener))
+        self._serving = asyncio.wrap_future(await asyncio.to_thread(HTTP_THREAD.serve, self._server, listener))
         log.info("page", url=self.url)
         return self._serving
 

@@ -25,7 +25,7 @@ class HttpThread:
         self._servers = 0
 
     def serve(self, server: uvicorn.Server, listener: socket.socket) -> Future[None]:
-        """Let `server` answer on `listener`; the result is there when it was told to exit and has."""
+        """Let `server` answer on `listener`; the result is there when it has exited. Blocks for a moment."""
         with self._changes:
             if not self._servers:
                 self._loop = self._begin()

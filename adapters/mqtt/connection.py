@@ -4,8 +4,11 @@ Each connection has a paho client of its own, which is thrown away when it is lo
 session reaches a new one: no stale acknowledgement (packet ids begin anew, and a late one would acknowledge a message
 that nobody has looked at) and no gate command that paho would send again on its own.
 
-paho's network thread only hands over to the event loop; everything else here runs on the loop. paho calls `on_publish`
-while it holds the lock that `publish()` takes, so neither side ever waits for the other.
+The event loop reads and writes the socket itself, without paho's network thread: a gate command is with the kernel when
+`publish` returns, so nothing lies between the look at the clock and its way to the broker; another thread may have to
+wait for its turn for as long as the machine is busy. Only the connection is made on a thread, since name resolution and
+the TLS handshake block. paho calls back while it holds locks that its own methods take, so a callback only hands over
+to the next turn of the loop.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
+import ssl
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -43,6 +47,9 @@ _MAX_UNCONFIRMED = 20
 
 _MAX_UNANSWERED = 256
 """Incoming messages on their way at a time (MQTT 5 Receive Maximum): more than any intake holds, yet a bound."""
+
+_KEEP_ALIVE_LOOK_S = 1.0
+"""How often paho is asked whether it is time for a ping."""
 
 _AT_LEAST_ONCE = 1
 
@@ -107,6 +114,7 @@ class Connection:
         self._on_message = on_message
         self._loop = asyncio.get_running_loop()
         self._socket: socket.socket | None = None
+        self._attached = False
         self._abandoned = False
         self._accepted: asyncio.Future[None] = self._loop.create_future()
         self._subscribed: asyncio.Future[Sequence[ReasonCode]] = self._loop.create_future()
@@ -132,6 +140,7 @@ class Connection:
         if self._client is None:
             raise SinkUnavailable(self.lost.result())
         self._client.subscribe([(topic_filter, _AT_LEAST_ONCE) for topic_filter in topic_filters])
+        self._client.loop_write()
         codes = await self._answered(self._subscribed, "the broker does not answer a subscription")
         return [str(code) if code.is_failure else None for code in codes]
 
@@ -149,11 +158,13 @@ class Connection:
         """Acknowledge `message`, which came in on this connection; does nothing once it is lost."""
         if self._client is not None and message.qos == _AT_LEAST_ONCE:
             self._client.ack(message.mid, message.qos)
+            self._client.loop_write()
 
     async def close(self, *, timeout_s: float) -> None:
         """Say good-bye, so that the broker keeps the will to itself."""
         if self._client is not None:
             self._client.disconnect()
+            self._client.loop_write()
             await asyncio.wait([self.lost], timeout=timeout_s)
             self.abort("closed")
 
@@ -161,8 +172,11 @@ class Connection:
         """Break the connection now, without a word to the broker."""
         # set before the socket is looked at: `_opened` looks the other way round, so one of the two shuts it
         self._abandoned = True
+        client = self._client
         self._shut_socket()
         self._lose(reason)
+        if client is not None and self._attached:
+            self._readable(client)  # it sees the end, and closes the socket
 
     def _make_client(self, will: Outgoing | None) -> Client:
         access = self._access
@@ -183,6 +197,11 @@ class Connection:
         if will is not None:
             client.will_set(will.topic, will.payload, qos=_AT_LEAST_ONCE, retain=will.retain)
         client.on_socket_open = lambda _client, _userdata, opened: self._opened(cast("socket.socket", opened))
+        client.on_socket_close = lambda _client, _userdata, closed: self._detach(cast("socket.socket", closed))
+        client.on_socket_register_write = lambda client, _userdata, full: self._wait_for_room(
+            client, cast("socket.socket", full)
+        )
+        client.on_socket_unregister_write = lambda _client, _userdata, free: self._has_room(cast("socket.socket", free))
         client.on_connect = lambda _client, _userdata, _flags, code, properties: self._connected(code, properties)
         client.on_subscribe = lambda _client, _userdata, _mid, codes, _properties: self._suback(codes)
         client.on_publish = lambda _client, _userdata, mid, code, _properties: self._puback(mid, code)
@@ -203,6 +222,7 @@ class Connection:
             )
             # also where paho has no socket any more: it is about to say why, and `_lose` passes that on
             self._unconfirmed[info.mid] = confirmation
+            self._client.loop_write()
 
     def _properties(self, message: Outgoing) -> Properties | None:
         if self._access.protocol != "5":
@@ -230,7 +250,6 @@ class Connection:
         _settle(self._accepted, None)
 
     def _confirm(self, mid: int, refusal: str | None) -> None:
-        # `_issue` runs on the loop as well: it has noted the packet id even where paho was faster than its own return
         confirmation = self._unconfirmed.pop(mid, None)
         if confirmation is not None:
             confirmation.set_result(refusal)
@@ -252,7 +271,41 @@ class Connection:
                 # not SSLSocket.shutdown, which would take the TLS state from under paho's thread
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
-    # from here on: paho's threads, which only hand over to the event loop
+    def _attach(self, client: Client) -> None:
+        """Take the socket over from the thread that connected."""
+        opened = client.socket()
+        if opened is not None:
+            self._attached = True
+            self._loop.add_reader(opened, self._readable, client)
+            client.loop_write()
+            self._keep_alive(client)
+
+    def _readable(self, client: Client) -> None:
+        client.loop_read()
+        # what TLS has decrypted already wakes nobody up
+        while (opened := client.socket()) is not None and isinstance(opened, ssl.SSLSocket) and opened.pending():
+            client.loop_read()
+
+    def _keep_alive(self, client: Client) -> None:
+        if client.socket() is not None:
+            client.loop_misc()
+            self._loop.call_later(_KEEP_ALIVE_LOOK_S, self._keep_alive, client)
+
+    def _wait_for_room(self, client: Client, full: socket.socket) -> None:
+        if self._attached:
+            self._loop.add_writer(full, client.loop_write)
+
+    def _has_room(self, free: socket.socket) -> None:
+        if self._attached:
+            self._loop.remove_writer(free)
+
+    def _detach(self, closed: socket.socket) -> None:
+        if self._attached:
+            self._attached = False
+            self._loop.remove_reader(closed)
+            self._loop.remove_writer(closed)
+
+    # from here on: called by paho, in the thread that connects or while it holds its locks
 
     def _hand_over(self, handler: Callable[[], None]) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody is left to hear it
@@ -277,7 +330,7 @@ class Connection:
         except (OSError, ValueError) as exc:  # ValueError: a host name that cannot be one
             self._hand_over(partial(self._lose, _one_line(exc)))
         else:
-            client.loop_start()
+            self._hand_over(partial(self._attach, client))
 
     def _opened(self, opened: socket.socket) -> None:
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else 40 ms of delayed ACK in every exchange

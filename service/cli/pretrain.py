@@ -17,6 +17,7 @@ from schemas.recipe import Recipe
 from schemas.settings import ComputeSettings
 from service.cli.common import console, errors
 from service.device import compute_device
+from service.errors import UsageError
 from service.pipeline.embed.starter import read_network
 from service.pipeline.embed.starter_network import StarterNetwork
 from service.pipeline.embed.weights import in_half_precision
@@ -58,6 +59,8 @@ def pretrain(
 
     Example: cangate pretrain photos -o starter --minutes 60
     """
+    if resume and weights is not None:
+        raise UsageError("--resume goes on from the checkpoint; it takes no --weights to start from")
     device = compute_device(ComputeSettings())
     found = Photos.read(photos)
     plan = TrainingPlan(steps, minutes, episodes, rate, seed=seed, workers=workers)

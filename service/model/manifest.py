@@ -6,12 +6,13 @@ import platform
 from importlib.metadata import version
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, field_validator
 
 from schemas.base import UtcDatetime, Value
 from schemas.messages import Sha256
 from schemas.recipe import Recipe
 from service.model.calibration import Calibration
+from service.pipeline.patch_scores import RINGS, Rim
 
 PIPELINE_VERSION = 3
 """Rises with every change of the ROI, normalisation or scoring code that moves a score: older packages are refused."""
@@ -95,6 +96,13 @@ class ModelManifest(Value):
     metrics: Metrics
     golden: tuple[GoldenFrame, ...]
     parent: Sha256 | None = None
+
+    @field_validator("rim")
+    @classmethod
+    def _has_every_ring(cls, rim: Rim) -> Rim:
+        if len(rim) not in (0, RINGS):
+            raise ValueError(f"rim has {RINGS} levels or none, not {len(rim)}")
+        return rim
 
     @property
     def doubtful(self) -> float:

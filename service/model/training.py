@@ -123,7 +123,8 @@ class _Trainer:
             patches, vectors, frame_of_patch, lambda others: self._bank(others, "held-back bank"), self.progress
         )
         score = self.recipe.score
-        rim = rim_of(distances, embedded.insides, score.rim_evenness)
+        sound = self._surely_sound(distances)
+        rim = rim_of([distances[row] for row in sound], [embedded.insides[row] for row in sound], score.rim_evenness)
         held_back = held_back_frames(embedded, distances, rim, score.neighbourhood)
         doubtful = 1 - memory.density_keep if self.options.mixed else 0.0
         calibration = calibrate(held_back, self.options.false_reject, doubtful=doubtful)
@@ -164,6 +165,12 @@ class _Trainer:
         )
         backbone = embedder.state() if self.recipe.embed.pack_weights else {}
         return TrainedModel(manifest, bank.vectors, pictures, backbone)
+
+    def _surely_sound(self, distances: Sequence[FloatArray]) -> list[int]:
+        """Return which frames say what sound parts are like: of a mixed set those whose largest distance is small."""
+        share = self.recipe.memory.density_keep if self.options.mixed else 1.0
+        order = np.argsort([float(each.max()) for each in distances], kind="stable")
+        return sorted(order[: math.ceil(share * len(order))].tolist())
 
     def _pseudo_ok(
         self, vectors: FloatArray, frame_of_patch: npt.NDArray[np.int64], held_back: Sequence[HeldBackFrame]

@@ -17,8 +17,6 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from service.pipeline.embed.filters import filter_vectors
-from service.pipeline.embed.grid import CELL_PX, Cut, cells_inside
 from service.pipeline.normalize import NEUTRAL
 from service.pipeline.types import BgrImage, FloatArray, Mask
 from service.pretraining.damage import paint
@@ -218,30 +216,17 @@ def _enough(weight: FloatArray) -> FloatArray:
     return weight if weight.sum() >= SMALLEST_PART else np.ones_like(weight)
 
 
-def filtered(episode: Episode) -> FloatArray:
-    """Return what the filter bank says of each cell of each view: (VIEWS, rows, cols, filters.DIM), unit length."""
-    count = SIDE // CELL_PX
-    everything = slice(0, count), slice(0, count)
-    return np.stack(
-        [
-            filter_vectors(Cut(image, on_part.astype(np.float32), cells_inside(on_part > 0, count, count), everything))
-            for image, on_part in zip(episode.images, episode.covered, strict=True)
-        ]
-    )
-
-
-class EpisodeStream(IterableDataset[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]):
+class EpisodeStream(IterableDataset[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]):
     """Endless episodes; which ones follows from the seed, the worker and the first step."""
 
     def __init__(self, photos: Photos, parts: Parts | None, seed: int, first_step: int) -> None:
         self.photos, self.parts, self.seed, self.first_step = photos, parts, seed, first_step
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Yield images, covered, labels and `filtered` of one episode after the other."""
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Yield images, covered and labels of one episode after the other."""
         cv2.setNumThreads(1)
         worker = get_worker_info()
         rng = np.random.default_rng([self.seed, worker.id if worker else 0, self.first_step])
         while True:
             episode = draw_episode(rng, self.photos, self.parts)
-            arrays = episode.images, episode.covered, episode.labels, filtered(episode)
-            yield tuple(map(torch.from_numpy, arrays))  # type: ignore[misc]  # four
+            yield tuple(map(torch.from_numpy, (episode.images, episode.covered, episode.labels)))  # type: ignore[misc]  # three

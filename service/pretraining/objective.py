@@ -1,8 +1,7 @@
 """What the backbone is trained for: damage lies farther from the bank than anything sound does.
 
 The references of an episode are the bank, as in service. In every judged view the distance of each patch to its nearest
-reference is taken, by network and filters together as the embedder joins them: what the filters see already needs no
-learning. The loss compares the logarithms of distances, damaged against sound, above all against the sound
+reference is taken; the loss compares the logarithms of distances, damaged against sound, above all against the sound
 patches that lie farthest out, since it is they that set the threshold. Logarithms, because a threshold follows the
 distances of its model: only their ratio matters, and shrinking all of them gains nothing. A second term tells damage
 from sound without a bank, which shows the way in the first thousand steps; a third keeps the vectors from gathering in
@@ -11,7 +10,6 @@ one point (VICReg, arXiv 2105.04906, eq. 1).
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -65,19 +63,16 @@ class Loss:
     ranked: float
 
 
-def loss(vectors: torch.Tensor, filtered: torch.Tensor, logits: torch.Tensor, truth: Truth) -> Loss:
+def loss(vectors: torch.Tensor, logits: torch.Tensor, truth: Truth) -> Loss:
     """Return the loss of a batch of episodes.
 
-    vectors: (episodes * VIEWS, dim, rows, cols), unit length, of the network. filtered: (episodes * VIEWS, rows, cols,
-    D), unit length, of the filters. logits: (episodes * VIEWS, rows, cols), of damage without
+    vectors: (episodes * VIEWS, dim, rows, cols), unit length. logits: (episodes * VIEWS, rows, cols), of damage without
     a bank.
     """
     rankings: list[torch.Tensor] = []
     ranked: list[torch.Tensor] = []
-    patches = vectors.permute(0, 2, 3, 1)
-    both = torch.cat([filtered, patches], dim=3) * math.sqrt(0.5)
     for first in range(0, len(vectors), VIEWS):
-        distances, damaged, sound = _judged(both[first : first + VIEWS], truth, first)
+        distances, damaged, sound = _judged(vectors[first : first + VIEWS], truth, first)
         if damaged.any() and sound.any():
             ranking, share = _ranking(distances[damaged], distances[sound])
             rankings.append(ranking)
@@ -86,7 +81,7 @@ def loss(vectors: torch.Tensor, filtered: torch.Tensor, logits: torch.Tensor, tr
     alone = functional.binary_cross_entropy_with_logits(
         logits[counted], truth.damaged[counted].float(), pos_weight=torch.tensor(RARE, device=logits.device)
     )
-    deviation = patches[truth.inside].std(dim=0) * vectors.shape[1] ** 0.5
+    deviation = vectors.permute(0, 2, 3, 1)[truth.inside].std(dim=0) * vectors.shape[1] ** 0.5
     spread = functional.relu(SPREAD - deviation).mean()
     ranking = torch.stack(rankings).mean() if rankings else torch.zeros_like(alone)
     return Loss(
@@ -98,8 +93,9 @@ def loss(vectors: torch.Tensor, filtered: torch.Tensor, logits: torch.Tensor, tr
     )
 
 
-def _judged(patches: torch.Tensor, truth: Truth, first: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _judged(views: torch.Tensor, truth: Truth, first: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the distance of each patch of the judged views to its nearest reference, and which are damaged, sound."""
+    patches = views.permute(0, 2, 3, 1)
     references = patches[:REFERENCES][truth.inside[first : first + REFERENCES]]
     judged = slice(first + REFERENCES, first + VIEWS)
     nearest = (patches[REFERENCES:].flatten(0, 2) @ references.T).amax(dim=1)

@@ -21,7 +21,7 @@ from service.pretraining.episodes import SIDE, EpisodeStream, Parts
 from service.pretraining.objective import Loss, Truth, loss
 from service.pretraining.photos import Photos
 
-FORMAT = 2
+FORMAT = 1
 LOG_EVERY = 25
 CHECKPOINT_EVERY = 250
 WARM_UP_STEPS = 150
@@ -116,6 +116,10 @@ class PreTrainer:
             raise UsageError(f"no checkpoint to go on from in {self.folder}: {str(exc).splitlines()[0]}") from exc
         if state.get("format") != FORMAT or state["photos"] != self.photos.digest or state["seed"] != self.plan.seed:
             raise UsageError(f"{self.checkpoint} is of another training: other photos, another seed or another version")
+        if state["plan"]["rate"] != self.plan.rate:
+            raise UsageError(
+                f"{self.checkpoint} was begun with a rate of {state['plan']['rate']:g}; go on with that one"
+            )
         self._learner.load_state_dict(state["learner"])
         self._average.load_state_dict(state["average"])
         self._optimizer.load_state_dict(state["optimizer"])
@@ -139,7 +143,7 @@ class PreTrainer:
         assert isinstance(network, StarterNetwork), "the average is of the learner"
         return network.cpu().eval()
 
-    def _batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
+    def _batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         stream = EpisodeStream(self.photos, self.parts, self.plan.seed, self.step)
         loader = DataLoader(
             stream,
@@ -152,14 +156,14 @@ class PreTrainer:
         )
         return iter(loader)
 
-    def _learn(self, images: torch.Tensor, covered: torch.Tensor, labels: torch.Tensor, filtered: torch.Tensor) -> Loss:
+    def _learn(self, images: torch.Tensor, covered: torch.Tensor, labels: torch.Tensor) -> Loss:
         rate = self.plan.rate * (0.5 + 0.5 * math.cos(math.pi * self.share)) * min(1, (self.step + 1) / WARM_UP_STEPS)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         bgr = images.reshape(-1, SIDE, SIDE, 3).permute(0, 3, 1, 2).float() / 255
         covered, labels = covered.reshape(-1, SIDE, SIDE), labels.reshape(-1, SIDE, SIDE)
         vectors, logits = self._learner(bgr, covered[:, None].float())
-        result = loss(vectors, filtered.flatten(0, 1), logits, Truth.of(covered, labels))
+        result = loss(vectors, logits, Truth.of(covered, labels))
         self._optimizer.zero_grad(set_to_none=True)
         result.total.backward()  # type: ignore[no-untyped-call]  # torch
         nn.utils.clip_grad_norm_(self._learner.parameters(), LARGEST_GRADIENT)

@@ -9,13 +9,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from prometheus_client import REGISTRY
 
 from adapters.pki import PlantAuthority
+from adapters.telemetry import Metrics
 from schemas.messages import Gate, ImageEvent, Reason, StationState
 from service.errors import SinkUnavailable
 from tests.support.fakes import RecordingCommands, RecordingIntake
-from tests.support.mqtt import PlantClient, adapter_for, answer_to, private_mosquitto, running, status
+from tests.support.mqtt import PlantClient, adapter_for, answer_to, counted, private_mosquitto, running, status
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.broker
@@ -25,8 +25,8 @@ def _event(event_id: str = "e1", **fields: object) -> bytes:
     return json.dumps({"event_id": event_id, "image": {"uri": "file:///frame.png"}, **fields}).encode()
 
 
-def _refused(reason: str) -> float:
-    return REGISTRY.get_sample_value("cangate_refused_total", {"transport": "mqtt", "reason": reason}) or 0.0
+def _refused(metrics: Metrics, reason: str) -> float:
+    return counted(metrics, "cangate_refused_total", transport="mqtt", reason=reason)
 
 
 async def test_verdict_echoes_correlation_data_and_expires_with_its_deadline() -> None:
@@ -130,30 +130,30 @@ async def test_input_that_cannot_be_answered_is_counted_and_acknowledged(
     leaf: str, payload: bytes, reason: str
 ) -> None:
     """It is gone from the broker, and the next good event is judged."""
-    before = _refused(reason)
+    metrics = Metrics()
     # one message at a time, so the good event only comes when the bad one was acknowledged; 3.1.1, because with MQTT 5
     # mosquitto goes by the client's Receive Maximum instead
     async with (
         private_mosquitto("max_inflight_messages 1") as broker,
         PlantClient(broker.port) as plant,
-        running(adapter_for(broker.port, protocol="3.1.1"), intake := RecordingIntake()),
+        running(adapter_for(broker.port, protocol="3.1.1", metrics=metrics), intake := RecordingIntake()),
     ):
         await plant.send(leaf, payload)
         await plant.send("image-ready", _event("good"))
         assert (await intake.next()).event.event_id == "good"
-        assert _refused(reason) == before + 1
+        assert _refused(metrics, reason) == 1
 
 
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
 async def test_retained_copies_are_ignored(protocol: str) -> None:
     """A retained trigger or command is old news: it must not judge a part that is long gone, nor pause the line."""
-    before = _refused("retained")
+    metrics = Metrics()
     commands, intake = RecordingCommands(), RecordingIntake()
     async with private_mosquitto() as broker, PlantClient(broker.port) as plant:
         await plant.send("image-ready", _event("stale"), retain=True)
         await plant.send("cmd", b'{"command":"pause"}', retain=True)
-        async with running(adapter_for(broker.port, protocol=protocol), intake, commands):
-            await eventually(lambda: _refused("retained") == before + 2)
+        async with running(adapter_for(broker.port, protocol=protocol, metrics=metrics), intake, commands):
+            await eventually(lambda: _refused(metrics, "retained") == 2)
             await plant.send("image-ready", _event("live"))
             await plant.send("cmd", b'{"command":"resume"}')
             assert (await intake.next()).event.event_id == "live"
@@ -195,15 +195,15 @@ async def test_commands_beyond_the_queue_are_refused() -> None:
     """One in work and thirty-two waiting; the rest is counted, and what was taken is carried out."""
     commands = RecordingCommands()
     commands.gate.clear()
-    before = _refused("overload")
+    metrics = Metrics()
     async with (
         private_mosquitto() as broker,
         PlantClient(broker.port) as plant,
-        running(adapter_for(broker.port), RecordingIntake(), commands),
+        running(adapter_for(broker.port, metrics=metrics), RecordingIntake(), commands),
     ):
         for number in range(40):
             await plant.send("cmd", b'{"command":"ping","args":{"number":%d}}' % number)
-        await eventually(lambda: _refused("overload") == before + 7)
+        await eventually(lambda: _refused(metrics, "overload") == 7)
         commands.gate.set()
         await eventually(lambda: len(commands.taken) == 33)
         assert [command.args["number"] for command in commands.taken] == list(range(33))

@@ -6,15 +6,16 @@ import asyncio
 import json
 import signal
 import socket
+from typing import Any
 
 import pytest
-from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from adapters.clock import SystemClock
 from adapters.mqtt.access import BrokerAccess
 from adapters.mqtt.connection import Connection, Incoming, Outgoing
 from adapters.simulation.broker import MosquittoBroker
+from adapters.telemetry import Metrics
 from schemas.messages import Gate, StationState, Status
 from service.errors import SinkUnavailable
 from tests.support.fakes import RecordingIntake
@@ -23,6 +24,7 @@ from tests.support.mqtt import (
     adapter_for,
     answer_to,
     break_off,
+    counted,
     mosquitto_or_skip,
     private_mosquitto,
     running,
@@ -31,10 +33,6 @@ from tests.support.mqtt import (
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.broker
-
-
-def metric(name: str) -> float:
-    return REGISTRY.get_sample_value(name) or 0.0
 
 
 def _event(event_id: str) -> bytes:
@@ -155,8 +153,11 @@ async def test_frozen_broker_is_given_up_and_taken_up_again() -> None:
 
 async def test_pass_that_the_broker_does_not_confirm_in_time_is_told() -> None:
     """It left in time; that it may have been heard late is counted and logged, for who looks into it."""
-    before = metric("cangate_pass_unconfirmed_total")
-    async with private_mosquitto() as broker, running(adapter_for(broker.port), RecordingIntake()) as adapter:
+    metrics = Metrics()
+    async with (
+        private_mosquitto() as broker,
+        running(adapter_for(broker.port, metrics=metrics), RecordingIntake()) as adapter,
+    ):
         broker.send_signal(signal.SIGSTOP)
         asyncio.get_running_loop().call_later(0.5, broker.send_signal, signal.SIGCONT)
         with capture_logs() as logs:
@@ -166,7 +167,7 @@ async def test_pass_that_the_broker_does_not_confirm_in_time_is_told() -> None:
         asyncio.get_running_loop().call_later(0.5, broker.send_signal, signal.SIGCONT)
         await adapter.publish(answer_to("reject", seq=3, gate=Gate.REJECT, left_s=0.3))
     assert [entry["event_id"] for entry in logs if entry["event"] == "pass_unconfirmed"] == ["late"]
-    assert metric("cangate_pass_unconfirmed_total") == before + 1
+    assert counted(metrics, "cangate_pass_unconfirmed_total") == 1
 
 
 async def test_pass_that_waits_too_long_for_its_turn_is_not_sent() -> None:
@@ -232,7 +233,7 @@ async def test_share_group_delivers_each_event_to_one_worker() -> None:
     """Two workers of a share group get every event once; commands go to both."""
     async with private_mosquitto() as broker, PlantClient(broker.port) as plant:
         first, second = RecordingIntake(), RecordingIntake()
-        settings = {"share_group": "inspectors"}
+        settings: dict[str, Any] = {"share_group": "inspectors"}
         async with (
             running(adapter_for(broker.port, client_id="a", **settings), first),
             running(adapter_for(broker.port, client_id="b", **settings), second),

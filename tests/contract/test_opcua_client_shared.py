@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from asyncua import ua
+from asyncua.common.utils import ServiceError
+from asyncua.crypto.permission_rules import User, UserRole
+from asyncua.server.address_space import AddressSpace, AttributeService
 
 from adapters.opcua.client.sessions import PlcSessions
 from adapters.simulation.plc_server import PlcServer
-from tests.support.opcua import RecordingIntake, free_port
+from tests.support.opcua import NoCommands, RecordingIntake, free_port
 from tests.support.plc import plc_client, serving
 from tests.support.waiting import eventually
 
@@ -80,6 +85,113 @@ async def test_stations_that_reach_the_plc_otherwise_have_sessions_of_their_own(
     second = plc_client(plc.mapping("line2") | difference, station="line2", sessions=sessions)
     async with serving(first), serving(second, connected="username" not in difference):
         await eventually(lambda: connections(plc) == 2)
+
+
+async def test_station_that_is_refused_its_items_leaves_nothing_on_the_session(
+    plc: PlcServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A PLC that is out of monitored items: each attempt takes its subscription away again."""
+    service = plc.server.iserver.subscription_service
+    watched, attempts = plc.node("trigger", "line2").nodeid, 0
+    monitor = service.create_monitored_items
+
+    async def refuse(params: ua.CreateMonitoredItemsParameters, *more: Any) -> Any:
+        nonlocal attempts
+        if params.ItemsToCreate[0].ItemToMonitor.NodeId != watched:
+            return await monitor(params, *more)
+        attempts += 1
+        raise ServiceError(ua.StatusCodes.BadTooManyMonitoredItems)
+
+    monkeypatch.setattr(service, "create_monitored_items", refuse)
+    sessions = PlcSessions()
+    first = plc_client(plc.mapping("line1"), sessions=sessions)
+    second = plc_client(plc.mapping("line2"), station="line2", sessions=sessions)
+    async with serving(first) as at_first, serving(second, connected=False):
+        await eventually(lambda: attempts >= 4)
+        assert "BadTooManyMonitoredItems" in str(second.fault)
+        assert len(service.subscriptions) <= 2
+        await inspects(plc, at_first, "line1", "A")
+    await eventually(lambda: not service.subscriptions)
+
+
+async def test_request_without_an_answer_renews_the_session_of_all(plc: PlcServer) -> None:
+    """The PLC hangs while it takes one station's result: its session is thrown away, and all come back on a new one."""
+    hangs = asyncio.Event()
+    service = HangingPlc(plc.server.iserver.aspace, plc.node("verdict", "line2").nodeid, hangs)
+    plc.server.iserver.attribute_service = service
+    sessions, patience = PlcSessions(), {"request_timeout_ms": 400}
+    first = plc_client(plc.mapping("line1") | patience, sessions=sessions)
+    second = plc_client(plc.mapping("line2") | patience, station="line2", sessions=sessions)
+    async with serving(first) as at_first, serving(second):
+        hangs.set()
+        await plc.trigger("slow", station="line2")
+        await eventually(lambda: "no_answer" in str(first.fault))
+        assert "no_answer" in str(second.fault)
+        hangs.clear()
+        assert (await asyncio.wait_for(plc.result("line2"), 20)).part_id == "slow"
+        await eventually(lambda: first.fault is None)
+        await inspects(plc, at_first, "line1", "after")
+        await eventually(lambda: connections(plc) == 1)
+
+
+class HangingPlc(AttributeService):
+    """Does not answer a write to one node while it hangs."""
+
+    def __init__(self, aspace: AddressSpace, node_id: ua.NodeId, hangs: asyncio.Event) -> None:
+        super().__init__(aspace)
+        self._node_id = node_id
+        self._hangs = hangs
+
+    async def write(
+        self,
+        params: ua.WriteParameters,
+        user: User = User(role=UserRole.Admin),  # noqa: B008 - asyncua's signature
+    ) -> list[ua.StatusCode]:
+        if self._hangs.is_set() and any(item.NodeId == self._node_id for item in params.NodesToWrite):
+            await asyncio.sleep(1)
+        return await super().write(params, user)
+
+
+@pytest.mark.parametrize("turns", range(0, 24, 2))
+async def test_station_that_stops_while_it_opens_leaves_the_session_to_the_others(plc: PlcServer, turns: int) -> None:
+    """Whoever was first is cancelled at any moment: the second one is served, and nobody leaves a task behind."""
+    loop, left_behind = asyncio.get_running_loop(), []
+    loop.set_exception_handler(lambda _loop, context: left_behind.append(context["message"]))
+    sessions = PlcSessions()
+    first = plc_client(plc.mapping("line1"), sessions=sessions)
+    second = plc_client(plc.mapping("line2"), station="line2", sessions=sessions)
+    await first.open()
+    opening = asyncio.create_task(first.run(RecordingIntake(), NoCommands()))
+    for _ in range(turns // 2):
+        await asyncio.sleep(0)
+    async with serving(second, connected=False) as at_second:
+        for _ in range(turns - turns // 2):
+            await asyncio.sleep(0)
+        opening.cancel()
+        await asyncio.wait([opening])
+        await eventually(lambda: second.fault is None)
+        await inspects(plc, at_second, "line2", "B")
+        assert connections(plc) == 1
+    await eventually(lambda: connections(plc) == 0)
+    gc.collect()
+    assert left_behind == []
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_only_station_that_stops_while_it_opens_leaves_nothing_behind(plc: PlcServer, turns: int) -> None:
+    """Neither a connection nor an exception that nobody has looked at."""
+    loop, left_behind = asyncio.get_running_loop(), []
+    loop.set_exception_handler(lambda _loop, context: left_behind.append(context["message"]))
+    only = plc_client(plc.mapping("line1"))
+    await only.open()
+    opening = asyncio.create_task(only.run(RecordingIntake(), NoCommands()))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    opening.cancel()
+    await asyncio.wait([opening])
+    await eventually(lambda: connections(plc) == 0)
+    gc.collect()
+    assert left_behind == []
 
 
 async def test_session_that_is_lost_is_lost_to_all_and_comes_back_for_all() -> None:

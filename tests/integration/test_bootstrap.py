@@ -99,38 +99,52 @@ async def test_serve_starts_without_broker_and_model_and_ends_when_told(tmp_path
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"station": {"id": "line1"}}, "station.id: line1"),
-        ({"mqtt": {"client_id": "inspection"}}, "mqtt.client_id: inspection"),
-        ({"images": {"store": "pictures"}}, "images.store: .*/pictures"),
-        ({"http": {"port": 8123}}, "http.port: 8123"),
-        ({"opcua": {"server": {"port": 4899}}}, "opcua.server.port: 4899"),
+        ({"station": {"id": "line1"}}, "station.id: line1 is given"),
+        ({"mqtt": {"client_id": "inspection", "port": 1}}, "mqtt.client_id: inspection at .* is given"),
+        ({"images": {"store": "pictures"}}, "images.store: .*/pictures is given"),
+        ({"http": {"port": 8123}}, "http.port: 127.0.0.1:8123 is given"),
+        ({"opcua": {"server": {"port": 4899}}}, "opcua.server.port: 127.0.0.1:4899 is given"),
+        ({"opcua": {"client": PLC}}, "opcua.client: i=2 at opc.tcp://127.0.0.1:1 is given"),
+        ({"journal": {"url": "sqlite:///journal.sqlite"}}, "journal.url: sqlite:///journal.sqlite is given"),
+        ({"record": {"enabled": True, "folder": "records"}}, "record.folder: .*/records is given"),
     ],
     ids=str,
 )
 async def test_stations_that_want_the_same_for_themselves_are_refused_by_name(
     tmp_path: Path, changes: dict[str, Any], named: str
 ) -> None:
-    """Two stations of one process take neither each other's events nor each other's pictures."""
-    first, second = tmp_path / "1", tmp_path / "2"
-    first.mkdir()
-    second.mkdir()
-    stations = [
-        settings(first, **{"station": {"id": "line1"}, **changes}),
-        settings(second, **{"station": {"id": "line2"}, **changes}),
-    ]
-    with pytest.raises(UsageError, match=f"{named} is given to 2 stations"):
-        await serve_all(stations, asyncio.Event())
+    """Two stations of one process take neither each other's events nor each other's results or pictures."""
+    with pytest.raises(UsageError, match=f"{named} to two stations"):
+        await serve_all(two_stations(tmp_path, changes, changes), asyncio.Event())
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [({"log": {"level": "debug"}}, "log"), ({"compute": {"threads": 7}}, "compute.threads")],
+    ids=str,
+)
+async def test_stations_that_want_different_processes_are_refused_by_name(
+    tmp_path: Path, changes: dict[str, Any], named: str
+) -> None:
+    """What holds for the process is not taken from whoever comes first."""
+    with pytest.raises(UsageError, match=f"{named}: holds for the whole process"):
+        await serve_all(two_stations(tmp_path, {}, changes), asyncio.Event())
+
+
+def two_stations(folder: Path, first: dict[str, Any], second: dict[str, Any]) -> list[Settings]:
+    """Return the settings of two stations that could start, but for the changes."""
+    stations = []
+    for name, changes in (("line1", first), ("line2", second)):
+        (folder / name).mkdir()
+        stations.append(settings(folder / name, **{"station": {"id": name}, **changes}))
+    return stations
 
 
 async def test_station_that_cannot_start_ends_the_others(tmp_path: Path) -> None:
     """The process says what is missing and leaves nothing behind: the port of the other station is free again."""
-    first, second = tmp_path / "1", tmp_path / "2"
-    first.mkdir()
-    second.mkdir()
     port = free_port()
-    good = settings(first, station={"id": "line1"}, http={"port": port})
-    bad = settings(second, station={"id": "line2"}, images={"roots": ["nowhere"]})
+    stations = two_stations(tmp_path, {"http": {"port": port}}, {"images": {"roots": ["nowhere"]}})
     with pytest.raises(UsageError, match="nowhere"):
-        await serve_all([good, bad], asyncio.Event())
+        await serve_all(stations, asyncio.Event())
     with socket.create_server(("127.0.0.1", port)):
         pass

@@ -17,6 +17,8 @@ from service.model.package import ModelPackage, read_package
 from service.model.registry import ModelRegistry
 from service.model.sweep import Measure, Target
 from service.model.training import TrainedModel
+from service.pipeline.patch_scores import RINGS
+from service.pipeline.types import Frame
 from tests.support.cli import CommandLine
 from tests.support.parts import publish, train_parts, write_config, write_parts
 
@@ -76,6 +78,19 @@ def test_calibrate_from_held_back_frames(cangate: CommandLine, registry: ModelRe
     assert f"cangate models activate bars 2 --store {registry.store}" in outcome.stdout
     assert registry.active("bars") == "1"
     assert all(statistic in outcome.stdout for statistic in ScoreStatistic)
+
+
+def test_calibrated_scores_are_those_of_the_line(cangate: CommandLine, registry: ModelRegistry, frames: Path) -> None:
+    """The threshold lies on the scale of the scores that it is compared with: rim and neighbourhood are in both."""
+    assert cangate("calibrate", "bars", "--ok", frames / "other", "--store", registry.store).status == 0
+    after = version(registry, 2)
+    assert len(after.manifest.rim) == RINGS
+    pipeline = after.build_pipeline(torch.device("cpu"))
+    for held_back in after.manifest.calibration.held_back:
+        picture = cv2.imread(str(frames / "other" / held_back.name), cv2.IMREAD_COLOR)
+        assert picture is not None
+        (seen,) = pipeline.inspect([Frame(np.asarray(picture, np.uint8))])
+        assert held_back.scores[ScoreStatistic.MAX] == pytest.approx(seen.score, abs=1e-5)
 
 
 def test_calibrate_says_what_few_frames_cannot_claim(cangate: CommandLine, registry: ModelRegistry) -> None:
@@ -243,6 +258,9 @@ def test_imported_bank_is_calibrated_into_a_whole_package(
     first = read_package(registry.resolve("study"))
     assert (first.manifest.tau, first.manifest.recipe.score.statistic) == (0.5, ScoreStatistic.P95)
     np.testing.assert_array_equal(first.vectors, trained.vectors)
+    # its tau was set on distances as they are
+    score = first.manifest.recipe.score
+    assert (first.manifest.rim, score.neighbourhood, score.rim_evenness) == ((), 1, 0)
     assert "give --ok" in cangate("calibrate", "study", "-c", config).one_line_error()
     assert cangate("calibrate", "study", "--ok", frames / "other", "--activate", "-c", config).status == 0
     second = read_package(registry.resolve("study"))

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
+from adapters.frames import decode_image
+from schemas.recipe import Recipe
+from service.model.dataset import list_frames, read_frame
+from service.model.extension import Extension, extend
 from service.model.package import InspectionPipeline, read_package
 from service.model.registry import ModelRegistry
+from service.pipeline.patch_scores import RINGS
 from service.pipeline.types import BgrImage, Frame
 from tests.support.cli import CommandLine
 from tests.support.parts import draw_part, publish, train_parts, write_parts
@@ -125,3 +134,38 @@ def test_extend_refuses_in_one_line(cangate: CommandLine, registry: ModelRegistr
     assert "cannot list" in cangate("models", "extend", "bars", tmp_path / "nowhere", *store).one_line_error()
     assert "no model 'rods'" in cangate("models", "extend", "rods", new, *store).one_line_error()
     assert registry.versions("bars") == ["1"]
+
+
+def test_scores_of_new_frames_are_those_of_the_line(registry: ModelRegistry, tmp_path: Path) -> None:
+    """Rim and neighbourhood of the model count for the frames that are added, before and after."""
+    package = read_package(registry.resolve("bars"))
+    pipeline = package.build_pipeline(torch.device("cpu"))
+    files = list_frames(write_new(tmp_path / "new", range(100, 104))).frames
+
+    def extended(**changes: Any) -> Extension:
+        return extend(
+            package,
+            replace(pipeline, **changes),
+            files,
+            (),
+            decode=partial(decode_image, max_pixels=1_000_000),
+            workers=1,
+            progress=lambda _stage, _done, _total: None,
+        )
+
+    def after(extension: Extension) -> list[float]:
+        return [float(score) for score in extension.added.after]
+
+    plain = replace_score(pipeline.recipe, neighbourhood=1)
+    once, twice = extended(rim=(1.0,) * RINGS), extended(rim=(2.0,) * RINGS)
+    assert [2 * score for score in after(twice)] == pytest.approx(after(once), rel=1e-5)
+    assert all(mean < alone for mean, alone in zip(after(once), after(extended(recipe=plain, rim=())), strict=True))
+    seen = [
+        pipeline.inspect([read_frame(file, partial(decode_image, max_pixels=1_000_000)).frame])[0] for file in files
+    ]
+    assert list(extended().added.before) == pytest.approx([inspection.score for inspection in seen], abs=1e-5)
+
+
+def replace_score(recipe: Recipe, **changes: Any) -> Recipe:
+    """Return a recipe with other patch scores."""
+    return recipe.model_copy(update={"score": recipe.score.model_copy(update=changes)})

@@ -89,8 +89,26 @@ def test_what_cannot_be_trained_on_is_refused_in_one_line(cangate: CommandLine, 
         ((tmp_path / "nowhere", "-o", out), "no folder"),
         ((photos, "-o", tmp_path / "new", "--resume"), "no checkpoint to go on from"),
         ((others, "-o", out, "--resume"), "is of another training"),
+        ((photos, "-o", out, "--resume", "--rate", 0.1), "was begun with a rate of 0.0025"),
+        ((photos, "-o", out, "--resume", "--weights", out / "starter.safetensors"), "takes no --weights"),
+        ((photos, "-o", tmp_path / "new", "--weights", out / "losses.csv"), "holds no starter network"),
     ):
         assert said in cangate("pretrain", *arguments, *SHORT).one_line_error()
+
+
+def test_a_training_may_start_from_earlier_weights(cangate: CommandLine, weights: Path, tmp_path: Path) -> None:
+    """One step away from them it is nearer to them than to what it would be without."""
+    photos, out = tmp_path / "photos", tmp_path / "on"
+    for name, more in (("on", ("--weights", weights)), ("anew", ("--seed", 7))):
+        ran = cangate("pretrain", photos, "-o", tmp_path / name, "--steps", 1, "--rate", 1e-5, *more, *SHORT)
+        assert ran.status == 0, ran
+    start, anew = (safetensors.torch.load_file(path) for path in (weights, tmp_path / "anew" / "starter.safetensors"))
+    on = safetensors.torch.load_file(out / "starter.safetensors")
+
+    def apart(other: dict[str, torch.Tensor]) -> float:
+        return sum(float((on[name].float() - tensor.float()).abs().sum()) for name, tensor in other.items())
+
+    assert apart(start) < 0.1 * apart(anew)
 
 
 def test_a_model_trained_on_weights_carries_them(cangate: CommandLine, weights: Path, tmp_path: Path) -> None:

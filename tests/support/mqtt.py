@@ -16,10 +16,12 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from prometheus_client.parser import text_string_to_metric_families
 
 from adapters.clock import SystemClock
 from adapters.mqtt import MqttAdapter
 from adapters.simulation.broker import MosquittoBroker, find_mosquitto
+from adapters.telemetry import Metrics
 from schemas.messages import Decision, Gate, JudgedImage, ModelRef, Reason, StagesMs, StationState, Status, Verdict
 from schemas.settings import MqttSettings
 from service.ports import Answer, CommandHandler, Intake
@@ -127,10 +129,21 @@ class PlantClient:
         )
 
 
-def adapter_for(port: int, **settings: Any) -> MqttAdapter:
+def adapter_for(port: int, *, metrics: Metrics | None = None, **settings: Any) -> MqttAdapter:
     """Return an adapter of the station for a broker on loopback; `settings` as in the configuration."""
     chosen = MqttSettings.model_validate({"port": port, "reconnect_max_s": 0.2, **settings})
-    return MqttAdapter(chosen, station=STATION, clock=SystemClock(), max_raw_bytes=1000)
+    return MqttAdapter(chosen, station=STATION, clock=SystemClock(), max_raw_bytes=1000, metrics=metrics)
+
+
+def counted(metrics: Metrics, name: str, **labels: str) -> float:
+    """Return what a counter shows to Prometheus, 0 where it shows nothing."""
+    families = text_string_to_metric_families(metrics.text().decode())
+    return sum(
+        sample.value
+        for family in families
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    )
 
 
 @asynccontextmanager

@@ -50,7 +50,7 @@ def test_deadline_margin_never_eats_a_short_deadline(deadline_ms: int, margin_ms
 
 
 def test_margin_is_learned_from_publish_times() -> None:
-    """Both parts follow the slowest percent of recent answers, with some to spare, and forget what is long past."""
+    """Travel follows the slowest of recent answers, the rest all but the slowest percent; both forget in time."""
     margin = Margin("auto")
     first_guess = margin.seconds
     for _ in range(19):
@@ -58,12 +58,14 @@ def test_margin_is_learned_from_publish_times() -> None:
     assert margin.seconds == first_guess
     margin.observe(waited_s=0.020, transit_s=0.040)
     assert (margin.seconds, margin.transit_s) == pytest.approx((0.075, 0.050))
-    for _ in range(200):
+    for _ in range(500):
         margin.observe(waited_s=0.001, transit_s=0.002)
     assert (margin.seconds, margin.transit_s) == (0.010, 0.005)
+    margin.observe(waited_s=0.040, transit_s=0.040)
+    assert (margin.seconds, margin.transit_s) == pytest.approx((0.055, 0.050))
     for _ in range(3):
         margin.observe(waited_s=30.0, transit_s=30.0)
-    assert (margin.seconds, margin.transit_s) == (0.150, 0.075)
+    assert (margin.seconds, margin.transit_s) == (0.200, 0.100)
 
 
 def test_margin_that_is_set_does_not_move() -> None:

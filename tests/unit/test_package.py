@@ -18,6 +18,7 @@ from service.errors import PackageNotFound, PackageRefused
 from service.model.manifest import PIPELINE_VERSION, ModelManifest
 from service.model.package import read_package, write_package
 from service.model.training import TrainedModel
+from service.pipeline.patch_scores import RINGS
 from tests.support.parts import train_parts, write_parts
 
 CPU = torch.device("cpu")
@@ -116,6 +117,13 @@ def test_package_of_a_newer_format_is_refused(trained: TrainedModel, tmp_path: P
     path = rewritten(trained, tmp_path / "newer", format="cangate/model/2")
     with pytest.raises(PackageRefused, match=r"model\.json: format"):
         read_package(path)
+
+
+@pytest.mark.parametrize("rim", [(1.0,) * (RINGS - 1), (1.0,) * (RINGS + 1), (0.0,) * RINGS, (float("inf"),) * RINGS])
+def test_package_whose_rim_cannot_be_is_refused(trained: TrainedModel, tmp_path: Path, rim: tuple[float, ...]) -> None:
+    """Too few levels, too many, or such that every score would be nothing."""
+    with pytest.raises(PackageRefused, match=r"model\.json: rim"):
+        read_package(rewritten(trained, tmp_path / "odd", rim=rim))
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,6 @@ from service.pretraining.episodes import REFERENCES, SIDE, VIEWS, Label
 from service.pretraining.objective import Truth, loss
 
 CELLS = SIDE // 8
-UNSEEN = functional.normalize(torch.ones((VIEWS, CELLS, CELLS, 4)), dim=3)
-"""What filters say that see no difference."""
 
 
 def truth_with(square: slice) -> Truth:
@@ -53,36 +51,22 @@ def test_loss_falls_as_damage_moves_away_from_the_bank() -> None:
     """And the share of pairs in the right order rises from chance to all; gradients are finite."""
     truth = truth_with(slice(32, 64))
     logits = torch.zeros((VIEWS, CELLS, CELLS))
-    results = [loss(vectors_with(offset, truth), UNSEEN, logits, truth) for offset in (0.0, 0.3, 1.0)]
+    results = [loss(vectors_with(offset, truth), logits, truth) for offset in (0.0, 0.3, 1.0)]
 
     assert results[0].ranking > results[1].ranking > results[2].ranking
     assert results[0].ranked < 0.3
     assert results[2].ranked == 1
 
     vectors = vectors_with(0.3, truth)
-    loss(vectors, UNSEEN, logits, truth).total.backward()  # type: ignore[no-untyped-call]  # torch
+    loss(vectors, logits, truth).total.backward()  # type: ignore[no-untyped-call]  # torch
     assert vectors.grad is None or bool(torch.isfinite(vectors.grad).all())
-
-
-def test_what_the_filters_see_counts_as_much_as_what_the_network_sees() -> None:
-    """Damage that the filters alone keep apart is ranked already: nothing is left to learn there."""
-    truth = truth_with(slice(32, 64))
-    logits = torch.zeros((VIEWS, CELLS, CELLS))
-    filtered = UNSEEN.clone()
-    filtered[truth.damaged] = functional.normalize(torch.tensor([1.0, -1, 1, -1]), dim=0)
-
-    blind = loss(vectors_with(0, truth), UNSEEN, logits, truth)
-    seeing = loss(vectors_with(0, truth), filtered, logits, truth)
-
-    assert seeing.ranked == 1 > blind.ranked
-    assert seeing.ranking < blind.ranking
 
 
 def test_loss_of_a_batch_without_damage_is_finite() -> None:
     """Nothing to rank is no division by zero."""
     truth = truth_with(slice(0, 0))
 
-    result = loss(vectors_with(0, truth), UNSEEN, torch.zeros((VIEWS, CELLS, CELLS)), truth)
+    result = loss(vectors_with(0, truth), torch.zeros((VIEWS, CELLS, CELLS)), truth)
 
     assert np.isfinite(float(result.total.detach()))
     assert result.ranking == 0
@@ -94,4 +78,4 @@ def test_vectors_in_one_point_cost() -> None:
     truth = truth_with(slice(32, 64))
     same = functional.normalize(torch.ones((VIEWS, 16, CELLS, CELLS)), dim=1)
 
-    assert loss(same, UNSEEN, torch.zeros((VIEWS, CELLS, CELLS)), truth).spread == pytest.approx(0.6)
+    assert loss(same, torch.zeros((VIEWS, CELLS, CELLS)), truth).spread == pytest.approx(0.6)

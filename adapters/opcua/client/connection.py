@@ -7,6 +7,7 @@ new one. Here every connection has an asyncua client of its own that is thrown a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, TypeVar
@@ -101,7 +102,13 @@ class PlcConnection:
         server = self._client.uaclient
         made = await self._request(server.create_subscription(parameters, on_publish), "subscribe")
         wanted = ua.CreateMonitoredItemsParameters(made.SubscriptionId, ua.TimestampsToReturn.Both, list(items))
-        return made, list(await self._request(server.create_monitored_items(wanted), "monitor"))
+        try:
+            return made, list(await self._request(server.create_monitored_items(wanted), "monitor"))
+        except BaseException:
+            if not self.lost.done():  # others may stay on this connection, and so would the subscription
+                with contextlib.suppress(SinkUnavailable):
+                    await self.unsubscribe(int(made.SubscriptionId))
+            raise
 
     async def unsubscribe(self, subscription: int) -> None:
         """Delete a subscription, for the others on this connection stay. Raises SinkUnavailable."""

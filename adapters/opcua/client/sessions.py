@@ -34,7 +34,7 @@ class PlcSessions:
         """Lend an open connection.
 
         Args:
-            way: equal for stations that may share a session: everything that `access` was made of.
+            way: equal for stations that may share: all that `access` was made of but the station's name.
             access: how to reach the PLC where nobody is there yet.
 
         Raises:
@@ -45,6 +45,8 @@ class PlcSessions:
             connection = PlcConnection(access)
             # in a task of its own: it goes on for the others where the station that began it is told to stop
             shared = _Shared(connection, asyncio.create_task(connection.open(), name="plc connect"))
+            # who waits hears of it; where nobody does any more, nobody need
+            shared.opening.add_done_callback(lambda task: task.cancelled() or task.exception())
             self._shared[way] = shared
         shared.stations += 1
         reason = "closed"
@@ -57,7 +59,7 @@ class PlcSessions:
         finally:
             shared.stations -= 1
             if not shared.stations:
-                if self._shared[way] is shared:
+                if self._shared.get(way) is shared:
                     del self._shared[way]
                 shared.opening.cancel()
                 await shared.connection.close(reason)
