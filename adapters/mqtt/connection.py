@@ -172,11 +172,11 @@ class Connection:
         """Break the connection now, without a word to the broker."""
         # set before the socket is looked at: `_opened` looks the other way round, so one of the two shuts it
         self._abandoned = True
-        client = self._client
         self._shut_socket()
         self._lose(reason)
-        if client is not None and self._attached:
-            self._readable(client)  # it sees the end, and closes the socket
+        if self._attached and self._socket is not None:
+            self._detach(self._socket)
+            self._socket.close()
 
     def _make_client(self, will: Outgoing | None) -> Client:
         access = self._access
@@ -277,17 +277,20 @@ class Connection:
         if opened is not None:
             self._attached = True
             self._loop.add_reader(opened, self._readable, client)
-            client.loop_write()
+            self._loop.add_writer(opened, client.loop_write)  # CONNECT waits there since before anybody watched
             self._keep_alive(client)
 
     def _readable(self, client: Client) -> None:
-        client.loop_read()
-        # what TLS has decrypted already wakes nobody up
-        while (opened := client.socket()) is not None and isinstance(opened, ssl.SSLSocket) and opened.pending():
+        try:
             client.loop_read()
+            # what TLS has decrypted already wakes nobody up
+            while self._attached and isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
+                client.loop_read()
+        except Exception as exc:  # noqa: BLE001 - whatever paho makes of what is no MQTT
+            self.abort(f"the broker sent what cannot be read: {type(exc).__name__}")
 
     def _keep_alive(self, client: Client) -> None:
-        if client.socket() is not None:
+        if self._attached:
             client.loop_misc()
             self._loop.call_later(_KEEP_ALIVE_LOOK_S, self._keep_alive, client)
 

@@ -260,6 +260,43 @@ async def test_left_over_subscription_is_acknowledged_and_ignored() -> None:
             assert (await intake.next()).event.event_id == "for-us"
 
 
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        b"\xf0\xff\xff\xff\xff\xff",  # a length without an end
+        b"\x30\x05\x00\x09a\xff\xff",  # a topic longer than its packet
+        b"\x32\x02\x00\x00",  # QoS 1 without a packet id
+        b"\x30\x06\x00\x01\xff\x02\xff\xff",  # a topic that is no UTF-8, a property that does not exist
+        b"\x90\x03\x00\x01\x05",  # properties beyond the end
+        b"\x40\x01\x00",  # half a packet id
+        b"\x20\x00",  # accepted again, with nothing in it
+        b"\x00\x00",  # no such packet
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    ],
+    ids=repr,
+)
+async def test_broker_that_talks_nonsense_is_left_or_ignored(nonsense: bytes) -> None:
+    """Whatever comes, the loop goes on, nothing is left open, and what was published is told to be unconfirmed."""
+    gone = asyncio.Event()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1000)
+        writer.write(b"\x20\x03\x00\x00\x00" + nonsense)
+        while await reader.read(1000):
+            pass
+        writer.close()
+        gone.set()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    async with server:
+        connection = await _connect(server.sockets[0].getsockname()[1])
+        confirmation = connection.publish(Outgoing("a", b"b"))
+        await asyncio.wait([confirmation], timeout=0.3)
+        connection.abort("enough")
+        assert await asyncio.wait_for(confirmation, 5) is not None
+        await asyncio.wait_for(gone.wait(), 5)
+
+
 async def _connect(port: int, *, client_id: str = "other", session_expiry_s: int = 0) -> Connection:
     def ignore(connection: Connection, message: Incoming) -> None:
         connection.ack(message)
