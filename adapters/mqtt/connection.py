@@ -268,7 +268,7 @@ class Connection:
     def _shut_socket(self) -> None:
         if self._socket is not None:
             with suppress(OSError):  # closed already
-                # not SSLSocket.shutdown, which would take the TLS state from under paho's thread
+                # not SSLSocket.shutdown, which would take the TLS state from under the thread that connects
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
     def _attach(self, client: Client) -> None:
