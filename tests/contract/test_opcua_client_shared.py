@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Hashable
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from asyncua.common.utils import ServiceError
 from asyncua.crypto.permission_rules import User, UserRole
 from asyncua.server.address_space import AddressSpace, AttributeService
 
+from adapters.opcua.client.access import PlcAccess
+from adapters.opcua.client.connection import PlcConnection
 from adapters.opcua.client.sessions import PlcSessions
 from adapters.simulation.plc_server import PlcServer
 from tests.support.opcua import NoCommands, RecordingIntake, free_port
@@ -61,16 +64,32 @@ async def test_stations_share_one_session_and_keep_their_parts_apart(plc: PlcSer
     await eventually(lambda: connections(plc) == 0)
 
 
+class CountedSessions(PlcSessions):
+    """Counts how often a station has joined."""
+
+    joined = 0
+
+    @asynccontextmanager
+    async def join(self, way: Hashable, access: PlcAccess) -> AsyncIterator[PlcConnection]:
+        self.joined += 1
+        async with super().join(way, access) as connection:
+            yield connection
+
+    def was_joined_after(self, count: int) -> bool:
+        return self.joined > count
+
+
 async def test_station_with_a_wrong_node_does_not_disturb_the_others(plc: PlcServer) -> None:
     """It says what is wrong and tries again on the same session, whose other stations notice nothing."""
-    sessions = PlcSessions()
+    sessions = CountedSessions()
     first = plc_client(plc.mapping("line1"), sessions=sessions)
     wrong = plc_client(plc.mapping("line2") | {"verdict": "nsu=urn:plc;s=nowhere"}, station="line2", sessions=sessions)
     async with serving(first) as at_first, serving(wrong, connected=False):
         await eventually(lambda: "node_unknown: verdict" in str(wrong.fault))
         for number in range(3):
             await inspects(plc, at_first, "line1", f"A-{number}")
-            await asyncio.sleep(0.2)  # its pause between two attempts
+            tried = sessions.joined
+            await eventually(partial(sessions.was_joined_after, tried))
         assert connections(plc) == 1
         assert first.fault is None
 
