@@ -1,6 +1,7 @@
 """A development set for the starter: sound magnetic tiles of the training folder, some with damage painted on.
 
-    python -m benchmarks.painted_tiles FOLDER [--embedder starter] [--weights FILE] [--side 320] [--every 1]
+    python -m benchmarks.painted_tiles FOLDER [--embedder starter] [--weights FILE] [--side 320] [--rim 0.5]
+        [--neighbourhood 3] [--every 1]
 
 FOLDER holds train_ok and index.csv, as for benchmarks.magnetic_tile; its test folders are not read. Half of the tiles
 are the bank; each photo of the others is judged as it is and once with each kind of damage, which other code paints

@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from asyncua import ua
 
+from adapters.opcua.client.access import read_access
+from adapters.opcua.client.connection import PlcConnection
+from adapters.opcua.client.diagnosis import PlcUnusable
+from schemas.settings import OpcUaClientSettings
 from service.errors import SinkUnavailable
-from tests.support.opcua import RecordingIntake, answer, free_port, verdict
+from tests.support.opcua import STATION, RecordingIntake, answer, free_port, verdict
 from tests.support.plc import PlcProcess, plc_client, serving
 from tests.support.waiting import eventually
 
@@ -88,3 +93,40 @@ async def test_frozen_plc_is_given_up_in_time_and_taken_up_again(plc: PlcProcess
         finally:
             plc.send(signal.SIGCONT)
         await eventually(lambda: adapter.fault is None)
+
+
+class CancelledWithAnswer(asyncio.CancelledError):
+    """What asyncua's wait makes of a cancellation in the moment in which an answer comes."""
+
+
+async def test_limit_that_runs_out_as_the_answer_comes_is_no_cancellation(
+    plc: PlcProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has cancelled the task, so it goes on, with a connection that is lost; one that is cancelled ends."""
+    settings = OpcUaClientSettings.model_validate(plc.mapping)
+    access = read_access(settings, settings.endpoint, station=STATION, pki=tmp_path, request_timeout_s=0.05)
+    asked = asyncio.Event()
+
+    async def answers_too_late(_parameters: ua.ReadParameters) -> list[ua.DataValue]:
+        asked.set()
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError as exc:
+            raise CancelledWithAnswer from exc
+        return []
+
+    connection = PlcConnection(access)
+    await connection.open()
+    monkeypatch.setattr(connection._client.uaclient, "read", answers_too_late)
+    try:
+        with pytest.raises(PlcUnusable, match="no_answer"):
+            await connection.read([ua.NodeId(ua.Int32(1))])
+        assert connection.lost.done()
+        asked.clear()
+        reading = asyncio.create_task(connection.read([ua.NodeId(ua.Int32(1))]))
+        await asked.wait()
+        reading.cancel()
+        await asyncio.wait([reading])
+        assert reading.cancelled()
+    finally:
+        await connection.close("the test is over")

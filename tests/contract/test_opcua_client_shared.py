@@ -22,7 +22,7 @@ from adapters.opcua.client.sessions import PlcSessions
 from adapters.simulation.plc_server import PlcServer
 from tests.support.opcua import NoCommands, RecordingIntake, free_port
 from tests.support.plc import plc_client, serving
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, loop_turns
 
 STATIONS = ("line1", "line2", "line3")
 
@@ -135,18 +135,19 @@ async def test_station_that_is_refused_its_items_leaves_nothing_on_the_session(
 
 async def test_request_without_an_answer_renews_the_session_of_all(plc: PlcServer) -> None:
     """The PLC hangs while it takes one station's result: its session is thrown away, and all come back on a new one."""
-    hangs = asyncio.Event()
-    service = HangingPlc(plc.server.iserver.aspace, plc.node("verdict", "line2").nodeid, hangs)
+    answers = asyncio.Event()
+    answers.set()
+    service = HangingPlc(plc.server.iserver.aspace, plc.node("verdict", "line2").nodeid, answers)
     plc.server.iserver.attribute_service = service
     sessions, patience = PlcSessions(), {"request_timeout_ms": 400}
     first = plc_client(plc.mapping("line1") | patience, sessions=sessions)
     second = plc_client(plc.mapping("line2") | patience, station="line2", sessions=sessions)
     async with serving(first) as at_first, serving(second):
-        hangs.set()
+        answers.clear()
         await plc.trigger("slow", station="line2")
         await eventually(lambda: "no_answer" in str(first.fault))
         assert "no_answer" in str(second.fault)
-        hangs.clear()
+        answers.set()
         assert (await asyncio.wait_for(plc.result("line2"), 20)).part_id == "slow"
         await eventually(lambda: first.fault is None)
         await inspects(plc, at_first, "line1", "after")
@@ -154,20 +155,20 @@ async def test_request_without_an_answer_renews_the_session_of_all(plc: PlcServe
 
 
 class HangingPlc(AttributeService):
-    """Does not answer a write to one node while it hangs."""
+    """Takes a write to one node only while it answers."""
 
-    def __init__(self, aspace: AddressSpace, node_id: ua.NodeId, hangs: asyncio.Event) -> None:
+    def __init__(self, aspace: AddressSpace, node_id: ua.NodeId, answers: asyncio.Event) -> None:
         super().__init__(aspace)
         self._node_id = node_id
-        self._hangs = hangs
+        self._answers = answers
 
     async def write(
         self,
         params: ua.WriteParameters,
         user: User = User(role=UserRole.Admin),  # noqa: B008 - asyncua's signature
     ) -> list[ua.StatusCode]:
-        if self._hangs.is_set() and any(item.NodeId == self._node_id for item in params.NodesToWrite):
-            await asyncio.sleep(1)
+        if any(item.NodeId == self._node_id for item in params.NodesToWrite):
+            await self._answers.wait()
         return await super().write(params, user)
 
 
@@ -181,11 +182,9 @@ async def test_station_that_stops_while_it_opens_leaves_the_session_to_the_other
     second = plc_client(plc.mapping("line2"), station="line2", sessions=sessions)
     await first.open()
     opening = asyncio.create_task(first.run(RecordingIntake(), NoCommands()))
-    for _ in range(turns // 2):
-        await asyncio.sleep(0)
+    await loop_turns(turns // 2)
     async with serving(second, connected=False) as at_second:
-        for _ in range(turns - turns // 2):
-            await asyncio.sleep(0)
+        await loop_turns(turns - turns // 2)
         opening.cancel()
         await asyncio.wait([opening])
         await eventually(lambda: second.fault is None)
@@ -204,8 +203,7 @@ async def test_only_station_that_stops_while_it_opens_leaves_nothing_behind(plc:
     only = plc_client(plc.mapping("line1"))
     await only.open()
     opening = asyncio.create_task(only.run(RecordingIntake(), NoCommands()))
-    for _ in range(turns):
-        await asyncio.sleep(0)
+    await loop_turns(turns)
     opening.cancel()
     await asyncio.wait([opening])
     await eventually(lambda: connections(plc) == 0)

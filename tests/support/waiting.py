@@ -16,6 +16,12 @@ async def eventually(
             await asyncio.sleep(every_s)
 
 
+async def loop_turns(count: int) -> None:
+    """Let the event loop go round so many times, to stop something at one of its steps; nothing is waited for."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
 async def _holds(condition: Callable[[], bool | Awaitable[bool]]) -> bool:
     held = condition()
     return await held if inspect.isawaitable(held) else held

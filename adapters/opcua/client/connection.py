@@ -7,7 +7,6 @@ new one. Here every connection has an asyncua client of its own that is thrown a
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, TypeVar
@@ -89,26 +88,21 @@ class PlcConnection:
         return list(await self._request(self._client.uaclient.write(parameters), "write"))
 
     async def subscribe(
-        self,
-        parameters: ua.CreateSubscriptionParameters,
-        items: Sequence[ua.MonitoredItemCreateRequest],
-        on_publish: Callable[[ua.PublishResult], None],
-    ) -> tuple[ua.CreateSubscriptionResult, list[ua.MonitoredItemCreateResult]]:
-        """Create a subscription with its items; `on_publish` is called on the loop with every publish response.
+        self, parameters: ua.CreateSubscriptionParameters, on_publish: Callable[[ua.PublishResult], None]
+    ) -> ua.CreateSubscriptionResult:
+        """Create a subscription; `on_publish` is called on the loop with every publish response.
 
         Raises:
             PlcUnusable: the server refuses the subscription or does not answer.
         """
-        server = self._client.uaclient
-        made = await self._request(server.create_subscription(parameters, on_publish), "subscribe")
-        wanted = ua.CreateMonitoredItemsParameters(made.SubscriptionId, ua.TimestampsToReturn.Both, list(items))
-        try:
-            return made, list(await self._request(server.create_monitored_items(wanted), "monitor"))
-        except BaseException:
-            if not self.lost.done():  # others may stay on this connection, and so would the subscription
-                with contextlib.suppress(SinkUnavailable):
-                    await self.unsubscribe(int(made.SubscriptionId))
-            raise
+        return await self._request(self._client.uaclient.create_subscription(parameters, on_publish), "subscribe")
+
+    async def monitor(
+        self, subscription: int, items: Sequence[ua.MonitoredItemCreateRequest]
+    ) -> list[ua.MonitoredItemCreateResult]:
+        """Add items to a subscription; one result for each. Raises PlcUnusable."""
+        wanted = ua.CreateMonitoredItemsParameters(ua.UInt32(subscription), ua.TimestampsToReturn.Both, list(items))
+        return list(await self._request(self._client.uaclient.create_monitored_items(wanted), "monitor"))
 
     async def unsubscribe(self, subscription: int) -> None:
         """Delete a subscription, for the others on this connection stay. Raises SinkUnavailable."""
@@ -137,7 +131,12 @@ class PlcConnection:
         try:
             async with asyncio.timeout(self._access.request_timeout_s):
                 return await answer
-        except TimeoutError as exc:
+        except (TimeoutError, asyncio.CancelledError) as exc:
+            task = asyncio.current_task()
+            # where the limit runs out as an answer comes, asyncua raises a cancellation of its own kind, and
+            # asyncio.timeout does not know it for its own: it must not end the task, which nobody has cancelled
+            if not isinstance(exc, TimeoutError) and (task is None or task.cancelling()):
+                raise
             # what was asked may still be carried out: only a new connection is in a known state
             limit = f"{self._access.request_timeout_s * 1000:g} ms"
             diagnosis = Diagnosis(PlcFault.NO_ANSWER, f"no answer to a {what} within {limit}")

@@ -135,8 +135,9 @@ class TriggerWatch:
             RequestedMaxKeepAliveCount=ua.UInt32(int(_KEEP_ALIVE_S * 1000 / period_ms)),
         )
         items = [_item(handle, node.node_id, sampling_ms) for handle, node in enumerate(self._nodes)]
-        made, results = await self._connection.subscribe(parameters, items, self._on_publish)
+        made = await self._connection.subscribe(parameters, self._on_publish)
         self._subscription = int(made.SubscriptionId)
+        results = await self._connection.monitor(self._subscription, items)
         refused = [
             Diagnosis(PlcFault.ACCESS_DENIED, f"cannot be subscribed to: {status_name(result.StatusCode)}", node.word)
             for node, result in zip(self._nodes, results, strict=True)
