@@ -169,10 +169,15 @@ class Runner:
             news.set()
 
     async def _tell_status(self, sink: VerdictSink, news: asyncio.Event) -> None:
-        """Tell one sink what changed: a moment later, not in the moment in which a verdict is on its way."""
+        """Tell one sink what changed: a moment later, not in the moment in which a verdict is on its way.
+
+        The first time at once: until then it shows a station of which nothing is known.
+        """
+        delay_s = 0.0
         while True:
             await news.wait()
-            await asyncio.sleep(_STATUS_DELAY_S)
+            await asyncio.sleep(delay_s)
+            delay_s = _STATUS_DELAY_S
             news.clear()
             try:
                 await sink.publish_status(self._station.status(), ready=self.ready)
