@@ -12,15 +12,22 @@ from dataclasses import dataclass, field
 from schemas.settings import IntakeOrder, IntakeSettings
 from service.ports import Clock
 
+_AHEAD_SHARE, _AHEAD_MAX_S = 0.25, 0.1
+"""How long before its time is up whoever waits must be expected to be done: a share of what was left when it came.
+
+A place is worth the same whoever has it, so a shorter queue costs nothing; and a machine that has no rest holds its
+answers up now and then.
+"""
+
 _GOOD = 10
 """So many outcomes in time, one after the other, are worth one more place."""
 
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
-    """turn: True, go in; False, it cannot make it any more."""
+    """done_by: when it must be expected to be done. turn: True, go in; False, it cannot make it any more."""
 
-    decide_by: float
+    done_by: float
     promised: bool
     turn: asyncio.Future[bool] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
@@ -70,7 +77,8 @@ class Admission:
             return self._clock.monotonic()
         if not (self.has_room or promised or self._push_out()):
             return None
-        waiting = _Waiting(decide_by, promised)
+        left_s = max(0.0, decide_by - self._clock.monotonic())
+        waiting = _Waiting(decide_by - min(_AHEAD_MAX_S, _AHEAD_SHARE * left_s), promised)
         if self._newest_first:
             self._waiting.appendleft(waiting)
         else:
@@ -131,7 +139,7 @@ class Admission:
         done_at = self._clock.monotonic() + _slow(self._taken_s)
         kept: deque[_Waiting] = deque()
         for waiting in self._waiting:
-            if waiting.promised or done_at + interval_s * (ahead + len(kept)) <= waiting.decide_by:
+            if waiting.promised or done_at + interval_s * (ahead + len(kept)) <= waiting.done_by:
                 kept.append(waiting)
             elif not waiting.turn.cancelled():
                 waiting.turn.set_result(False)

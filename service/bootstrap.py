@@ -140,7 +140,7 @@ def build(
     )
     recovery = Recovery(compute, models, clock=clock)
     compute.on_trouble = recovery.report
-    margin = Margin(settings.deadline.margin_ms)
+    margin = Margin(settings.deadline.margin_ms, clock=clock)
     health = JournalHealth()
     pictures = PictureStore(settings.images.store, keep=settings.images.keep, metrics=metrics)
     recorder: SessionRecorder | None = None

@@ -25,28 +25,36 @@ class Margin:
     opens a gate leaves before that begins, or not at all. The first part is to store it and hand it on.
 
     With "auto" both parts are learned: to store and hand on a little more than 99 of the last 100 answers took, to
-    travel a little more than any of the last 500, since a PASS that comes late opens the gate for another part. A first
-    guess holds until there is something to learn from; the bounds keep a bad minute from eating up the time to inspect.
+    travel a little more than any of the last minutes, since a PASS that comes late opens the gate for another part, and
+    what holds an answer up is rare: hundreds a second may leave between two such moments. A first guess holds until
+    there is something to learn from; the bounds keep a bad minute from eating up the time to inspect.
     """
 
     _FIRST_GUESS_S = 0.025
     _SHORTEST_S, _LONGEST_S = 0.005, 0.1
     _ENOUGH = 20
     _SPARE = 1.25
+    _REMEMBERED_S = 300.0
 
-    def __init__(self, setting: int | Literal["auto"]) -> None:
+    def __init__(self, setting: int | Literal["auto"], *, clock: Clock) -> None:
         self._learns = setting == "auto"
+        self._clock = clock
         self.seconds = self._FIRST_GUESS_S if setting == "auto" else setting / 1000
         self.transit_s = self.seconds / 2
         self._waited_s: deque[float] = deque(maxlen=200)
-        self._transit_s: deque[float] = deque(maxlen=500)
+        self._slowest: deque[tuple[float, float]] = deque()  # when, and how long: each slower than all after it
 
     def observe(self, *, waited_s: float, transit_s: float) -> None:
         """Learn from an answer that left `waited_s` after it was decided and was confirmed `transit_s` after that."""
+        now = self._clock.monotonic()
         self._waited_s.append(waited_s)
-        self._transit_s.append(transit_s)
-        if self._learns and len(self._transit_s) >= self._ENOUGH:
-            self.transit_s = self._enough_for(max(self._transit_s))
+        while self._slowest and self._slowest[-1][1] <= transit_s:
+            self._slowest.pop()
+        self._slowest.append((now, transit_s))
+        while self._slowest[0][0] < now - self._REMEMBERED_S:
+            self._slowest.popleft()
+        if self._learns and len(self._waited_s) >= self._ENOUGH:
+            self.transit_s = self._enough_for(self._slowest[0][1])
             slow = sorted(self._waited_s)[math.ceil(0.99 * len(self._waited_s)) - 1]
             self.seconds = self.transit_s + self._enough_for(slow)
 

@@ -107,14 +107,14 @@ class Runner:
                     name = outbox.sink.name
                     parts.append((f"outbox {name}", outbox.run))
                     parts.append((f"status {name}", partial(self._tell_status, outbox.sink, news)))
-                serving = [group.create_task(_supervise(name, part), name=name) for name, part in parts]
+                serving = [group.create_task(supervise(name, part), name=name) for name, part in parts]
                 await self._before_ready()
                 # before the adapters: what comes again from a broker then meets the event that is in work
                 for arrival in left_open:
                     self._inspect(arrival, group)
                 serving += [
                     group.create_task(
-                        _supervise(adapter.name, partial(adapter.run, self, self._commands)), name=adapter.name
+                        supervise(adapter.name, partial(adapter.run, self, self._commands)), name=adapter.name
                     )
                     for adapter in self._adapters
                 ]
@@ -195,7 +195,7 @@ async def _closed(adapter: Adapter) -> None:
         log.exception("close_failed", adapter=adapter.name)
 
 
-async def _supervise(name: str, part: Callable[[], Awaitable[None]]) -> None:
+async def supervise(name: str, part: Callable[[], Awaitable[None]]) -> None:
     """Keep `part` running: a defect ends in a log entry and a fresh start, never in silence."""
     first, longest = _RESTART_S
     delay = first
@@ -205,6 +205,12 @@ async def _supervise(name: str, part: Callable[[], Awaitable[None]]) -> None:
         try:
             await part()
             log.error("part_ended", part=name)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # nobody cancelled this: a library let one through that was meant for a request of its own
+            log.exception("part_crashed", part=name)
         except Exception:  # the supervised boundary: a defect ends in a log entry and a fresh start
             log.exception("part_crashed", part=name)
         if loop.time() - began > 60:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
@@ -11,21 +10,7 @@ from hypothesis import strategies as st
 
 from schemas.settings import IntakeOrder, IntakeSettings
 from service.admission import Admission
-
-
-class HandClock:
-    """A clock that a test turns by hand."""
-
-    epoch = "test"
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def now(self) -> datetime:
-        return datetime.now(UTC)
-
-    def monotonic(self) -> float:
-        return self.seconds
+from tests.support.clock import HandClock
 
 
 class Door:
@@ -124,6 +109,17 @@ async def test_admission_starves_nobody_after_a_slow_inspection() -> None:
     await door.come("x", decide_by=door.clock.seconds + 0.5)
     await door.come("y", decide_by=door.clock.seconds + 0.5)
     assert door.turned_away == []
+
+
+async def test_admission_keeps_a_queue_short_enough_to_be_done_early() -> None:
+    """Who waits must be expected to be done a good while before its time is up, and a free place goes to anybody."""
+    door = Door(IntakeOrder.OLDEST)
+    await door.come("first")
+    await door.leave(after_s=0.2)
+    await door.come("just", decide_by=door.clock.seconds + 0.21)
+    await door.come("too close", decide_by=door.clock.seconds + 0.45)
+    await door.come("in good time", decide_by=door.clock.seconds + 0.51)
+    assert (door.inside, door.turned_away) == (["just"], ["too close"])
 
 
 @pytest.mark.parametrize("order", IntakeOrder)

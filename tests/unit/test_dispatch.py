@@ -27,7 +27,7 @@ class Out:
     def __init__(self, journal: MemoryJournal, sink: RecordingSink) -> None:
         self.journal = journal
         self.sink = sink
-        margin = Margin(25)
+        margin = Margin(25, clock=CLOCK)
         self.outbox = Outbox(self.sink, journal=journal, clock=CLOCK, margin=margin)
         self.health = JournalHealth()
         self.dispatcher = Dispatcher(journal, [self.outbox], clock=CLOCK, margin=margin, health=self.health)

@@ -44,7 +44,7 @@ class Line:
             clock=CLOCK,
             journal=self.journal,
             compute=self.compute,
-            margin=Margin(25),
+            margin=Margin(25, clock=CLOCK),
             health=self.health,
             model=lambda: self.model,
             dispatch=self._dispatch,
