@@ -78,7 +78,8 @@ class Shortlist:
             torch.from_numpy(bracket).copy_(product[:, :width])
             bracket -= self._half_norms[part]
             np.maximum(least, bracket.max(axis=1) - slack, out=least)
-            row, column = np.nonzero(bracket >= least[:, None])
+            # in two dimensions it takes ten times as long
+            row, column = np.divmod(np.flatnonzero(bracket >= least[:, None]), width)
             if len(row) > CANDIDATES * len(patches):
                 return None
             found.append((row, column + first, bracket[row, column]))
