@@ -24,6 +24,7 @@ log = structlog.get_logger(__name__)
 _FREE_FAILURES = 3
 _LONGEST_PAUSE_S = 60.0
 _REMEMBERED = 1000
+_WHILE_S = 1.0
 _WAITING = 8
 """Logins that may wait for their turn: argon2 takes 64 MiB and a core for 0.1 s each, on purpose."""
 
@@ -70,8 +71,8 @@ def read_users(path: Path, key: str = "opcua.server.users_file") -> dict[str, Ac
 class PasswordBook:
     """Who may log in. A changed file counts from the next login on, without a restart.
 
-    A password that was right once is remembered as a keyed digest, so that a PLC that reconnects is let in at once,
-    also while somebody guesses at its name.
+    A password that was right once is remembered as a keyed digest, so that a PLC that comes again from where it was let
+    in need not wait; not long, where somebody guesses at its name from there.
 
     Raises:
         UsageError: the file cannot be used.
@@ -87,6 +88,8 @@ class PasswordBook:
         self._nobody = self._hasher.hash(secrets.token_hex(16))  # so that an unknown name takes as long as a known one
         self._secret = secrets.token_bytes(32)
         self._verified: dict[str, bytes] = {}
+        self._known: OrderedDict[tuple[str, str], None] = OrderedDict()  # address and name of those let in
+        self._slowed: set[tuple[str, str]] = set()
         self._throttle = Throttle()
         self._waiting = 0
         self._turn = asyncio.Semaphore(1)
@@ -103,26 +106,41 @@ class PasswordBook:
             peer: the address he comes from; too many failures of a name from there make both wait.
         """
         await asyncio.to_thread(self.refresh)
-        account = self.verified(name, password)
-        if account is not None:
-            return account
         shown = name if name in self._accounts else "unknown"  # some type their password where the name belongs
-        refusal = None
-        if self._throttle.pause_s((peer, name)) > 0:
-            refusal = "too many failures"
+        whence, refusal = (peer, name), None
+        if self._throttle.pause_s(whence) > 0:
+            if not await self._fits_after_a_while(whence, password):
+                refusal = "too many failures"
+        elif whence in self._known and self.verified(name, password) is not None:
+            pass
         elif self._waiting >= _WAITING:
             refusal = "too many logins at a time"
         elif not await self._verify(name, password):
-            self._throttle.failed((peer, name))
+            self._throttle.failed(whence)
             refusal = "wrong name or password"
         if refusal is not None:
             log.warning("login_refused", user=shown, peer=peer, reason=refusal)
             return None
-        self._throttle.succeeded((peer, name))
+        self._throttle.succeeded(whence)
+        self._known[whence] = None
+        self._known.move_to_end(whence)
+        if len(self._known) > _REMEMBERED:
+            self._known.popitem(last=False)
         return self.verified(name, password)
 
+    async def _fits_after_a_while(self, whence: tuple[str, str], password: str) -> bool:
+        """Compare with what is remembered, once in a while, for an address from where that user was let in before."""
+        if whence not in self._known or whence in self._slowed:
+            return False
+        self._slowed.add(whence)
+        try:
+            await asyncio.sleep(_WHILE_S)
+        finally:
+            self._slowed.discard(whence)
+        return self.verified(whence[1], password) is not None
+
     def verified(self, name: str, password: str) -> Account | None:
-        """Return the account where this very password was found right before; takes no time."""
+        """Return the account where this very password was found right before; takes no time, so ask `check` first."""
         account = self._accounts.get(name)
         if account is None or not hmac.compare_digest(self._verified.get(name, b""), self._digest(account, password)):
             return None

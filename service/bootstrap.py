@@ -229,6 +229,7 @@ def build(
         adapters=adapters,
         parts=[("threads", compute.watch), ("recovery", recovery.run)],
         commands=StationCommands(settings.station.id, station=station, models=models, reset_fault=reset_fault),
+        capacity=settings.intake.capacity,
         watchdog=process.systemd.watchdog(settings.station.id, partial(recovery.given_up, _GIVE_UP_S)),
         before_ready=models.load,
     )

@@ -14,7 +14,7 @@ from service.ports import Arrival, Clock, JournalEntry
 _CLOCK_SKEW = timedelta(seconds=1)
 """A capture time further in the future than this is not believed (contract section 8)."""
 
-_LONG_AGO = timedelta(days=1)
+_LONG_AGO_S = 86_400.0
 """Longer than any deadline: the age of an event whose real age cannot be told."""
 
 
@@ -99,11 +99,9 @@ def deadline_monotonic(entry: JournalEntry, clock: Clock) -> float:
     """Return when an event of an earlier run is due, on this run's monotonic clock.
 
     The monotonic clock of the machine runs on between two runs of the service. Across a restart of the machine only the
-    wall clock is left; where it says that the event lies in the future, it was set back and cannot tell the event's
-    age: then the deadline has passed, since nothing may be said to a gate about a part that may be long gone.
+    wall clock is left, and one without a battery may go on where it stopped: the event then counts as long expired,
+    since nothing may be said to a gate about a part that may be long gone.
     """
     if entry.deadline_monotonic is not None:
         return entry.deadline_monotonic
-    now = clock.now()
-    left = entry.deadline_at - now if entry.received_at <= now else -_LONG_AGO
-    return clock.monotonic() + left.total_seconds()
+    return clock.monotonic() - _LONG_AGO_S

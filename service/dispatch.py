@@ -16,6 +16,7 @@ from service.errors import JournalConflict, JournalError
 from service.journal_health import JournalHealth
 from service.outbox import Outbox
 from service.ports import Answer, Arrival, Clock, Journal
+from service.tasks import together
 
 log = structlog.get_logger(__name__)
 
@@ -67,7 +68,7 @@ class Dispatcher:
         self._margin = margin
         self._queue: deque[_Outgoing] = deque()
         self._news = asyncio.Event()
-        self._unstored: deque[_Outgoing] = deque()
+        self._unstored: dict[int, _Outgoing] = {}  # by seq, in that order
         self._to_store = asyncio.Event()
         self._acknowledging: dict[asyncio.Task[None], str] = {}  # with the source of the event
         self._health = health
@@ -92,14 +93,19 @@ class Dispatcher:
         one = _Outgoing(answer, replace(arrival, frame_bytes=None), self._clock.monotonic())
         self._queue.append(one)
         if answer.repeated:
-            one.stored.set_result(True)
+            first = self._unstored.get(answer.verdict.seq)
+            if first is None:
+                one.stored.set_result(True)
+            else:
+                # acknowledged no sooner than the first one could be
+                one.stored, one.secured = first.stored, first.secured
         else:
             one.secured = self._journal.secure(answer, one.arrival)
-            self._unstored.append(one)
+            self._unstored[answer.verdict.seq] = one
             if len(self._unstored) > _UNSTORED:
                 # one that is secured is stored by the next run, and keeps its place there until it is
-                lost = next(each for each in self._unstored if not each.secured)
-                self._unstored.remove(lost)
+                lost = next(each for each in self._unstored.values() if not each.secured)
+                del self._unstored[lost.answer.verdict.seq]
                 log.error("verdict_not_recorded", seq=lost.answer.verdict.seq, event_id=lost.answer.verdict.event_id)
                 _settle(lost.stored, is_so=False)
             # the interpreter is the verdict's own while it leaves
@@ -108,9 +114,7 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Dispatch until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._store(), name="store verdicts")
-            group.create_task(self._hand_on(), name="hand verdicts on")
+        await together(("store verdicts", self._store), ("hand verdicts on", self._hand_on))
 
     async def _hand_on(self) -> None:
         while True:
@@ -156,11 +160,12 @@ class Dispatcher:
             while not self._unstored:
                 self._to_store.clear()
                 await self._to_store.wait()
-            batch = list(islice(self._unstored, _BATCH))
+            batch = list(islice(self._unstored.values(), _BATCH))
             if not await self._store_batch(batch):
                 await asyncio.sleep(_RETRY_S)
-            while self._unstored and self._unstored[0].stored.done():
-                self._unstored.popleft()
+            for one in batch:
+                if one.stored.done():
+                    self._unstored.pop(one.answer.verdict.seq, None)
 
     async def _store_batch(self, batch: Sequence[_Outgoing]) -> bool:
         try:

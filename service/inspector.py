@@ -27,7 +27,8 @@ _REMEMBERED = 4096
 """Answers kept in memory for repeated events; older ones come from the journal."""
 
 _EARLIER = 100_000
-"""So many events of earlier runs are known by a number each, so that their frames are not fetched in vain."""
+"""So many events that were answered longer ago, or by earlier runs, are known by a number each: their frames are not
+fetched in vain, and where the journal fails they are not decided anew."""
 
 _HEAD_START_S = 0.001
 """How long the frame alone has the interpreter, before the journal is asked."""
@@ -75,7 +76,7 @@ class Inspector:
         self._recorder = recorder
         self._seq = 0
         self._answers: OrderedDict[str, asyncio.Future[Answer]] = OrderedDict()
-        self._earlier: frozenset[int] = frozenset()
+        self._earlier: dict[int, None] = {}  # the oldest first
         self._late: set[asyncio.Task[None]] = set()
         self._to_keep: deque[Callable[[], None]] = deque()
 
@@ -97,7 +98,7 @@ class Inspector:
         """
         self._seq = await self._journal.last_seq()
         try:
-            self._earlier = frozenset(map(hash, await self._journal.answered_ids(_EARLIER)))
+            self._earlier = dict.fromkeys(map(hash, reversed(await self._journal.answered_ids(_EARLIER))))
             open_events = await self._journal.unanswered()
         except JournalError as exc:
             self._health.fault = str(exc)
@@ -150,10 +151,11 @@ class Inspector:
         """Return what became of a new event, or the answer that an earlier run gave; and the inspection, if any."""
         if hash(arrival.event.event_id) in self._earlier:
             known = await self._accept(arrival, deadline, _EARLIER_PATIENCE_S)
+            said = await self._find(arrival) if known is None else known.verdict_json
+            if said is not None:
+                return self._answer(said, deadline), None
             if known is None and self._health.fault is not None:
                 return Failed(Reason.INTERNAL_ERROR, "answered before, but the journal cannot say how"), None
-            if known is not None and known.verdict_json is not None:
-                return self._answer(known, deadline), None
         is_new: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         work = self._begin(arrival, deadline, is_new)
         await asyncio.sleep(_HEAD_START_S)  # the frame is made ready while the journal is asked, and first of all
@@ -165,7 +167,7 @@ class Inspector:
             if not is_new.done():
                 is_new.set_result(known is None or known.verdict_json is None)
         if known is not None and known.verdict_json is not None:
-            return self._answer(known, deadline), None
+            return self._answer(known.verdict_json, deadline), None
         if isinstance(work, Failed):
             return work, None
         return await self._in_time(work, arrival, deadline), work
@@ -177,6 +179,9 @@ class Inspector:
             done = next((known for known, answer in self._answers.items() if answer.done()), None)
             if done is not None:
                 del self._answers[done]
+                self._earlier[hash(done)] = None
+                if len(self._earlier) > _EARLIER:
+                    del self._earlier[next(iter(self._earlier))]
         return future
 
     async def _accept(self, arrival: Arrival, deadline: Deadline, patience_s: float) -> JournalEntry | None:
@@ -190,6 +195,16 @@ class Inspector:
             return None
         self._health.fault = None
         return known
+
+    async def _find(self, arrival: Arrival) -> bytes | None:
+        """Return the verdict on an event of which a failing journal took no note; it may be able to read."""
+        if self._health.fault is None:
+            return None
+        try:
+            async with asyncio.timeout(_JOURNAL_PATIENCE_S):
+                return await self._journal.find(arrival.event.event_id)
+        except (JournalError, TimeoutError):
+            return None
 
     def _begin(
         self, arrival: Arrival, deadline: Deadline, is_new: asyncio.Future[bool]
@@ -252,12 +267,11 @@ class Inspector:
             late=late,
         )
 
-    def _answer(self, entry: JournalEntry, deadline: Deadline) -> Answer:
-        assert entry.verdict_json is not None
-        verdict = Verdict.model_validate_json(entry.verdict_json)
+    def _answer(self, verdict_json: bytes, deadline: Deadline) -> Answer:
+        verdict = Verdict.model_validate_json(verdict_json)
         return Answer(
             verdict,
-            entry.verdict_json,
+            verdict_json,
             deadline.monotonic,
             for_gate=self._is_for_gate(verdict),
             transit_s=deadline.transit_s,

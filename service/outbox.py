@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -13,11 +14,15 @@ from schemas.messages import Verdict
 from service.deadline import Margin, deadline_monotonic
 from service.errors import JournalError, SinkRefused, SinkUnavailable
 from service.ports import Answer, Clock, Journal, JournalEntry, VerdictSink
+from service.tasks import Part, together, was_cancelled
 
 log = structlog.get_logger(__name__)
 
 _IN_FLIGHT = 64
 _IN_MEMORY = 1000
+_REPEATS = 500
+"""So many may wait before a repeated answer is not taken any more."""
+
 _RETRY_S = (0.05, 2.0)
 _READ_TRIES = 3
 _READ_PAUSE_S = 0.2
@@ -52,8 +57,8 @@ class Outbox:
     What the sink confirmed is noted in the journal, and what it had not confirmed when the last run ended is delivered
     first. While a sink is away only so many verdicts wait in memory; the rest waits in the journal, but for those that
     the journal could not store. Whether a gate command may still go with a verdict is decided at each try
-    (`Answer.gate_at`). A verdict that the sink refuses is passed over, and stays in the journal: it would be refused
-    again, and the gate commands behind it must not wait for that.
+    (`Answer.gate_at`). A verdict that the sink refuses, or fails at by a defect, is passed over, and stays in the
+    journal: it would be refused again, and the gate commands behind it must not wait for that.
 
     Args:
         sink: where to deliver to.
@@ -102,7 +107,11 @@ class Outbox:
         """Queue `answer`; the future tells that it was confirmed. stored: true once the journal has it."""
         delivery = _Delivery(answer, asyncio.get_running_loop().create_future(), stored)
         if answer.repeated:
-            self._pending.append(delivery)
+            # who asked again asks once more, where it is not answered: what is new must not wait behind that
+            if self.sink.fault is None and len(self._pending) < _REPEATS:
+                self._pending.append(delivery)
+            else:
+                delivery.confirmed.set_result(False)
         elif self._spilled > self._taken or len(self._pending) >= _IN_MEMORY:
             self._spilled = answer.verdict.seq
             if not delivery.is_stored or self._journal is None:
@@ -115,10 +124,10 @@ class Outbox:
 
     async def run(self) -> None:
         """Deliver until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._deliver(), name=f"deliver to {self.sink.name}")
-            if self._journal is not None:
-                group.create_task(self._note(self._journal), name=f"note for {self.sink.name}")
+        parts: list[Part] = [(f"deliver to {self.sink.name}", self._deliver)]
+        if self._journal is not None:
+            parts.append((f"note for {self.sink.name}", partial(self._note, self._journal)))
+        await together(*parts)
 
     async def _deliver(self) -> None:
         while True:
@@ -156,6 +165,12 @@ class Outbox:
         except SinkUnavailable as exc:
             log.warning("publish_failed", sink=self.sink.name, seq=delivery.answer.verdict.seq, error=str(exc))
             return False
+        except (Exception, asyncio.CancelledError) as exc:
+            if isinstance(exc, asyncio.CancelledError) and was_cancelled():
+                raise
+            log.exception("publish_crashed", sink=self.sink.name, seq=delivery.answer.verdict.seq)
+            delivery.refused = True  # those behind it may be out by now, and must not be followed by it
+            return True
         decided = delivery.answer.decided_monotonic
         if first and self._margin is not None and decided is not None and not delivery.answer.repeated:
             self._margin.observe(waited_s=began - decided, transit_s=self._clock.monotonic() - began)

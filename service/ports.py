@@ -39,6 +39,7 @@ class Arrival:
 
     frame_bytes: the encoded image where it came with the event. correlation_data: echoed with the verdict (MQTT 5).
     promised: its source was shown that there is room, so it is not turned away for want of it.
+    comes_again: its source gives it again where it is not acknowledged.
     answered: called once on the event loop when the verdict is stored or confirmed; the source may then acknowledge.
     """
 
@@ -51,6 +52,7 @@ class Arrival:
     correlation_data: bytes | None = None
     refusal: Refusal | None = None
     promised: bool = False
+    comes_again: bool = False
     answered: Callable[[], None] = field(default=lambda: None)
 
 

@@ -14,6 +14,7 @@ from service.inspector import Inspector
 from service.outbox import Outbox
 from service.ports import Adapter, Arrival, CommandHandler, VerdictSink, Watchdog
 from service.station import Station
+from service.tasks import Part, supervise
 
 log = structlog.get_logger(__name__)
 
@@ -25,10 +26,6 @@ in the middle of one costs the gate more than anybody gains. What a PLC must see
 
 _DRAIN_S = 5.0
 _CLOSE_S = 2.5
-_RESTART_S = (0.1, 5.0)
-
-Part = tuple[str, Callable[[], Awaitable[None]]]
-"""Something that runs until it is cancelled, with its name."""
 
 
 class Runner:
@@ -42,6 +39,7 @@ class Runner:
         adapters: what has a wire.
         parts: what else must run.
         commands: carries out what the adapters are told.
+        capacity: so many events may be in work or wait.
         watchdog: told that the service is alive and able to decide, with each beat.
         before_ready: done before the first event is taken.
     """
@@ -56,6 +54,7 @@ class Runner:
         adapters: Sequence[Adapter],
         parts: Sequence[Part],
         commands: CommandHandler,
+        capacity: int,
         watchdog: Watchdog,
         before_ready: Callable[[], Awaitable[None]],
     ) -> None:
@@ -66,6 +65,7 @@ class Runner:
         self._adapters = adapters
         self._parts = parts
         self._commands = commands
+        self._capacity = capacity
         self._watchdog = watchdog
         self._before_ready = before_ready
         self._group: asyncio.TaskGroup | None = None
@@ -77,16 +77,18 @@ class Runner:
     def submit(self, arrival: Arrival) -> None:
         """Take over `arrival`: never blocks, never raises; exactly one answer follows.
 
-        While the service shuts down an event is left alone: it is not acknowledged, so its broker keeps it.
+        While the service shuts down, an event that its source will give again is left alone: it is not acknowledged.
         """
-        if not self._draining and self._group is not None:
+        if self._group is not None and not (self._draining and arrival.comes_again):
             self._inspect(arrival, self._group)
             self._announce()
 
     @property
     def ready(self) -> bool:
         """Tell whether a new event would be judged now."""
-        return not self._draining and self._station.can_judge and self._inspector.has_room
+        # those that have only just been submitted stand in no queue yet
+        has_room = self._inspector.has_room and len(self._inspections) < self._capacity
+        return not self._draining and self._station.can_judge and has_room
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then answer what is in work and close.
@@ -193,27 +195,3 @@ async def _closed(adapter: Adapter) -> None:
         log.warning("close_timed_out", adapter=adapter.name)
     except Exception:  # one that fails to say good-bye must not keep the others from it
         log.exception("close_failed", adapter=adapter.name)
-
-
-async def supervise(name: str, part: Callable[[], Awaitable[None]]) -> None:
-    """Keep `part` running: a defect ends in a log entry and a fresh start, never in silence."""
-    first, longest = _RESTART_S
-    delay = first
-    loop = asyncio.get_running_loop()
-    while True:
-        began = loop.time()
-        try:
-            await part()
-            log.error("part_ended", part=name)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            # nobody cancelled this: a library let one through that was meant for a request of its own
-            log.exception("part_crashed", part=name)
-        except Exception:  # the supervised boundary: a defect ends in a log entry and a fresh start
-            log.exception("part_crashed", part=name)
-        if loop.time() - began > 60:
-            delay = first
-        await asyncio.sleep(delay)
-        delay = min(longest, delay * 2)

@@ -26,6 +26,7 @@ from schemas.settings import MqttSettings
 from schemas.topics import Leaf, Prefix, StationTopics
 from service.errors import SinkRefused, SinkUnavailable, UsageError
 from service.ports import Answer, Arrival, Clock, CommandHandler, Intake
+from service.tasks import together
 
 log = structlog.get_logger(__name__)
 
@@ -114,9 +115,9 @@ class MqttAdapter:
             self._connection.abort("restarted")
         self._intake = intake
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._stay_connected(), name="mqtt connection")
-                group.create_task(self._carry_out(commands), name="mqtt commands")
+            await together(
+                ("mqtt connection", self._stay_connected), ("mqtt commands", partial(self._carry_out, commands))
+            )
         finally:
             self._intake = None
 
@@ -317,6 +318,7 @@ class MqttAdapter:
                 frame_bytes=request.frame_bytes,
                 correlation_data=message.correlation_data,
                 refusal=request.refusal,
+                comes_again=message.qos > 0,
                 answered=partial(connection.ack, message),
             )
         )

@@ -204,7 +204,11 @@ class StationInternalServer(InternalServer):
         return list(self._external_sessions.values())
 
     async def check_login(self, session: InternalSession, token: object, *, peer: str) -> None:
-        """Look at the password on a thread, before asyncua asks for the user; what is wrong asyncua says."""
+        """Look at the password on a thread, before asyncua asks for the user.
+
+        Raises:
+            ServiceError: name and password are refused; what else is wrong asyncua says.
+        """
         users = self.user_manager
         if users.trusted is not None:
             await asyncio.to_thread(users.trusted.refresh)
@@ -215,7 +219,8 @@ class StationInternalServer(InternalServer):
         except Exception as exc:  # noqa: BLE001 - RSA and its paddings raise what they like about a stranger's bytes
             log.debug("password_not_decrypted", error=type(exc).__name__)
             return
-        await users.book.check(username or "", password or "", peer=peer)
+        if await users.book.check(username or "", password or "", peer=peer) is None:
+            raise ServiceError(ua.StatusCodes.BadUserAccessDenied)
 
     def decrypt_user_token(self, isession: InternalSession, token: ua.UserNameIdentityToken) -> tuple[str, str]:
         """Return name and password of a token that was made for this very moment of the session.

@@ -29,6 +29,7 @@ from schemas.settings import OpcUaServerSettings
 from schemas.tags import NAMESPACE_URI, RESULT_RING, Tag, VerdictCode, result_seq
 from service.errors import SinkUnavailable, UsageError
 from service.ports import Answer, Arrival, Clock, CommandHandler, Intake, ModelShelf
+from service.tasks import Part, together
 
 log = structlog.get_logger(__name__)
 
@@ -111,11 +112,11 @@ class OpcUaServerAdapter:
         assert self._server is not None
         self._intake, self._commands = intake, commands
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._server.end_revoked_sessions(), name="opcua sessions")
-                if self._vision is not None:
-                    self._vision.start()
-                    group.create_task(self._vision.run(), name="opcua vision system")
+            parts: list[Part] = [("opcua sessions", self._server.end_revoked_sessions)]
+            if self._vision is not None:
+                self._vision.start()
+                parts.append(("opcua vision system", self._vision.run))
+            await together(*parts)
         finally:
             self._intake = self._commands = None
             if self._tags:

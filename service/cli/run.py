@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+import structlog
 import typer
 
 from schemas.settings import Settings
 from service.cli.common import load_settings
+
+log = structlog.get_logger(__name__)
+
+_LONGEST_STOP_S = 9.0
+"""A service is to end within this time, whatever hangs: systemd kills it after 10 s (deploy/cangate.service)."""
 
 
 def run(
@@ -41,7 +49,21 @@ async def _serve_until_signal(stations: Sequence[Settings]) -> None:
 
     configure_logging(stations[0].log)
     stop = asyncio.Event()
+
+    def end() -> None:
+        stop.set()
+        # a thread in a call to a disk or driver that hangs cannot be ended, and Python would wait for it
+        last_resort = threading.Timer(_LONGEST_STOP_S, _end_at_once)
+        last_resort.daemon = True
+        last_resort.start()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, end)
     await serve_all(stations, stop)
+
+
+def _end_at_once() -> None:
+    """End the process; what is not in the journal yet is in its redo log, and is stored by the next run."""
+    log.error("stop_forced", after_s=_LONGEST_STOP_S)
+    os._exit(1)

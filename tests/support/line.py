@@ -33,6 +33,7 @@ def arrival(
     refusal: Refusal | None = None,
     answered: Callable[[], None] = lambda: None,
     trigger_id: int | None = None,
+    comes_again: bool = False,
 ) -> Arrival:
     """Return an event as an adapter would hand it over; `age_ms` is the time since its capture."""
     now = datetime.now(UTC)
@@ -50,6 +51,7 @@ def arrival(
         received_monotonic=time.monotonic(),
         source=RecordingSink.name,
         refusal=refusal,
+        comes_again=comes_again,
         answered=answered,
     )
 

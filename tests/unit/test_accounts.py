@@ -9,6 +9,7 @@ from pathlib import Path
 import argon2
 import pytest
 
+from adapters import accounts
 from adapters.accounts import PasswordBook, Role, Throttle
 from service.errors import UsageError
 
@@ -101,6 +102,20 @@ async def test_guessing_gets_slow_for_the_guesser_alone(book: PasswordBook) -> N
     for _ in range(6):
         assert await book.check("plc", "guess", peer="same") is None
     assert await book.check("plc", "right", peer="same")
+
+
+async def test_a_password_that_is_remembered_is_no_help_to_a_guesser(
+    book: PasswordBook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Elsewhere it is hashed as any other, and not at all in a pause; where it was let in, one in a while counts."""
+    monkeypatch.setattr(accounts, "_WHILE_S", 0.2)
+    assert await book.check("plc", "right", peer="same")
+    for _ in range(6):
+        assert await book.check("plc", "guess", peer="guesser") is None
+        assert await book.check("plc", "guess", peer="same") is None
+    assert await book.check("plc", "right", peer="guesser") is None
+    answers = await asyncio.gather(*(book.check("plc", "right", peer="same") for _ in range(50)))
+    assert sum(answer is not None for answer in answers) == 1
 
 
 async def test_flood_of_logins_is_bounded(book: PasswordBook, monkeypatch: pytest.MonkeyPatch) -> None:

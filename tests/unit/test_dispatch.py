@@ -209,7 +209,7 @@ async def test_dispatcher_gives_up_none_that_is_secured(monkeypatch: pytest.Monk
         journal.secures = False
         for seq in range(6, 21):
             await out.send(seq)
-        waiting = [one.answer.verdict.seq for one in out.dispatcher._unstored]
+        waiting = list(out.dispatcher._unstored)
         assert waiting[:5] == [1, 2, 3, 4, 5]
         assert (len(waiting), waiting[-1]) == (10, 20)
 
@@ -366,3 +366,62 @@ async def test_dispatcher_does_not_store_a_repeated_verdict() -> None:
         await out.idle()
     assert [answer.repeated for answer in out.sink.published] == [False, True]
     assert out.journal.confirmations == {"recorder": 1}
+
+
+class DefectiveSink(RecordingSink):
+    """Fails by a defect at one verdict."""
+
+    def __init__(self, defect: BaseException, seq: int) -> None:
+        super().__init__()
+        self.defect, self.seq = defect, seq
+
+    async def publish(self, answer: Answer) -> None:
+        if answer.verdict.seq == self.seq:
+            raise self.defect
+        await super().publish(answer)
+
+
+@pytest.mark.parametrize("defect", [ValueError("zip() argument 2 is shorter"), asyncio.CancelledError()])
+async def test_outbox_survives_a_defect_of_its_sink(defect: BaseException) -> None:
+    """The verdict at which it fails is passed over; nothing else is kept back or out of order."""
+    sink = DefectiveSink(defect, 3)
+    async with an_exit(sink=sink) as out:
+        with capture_logs() as logs:
+            for seq in range(1, 301):
+                await out.send(seq)
+            await sink.wait_for(299)
+            await out.idle()
+    assert seqs(out) == [1, 2, *range(4, 301)]
+    assert out.journal.confirmations == {"recorder": 300}
+    assert [entry["seq"] for entry in logs if entry["event"] == "publish_crashed"] == [3]
+
+
+async def test_repeats_do_not_pile_up_before_a_sink_that_is_away() -> None:
+    """Whoever asks again while it is away asks once more; what is new goes out as soon as it is back."""
+    async with an_exit() as out:
+        await out.send(1)
+        await out.sink.wait_for(1)
+        out.sink.down = True
+        for _ in range(2000):
+            await out.send(1, repeated=True)
+        await out.send(2)
+        await eventually(lambda: out.sink.attempts > 1)
+        assert out.outbox.waiting < 10
+        out.sink.down = False
+        await out.sink.wait_for(2)
+    assert seqs(out) == [1, 2]
+
+
+async def test_a_repeat_is_acknowledged_no_sooner_than_the_first() -> None:
+    """Neither stored nor confirmed: were the repeat acknowledged, its source would not send it again after a crash."""
+    journal = MemoryJournal()
+    journal.failing = True
+    async with an_exit(journal) as out:
+        out.sink.down = True
+        await out.send(1)
+        await eventually(lambda: out.sink.attempts > 0)
+        await out.send(1, repeated=True)
+        await asyncio.sleep(0.05)
+        assert out.acknowledged == []
+        journal.failing = False
+        await eventually(lambda: out.acknowledged == ["e1", "e1"])

@@ -231,6 +231,30 @@ async def test_inspector_does_not_contradict_a_verdict_that_the_journal_cannot_r
             assert restarted.loader.loads == 0
 
 
+@pytest.mark.parametrize("readable", [True, False])
+async def test_inspector_does_not_contradict_a_verdict_of_long_ago(
+    readable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More answers than are remembered, and a full disk: the journal is read, or it is an error that rejects."""
+    monkeypatch.setattr("service.inspector._REMEMBERED", 3)
+    async with a_line() as line:
+        first = await line.ask(arrival("same"))
+        await line.journal.store([(first, arrival("same"))])
+        for number in range(5):
+            await line.ask(arrival(f"e{number}"))
+        loads = line.loader.loads
+        line.journal.failing = True
+        if readable:
+            line.journal.failing_reads = False
+        again = await line.ask(arrival("same"))
+        assert line.loader.loads == loads
+    if readable:
+        assert again.verdict_json == first.verdict_json
+        assert again.repeated
+    else:
+        assert (again.verdict.reason, again.verdict.gate) == (Reason.INTERNAL_ERROR, Gate.REJECT)
+
+
 async def test_inspector_starts_without_a_journal_that_can_be_read() -> None:
     """What was left open cannot be answered then; what comes can."""
     async with a_line() as line:

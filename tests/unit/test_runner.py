@@ -1,49 +1,103 @@
-"""What keeps the parts of a service running."""
+"""What the runner takes over, and when: a burst, and the last moments."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, cast
 
-import pytest
+from service.ports import Arrival
+from service.runner import Runner
+from tests.support.line import arrival
 
-from service import runner
-from service.runner import supervise
 
+class Inspecting:
+    """Stands for inspector, dispatcher and station: takes every event, and is done with it when `done` is set."""
 
-class Part:
-    """A part that ends as it is told to, then serves for ever."""
+    has_room = can_judge = idle = True
+    last_seq = 0
 
-    def __init__(self, *ends: BaseException | None) -> None:
-        self._ends = list(ends)
-        self.serving = asyncio.Event()
+    def __init__(self) -> None:
+        self.taken: list[str] = []
+        self.done = asyncio.Event()
+
+    async def recover(self) -> list[Arrival]:
+        return []
+
+    async def inspect(self, event: Arrival) -> None:
+        self.taken.append(event.event.event_id)
+        await self.done.wait()
+
+    def keep_now(self) -> None:
+        pass
+
+    def beat(self) -> bool:
+        return False
 
     async def run(self) -> None:
-        if not self._ends:
-            self.serving.set()
-            await asyncio.Event().wait()
-        end = self._ends.pop(0)
-        if end is not None:
-            raise end
+        await asyncio.Event().wait()
 
 
-@pytest.mark.parametrize("end", [None, RuntimeError("a defect"), asyncio.CancelledError()])
-async def test_supervise_starts_a_part_again(end: BaseException | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However a part ends, it comes back: also by a cancellation of its own that a library let through."""
-    monkeypatch.setattr(runner, "_RESTART_S", (0.001, 0.001))
-    part = Part(end, end)
-    keeper = asyncio.create_task(supervise("part", part.run))
-    await asyncio.wait_for(part.serving.wait(), 5)
-    keeper.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(keeper, 5)
+class Asleep:
+    """A watchdog that nobody asks, and commands that nobody gives."""
+
+    def started(self) -> None:
+        pass
+
+    def stopping(self) -> None:
+        pass
 
 
-async def test_supervise_ends_with_its_service() -> None:
-    """Cancelled itself, it ends at once, whatever the part was at."""
-    part = Part()
-    keeper = asyncio.create_task(supervise("part", part.run))
-    await part.serving.wait()
-    keeper.cancel()
-    done, _ = await asyncio.wait({keeper}, timeout=5)
-    assert done
-    assert keeper.cancelled()
+async def _at_once() -> None:
+    pass
+
+
+@asynccontextmanager
+async def running(inspecting: Inspecting, capacity: int = 10) -> AsyncIterator[tuple[Runner, asyncio.Event]]:
+    anything = cast("Any", inspecting)
+    runner = Runner(
+        station=anything,
+        inspector=anything,
+        dispatcher=anything,
+        outboxes=(),
+        adapters=(),
+        parts=(),
+        commands=cast("Any", Asleep()),
+        capacity=capacity,
+        watchdog=cast("Any", Asleep()),
+        before_ready=_at_once,
+    )
+    stop = asyncio.Event()
+    task = asyncio.create_task(runner.run(stop))
+    await runner.started.wait()
+    try:
+        yield runner, stop
+    finally:
+        inspecting.done.set()
+        stop.set()
+        await asyncio.wait_for(task, 10)
+
+
+async def test_a_burst_fills_the_places_before_anybody_is_inspected() -> None:
+    """A PLC that writes many triggers in one request is told that there is no room as soon as there is none."""
+    async with running(Inspecting(), capacity=3) as (runner, _):
+        shown = []
+        for number in range(4):
+            shown.append(runner.ready)
+            runner.submit(arrival(f"e{number}"))
+        assert shown == [True, True, True, False]
+
+
+async def test_what_comes_in_the_last_moments_is_answered_unless_it_comes_again() -> None:
+    """A trigger that was given while Ready was shown is not dropped; a broker keeps what is not acknowledged."""
+    inspecting = Inspecting()
+    async with running(inspecting) as (runner, stop):
+        runner.submit(arrival("in work"))
+        stop.set()
+        await asyncio.sleep(0.05)
+        assert not runner.ready
+        runner.submit(arrival("a trigger"))
+        runner.submit(arrival("of a broker", comes_again=True))
+        await asyncio.sleep(0.05)
+    assert inspecting.taken == ["in work", "a trigger"]

@@ -19,6 +19,7 @@ from adapters.opcua.client.access import PlcAccess
 from adapters.opcua.client.diagnosis import Diagnosis, PlcFault, PlcUnusable, diagnose_connect, status_name
 from adapters.opcua.client.secure import secure
 from service.errors import SinkUnavailable
+from service.tasks import was_cancelled
 
 T = TypeVar("T")
 
@@ -67,16 +68,15 @@ class PlcConnection:
         parameters.NodesToRead = [
             ua.ReadValueId(NodeId=node, AttributeId=attribute) for node in nodes for attribute in attributes
         ]
-        values = await self._request(self._client.uaclient.read(parameters), "read")
+        values = await self._one_each(self._client.uaclient.read(parameters), len(parameters.NodesToRead), "read")
         step = len(attributes)
         return [values[start : start + step] for start in range(0, len(values), step)]
 
     async def browse(self, description: ua.BrowseDescription) -> Sequence[ua.ReferenceDescription]:
         """Return the references that `description` asks for. Raises PlcUnusable."""
-        results = await self._request(
-            self._client.uaclient.browse(ua.BrowseParameters(NodesToBrowse=[description])), "browse"
-        )
-        return list(results[0].References or ())
+        browsing = self._client.uaclient.browse(ua.BrowseParameters(NodesToBrowse=[description]))
+        (result,) = await self._one_each(browsing, 1, "browse")
+        return list(result.References or ())
 
     async def write(self, values: Mapping[ua.NodeId, ua.Variant]) -> list[ua.StatusCode]:
         """Write `values` in one request; the result has one status for each. Raises PlcUnusable."""
@@ -85,7 +85,7 @@ class PlcConnection:
             # neither status nor timestamps: many PLCs answer those with BadWriteNotSupported
             value = ua.DataValue(variant, StatusCode=None)
             parameters.NodesToWrite.append(ua.WriteValue(node, ua.AttributeIds.Value, Value=value))
-        return list(await self._request(self._client.uaclient.write(parameters), "write"))
+        return await self._one_each(self._client.uaclient.write(parameters), len(values), "write")
 
     async def subscribe(
         self, parameters: ua.CreateSubscriptionParameters, on_publish: Callable[[ua.PublishResult], None]
@@ -102,7 +102,7 @@ class PlcConnection:
     ) -> list[ua.MonitoredItemCreateResult]:
         """Add items to a subscription; one result for each. Raises PlcUnusable."""
         wanted = ua.CreateMonitoredItemsParameters(ua.UInt32(subscription), ua.TimestampsToReturn.Both, list(items))
-        return list(await self._request(self._client.uaclient.create_monitored_items(wanted), "monitor"))
+        return await self._one_each(self._client.uaclient.create_monitored_items(wanted), len(items), "monitor")
 
     async def unsubscribe(self, subscription: int) -> None:
         """Delete a subscription, for the others on this connection stay. Raises SinkUnavailable."""
@@ -127,15 +127,23 @@ class PlcConnection:
             goodbye.cancel()
             self._client.disconnect_socket()
 
+    async def _one_each(self, answer: Awaitable[Sequence[T]], count: int, what: str) -> list[T]:
+        """Return the results of a request for `count` things. Raises PlcUnusable, also where they are fewer or more."""
+        results = list(await self._request(answer, what) or ())  # null on the wire is None, whatever asyncua says
+        if len(results) != count:
+            diagnosis = Diagnosis(PlcFault.SERVER_REFUSED, f"{what}: {len(results)} results for {count}")
+            self.abort(diagnosis)
+            raise PlcUnusable(diagnosis)
+        return results
+
     async def _request(self, answer: Awaitable[T], what: str) -> T:
         try:
             async with asyncio.timeout(self._access.request_timeout_s):
                 return await answer
         except (TimeoutError, asyncio.CancelledError) as exc:
-            task = asyncio.current_task()
             # where the limit runs out as an answer comes, asyncua raises a cancellation of its own kind, and
             # asyncio.timeout does not know it for its own: it must not end the task, which nobody has cancelled
-            if not isinstance(exc, TimeoutError) and (task is None or task.cancelling()):
+            if not isinstance(exc, TimeoutError) and was_cancelled():
                 raise
             # what was asked may still be carried out: only a new connection is in a known state
             limit = f"{self._access.request_timeout_s * 1000:g} ms"
