@@ -16,6 +16,12 @@ REPLAY_PREFIX = "replay/"
 
 StationId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]{1,64}$")]
 EventId = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
+EventName = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00]+$")]
+"""The event id of an event that may be refused: any text that every journal and every wire can carry, of any length.
+
+NUL is no character of a text in PostgreSQL (nor of an MQTT string), and half a surrogate pair none of UTF-8.
+"""
+
 PartId = Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")]
 ImageUri = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$")]
@@ -101,12 +107,9 @@ FAULT_MEANINGS = {
 
 
 class ImageEvent(Message):
-    """What is known about one image-ready event apart from the image itself.
+    """What is known about one image-ready event apart from the image itself; a refused one may have any name."""
 
-    These are also the MQTT 5 user properties that go with raw image bytes.
-    """
-
-    event_id: EventId
+    event_id: EventName
     part_id: PartId | None = None
     trigger_id: UInt32 | None = None
     captured_at: UtcDatetime | None = None
@@ -128,10 +131,21 @@ class ImageRef(Message):
 
 
 class ImageReady(ImageEvent):
-    """The camera side says that a frame can be fetched."""
+    """The camera side says that a frame can be fetched; what is no valid one is refused by the `event_id` it names.
 
+    A longer id, one with control characters or a whole number (taken by its text) names its event too, and is echoed
+    exactly. NUL, half a surrogate pair, an empty text or anything else names none.
+    """
+
+    event_id: EventId
     schema_: Literal["cangate/image-ready/1"] = Field(default="cangate/image-ready/1", alias="schema")
     image: ImageRef
+
+
+class RawImageReady(ImageEvent):
+    """The MQTT 5 user properties that go with raw image bytes."""
+
+    event_id: EventId
 
 
 class Box(Message):
@@ -186,7 +200,7 @@ class Verdict(Message):
 
     schema_: Literal["cangate/verdict/1"] = Field(default="cangate/verdict/1", alias="schema")
     station: StationId
-    event_id: EventId
+    event_id: EventName
     part_id: PartId | None
     trigger_id: UInt32 | None
     seq: Annotated[int, Field(gt=0)]
@@ -229,7 +243,7 @@ class GateCommand(Message):
 
     schema_: Literal["cangate/gate/1"] = Field(default="cangate/gate/1", alias="schema")
     station: StationId
-    event_id: EventId
+    event_id: EventName
     part_id: PartId | None
     trigger_id: UInt32 | None
     seq: Annotated[int, Field(gt=0)]

@@ -9,7 +9,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PlainSerializer, SecretStr, StringConstraints, field_validator
+from pydantic import AfterValidator, Field, PlainSerializer, SecretStr, StringConstraints, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from schemas.base import Value
@@ -29,6 +29,16 @@ def without_password(url: str) -> str:
     """Return a database URL as it may be shown."""
     shown = re.sub(r"(?<=://)([^:/@]*):.*@", r"\1:**********@", url)
     return re.sub(r"(?i)(?<=password=)[^&]*", "**********", shown)
+
+
+def _without_a_login(endpoint: str) -> str:
+    # it would be shown and logged with the endpoint, by us and by the server's own answers
+    if "@" in endpoint:
+        raise ValueError("must name no user and no password; username and password_file do")
+    return endpoint
+
+
+Endpoint = Annotated[str, AfterValidator(_without_a_login)]
 
 
 class StationSettings(Value):
@@ -137,7 +147,7 @@ class OpcUaServerSettings(Value):
 class OpcUaLogin(Value):
     """An OPC UA server and who to be there."""
 
-    endpoint: str = Field(default="", description="empty: the service's own server")
+    endpoint: Endpoint = Field(default="", description="empty: the service's own server")
     security: str = Field(default="None", description="None, or policy and mode as in opcua.server.security")
     username: str = ""
     password: SecretStr | None = None
@@ -155,7 +165,7 @@ class OpcUaClientSettings(OpcUaLogin):
     The keys from `trigger` on map our words to the PLC's NodeIds.
     """
 
-    endpoint: str = Field(default="", description="of the PLC's server, e.g. opc.tcp://plc:4840; empty: no client")
+    endpoint: Endpoint = Field(default="", description="of the PLC's server, e.g. opc.tcp://plc:4840; empty: no client")
     sampling_ms: Annotated[float, Field(ge=0)] = Field(
         default=0.0, description="how often the PLC looks at its trigger; 0: at every change, or at its best"
     )

@@ -6,10 +6,11 @@ import asyncio
 import gc
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from typing import Any
 
 import structlog
 
@@ -74,12 +75,28 @@ class Service:
     hmi: HmiServer | None
 
 
+_LOGGED_MAX = 500
+"""Characters of one text in a log line: an event that is refused may have a name of 64 KiB."""
+
+
+def _readable(_: object, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Cut long texts, and escape what a terminal would obey: the name of a refused event may hold anything."""
+    for key, value in line.items():
+        if not isinstance(value, str) or (len(value) <= _LOGGED_MAX and value.isprintable()):
+            continue
+        if key not in ("exception", "stack"):
+            cut = value if len(value) <= _LOGGED_MAX else f"{value[:_LOGGED_MAX]}... ({len(value)} characters)"
+            line[key] = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in cut)
+    return line
+
+
 def configure_logging(settings: LogSettings) -> None:
     """Send structured log lines to standard error, ours and those of the libraries alike."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _readable,
     ]
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()

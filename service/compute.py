@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -49,13 +49,19 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """No judgement was possible; `frame` and `load_ms` are there where the frame could be loaded."""
+    """No judgement was possible.
+
+    frame, load_ms: there where the frame could be loaded. roi_ms, normalize_ms: of the stages that ran; what failed
+    within making the frame ready has the time until then in roi_ms, whichever of the two it was.
+    """
 
     reason: Reason
     detail: str
     model: ModelRef | None = None
     frame: Frame | None = None
     load_ms: float | None = None
+    roi_ms: float | None = None
+    normalize_ms: float | None = None
 
 
 Outcome = Judged | Failed
@@ -166,7 +172,7 @@ class Compute:
                 self._look_for_trouble(prepared)
                 return prepared
             if not is_new:
-                return _abandoned(job, prepared.prepared.frame, prepared.load_ms)
+                return _abandoned_ready(prepared)
             self._hand_over(prepared, turn)
             return await outcome
         except ThreadStuck as exc:
@@ -224,18 +230,22 @@ class Compute:
             return _abandoned(job)
         began = time.perf_counter()
         frame: Frame | None = None
-        load_ms: float | None = None
+        loaded: float | None = None
         try:
             frame = self._loader.load(job.image, job.frame_bytes)
-            load_ms = (time.perf_counter() - began) * 1000
+            loaded = time.perf_counter()
             if not job.wanted():
-                return _abandoned(job, frame, load_ms)
-            return _Ready(job.model.pipeline.prepare(frame), job, load_ms, outcome)
+                return _abandoned(job, frame, (loaded - began) * 1000)
+            return _Ready(job.model.pipeline.prepare(frame), job, (loaded - began) * 1000, outcome)
         except FrameError as exc:
-            return Failed(exc.reason, str(exc), job.model.ref, frame, load_ms)
+            failed = Failed(exc.reason, str(exc), job.model.ref)
         except Exception as exc:  # the supervised boundary: a defect ends in a fail-safe verdict
             log.exception("prepare_failed")
-            return Failed(Reason.INTERNAL_ERROR, _one_line(exc), job.model.ref, frame, load_ms)
+            failed = Failed(Reason.INTERNAL_ERROR, _one_line(exc), job.model.ref)
+        if loaded is None:
+            return failed
+        until_it_failed_ms = (time.perf_counter() - loaded) * 1000
+        return replace(failed, frame=frame, load_ms=(loaded - began) * 1000, roi_ms=until_it_failed_ms)
 
     def _hand_over(self, ready: _Ready, turn: _Turn) -> None:
         self._ready.append(ready)
@@ -249,7 +259,7 @@ class Compute:
 
 
 def _not_judged(ready: _Ready, why: str) -> Failed:
-    return Failed(Reason.INTERNAL_ERROR, why, ready.job.model.ref, ready.prepared.frame, ready.load_ms)
+    return _with_stages(ready, Failed(Reason.INTERNAL_ERROR, why, ready.job.model.ref))
 
 
 def _judge_batch(batch: list[_Ready]) -> list[Outcome]:
@@ -260,7 +270,7 @@ def _judge_batch(batch: list[_Ready]) -> list[Outcome]:
             # a batch is judged by one pipeline; around an activation it may hold frames of two
             wanted.setdefault(id(ready.job.model), []).append(ready)
         else:
-            outcomes[id(ready)] = _abandoned(ready.job, ready.prepared.frame, ready.load_ms)
+            outcomes[id(ready)] = _abandoned_ready(ready)
     for group in wanted.values():
         outcomes.update(zip(map(id, group), _judge_group(group), strict=True))
     return [outcomes[id(ready)] for ready in batch]
@@ -280,6 +290,21 @@ def _judge_group(group: list[_Ready]) -> list[Outcome]:
 
 def _abandoned(job: Job, frame: Frame | None = None, load_ms: float | None = None) -> Failed:
     return Failed(Reason.DEADLINE_MISSED, "nobody waited for it when its turn came", job.model.ref, frame, load_ms)
+
+
+def _abandoned_ready(ready: _Ready) -> Failed:
+    return _with_stages(ready, _abandoned(ready.job))
+
+
+def _with_stages(ready: _Ready, failed: Failed) -> Failed:
+    times = ready.prepared.times
+    return replace(
+        failed,
+        frame=ready.prepared.frame,
+        load_ms=ready.load_ms,
+        roi_ms=times.roi,
+        normalize_ms=times.normalize,
+    )
 
 
 def _one_line(exc: Exception) -> str:

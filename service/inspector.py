@@ -23,8 +23,9 @@ from service.verdicts import make_verdict
 
 log = structlog.get_logger(__name__)
 
-_REMEMBERED = 4096
-"""Answers kept in memory for repeated events; older ones come from the journal."""
+_REMEMBERED, _REMEMBERED_CHARACTERS = 4096, 4_000_000
+"""Answers kept in memory for repeated events, and of event ids together, which may be long where an event is refused;
+older ones come from the journal."""
 
 _EARLIER = 100_000
 """So many events that were answered longer ago, or by earlier runs, are known by a number each: their frames are not
@@ -76,6 +77,7 @@ class Inspector:
         self._recorder = recorder
         self._seq = 0
         self._answers: OrderedDict[str, asyncio.Future[Answer]] = OrderedDict()
+        self._characters = 0
         self._earlier: dict[int, None] = {}  # the oldest first
         self._late: set[asyncio.Task[None]] = set()
         self._to_keep: deque[Callable[[], None]] = deque()
@@ -175,13 +177,16 @@ class Inspector:
     def _remember(self, event_id: str) -> asyncio.Future[Answer]:
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._answers[event_id] = future
-        if len(self._answers) > _REMEMBERED:
+        self._characters += len(event_id)
+        while len(self._answers) > _REMEMBERED or self._characters > _REMEMBERED_CHARACTERS:
             done = next((known for known, answer in self._answers.items() if answer.done()), None)
-            if done is not None:
-                del self._answers[done]
-                self._earlier[hash(done)] = None
-                if len(self._earlier) > _EARLIER:
-                    del self._earlier[next(iter(self._earlier))]
+            if done is None:
+                break
+            del self._answers[done]
+            self._characters -= len(done)
+            self._earlier[hash(done)] = None
+            if len(self._earlier) > _EARLIER:
+                del self._earlier[next(iter(self._earlier))]
         return future
 
     async def _accept(self, arrival: Arrival, deadline: Deadline, patience_s: float) -> JournalEntry | None:
@@ -325,6 +330,7 @@ def _arrival(entry: JournalEntry, clock: Clock) -> Arrival:
         received_at=entry.received_at,
         received_monotonic=deadline_monotonic(entry, clock) - allowed_s,
         source=entry.source,
+        correlation_data=entry.correlation_data,
     )
 
 

@@ -256,7 +256,14 @@ class Outbox:
         for_gate = not verdict.replayed
         transit_s = 0.0 if self._margin is None else self._margin.transit_s
         deadline = deadline_monotonic(entry, self._clock)
-        return Answer(verdict, entry.verdict_json, deadline, for_gate=for_gate, transit_s=transit_s)
+        return Answer(
+            verdict,
+            entry.verdict_json,
+            deadline,
+            entry.correlation_data,
+            for_gate=for_gate,
+            transit_s=transit_s,
+        )
 
     async def _back_off(self) -> None:
         first, longest = _RETRY_S

@@ -188,6 +188,7 @@ class JournalEntry:
     """An event that the journal has noted, and its verdict where it was answered.
 
     deadline_monotonic: on `Clock.monotonic`; None where the machine has started anew since.
+    correlation_data: echoed with the verdict (MQTT 5), whichever run says it.
     """
 
     event: ImageEvent
@@ -198,6 +199,7 @@ class JournalEntry:
     deadline_monotonic: float | None
     seq: int | None
     verdict_json: bytes | None
+    correlation_data: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

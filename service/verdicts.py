@@ -73,7 +73,9 @@ def _judged_image(frame: Frame) -> JudgedImage:
 
 def _stages(outcome: Outcome) -> StagesMs:
     if isinstance(outcome, Failed):
-        return StagesMs(load=None if outcome.load_ms is None else round(outcome.load_ms, 3))
+        return StagesMs(
+            load=_rounded(outcome.load_ms), roi=_rounded(outcome.roi_ms), normalize=_rounded(outcome.normalize_ms)
+        )
     times = outcome.inspection.times
     return StagesMs(
         load=round(outcome.load_ms, 3),
@@ -83,3 +85,7 @@ def _stages(outcome: Outcome) -> StagesMs:
         score=round(times.score, 3),
         boxes=round(times.boxes, 3),
     )
+
+
+def _rounded(duration_ms: float | None) -> float | None:
+    return None if duration_ms is None else round(duration_ms, 3)

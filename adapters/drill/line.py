@@ -7,14 +7,15 @@ import itertools
 import logging
 import signal
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
 from adapters.drill.ledger import Ledger
 from adapters.drill.model import DrillModel
+from adapters.drill.part import Way
 from adapters.drill.plant import DrillPlant
 from adapters.drill.proxy import TcpProxy
 from adapters.drill.service import STATION, DrilledService
@@ -29,6 +30,9 @@ _THAWED_S = 1.0
 """A broker that was frozen has handed on by then what it held."""
 
 _GATE_START_S = 60.0
+_AFTERWARDS_HZ = 2.0
+_LAST_COMMAND_S = 2.0
+"""A gate command comes right behind its verdict; so long it is waited for."""
 
 
 class DrillLine:
@@ -72,7 +76,10 @@ class DrillLine:
             self.plant.show(f"part-{number}", uri, number=number, deadline_ms=deadline_ms)
 
     async def settle(self, timeout_s: float = 60.0) -> None:
-        """Wait until every part is answered, asking again for what brokers have forgotten; or until time is up."""
+        """Wait until every part is answered, asking again for what brokers have forgotten; or until time is up.
+
+        The last gate commands are waited for, too.
+        """
         give_up = time.monotonic() + timeout_s
         asked: dict[str, float] = {}
         while (waiting := self.ledger.unanswered()) and time.monotonic() < give_up:
@@ -83,38 +90,63 @@ class DrillLine:
                     asked[event_id] = now
                     self.plant.ask_again(event_id)
             await asyncio.sleep(0.1)
+        give_up = time.monotonic() + _LAST_COMMAND_S
+        while self.ledger.silent() and time.monotonic() < give_up:  # noqa: ASYNC110 - told by another thread
+            await asyncio.sleep(0.02)
+
+    async def show_afterwards(self, count: int = 5) -> set[Way]:
+        """Show some parts when all is mended; return how gates were told of them. Nothing excuses one still silent."""
+        await self.settle()
+        known = len(self.ledger.parts)
+        await self.show(count, _AFTERWARDS_HZ)
+        await self.settle()
+        shown = itertools.islice(self.ledger.parts.values(), known, None)
+        return {heard.way for part in shown for heard in part.gates}
+
+    @contextmanager
+    def outage(self) -> Iterator[None]:
+        """Tell the ledger that something between service and plant is broken meanwhile."""
+        outage = self.ledger.begin_outage(time.monotonic())
+        try:
+            yield
+        finally:
+            outage.ended = time.monotonic()
 
     async def kill_broker(self, down_s: float = 0.5) -> None:
         """SIGKILL, and a new broker on the same port a little later."""
         assert self.mosquitto is not None
-        await self.mosquitto.stop(signal.SIGKILL)
-        await asyncio.sleep(down_s)
-        await self.mosquitto.start()
+        with self.outage():
+            await self.mosquitto.stop(signal.SIGKILL)
+            await asyncio.sleep(down_s)
+            await self.mosquitto.start()
 
     async def freeze_broker(self, seconds: float) -> None:
         """SIGSTOP for some time."""
         assert self.mosquitto is not None
-        self.ledger.freeze_broker(frozen=True)
-        self.mosquitto.send_signal(signal.SIGSTOP)
-        await asyncio.sleep(seconds)
-        self.mosquitto.send_signal(signal.SIGCONT)
-        await asyncio.sleep(_THAWED_S)
-        self.ledger.freeze_broker(frozen=False)
+        with self.outage():
+            self.ledger.freeze_broker(frozen=True)
+            self.mosquitto.send_signal(signal.SIGSTOP)
+            await asyncio.sleep(seconds)
+            self.mosquitto.send_signal(signal.SIGCONT)
+            await asyncio.sleep(_THAWED_S)
+            self.ledger.freeze_broker(frozen=False)
 
     async def kill_service(self) -> None:
         """SIGKILL, and a new process on the same journal."""
-        await self.service.stop(signal.SIGKILL)
-        await self.service.start()
+        with self.outage():
+            await self.service.stop(signal.SIGKILL)
+            await self.service.start()
 
     async def freeze_service(self, seconds: float) -> None:
         """SIGSTOP for some time."""
-        self.service.freeze()
-        await asyncio.sleep(seconds)
-        self.service.thaw()
+        with self.outage():
+            self.service.freeze()
+            await asyncio.sleep(seconds)
+            self.service.thaw()
 
     async def open_gate(self) -> None:
-        """Have a PLC's gate follow the tags; what lets a part pass is taken down. Waits until it watches."""
-        gate = TagGate(self.service.endpoint, lambda event_id, at: self.ledger.open_gate(event_id, at, "opc ua"))
+        """Have a PLC's gate follow the tags; what they say is taken down. Waits until it watches."""
+        gate = TagGate(self.service.endpoint, self.ledger.hear_nodes)
         self._gate = asyncio.create_task(gate.run(), name="gate")
         async with asyncio.timeout(_GATE_START_S):
             await gate.watching.wait()

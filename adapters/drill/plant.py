@@ -14,6 +14,7 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
 from adapters.drill.ledger import Ledger
+from adapters.drill.part import Outage
 from adapters.simulation.broker import LOOPBACK
 
 _START_S = 20.0
@@ -36,6 +37,8 @@ class DrillPlant:
         self._prefix = f"cangate/{station}"
         self._ledger = ledger
         self._payloads: dict[str, bytes] = {}
+        self._event_ids: dict[int, str] = {}
+        self._deaf: Outage | None = None
         self._subscribed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self.heartbeat = 0
@@ -53,7 +56,8 @@ class DrillPlant:
         )
         topics = [(f"{self._prefix}/{leaf}", 1) for leaf in ("verdict", "gate", "status")]
         client.on_connect = lambda client, *_: client.subscribe(topics)
-        client.on_subscribe = lambda *_: self._loop.call_soon_threadsafe(self._subscribed.set)
+        client.on_subscribe = lambda *_: self._hear_again()
+        client.on_disconnect = lambda *_: self._hear_nothing()
         client.on_message = lambda _client, _userdata, message: self._hear(message)
         self._client = client
         self._clean: dict[str, Any] = {"clean_start": True} if mqtt5 else {}
@@ -76,17 +80,23 @@ class DrillPlant:
         """Tell whether the broker is there."""
         return bool(self._client.is_connected())
 
+    def event_of(self, trigger_id: int) -> str:
+        """Return the last event that was shown with a trigger id, "" where there was none."""
+        return self._event_ids.get(trigger_id, "")
+
     def show(self, event_id: str, uri: str, *, number: int, deadline_ms: int) -> None:
         """Say that a frame is ready."""
+        trigger_id = number % 2**32
         event = {
             "schema": "cangate/image-ready/1",
             "event_id": event_id,
             "part_id": f"P-{number}",
-            "trigger_id": number % 2**32,
+            "trigger_id": trigger_id,
             "captured_at": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
             "deadline_ms": deadline_ms,
             "image": {"uri": uri},
         }
+        self._event_ids[trigger_id] = event_id
         self._payloads[event_id] = json.dumps(event).encode()
         self._publish(event_id, time.monotonic() + deadline_ms / 1000)
 
@@ -101,6 +111,15 @@ class DrillPlant:
     def _publish(self, event_id: str, deadline: float) -> None:
         self._ledger.ask(event_id, deadline)
         self._client.publish(f"{self._prefix}/image-ready", self._payloads[event_id], 1)
+
+    def _hear_nothing(self) -> None:
+        if self._deaf is None:
+            self._deaf = self._ledger.begin_outage(time.monotonic())
+
+    def _hear_again(self) -> None:
+        if self._deaf is not None:
+            self._deaf.ended, self._deaf = time.monotonic(), None
+        self._loop.call_soon_threadsafe(self._subscribed.set)
 
     def _hear(self, message: Any) -> None:  # noqa: ANN401 - paho's
         at = time.monotonic()

@@ -13,6 +13,7 @@ from typing import Any
 
 from adapters.drill.ledger import Findings
 from adapters.drill.line import DrillLine
+from adapters.drill.part import Way
 from schemas.messages import FaultCode, Verdict
 
 _STATUS_S = 30.0
@@ -53,8 +54,8 @@ async def _steady(line: DrillLine) -> list[str]:
     before = len(line.ledger.parts)
     await line.show(_PARTS, _RATE_HZ)
     await line.settle()
-    opened = sum(bool(part.opened) for part in line.ledger.parts.values())
-    missing = [] if opened else ["no gate was opened for any part"]
+    opened = {way for part in line.ledger.parts.values() for _, way in part.opened}
+    missing = [f"no gate was opened on {way} for any part" for way in (Way.MQTT, Way.TAGS) if way not in opened]
     if len(line.ledger.parts) - before != _PARTS:
         missing.append("not every part was shown")
     return missing
@@ -81,9 +82,10 @@ async def _broker_frozen(line: DrillLine) -> list[str]:
 
 async def _connection_cut(line: DrillLine) -> list[str]:
     async def cut() -> None:
-        for _ in range(5):
-            line.proxy.cut()
-            await asyncio.sleep(0.5)
+        with line.outage():
+            for _ in range(5):
+                line.proxy.cut()
+                await asyncio.sleep(0.5)
 
     await _meanwhile(line, cut)
     await line.service.ready()
@@ -100,9 +102,14 @@ async def _connection_slow(line: DrillLine) -> list[str]:
     return []
 
 
+async def _afterwards(line: DrillLine) -> list[str]:
+    told = await line.show_afterwards()
+    return [f"afterwards no gate was told anything on {way}" for way in (Way.MQTT, Way.TAGS) if way not in told]
+
+
 async def _service_killed(line: DrillLine) -> list[str]:
     await _meanwhile(line, line.kill_service)
-    return []
+    return await _afterwards(line)
 
 
 async def _service_frozen(line: DrillLine) -> list[str]:
@@ -116,7 +123,7 @@ async def _gate_killed(line: DrillLine) -> list[str]:
         await line.open_gate()
 
     await _meanwhile(line, replace)
-    return []
+    return await _afterwards(line)
 
 
 async def _disk_full(line: DrillLine) -> list[str]:
@@ -130,12 +137,13 @@ async def _disk_full(line: DrillLine) -> list[str]:
 
 async def _journal_corrupt(line: DrillLine) -> list[str]:
     async def spoil() -> None:
-        await line.service.stop(signal.SIGTERM)
-        await asyncio.to_thread(_overwrite, line.service.journal)
-        await line.service.start()
+        with line.outage():
+            await line.service.stop(signal.SIGTERM)
+            await asyncio.to_thread(_overwrite, line.service.journal)
+            await line.service.start()
 
     await _meanwhile(line, spoil)
-    missing = await _fault(line, FaultCode.JOURNAL_FAILING)
+    missing = await _afterwards(line) + await _fault(line, FaultCode.JOURNAL_FAILING)
     line.plant.send(json.dumps({"command": "reset_fault"}).encode(), leaf="cmd")
     return missing + await _fault(line, None)
 
@@ -144,10 +152,7 @@ async def _overload(line: DrillLine) -> list[str]:
     before = line.plant.heartbeat
     await line.show(240, 60.0, deadline_ms=500)
     missing = [] if line.plant.heartbeat > before else ["the heartbeat stood still"]
-    await line.settle()
-    await line.show(5, 2.0)
-    await line.settle()
-    return missing
+    return missing + await _afterwards(line)
 
 
 _HOSTILE: tuple[tuple[str, dict[str, Any], str], ...] = (
@@ -161,7 +166,7 @@ _HOSTILE: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("no image", {}, "frame_refused"),
     ("expired", {"image": {"uri": "{frames}/0.png"}, "captured_at": "2020-01-01T00:00:00Z"}, "deadline_missed"),
 )
-_UNANSWERABLE = (b"", b"{", b"null", b"[]", b'{"event_id": 5}', b"\xff\xfe", b'{"a":' * 5000, b"x" * 70_000)
+_UNANSWERABLE = (b"", b"{", b"null", b"[]", b'{"event_id": 5.5}', b"\xff\xfe", b'{"a":' * 5000, b"x" * 70_000)
 
 
 async def _hostile(line: DrillLine) -> list[str]:

@@ -12,6 +12,7 @@ from asyncua import Client, Node, ua
 from asyncua.common.subscription import DataChangeEvent
 
 from adapters.drill.service import STATION
+from schemas.messages import Gate
 from schemas.tags import NAMESPACE_URI, Tag
 
 _PUBLISHING_MS: Final = 10.0
@@ -20,19 +21,20 @@ _READ: Final = (Tag.ResultSeq, Tag.Reject, Tag.ResultEventId)
 
 
 class TagGate:
-    """Follows ResultSeq and notes when the tags say that a part may pass.
+    """Follows ResultSeq and notes what the tags say of each part, and when.
 
     The time is that of the write, its source timestamp: how long a PLC takes to hear of it is for the timer that every
     gate keeps.
 
     Args:
         endpoint: of the service.
-        on_open: told event id and time (`time.monotonic`) of each result that lets a part pass.
+        on_result: told event id, gate and time (`time.monotonic`) of each result that it sees; what is overwritten
+            within a few milliseconds it does not.
     """
 
-    def __init__(self, endpoint: str, on_open: Callable[[str, float], None]) -> None:
+    def __init__(self, endpoint: str, on_result: Callable[[str, Gate, float], None]) -> None:
         self._endpoint = endpoint
-        self._on_open = on_open
+        self._on_result = on_result
         self._last = 0
         self.watching = asyncio.Event()
 
@@ -52,8 +54,10 @@ class TagGate:
             await subscription.subscribe_data_change([nodes[0]], sampling_interval=ua.Duration(_PUBLISHING_MS))
             self.watching.set()
             async for event in subscription:
-                if isinstance(event, DataChangeEvent):
-                    await self._look(client, nodes)
+                if not isinstance(event, DataChangeEvent):
+                    # asyncua says so where the server is gone, and nothing after that
+                    raise ConnectionResetError(f"the subscription ended: {event}")
+                await self._look(client, nodes)
 
     async def _look(self, client: Client, nodes: list[Node]) -> None:
         # one request, so that all three belong to one result
@@ -63,6 +67,6 @@ class TagGate:
         if not isinstance(seq, int) or seq == self._last or written is None:
             return
         self._last = seq
-        if reject is False:
-            ago_s = (datetime.now(UTC) - written.replace(tzinfo=UTC)).total_seconds()
-            self._on_open(str(event_id), time.monotonic() - ago_s)
+        ago_s = (datetime.now(UTC) - written.replace(tzinfo=UTC)).total_seconds()
+        gate = Gate.PASS if reject is False else Gate.REJECT
+        self._on_result(str(event_id), gate, time.monotonic() - ago_s)

@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection
 from adapters.journal.database import Database
 from adapters.journal.redo import SHARED_MEMORY
 from adapters.journal.said import Left, Said
-from adapters.journal.schema import events, sinks
+from adapters.journal.schema import events, key_of, sinks
 from adapters.journal.sequence import SequenceMark
 from schemas.messages import ImageEvent, ImageRef, Verdict
 from schemas.settings import JournalSettings
@@ -112,7 +112,7 @@ class SqlJournal:
 
     async def accept(self, arrival: Arrival, deadline_at: datetime) -> JournalEntry | None:
         """Note an event; return what is known of it where it was noted before, else None."""
-        left = None if self._said is None else self._said.left_of(arrival.event.event_id)
+        left = None if self._said is None else self._said.left_of(key_of(arrival.event.event_id))
         if left is not None:
             return self._left_entry(left)
         row = self._row(arrival, deadline_at)
@@ -134,7 +134,7 @@ class SqlJournal:
         if self._said is None:
             return False
         return self._said.keep(
-            verdict.event_id,
+            key_of(verdict.event_id),
             verdict.seq,
             answer.verdict_json,
             row=lambda: self._row(arrival, _deadline_at(answer, arrival)),
@@ -152,7 +152,7 @@ class SqlJournal:
         highest = max(answer.verdict.seq for answer, _ in answered)
         rows = [
             {
-                "key": answer.verdict.event_id,
+                "key": key_of(answer.verdict.event_id),
                 "seq": answer.verdict.seq,
                 "decision": answer.verdict.decision.value,
                 "verdict": answer.verdict_json,
@@ -185,7 +185,7 @@ class SqlJournal:
         """Keep a result that came after its deadline, for the record."""
         statement = (
             sa.update(events)
-            .where(events.c.station == self._station, events.c.event_id == event_id)
+            .where(events.c.station == self._station, events.c.event_id == key_of(event_id))
             .values(late_verdict=verdict_json)
         )
         await self._database.write(lambda connection: connection.execute(statement))
@@ -231,7 +231,7 @@ class SqlJournal:
         return max(stored, left, self._least, self._mark.unstored if stored else self._mark.ceiling)
 
     async def answered_ids(self, limit: int) -> Sequence[str]:
-        """Return the event ids that were answered last, at most `limit`."""
+        """Return the event ids that were answered last, at most `limit`; of one too long for a key, its key."""
         statement = (
             sa.select(events.c.event_id)
             .where(events.c.station == self._station, events.c.seq.is_not(None))
@@ -242,7 +242,9 @@ class SqlJournal:
 
     async def find(self, event_id: str) -> bytes | None:
         """Return the verdict bytes of an event."""
-        statement = sa.select(events.c.verdict).where(events.c.station == self._station, events.c.event_id == event_id)
+        statement = sa.select(events.c.verdict).where(
+            events.c.station == self._station, events.c.event_id == key_of(event_id)
+        )
         return await self._database.read(lambda connection: connection.execute(statement).scalar())
 
     async def page(self, query: VerdictQuery) -> Sequence[bytes]:
@@ -329,7 +331,7 @@ class SqlJournal:
         event = arrival.event
         return {
             "station": self._station,
-            "event_id": event.event_id,
+            "event_id": key_of(event.event_id),
             "part_id": event.part_id,
             "source": arrival.source,
             "event": event.model_dump_json(include=set(ImageEvent.model_fields)).encode(),
@@ -338,6 +340,7 @@ class SqlJournal:
             "deadline_at": deadline_at,
             "deadline_monotonic": arrival.received_monotonic + (deadline_at - arrival.received_at).total_seconds(),
             "epoch": self._clock.epoch,
+            "correlation_data": arrival.correlation_data,
         }
 
     def _select(self) -> sa.Select[Any]:
@@ -353,7 +356,9 @@ class SqlJournal:
         return entries
 
     def _left_entry(self, left: Left) -> JournalEntry:
-        return self._entry(SimpleNamespace(**left.row, seq=left.seq, verdict=left.verdict_json))
+        # a row in the redo log may lack what came with a later version
+        row = {**dict.fromkeys(events.c.keys()), **left.row}
+        return self._entry(SimpleNamespace(**row | {"seq": left.seq, "verdict": left.verdict_json}))
 
     def _entry(self, row: sa.Row[Any] | SimpleNamespace) -> JournalEntry:
         try:
@@ -372,6 +377,7 @@ class SqlJournal:
             deadline_monotonic=row.deadline_monotonic if row.epoch == self._clock.epoch else None,
             seq=row.seq,
             verdict_json=row.verdict,
+            correlation_data=row.correlation_data,
         )
 
 

@@ -38,6 +38,8 @@ class _Event(BaseModel):
     deadline_at: datetime
     deadline_monotonic: float
     epoch: str
+    # bytes that are no text, unlike the JSON above: in hex; absent in a record of an earlier version
+    correlation_data: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,9 @@ class Said:
 
 
 def _event(row: Row) -> bytes:
-    return _Event(**row).model_dump_json().encode()
+    asked: bytes | None = row["correlation_data"]
+    in_hex = None if asked is None else asked.hex()
+    return _Event(**{**row, "correlation_data": in_hex}).model_dump_json().encode()
 
 
 def _read(record: bytes) -> Left:
@@ -124,4 +128,6 @@ def _read(record: bytes) -> Left:
         (length,) = _LENGTH.unpack_from(record)
         event, verdict_json = event[:length], event[length:]
     verdict, row = Verdict.model_validate_json(verdict_json), _Event.model_validate_json(event).model_dump()
+    if row["correlation_data"] is not None:
+        row["correlation_data"] = bytes.fromhex(row["correlation_data"])
     return Left(row["event_id"], row, verdict.seq, verdict.decision.value, verdict_json)

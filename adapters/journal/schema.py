@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
@@ -30,6 +31,21 @@ class UtcDateTime(sa.TypeDecorator[datetime]):
         return value.astimezone(UTC)
 
 
+_KEY_MAX = 256
+_DIGESTED = "\x01"
+"""Begins the key of an event id that is none itself: no valid id begins with it, and one that does is digested too."""
+
+
+def key_of(event_id: str) -> str:
+    """Return what stands for an event id in the column `event_id`: the id itself, where it is of a usual length.
+
+    An event that is refused may have a name of any length, and an index of PostgreSQL holds 2.7 kB of a row at most.
+    """
+    if len(event_id) <= _KEY_MAX and not event_id.startswith(_DIGESTED):
+        return event_id
+    return f"{_DIGESTED}sha256:{hashlib.sha256(event_id.encode()).hexdigest()}"
+
+
 metadata = sa.MetaData()
 
 events = sa.Table(
@@ -51,6 +67,8 @@ events = sa.Table(
     # the deadline on the monotonic clock, and that clock's epoch: the wall clock may be set while the service is away
     sa.Column("deadline_monotonic", sa.Double),
     sa.Column("epoch", sa.String),
+    # echoed with the verdict, also by the next run
+    sa.Column("correlation_data", sa.LargeBinary),
     sa.Index("events_by_seq", "station", "seq", unique=True),
     sa.Index("events_by_part", "station", "part_id"),
     sa.Index("events_by_age", "station", "received_at"),
@@ -73,8 +91,9 @@ _STEPS: Final[dict[int, tuple[str, ...]]] = {
         "CREATE INDEX events_by_age ON events (station, received_at)",
         "CREATE TABLE schema_version (version INTEGER NOT NULL PRIMARY KEY)",
     ),
+    3: ("ALTER TABLE events ADD COLUMN correlation_data {binary}",),
 }
-"""What each version added to the one before it. Version 1 had no table that names it."""
+"""What each version added to the one before it. Version 1 had no table that names it. {binary}: BLOB or BYTEA."""
 
 VERSION: Final = max(_STEPS)
 
@@ -93,11 +112,12 @@ def upgrade(connection: Connection, migrating: Callable[[Connection], AbstractCo
         return
     with migrating(connection):
         found = _found(connection)
+        binary = sa.LargeBinary().compile(connection.dialect)
         if found == 0:
             metadata.create_all(connection)
         for step in range(found + 1, VERSION + 1) if found else ():
             for statement in _STEPS[step]:
-                connection.execute(sa.text(statement))
+                connection.execute(sa.text(statement.format(binary=binary)))
         connection.execute(sa.delete(_version))
         connection.execute(sa.insert(_version).values(version=VERSION))
 

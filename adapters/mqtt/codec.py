@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pydantic import JsonValue, ValidationError
 from pydantic_core import from_json, to_json
 
-from schemas.messages import Command, ImageEvent, ImageReady, ImageRef, Reason
+from schemas.messages import Command, ImageEvent, ImageReady, ImageRef, RawImageReady, Reason
 from service.ports import Refusal
 
 _MAX_DETAIL = 200
@@ -48,12 +48,15 @@ class InvalidCommand:
 
 
 def read_image_ready(payload: bytes) -> Request | Unusable:
-    """Read a JSON `ImageReady`. What is valid in an invalid one is kept, so that its answer finds the part."""
+    """Read a JSON `ImageReady`. What is valid in an invalid one is kept, so that its answer finds the part.
+
+    Its event id is kept where it is any text at all (`EventName`), or a whole number, which is taken by its text.
+    """
     try:
         ready = ImageReady.model_validate_json(payload)
     except ValidationError as exc:
         return _salvage(payload, exc)
-    return Request(ImageEvent.model_validate(ready.model_dump(include=set(ImageEvent.model_fields))), ready.image)
+    return Request(_event(ready), ready.image)
 
 
 def read_raw_image(payload: bytes, properties: Iterable[tuple[str, str]], *, max_bytes: int) -> Request | Unusable:
@@ -61,9 +64,13 @@ def read_raw_image(payload: bytes, properties: Iterable[tuple[str, str]], *, max
 
     An empty payload is an image of no bytes, which the frame loader calls corrupt.
     """
-    metadata = to_json({name: _typed(name, text) for name, text in properties if name in ImageEvent.model_fields})
+    given = {name: _typed(name, text) for name, text in properties if name in ImageEvent.model_fields}
     try:
-        event = ImageEvent.model_validate_json(metadata)
+        metadata = to_json(given)
+    except ValueError:  # MQTT 5 allows no half surrogates (section 1.5.4), and not every broker looks
+        return Unusable("no_event_id", "a user property is no UTF-8")
+    try:
+        event = _event(RawImageReady.model_validate_json(metadata))
     except ValidationError as exc:
         return _salvage(metadata, exc)
     if len(payload) > max_bytes:
@@ -99,6 +106,9 @@ def _salvage(document_json: bytes, error: ValidationError) -> Request | Unusable
         return Unusable("not_json", first_error(error))
     wrong = {detail["loc"][0] for detail in error.errors(include_url=False, include_input=False) if detail["loc"]}
     kept = {name: document[name] for name in ImageEvent.model_fields if name in document and name not in wrong}
+    named = document.get("event_id")
+    # bool is an int to Python, and no number to JSON
+    kept["event_id"] = str(named) if isinstance(named, int) and not isinstance(named, bool) else named
     try:
         event = ImageEvent.model_validate_json(to_json(kept))
     except ValidationError:
@@ -113,6 +123,10 @@ def _document(payload: bytes) -> Mapping[str, JsonValue] | None:
     except ValueError:
         return None
     return document if isinstance(document, dict) else None
+
+
+def _event(ready: ImageReady | RawImageReady) -> ImageEvent:
+    return ImageEvent.model_validate(ready.model_dump(include=set(ImageEvent.model_fields)))
 
 
 def _typed(name: str, text: str) -> JsonValue:

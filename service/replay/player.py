@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 import secrets
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ _OUTSTANDING = 256
 """Parts that may wait for their verdicts at recorded speed: more than any station takes in, yet a bound."""
 
 _MAX_EVENT_ID = 256
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 @dataclass(slots=True)
@@ -219,7 +221,8 @@ class _Playing:
     def _event_id(self, part: RecordedPart, number: int) -> str:
         recorded = part.event.event_id
         event_id = f"{REPLAY_PREFIX}{self._run}-{number}/{recorded}"
-        if len(event_id) <= _MAX_EVENT_ID:
+        # of a refused event: a name that no valid event may have, nor every broker pass on
+        if len(event_id) <= _MAX_EVENT_ID and not _CONTROL.search(event_id):
             return event_id
         return f"{REPLAY_PREFIX}{self._run}-{number}/sha256:{hashlib.sha256(recorded.encode()).hexdigest()}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
@@ -12,7 +13,8 @@ import pytest
 import sqlalchemy as sa
 
 from adapters.journal import SqlJournal
-from schemas.messages import Decision, Gate, JudgedImage, Reason, StagesMs, Verdict
+from adapters.journal.schema import key_of
+from schemas.messages import Decision, Gate, ImageEvent, JudgedImage, Reason, StagesMs, Verdict
 from schemas.settings import JournalSettings
 from service.errors import JournalConflict, UsageError
 from service.ports import Answer, Arrival, Journal, VerdictQuery
@@ -99,6 +101,43 @@ async def test_journal_returns_the_exact_bytes(journal: Journal) -> None:
     found = await journal.find(event.event.event_id)
     assert (type(found), found) == (bytes, answer.verdict_json)
     assert await journal.last_seq() == 7
+
+
+_NAMES = ["x" * 256, "x" * 257, "x" * 60_000, "ü" * 60_000, "\t\x1b[2J\r\n\x7f", "\x01", "\ufffe\U0010ffff"]
+
+
+async def test_journal_knows_an_event_by_any_name(journal: Journal) -> None:
+    """A refused event may have a name too long for an index, or one of control characters: each is kept apart."""
+    rng = random.Random(7)  # what cannot be compressed does not fit into a page of an index either
+    names = [*_NAMES, "".join(chr(rng.randrange(0x20, 0xD800)) for _ in range(20_000))]
+    names.append(key_of(names[-1]))
+    answers = {}
+    for seq, name in enumerate(names, start=1):
+        event = replace(arrival(), event=ImageEvent(event_id=name))
+        assert await journal.accept(event, event.received_at) is None
+        answers[name] = answer_to(event, seq), event
+    assert {entry.event.event_id for entry in await journal.unanswered()} == set(names)
+    await journal.store(list(answers.values()))
+    for name, (answer, event) in answers.items():
+        assert await journal.find(name) == answer.verdict_json
+        known = await journal.accept(event, event.received_at)
+        assert known is not None
+        assert (known.event, known.verdict_json) == (event.event, answer.verdict_json)
+        await journal.store_late(name, b"{}")
+    assert await journal.find("x" * 258) is None
+    assert len(await journal.answered_ids(100)) == len(names)
+
+
+@pytest.mark.parametrize("correlation_data", [None, b"", b"\x00\xffcorrelation", bytes(65_535)])
+async def test_journal_keeps_correlation_data(journal: Journal, correlation_data: bytes | None) -> None:
+    """Whoever asked finds his answer by it, also in a later run; noted when the event came, or with its verdict."""
+    noted, with_its_verdict = (replace(arrival(name), correlation_data=correlation_data) for name in ("e1", "e2"))
+    await journal.accept(noted, noted.received_at)
+    (entry,) = await journal.unanswered()
+    assert entry.correlation_data == correlation_data
+    await journal.store([(answer_to(noted, 1), noted), (answer_to(with_its_verdict, 2), with_its_verdict)])
+    entries = await journal.answered(after=0, limit=10)
+    assert [entry.correlation_data for entry in entries] == [correlation_data, correlation_data]
 
 
 async def test_journal_lists_unanswered_events_oldest_first(journal: Journal) -> None:

@@ -8,6 +8,7 @@ import signal
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -77,10 +78,14 @@ INSERT INTO events VALUES ('line1', 'open', 'P', 'mqtt', CAST('{"event_id":"open
 
 
 def version_1(settings: JournalSettings) -> str:
+    return in_dialect(settings, VERSION_1)
+
+
+def in_dialect(settings: JournalSettings, statements: str) -> str:
     if settings.url.startswith("sqlite"):
-        return VERSION_1
+        return statements
     return (
-        VERSION_1.replace("BLOB", "BYTEA")
+        statements.replace("BLOB", "BYTEA")
         .replace("DATETIME", "TIMESTAMP WITH TIME ZONE")
         .replace(".000000", ".000000+00")
     )
@@ -94,7 +99,7 @@ async def test_journal_of_the_first_version_is_brought_up_to_date(database: Jour
         assert await journal.last_seq() == 7
         assert await journal.find("old") == b"{}"
         (entry,) = await journal.unanswered()
-        assert (entry.event.event_id, entry.deadline_monotonic) == ("open", None)
+        assert (entry.event.event_id, entry.deadline_monotonic, entry.correlation_data) == ("open", None, None)
         assert entry.received_at == datetime(2026, 1, 31, 8, 0, 2, tzinfo=UTC)
         await fill(journal, 1, first=8)
     engine = sa.create_engine(database.url, poolclass=sa.NullPool)
@@ -103,6 +108,31 @@ async def test_journal_of_the_first_version_is_brought_up_to_date(database: Jour
         columns = {column["name"] for column in inspected.get_columns(table.name)}
         assert columns == {column.name for column in table.columns}
         assert {index["name"] for index in inspected.get_indexes(table.name)} == {index.name for index in table.indexes}
+
+
+VERSION_2 = f"""{VERSION_1};
+ALTER TABLE events ADD COLUMN deadline_monotonic DOUBLE PRECISION;
+ALTER TABLE events ADD COLUMN epoch VARCHAR;
+CREATE INDEX events_by_age ON events (station, received_at);
+CREATE TABLE schema_version (version INTEGER NOT NULL PRIMARY KEY);
+INSERT INTO schema_version VALUES (2)
+"""
+
+
+async def test_journal_of_the_second_version_learns_correlation_data(database: JournalSettings, tmp_path: Path) -> None:
+    """What it knew is kept, and what comes from then on has its correlation data, in a column of the right kind."""
+    (tmp_path / "sub").mkdir(exist_ok=True)
+    run_beside(database, in_dialect(database, VERSION_2))
+    event = replace(arrival("new"), correlation_data=b"\x00\xff")
+    async with opened_in(database) as journal:
+        await journal.accept(event, event.received_at)
+    async with opened_in(database) as journal:
+        entries = {entry.event.event_id: entry.correlation_data for entry in await journal.unanswered()}
+        assert entries == {"open": None, "new": b"\x00\xff"}
+    with sa.create_engine(database.url, poolclass=sa.NullPool).connect() as connection:
+        assert connection.execute(sa.text("SELECT version FROM schema_version")).scalars().all() == [VERSION]
+        column = next(c for c in sa.inspect(connection).get_columns("events") if c["name"] == "correlation_data")
+        assert isinstance(column["type"], sa.LargeBinary)
 
 
 async def test_journal_of_a_newer_version_is_refused(database: JournalSettings) -> None:

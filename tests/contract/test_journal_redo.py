@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 from adapters.journal import SqlJournal
 from adapters.journal.redo import SLOT_BYTES, SLOTS, RedoLog
 from adapters.journal.sequence import SequenceMark
+from schemas.messages import ImageEvent
 from schemas.settings import JournalSettings
 from service.errors import JournalError
 from tests.support.line import CLOCK, arrival
@@ -106,6 +108,35 @@ asyncio.run(main())
         stored = await journal.find("e1")
     assert stored is not None
     assert b'"seq":7' in stored
+
+
+async def test_what_was_said_of_a_refused_name_outlives_a_crash(tmp_path: Path, memory: Path) -> None:
+    """A name too long for a key is found again, and whoever asked by his correlation data."""
+    name = "x" * 300
+    event = replace(arrival(), event=ImageEvent(event_id=name), correlation_data=b"\x00\xff")
+    answer = failed_answer(event, 1)
+    async with opened(tmp_path, memory) as crashed:
+        assert await crashed.accept(event, event.received_at) is None
+        assert crashed.secure(answer, event)
+        crash(crashed)
+        async with opened(tmp_path, memory) as journal:
+            assert await journal.find(name) == answer.verdict_json
+            (entry,) = await journal.answered(after=0, limit=10)
+            assert (entry.event.event_id, entry.correlation_data) == (name, b"\x00\xff")
+
+
+@pytest.mark.parametrize("correlation_data", [None, b"", b"\x00\xff"])
+async def test_correlation_data_outlives_a_crash_where_the_event_could_not_be_noted(
+    tmp_path: Path, memory: Path, correlation_data: bytes | None
+) -> None:
+    """The redo log alone knows who asked."""
+    event = replace(arrival("e1"), correlation_data=correlation_data)
+    async with opened(tmp_path, memory) as crashed:
+        assert crashed.secure(failed_answer(event, 1), event)
+        crash(crashed)
+        async with opened(tmp_path, memory) as journal:
+            (entry,) = await journal.answered(after=0, limit=10)
+            assert entry.correlation_data == correlation_data
 
 
 async def test_first_verdict_stands(tmp_path: Path, memory: Path) -> None:

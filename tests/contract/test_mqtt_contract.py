@@ -145,9 +145,32 @@ class TestTransport:
         assert arrival.refusal is not None
         assert arrival.refusal.reason is Reason.FRAME_REFUSED
 
+    @pytest.mark.parametrize(
+        ("named", "event_id"),
+        [
+            ("x" * 257, "x" * 257),
+            ("x" * 60_000, "x" * 60_000),
+            ("\t\x1b[2J\x7f\r\n", "\t\x1b[2J\x7f\r\n"),
+            (7, "7"),
+            (-(10**30), "-1" + "0" * 30),
+        ],
+        ids=["long", "very long", "control characters", "number", "large number"],
+    )
+    async def test_any_name_is_echoed_exactly(self, rig: Rig, named: object, event_id: str) -> None:
+        """What is no valid id but names the event is refused by that name; verdict and gate command say it again."""
+        event = {"event_id": named, "image": {"uri": "file:///frame.png"}}
+        await rig.plant.send("image-ready", json.dumps(event).encode())
+        arrival = await rig.intake.next()
+        assert event_id == arrival.event.event_id
+        assert arrival.refusal is not None
+        assert arrival.refusal.reason is Reason.FRAME_REFUSED
+        await rig.adapter.publish(answer_to(event_id, gate=Gate.REJECT))
+        for leaf in ("verdict", "gate"):
+            assert event_id == json.loads((await rig.plant.next(leaf)).payload)["event_id"]
+
     async def test_nameless_input_is_skipped_and_the_next_event_is_taken(self, rig: Rig) -> None:
         """What cannot be answered stops nothing."""
-        for payload in (b"", b"\xff\xfe", b"[1]", b"7", b'{"event_id":7}', b"[" * 60_000, b'{"a":NaN', b"null"):
+        for payload in (b"", b"\xff\xfe", b"[1]", b"7", b'{"event_id":7.5}', b"[" * 60_000, b'{"a":NaN', b"null"):
             await rig.plant.send("image-ready", payload)
         await rig.plant.send("image-ready", _event("good"))
         assert (await rig.intake.next()).event.event_id == "good"

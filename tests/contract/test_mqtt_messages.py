@@ -112,6 +112,24 @@ async def test_raw_image_of_no_bytes_and_one_too_large() -> None:
         assert (too_large.refusal.reason, too_large.frame_bytes) == (Reason.FRAME_REFUSED, None)
 
 
+@pytest.mark.parametrize("length", [257, 60_000])
+async def test_raw_image_with_a_name_that_is_no_valid_id_is_refused_by_it(length: int) -> None:
+    """The verdict says all of it, however long the user property was; mosquitto passes no control character on."""
+    event_id = "e" * length
+    async with (
+        private_mosquitto() as broker,
+        PlantClient(broker.port) as plant,
+        running(adapter_for(broker.port), intake := RecordingIntake()) as adapter,
+    ):
+        await plant.send("image-ready/raw", b"JPEG", user_properties=[("event_id", event_id), ("part_id", "C-1")])
+        arrival = await intake.next()
+        assert (arrival.event, arrival.frame_bytes) == (ImageEvent(event_id=event_id, part_id="C-1"), None)
+        assert arrival.refusal is not None
+        assert arrival.refusal.reason is Reason.FRAME_REFUSED
+        await adapter.publish(answer_to(event_id, gate=Gate.REJECT))
+        assert json.loads((await plant.next("verdict")).payload)["event_id"] == event_id
+
+
 @pytest.mark.parametrize(
     ("leaf", "payload", "reason"),
     [
@@ -119,7 +137,8 @@ async def test_raw_image_of_no_bytes_and_one_too_large() -> None:
         ("image-ready", b"\xff\xfe", "not_json"),
         ("image-ready", b"{" * 60_000, "not_json"),
         ("image-ready", b'["event_id"]', "not_json"),
-        ("image-ready", b'{"event_id":12}', "no_event_id"),
+        ("image-ready", b'{"event_id":1.2}', "no_event_id"),
+        ("image-ready", b'{"event_id":"a\\u0000"}', "no_event_id"),
         ("image-ready", b'{"event_id":""}', "no_event_id"),
         ("image-ready", _event("named-but-huge", more="x" * 65_536), "too_large"),
         ("image-ready/raw", b"bytes without a name", "no_event_id"),

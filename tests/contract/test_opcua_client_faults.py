@@ -31,6 +31,8 @@ class StubbornPlc(AttributeService):
     def __init__(self, aspace: AddressSpace) -> None:
         super().__init__(aspace)
         self.refuses: dict[ua.NodeId, tuple[object, int]] = {}
+        self.forgets = False
+        """It answers a write with one result too few."""
 
     async def write(
         self,
@@ -42,7 +44,8 @@ class StubbornPlc(AttributeService):
             refused, status = self.refuses.get(item.NodeId, (None, 0))
             if status and refused in (value, any):
                 return [await self._one(each, user, each is item, status) for each in params.NodesToWrite]
-        return await super().write(params, user)
+        results = await super().write(params, user)
+        return results[:-1] if self.forgets else results
 
     async def _one(self, item: ua.WriteValue, user: User, refused: bool, status: int) -> ua.StatusCode:
         if refused:
@@ -185,6 +188,23 @@ async def test_result_is_told_again_until_the_plc_has_all_of_it(plc: PlcServer) 
             with pytest.raises(SinkUnavailable, match="write_refused: result_trigger_id: 7: BadOutOfService"):
                 await adapter.publish(answer(verdict(1, trigger_id=7)))
             assert await plc.node("result_seq").read_value() == 0
+        await eventually(lambda: adapter.fault is None)
+        await adapter.publish(answer(verdict(1, trigger_id=7)))
+        assert (await asyncio.wait_for(plc.result(), 10)).trigger_id == 7
+
+
+async def test_an_answer_that_leaves_one_out_is_none(plc: PlcServer) -> None:
+    """A PLC that does not say what became of each node is not taken at its word; the result is told again."""
+    adapter = plc_client(plc.mapping())
+    service = plc.server.iserver.attribute_service
+    assert isinstance(service, StubbornPlc)
+    async with serving(adapter, RecordingIntake()):
+        service.forgets = True
+        try:
+            with pytest.raises(SinkUnavailable, match=r"server_refused: write: \d+ results for \d+"):
+                await adapter.publish(answer(verdict(1, trigger_id=7)))
+        finally:
+            service.forgets = False
         await eventually(lambda: adapter.fault is None)
         await adapter.publish(answer(verdict(1, trigger_id=7)))
         assert (await asyncio.wait_for(plc.result(), 10)).trigger_id == 7

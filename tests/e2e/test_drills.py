@@ -29,7 +29,7 @@ async def line(model: DrillModel, tmp_path_factory: pytest.TempPathFactory) -> A
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 async def test_line_keeps_its_promise(line: DrillLine, scenario: Scenario) -> None:
-    """Nothing lost, nothing answered twice, no PASS after the deadline, numbers that rise, faults by name."""
+    """Nothing lost or answered twice, no gate silent, contradicted or opened late, rising numbers, faults by name."""
     if scenario.needs_mosquitto and line.mosquitto is None:
         pytest.skip("mosquitto is not installed")
     outcome = await play(scenario, line)

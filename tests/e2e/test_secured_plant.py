@@ -185,6 +185,27 @@ def test_complaint_about_a_setting_does_not_quote_it(tmp_path: Path, variable: s
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("command", ["show", "check"])
+@pytest.mark.parametrize("section", ["client", "replay"])
+def test_endpoint_with_a_password_is_shown_nowhere(tmp_path: Path, command: str, section: str) -> None:
+    """Looking at the settings refuses it as running with them does: one line with the key, not the secret."""
+    config = tmp_path / "config.toml"
+    config.write_text(f'[opcua.{section}]\nendpoint = "opc.tcp://u:{GUESS}@plc:4840"\n')
+    done = subprocess.run(
+        [sys.executable, "-m", "service.cli", "config", command, "-c", str(config)],
+        cwd=tmp_path,
+        env={**os.environ, **_ENVIRONMENT},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert f"opcua.{section}.endpoint: " in line
+    assert GUESS not in line
+
+
 def test_database_password_is_masked_where_settings_are_shown(tmp_path: Path) -> None:
     """The rest of the URL stays to be read."""
     done = subprocess.run(

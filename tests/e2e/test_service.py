@@ -7,8 +7,9 @@ import hashlib
 import json
 import secrets
 import signal
+import sqlite3
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tests.support.mqtt import PlantClient, private_mosquitto
 from tests.support.opcua import plain_client
 from tests.support.parts import draw_part
 from tests.support.service import ServiceProcess
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.e2e
 
@@ -149,7 +151,7 @@ async def test_service_answers_bad_input_and_goes_on(line: tuple[ServiceProcess,
     right_hash = {"uri": (service.frames / "a.png").as_uri(), "sha256": hashlib.sha256(content).hexdigest()}
     assert (await ask(plant, "", image=right_hash))["decision"] == "OK"
     # what names no event cannot be answered: it is counted and passed over
-    for payload in (b"", b"{", b"null", b"[1,2]", b'{"event_id": 5}', b"\xff\xfe", b'{"a":' * 5000, b"x" * 70_000):
+    for payload in (b"", b"{", b"null", b"[1,2]", b'{"event_id": 5.5}', b"\xff\xfe", b'{"a":' * 5000, b"x" * 70_000):
         await plant.send("image-ready", payload)
     assert (await ask(plant, put(service.frames, "good.png")))["decision"] == "OK"
     assert plant.waiting("verdict") == 0
@@ -157,6 +159,81 @@ async def test_service_answers_bad_input_and_goes_on(line: tuple[ServiceProcess,
     async with httpx.AsyncClient(base_url=service.url) as http:
         metrics = (await http.get("/metrics")).text
     assert 'cangate_refused_total{reason="too_large",transport="mqtt"} 1.0' in metrics
+
+
+@pytest.mark.parametrize("event_id", ["x" * 257, "x" * 60_000, "\t\x1b[2J\r\n\x7f", 7], ids=ascii)
+async def test_service_answers_any_name_by_that_name(
+    line: tuple[ServiceProcess, PlantClient], event_id: str | int
+) -> None:
+    """No valid id, but a name: ERROR/frame_refused that says it again on every way out, and the same after a crash."""
+    service, plant = line
+    name = str(event_id)
+    event = json.dumps({"event_id": event_id, "image": {"uri": put(service.frames, "good.png")}}).encode()
+    await plant.send("image-ready", event)
+    first = (await plant.next("verdict")).payload
+    verdict = json.loads(first)
+    shown = (verdict["event_id"], verdict["decision"], verdict["gate"], verdict["reason"])
+    assert shown == (name, "ERROR", "REJECT", "frame_refused")
+    assert json.loads((await plant.next("gate")).payload)["event_id"] == name
+    await eventually(lambda: _tag_is(service, "ResultEventId", name))
+    async with httpx.AsyncClient(base_url=service.url) as http:
+        assert (await http.get("/api/verdicts")).json() == [verdict]
+        assert (await http.get("/")).status_code == 200
+    assert (await ask(plant, put(service.frames, "good.png")))["decision"] == "OK"
+    await service.stop(signal.SIGKILL)
+    await service.start()
+    await plant.send("image-ready", event)
+    while (again := (await plant.next("verdict")).payload) != first:
+        assert json.loads(again)["event_id"] != name
+    assert "Traceback" not in service.log()
+
+
+async def _tag_is(service: ServiceProcess, name: str, expected: object) -> bool:
+    return await tags(service, name) == [expected]
+
+
+def counted(service: ServiceProcess, query: str) -> int:
+    """Look into the journal beside the service."""
+    with closing(sqlite3.connect(f"file:{service.folder}/journal.sqlite?mode=ro", uri=True)) as journal:
+        return int(journal.execute(query).fetchone()[0] or 0)
+
+
+@pytest.mark.parametrize("decided", [True, False], ids=["not delivered", "not decided"])
+async def test_service_echoes_correlation_data_across_a_crash(tmp_path: Path, store: Path, *, decided: bool) -> None:
+    """Broker and service go down over an event: what the next run says about it finds whoever asked."""
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def camera(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await answer.wait()
+        writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(camera, "127.0.0.1", 0) as host, private_mosquitto() as broker:
+        where = f"127.0.0.1:{host.sockets[0].getsockname()[1]}"
+        images = f'http_hosts = ["{where}"]\nhttp_timeout_s = 60'
+        async with ServiceProcess(tmp_path, broker.port, "bars", store, images=images) as service:
+            async with PlantClient(broker.port) as plant:
+                await ask(plant, put(service.frames, "good.png"))
+                await eventually(
+                    lambda: counted(service, "SELECT max(confirmed_seq) FROM sinks WHERE sink = 'mqtt'") == 1
+                )
+                event = {"event_id": "e1", "image": {"uri": f"http://{where}/1.png"}, "deadline_ms": 600_000}
+                await plant.send("image-ready", json.dumps(event).encode(), correlation_data=b"\x00\xffasked")
+                await asked.wait()
+                await eventually(lambda: counted(service, "SELECT count(*) FROM events") == 2)
+                await broker.stop(signal.SIGKILL)  # it keeps nothing: only the journal knows of the event
+            if decided:
+                answer.set()
+                await eventually(lambda: counted(service, "SELECT count(seq) FROM events") == 2)
+            await service.stop(signal.SIGKILL)
+            answer.set()
+            await broker.start()
+            async with PlantClient(broker.port) as plant:
+                await service.start()
+                heard = await plant.next("verdict")
+                assert json.loads(heard.payload)["event_id"] == "e1"
+                assert heard.correlation_data == b"\x00\xffasked"
 
 
 async def test_service_repeats_a_verdict_byte_for_byte(line: tuple[ServiceProcess, PlantClient]) -> None:

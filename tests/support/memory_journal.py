@@ -21,7 +21,8 @@ class _Row:
 class MemoryJournal:
     """Keeps everything in a dict.
 
-    failing: every call raises, as with a full disk; failing_reads: also those that read a verdict. secures: what is said outlives a crash, as in shared memory.
+    failing: every call raises, as with a full disk; failing_reads: also those that read a verdict. secures: what is
+    said outlives a crash, as in shared memory.
     """
 
     def __init__(self) -> None:
@@ -115,7 +116,15 @@ class MemoryJournal:
         deadline = arrival.received_monotonic + (deadline_at - arrival.received_at).total_seconds()
         self.rows[arrival.event.event_id] = _Row(
             JournalEntry(
-                arrival.event, arrival.image, arrival.source, arrival.received_at, deadline_at, deadline, None, None
+                arrival.event,
+                arrival.image,
+                arrival.source,
+                arrival.received_at,
+                deadline_at,
+                deadline,
+                seq=None,
+                verdict_json=None,
+                correlation_data=arrival.correlation_data,
             )
         )
 

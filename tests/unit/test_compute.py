@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -13,7 +14,8 @@ from schemas.messages import Reason
 from schemas.settings import ComputeSettings, IntakeSettings
 from service.admission import Admission
 from service.compute import Compute, Failed, Job, Judged, Outcome
-from service.pipeline.types import Inspection, Prepared
+from service.errors import FrameMissing, RoiNotFound
+from service.pipeline.types import Frame, Inspection, Prepared
 from tests.support.line import CLOCK, OneFrame, ScriptedPipeline
 from tests.support.waiting import eventually
 
@@ -30,11 +32,13 @@ class Hall:
     def has_prepared(self, frames: int) -> bool:
         return self.loader.loads == frames and self.compute._preparers.busy_for_s == 0
 
-    async def judge(self, is_new: asyncio.Future[bool] | None = None) -> Outcome:
+    async def judge(
+        self, is_new: asyncio.Future[bool] | None = None, wanted: Callable[[], bool] = lambda: True
+    ) -> Outcome:
         if is_new is None:
             is_new = asyncio.get_running_loop().create_future()
             is_new.set_result(True)
-        job = Job(None, b"", self.pipeline.loaded, CLOCK.monotonic() + 60, wanted=lambda: True, is_new=is_new)
+        job = Job(None, b"", self.pipeline.loaded, CLOCK.monotonic() + 60, wanted=wanted, is_new=is_new)
         return await self.compute.judge(job)
 
 
@@ -115,3 +119,67 @@ async def test_compute_judges_nothing_that_was_answered_before() -> None:
                     asked.set_result(is_new)
                 assert isinstance(await outcome, Judged if is_new else Failed)
         assert hall.compute.in_work == 0
+
+
+class Blind(ScriptedPipeline):
+    """Looks for `took_s`, and finds nothing or breaks."""
+
+    def __init__(self, error: Exception, took_s: float = 0.02) -> None:
+        super().__init__()
+        self.failure = error
+        self.took_s = took_s
+
+    def prepare(self, frame: Frame) -> Prepared:  # noqa: ARG002 - the pipeline's signature
+        time.sleep(self.took_s)
+        raise self.failure
+
+
+@pytest.mark.parametrize("error", [RoiNotFound("blank"), ValueError("a defect")])
+async def test_compute_says_how_long_it_looked_for_an_roi_that_is_not_there(error: Exception) -> None:
+    """A stage that ran has its time, though it ended in nothing; those behind it did not run."""
+    async with a_hall(Blind(error)) as hall:
+        outcome = await hall.judge()
+    assert isinstance(outcome, Failed)
+    assert outcome.load_ms is not None
+    assert outcome.roi_ms is not None
+    assert outcome.roi_ms >= 20
+    assert outcome.normalize_ms is None
+    assert outcome.frame is not None
+
+
+async def test_compute_names_no_stage_of_a_frame_that_is_not_there() -> None:
+    """Nothing was loaded, nothing looked for."""
+    async with a_hall(ScriptedPipeline()) as hall:
+        hall.loader.error = FrameMissing("gone")
+        outcome = await hall.judge()
+    assert isinstance(outcome, Failed)
+    assert (outcome.load_ms, outcome.roi_ms, outcome.normalize_ms, outcome.frame) == (None, None, None, None)
+
+
+async def test_compute_keeps_the_stages_before_judging_failed() -> None:
+    """The device is lost, or the thread hung: the frame had been made ready all the same."""
+    async with a_hall(Breaking(1)) as hall:
+        outcome = await hall.judge()
+    assert isinstance(outcome, Failed)
+    assert (outcome.reason, outcome.roi_ms, outcome.normalize_ms) == (Reason.INTERNAL_ERROR, 1.0, 1.0)
+    async with a_hall(ScriptedPipeline(), stuck_s=0.3) as hall:
+        hall.pipeline.hold()
+        outcome = await hall.judge()
+    assert isinstance(outcome, Failed)
+    assert (outcome.reason, outcome.roi_ms, outcome.normalize_ms) == (Reason.INTERNAL_ERROR, 1.0, 1.0)
+
+
+async def test_compute_keeps_the_stages_of_a_frame_that_nobody_waits_for() -> None:
+    """Its deadline passed when it was ready, before its turn to be judged; or it turned out to be known."""
+    asked = iter([True, True, False])  # before loading, after it, before judging
+    async with a_hall(ScriptedPipeline()) as hall:
+        outcome = await hall.judge(wanted=lambda: next(asked, False))
+        known: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        known.set_result(False)
+        repeated = await hall.judge(known)
+        assert hall.pipeline.judged == 0
+    for failed in (outcome, repeated):
+        assert isinstance(failed, Failed)
+        assert (failed.reason, failed.roi_ms, failed.normalize_ms) == (Reason.DEADLINE_MISSED, 1.0, 1.0)
+        assert failed.load_ms is not None
+        assert failed.frame is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 from structlog.testing import capture_logs
@@ -309,6 +310,18 @@ async def test_outbox_takes_up_what_the_last_run_left_unconfirmed() -> None:
     assert seqs(restarted) == [2, 3, 4]
     assert [answer.transit_s for answer in restarted.sink.published[:2]] == [0.0125, 0.0125]
     assert journal.confirmations == {"recorder": 4}
+
+
+async def test_outbox_gives_correlation_data_with_what_it_takes_from_the_journal() -> None:
+    """A verdict that a later run delivers is found by whoever asked for it, as one that was said at once."""
+    journal = MemoryJournal()
+    await journal.confirm("recorder", 0)
+    for seq, asked in enumerate([b"\x00\xff", None], start=1):
+        event = replace(arrival(f"e{seq}"), correlation_data=asked)
+        await journal.store([(failed_answer(event, seq), event)])
+    async with an_exit(journal) as restarted:
+        answers = await restarted.sink.wait_for(2)
+    assert [answer.correlation_data for answer in answers] == [b"\x00\xff", None]
 
 
 async def test_outbox_shows_what_is_new_where_there_is_no_journal() -> None:

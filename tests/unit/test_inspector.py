@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -120,7 +121,11 @@ async def test_inspector_passes_errors_where_the_plant_chose_so() -> None:
 async def test_inspector_answers_a_defect_with_internal_error() -> None:
     """An unexpected exception in the pipeline ends in a verdict, not in silence."""
     async with a_line(pipeline=ScriptedPipeline(error=RuntimeError("CUDA error"))) as line:
-        assert (await line.ask(arrival())).verdict.reason is Reason.INTERNAL_ERROR
+        verdict = (await line.ask(arrival())).verdict
+        assert verdict.reason is Reason.INTERNAL_ERROR
+        ran = {name for name, value in verdict.stages_ms if value is not None}
+        assert ran == {"load", "roi", "normalize"}
+        assert (verdict.stages_ms.roi, verdict.stages_ms.normalize) == (1.0, 1.0)
 
 
 async def test_inspector_without_a_model_says_so() -> None:
@@ -292,6 +297,16 @@ async def test_inspector_answers_what_the_last_run_left_open() -> None:
         (answer,) = line.answers
     assert (answer.verdict.event_id, answer.verdict.trigger_id) == ("old", 5)
     assert answer.verdict.reason is Reason.DEADLINE_MISSED
+
+
+async def test_inspector_answers_what_was_left_open_with_its_correlation_data() -> None:
+    """Whoever asked the run that crashed finds the answer of this one."""
+    async with a_line() as line:
+        old = replace(arrival("old"), correlation_data=b"\x00\xff")
+        await line.journal.accept(old, old.received_at + timedelta(seconds=60))
+        (left_open,) = await line.inspector.recover()
+        answer = await line.ask(left_open)
+    assert (answer.verdict.event_id, answer.correlation_data) == ("old", b"\x00\xff")
 
 
 async def test_inspector_refuses_more_than_it_can_hold() -> None:

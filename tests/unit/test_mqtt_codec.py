@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -19,7 +20,9 @@ from adapters.mqtt.codec import (
     read_image_ready,
     read_raw_image,
 )
-from schemas.messages import Command, CommandName, ImageEvent, ImageRef, Reason
+from schemas.messages import Command, CommandName, GateCommand, ImageEvent, ImageRef, Reason, Verdict
+from tests.support.line import arrival
+from tests.support.verdicts import failed_answer
 
 _WHOLE = {
     "schema": "cangate/image-ready/1",
@@ -109,9 +112,52 @@ def test_wrong_image_or_schema_refuses_the_event(changes: dict[str, object]) -> 
     assert request.refusal is not None
 
 
-@pytest.mark.parametrize("event_id", [None, 7, "", ["e1"], {"id": "e1"}, "x" * 257, "tab\t"])
+_NAMES = ["x" * 257, "x" * 60_000, "tab\t", "\x1b[2J", "\x7f", "\n", "a\r\nb", "\x01sha256:0", "ü" * 300]
+"""They name an event, and no valid one."""
+
+
+@pytest.mark.parametrize("event_id", _NAMES, ids=ascii)
+def test_event_that_has_a_name_is_refused_by_it(event_id: str) -> None:
+    """Too long, or with control characters: it is no valid id, but a name all the same, and all else is kept."""
+    request = _read(event_id=event_id)
+    assert isinstance(request, Request)
+    expected = ImageEvent.model_validate({**_EVENT.model_dump(), "event_id": event_id})
+    assert (request.event, request.image) == (expected, None)
+    assert request.refusal is not None
+    assert request.refusal.reason is Reason.FRAME_REFUSED
+    assert "event_id" in request.refusal.detail
+    assert len(request.refusal.detail) <= 200
+    raw = read_raw_image(b"JPEG", [("event_id", event_id), ("part_id", "C-1")], max_bytes=4)
+    assert isinstance(raw, Request)
+    assert (raw.event, raw.frame_bytes) == (ImageEvent(event_id=event_id, part_id="C-1"), None)
+    assert raw.refusal is not None
+    assert raw.refusal.reason is Reason.FRAME_REFUSED
+
+
+@pytest.mark.parametrize("number", ["7", "0", "-5", "1" * 40, "1" * 4000])
+def test_whole_number_is_a_name_by_its_text(number: str) -> None:
+    """A counter that a camera forgot to quote."""
+    request = read_image_ready(b'{"event_id":%s,"image":{"uri":"x"},"part_id":"C-1"}' % number.encode())
+    assert isinstance(request, Request)
+    assert request.event == ImageEvent(event_id=number, part_id="C-1")
+    assert request.refusal is not None
+
+
+@given(st.text(min_size=1).filter(lambda text: "\0" not in text))
+def test_any_text_is_a_name_and_is_echoed_exactly(event_id: str) -> None:
+    """Every text but one with NUL: through the event, its record, the verdict and the gate command."""
+    request = _read(event_id=event_id)
+    assert isinstance(request, Request)
+    assert ImageEvent.model_validate_json(request.event.to_json()).event_id == event_id
+    verdict = failed_answer(replace(arrival(), event=request.event), 1).verdict
+    assert json.loads(verdict.to_json())["event_id"] == event_id
+    assert Verdict.model_validate_json(verdict.to_json()).event_id == event_id
+    assert json.loads(GateCommand.of(verdict).to_json())["event_id"] == event_id
+
+
+@pytest.mark.parametrize("event_id", [None, True, 7.5, 7.0, 1e30, "", ["e1"], {"id": "e1"}, "a\0", "\0"])
 def test_unusable_event_id_cannot_be_answered(event_id: object) -> None:
-    """Without a usable name nobody could tell whose verdict it is."""
+    """Without a name that can be stored and said nobody could tell whose verdict it is."""
     unusable = _read(event_id=event_id)
     assert isinstance(unusable, Unusable)
     assert unusable.reason == "no_event_id"
@@ -201,6 +247,14 @@ def test_raw_image_with_a_wrong_number_is_refused(trigger_id: str) -> None:
 def test_raw_image_without_properties_cannot_be_answered() -> None:
     """As it comes from a camera that speaks 3.1.1."""
     unusable = read_raw_image(b"JPEG", [], max_bytes=4)
+    assert isinstance(unusable, Unusable)
+    assert unusable.reason == "no_event_id"
+
+
+@pytest.mark.parametrize("text", ["", "a\0", "\ud800"])
+def test_raw_image_without_a_name_cannot_be_answered(text: str) -> None:
+    """A property that no broker should have passed on raises nothing."""
+    unusable = read_raw_image(b"JPEG", [("event_id", text)], max_bytes=4)
     assert isinstance(unusable, Unusable)
     assert unusable.reason == "no_event_id"
 

@@ -91,6 +91,10 @@ def test_environment_beats_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("[station]\nid = 'Line 1'\n", "station.id"),
         ("[gate]\non_error = 'OPEN'\n", "gate.on_error"),
         ("[deadline]\ndefault_ms = 0\n", "deadline.default_ms"),
+        ("[opcua.client]\nendpoint = 'opc.tcp://u:s3cret@plc:4840'\n", "opcua.client.endpoint"),
+        ("[opcua.client]\nendpoint = 'opc.tcp://s3cret@plc:4840'\n", "opcua.client.endpoint"),
+        ("[opcua.client]\nendpoint = 's3cret@plc'\n", "opcua.client.endpoint"),
+        ("[opcua.replay]\nendpoint = 'opc.tcp://u:s3cret@127.0.0.1:4840'\n", "opcua.replay.endpoint"),
         ("this is no TOML", "not TOML"),
     ],
 )
@@ -102,6 +106,7 @@ def test_unusable_settings_are_named_in_one_line(tmp_path: Path, text: str, name
     assert named in str(caught.value)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert "s3cret" not in str(caught.value)
 
 
 def test_a_missing_file_is_named() -> None:
