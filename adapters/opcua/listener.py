@@ -1,39 +1,54 @@
-"""The server's side of each connection: bounded before it is known, and quiet about rubbish.
+"""The server and its side of each connection: bounded before it is known, and quiet about rubbish.
 
 asyncua 2.1 collects whatever a chunk's header announces, up to 4 GiB, before anybody has logged in; logs a traceback
-for each message that it cannot read; and checks passwords on the event loop. Here a chunk has the size that was agreed,
-a message that cannot be read ends its connection with one line in the log, and a password was checked on a thread
-before asyncua asks for the user.
+for each message that it cannot read; and keeps what a client asks for and does not read. Here a chunk has the size that
+was agreed, a message that cannot be read ends its connection with one line in the log, messages of one connection let
+the others in between, and a client that does not read its answers is let go.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
-from typing import Final
+from datetime import UTC, datetime
+from typing import Final, cast
 
 import structlog
 from asyncua import Server, ua
 from asyncua.common.connection import TransportLimits
-from asyncua.common.utils import Buffer, ServiceError
+from asyncua.common.utils import Buffer
 from asyncua.server.binary_server_asyncio import BinaryServer, OPCUAProtocol
-from asyncua.server.internal_server import InternalServer
-from asyncua.server.uaprocessor import PublishRequestData, UaProcessor
-from asyncua.ua.ua_binary import struct_from_binary
 
+from adapters.opcua.limits import MAX_OPERATIONS
+from adapters.opcua.requests import StationProcessor, one_line, peer_host
 from adapters.opcua.security import StationInternalServer
+from adapters.opcua.views import StationViews
 
 log = structlog.get_logger(__name__)
 
 _CHUNK_HEADER: Final = 8
 _MESSAGE_TYPES: Final = frozenset({b"HEL", b"OPN", b"MSG", b"CLO", b"ERR", b"ACK", b"RHE"})
-_MAX_MESSAGE: Final = 8 * 1024 * 1024
+_MAX_ANNOUNCED: Final = 8 * 1024 * 1024
+_MAX_REQUEST: Final = 512 * 1024
+"""Bytes. node-opcua takes what the server announces for requests as the limit of answers too, so that stays high."""
+
+_MAX_UNSENT: Final = 16 * 1024 * 1024
+_MAX_WAITING: Final = 50  # messages of one connection; more stay in the socket
+_MAX_SUBSCRIPTIONS: Final = 200
+_MAX_QUEUE: Final = 500  # changes that an item keeps for its subscriber
+_MAX_UNACKNOWLEDGED: Final = 100
 _MAX_CONNECTIONS: Final = 100
 _MAX_LOGIN_S: Final = 15.0
 _REVOKED_WITHIN_S: Final = 2.0
-_PUBLISH: Final = ua.NodeId(ua.Int32(ua.ObjectIds.PublishRequest_Encoding_DefaultBinary))
-_ACTIVATE: Final = ua.NodeId(ua.Int32(ua.ObjectIds.ActivateSessionRequest_Encoding_DefaultBinary))
+_SHOWN_LIMITS: Final = (
+    "MaxNodesPerRead",
+    "MaxNodesPerWrite",
+    "MaxNodesPerMethodCall",
+    "MaxNodesPerBrowse",
+    "MaxNodesPerRegisterNodes",
+    "MaxNodesPerTranslateBrowsePathsToNodeIds",
+    "MaxMonitoredItemsPerCall",
+)
 
 
 class StationServer(Server):
@@ -45,8 +60,12 @@ class StationServer(Server):
         super().__init__(iserver=iserver)
         iserver.max_connections = _MAX_CONNECTIONS
         iserver.max_pending_activation_seconds = _MAX_LOGIN_S
-        self.limits = TransportLimits(
-            max_chunk_count=_MAX_MESSAGE // TransportLimits.max_recv_buffer + 1, max_message_size=_MAX_MESSAGE
+        iserver.max_subscriptions = _MAX_SUBSCRIPTIONS
+        iserver.max_monitored_item_queue_size = _MAX_QUEUE
+        iserver.max_unacked_messages_per_subscription = _MAX_UNACKNOWLEDGED
+        iserver.view_service = StationViews(iserver.aspace)
+        self.limits = _ChunkLimits(
+            max_chunk_count=_MAX_ANNOUNCED // TransportLimits.max_recv_buffer + 1, max_message_size=_MAX_ANNOUNCED
         )
 
     @property
@@ -58,6 +77,7 @@ class StationServer(Server):
         """Start to listen. Raises OSError where the port cannot be had."""
         await self._setup_server_nodes()
         await self.iserver.start()
+        await self._show_limits()
         host, port = self._get_bind_socket_info()
         assert host is not None
         assert port is not None
@@ -68,6 +88,13 @@ class StationServer(Server):
         except OSError:
             await self.iserver.stop()
             raise
+
+    async def _show_limits(self) -> None:
+        limit = ua.Variant(MAX_OPERATIONS, ua.VariantType.UInt32)
+        shown = ua.DataValue(limit, SourceTimestamp=cast("ua.DateTime", datetime.now(UTC)))
+        for name in _SHOWN_LIMITS:
+            node = getattr(ua.ObjectIds, f"Server_ServerCapabilities_OperationLimits_{name}")
+            await self.iserver.write_attribute_value(ua.NodeId(ua.Int32(node)), shown)
 
     async def end_revoked_sessions(self) -> None:
         """End, soon after it changed, the sessions of those who would not be let in again; until cancelled.
@@ -87,6 +114,11 @@ class StationServer(Server):
                             connection.transport.abort()
 
 
+class _ChunkLimits(TransportLimits):
+    def is_msg_size_within_limit(self, sz: int) -> bool:
+        return sz <= _MAX_REQUEST and super().is_msg_size_within_limit(sz)
+
+
 class _Listener(BinaryServer):
     def _make_protocol(self) -> OPCUAProtocol:
         return _Connection(
@@ -101,9 +133,14 @@ class _Listener(BinaryServer):
 class _Connection(OPCUAProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        if self.processor is not None:
-            self.processor = _Processor(self.iserver, transport, self.limits)
+        if self.transport is not None:
+            self.transport.set_write_buffer_limits(high=_MAX_UNSENT)
+            self.processor = StationProcessor(self.iserver, transport, self.limits)
             self.processor.set_policies(self.policies)  # type: ignore[no-untyped-call] # asyncua leaves it untyped
+
+    def pause_writing(self) -> None:
+        """End a connection that does not read: asyncua would keep its answers however many they are."""
+        self._end(f"it does not read: more than {_MAX_UNSENT} bytes are waiting for it")
 
     def data_received(self, data: bytes) -> None:
         """Take in what came, unless it cannot be the protocol."""
@@ -114,71 +151,27 @@ class _Connection(OPCUAProtocol):
             self._end(fault)
             return
         super().data_received(data)
+        if self.messages.qsize() > _MAX_WAITING:
+            self.transport.pause_reading()
 
     async def _process_one_msg(self, header: object, buf: Buffer) -> bool:
-        try:
-            return await super()._process_one_msg(header, buf)
-        except Exception as exc:  # noqa: BLE001 - a stranger's bytes make asyncua trip over anything: no defect
-            self._end(f"a message that cannot be read: {_one_line(exc)}")
+        if self.transport is None or self.transport.is_closing():
             return False
+        try:
+            goes_on = await super()._process_one_msg(header, buf)
+        except Exception as exc:  # noqa: BLE001 - a stranger's bytes make asyncua trip over anything: no defect
+            self._end(f"a message that cannot be read: {one_line(exc)}")
+            return False
+        if self.messages.empty():
+            self.transport.resume_reading()
+        else:
+            await asyncio.sleep(0)  # a queue that is not empty is taken from without giving up the event loop
+        return goes_on
 
     def _end(self, fault: str) -> None:
-        log.warning("opcua_connection_refused", peer=_host(self.peer_name), reason=fault)
-        if self.transport is not None:
+        if self.transport is not None and not self.transport.is_closing():
+            log.warning("opcua_connection_refused", peer=peer_host(self.peer_name), reason=fault)
             self.transport.abort()
-
-
-class _Processor(UaProcessor):
-    iserver: InternalServer
-
-    async def _process_message(
-        self, typeid: ua.NodeId, requesthdr: ua.RequestHeader, seqhdr: object, body: Buffer
-    ) -> bool:
-        try:
-            if typeid == _PUBLISH and self._may_publish(typeid, body):
-                await self._take_publish_request(requesthdr, seqhdr, body)
-                return True
-            if typeid == _ACTIVATE:
-                await self._check_login(requesthdr, body.copy())
-            handled = await super()._process_message(typeid, requesthdr, seqhdr, body)  # type: ignore[no-untyped-call] # as above
-            return bool(handled)
-        except (ServiceError, ua.uaerrors.UaStatusCodeError):
-            raise
-        except Exception as exc:  # as above; a client that asks for nonsense is told so and may go on
-            log.warning("opcua_request_failed", peer=_host(self.name), request=str(typeid), error=_one_line(exc))
-            raise ServiceError(ua.StatusCodes.BadDecodingError) from exc
-
-    def _may_publish(self, typeid: ua.NodeId, body: Buffer) -> bool:
-        permissions = self._connection.security_policy.permissions
-        if self.session is None or permissions is None:
-            return self.session is not None
-        return bool(permissions.check_validity(self.session.user, typeid, body))  # type: ignore[no-untyped-call] # as above
-
-    async def _take_publish_request(self, requesthdr: ua.RequestHeader, seqhdr: object, body: Buffer) -> None:
-        """Do as asyncua does, which compares each request with thirty others before it sees that it is this one."""
-        assert self.session is not None
-        self.session_last_activity = time.monotonic()
-        self.session.touch()
-        parameters = struct_from_binary(ua.PublishParameters, body)
-        subscriptions, results = self.session.publish(parameters.SubscriptionAcknowledgements)
-        request = PublishRequestData(requesthdr=requesthdr, seqhdr=seqhdr, results=results)
-        while self._publish_results_subs:
-            subscription_id = next(iter(self._publish_results_subs))
-            del self._publish_results_subs[subscription_id]
-            waiting = self.session.subscription_service.subscriptions.get(subscription_id)
-            if waiting is not None and await waiting.publish_results(request):
-                return
-        if len(self._publish_requests) >= self.publish_request_limit(subscriptions):
-            self._evict_publish_request()
-        self._publish_requests.append(request)
-
-    async def _check_login(self, requesthdr: ua.RequestHeader, body: Buffer) -> None:
-        session = self.session or self.iserver.lookup_external_session(requesthdr.AuthenticationToken)
-        if session is None:
-            return  # asyncua says so
-        parameters = struct_from_binary(ua.ActivateSessionParameters, body)
-        assert isinstance(self.iserver, StationInternalServer)
-        await self.iserver.check_login(session, parameters.UserIdentityToken, peer=_host(self.name))
 
 
 def _fault(received: bytes, max_chunk: int) -> str | None:
@@ -192,11 +185,3 @@ def _fault(received: bytes, max_chunk: int) -> str | None:
             return f"a chunk of {size} bytes, {max_chunk} are allowed"
         at += size
     return None
-
-
-def _host(peer: object) -> str:
-    return str(peer[0]) if isinstance(peer, tuple) and peer else "unknown"
-
-
-def _one_line(exc: Exception) -> str:
-    return f"{type(exc).__name__}: {' '.join(str(exc).split())}"[:200]

@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from adapters.accounts import Account, PasswordBook, Role
+from adapters.opcua.ownership import OwnerSession
 from adapters.opcua.subscriptions import StationSubscriptions
 from adapters.opcua.trust import TrustedCertificates
 from adapters.secret_files import warn_where_others_read
@@ -146,6 +147,19 @@ class StationUsers(UserManager):
             return self._anonymous
         return self.book is not None and self.book.has(user.name, user.account)
 
+    def are_same(self, one: User, other: User) -> bool:
+        """Tell whether two logins are known to be of one user: of one name or, without names, of one certificate.
+
+        OPC 10000-4, 5.13.7 asks of anonymous clients the same ApplicationUri over a secured channel. Anybody may write
+        anybody's into a certificate of his own: it must be the very same. On an unsecured channel anybody can show it.
+        """
+        if not isinstance(one, StationUser) or not isinstance(other, StationUser):
+            return False
+        if one.account is not None and other.account is not None:
+            return one.name == other.name
+        is_anonymous = one.account is None and other.account is None
+        return is_anonymous and not self._plain and bool(one.certificate) and one.certificate == other.certificate
+
     def _channel_allowed(self, certificate: bytes | None) -> bool:
         # asyncua opens an unsecured channel whatever the policies, and shows its certificate validator only the
         # certificate that CreateSession names, which need not be the one behind the channel. Hence both again here.
@@ -159,8 +173,14 @@ class StationUsers(UserManager):
             return False
 
 
-class StationSession(InternalSession):
-    """A session whose method calls know their caller."""
+class StationSession(OwnerSession):
+    """A session whose method calls know their caller, and whose subscriptions its user may take along."""
+
+    iserver: StationInternalServer
+
+    def may_take_over(self, holder: InternalSession) -> bool:
+        """Tell whether a session's subscriptions may become this one's: both are of the same user."""
+        return self.iserver.user_manager.are_same(self.user, holder.user)
 
     async def call(self, params: list[ua.CallMethodRequest]) -> list[ua.CallMethodResult]:
         """Carry out method calls in the name of the session's user."""

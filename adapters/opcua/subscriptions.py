@@ -4,6 +4,9 @@ asyncua 2.1 looks into every subscription once a publishing interval, builds eac
 throws away, and encodes every value anew for every client. With twenty clients at 10 ms that was a third of a core on
 the event loop, and the gate command waited beside it. Here a subscription sleeps until it is told of something or a
 keep-alive is due, and a value is encoded once, whoever hears of it.
+
+Nor does asyncua look at what a client asks for: a publishing interval of nothing, items without end, filters that make
+no sense (`filters.py`). All of that would be paid for within the write of a tag: it is refused or revised.
 """
 
 from __future__ import annotations
@@ -16,13 +19,25 @@ from typing import Any, Final, Self
 
 from asyncua import ua
 from asyncua.common.utils import ServiceError
+from asyncua.server.internal_session import InternalSession
 from asyncua.server.internal_subscription import InternalSubscription
-from asyncua.server.monitored_item_service import MonitoredItemService
+from asyncua.server.monitored_item_service import MonitoredItemData, MonitoredItemService, MonitoredItemValues
 from asyncua.server.subscription_service import SubscriptionService
 from asyncua.ua.ua_binary import to_binary
+from asyncua.ua.uaprotocol_auto import DataChangeFilter  # what is decoded; ua.DataChangeFilter is a class below it
+
+from adapters.opcua.filters import StationWhereClause, is_number, objection, wants_changes
 
 _DATA_CHANGES: Final = ua.NodeId(ua.Int32(ua.ObjectIds.DataChangeNotification_Encoding_DefaultBinary))
 _NO_DIAGNOSTICS: Final = struct.pack("<i", -1)
+
+_MIN_INTERVAL_MS: Final = 10.0
+_MAX_INTERVAL_MS: Final = 3_600_000.0
+_MAX_ITEMS: Final = 5_000
+"""Of all subscriptions together: every tag for a hundred clients and more; a change told to all of them costs 20 ms."""
+
+_MAX_NOTIFICATION: Final = 1024 * 1024  # bytes; what is more waits for the next
+_MAX_KEPT: Final = 2 * 1024 * 1024  # bytes that wait for an acknowledgement, the latest message beside
 
 
 class WrittenValue(ua.DataValue):
@@ -54,7 +69,7 @@ class StationSubscriptions(SubscriptionService):
         self._sub_id_counter += 1
         made = ua.CreateSubscriptionResult(
             SubscriptionId=ua.UInt32(self._sub_id_counter),
-            RevisedPublishingInterval=params.RequestedPublishingInterval,
+            RevisedPublishingInterval=_revised_interval(params.RequestedPublishingInterval),
             RevisedLifetimeCount=ua.UInt32(self._clamp_lifetime_count(params.RequestedLifetimeCount)),
             RevisedMaxKeepAliveCount=ua.UInt32(self._clamp_keep_alive_count(params.RequestedMaxKeepAliveCount)),
         )
@@ -73,12 +88,44 @@ class StationSubscriptions(SubscriptionService):
         self.subscriptions[made.SubscriptionId] = subscription
         return made
 
+    async def create_monitored_items(
+        self, params: ua.CreateMonitoredItemsParameters
+    ) -> list[ua.MonitoredItemCreateResult]:
+        """Create items. Raises ServiceError where that would be too many."""
+        there = sum(one.item_count for one in self.subscriptions.values() if isinstance(one, _Subscription))
+        if there + len(params.ItemsToCreate) > _MAX_ITEMS:
+            raise ServiceError(ua.StatusCodes.BadTooManyMonitoredItems)
+        return await super().create_monitored_items(params)
+
+    def give(self, subscription_id: int, session: InternalSession) -> None:
+        """Make a subscription a session's own; its life begins anew."""
+        one = self.subscriptions[subscription_id]
+        assert isinstance(one, _Subscription)
+        one.change_hands(session)
+
+    def holder(self, subscription_id: int) -> InternalSession | None:
+        """Return the session that a subscription belongs to, which may be closed; None: to the server itself."""
+        one = self.subscriptions.get(subscription_id)
+        return one.holder if isinstance(one, _Subscription) else None
+
 
 class _Subscription(InternalSubscription):
     def __init__(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - asyncua's own
         super().__init__(*arguments, **named)
         self.monitored_item_srv = _MonitoredItems(self, self.monitored_item_srv.aspace)
         self._news = asyncio.Event()
+        self.holder: InternalSession | None = None
+
+    def change_hands(self, session: InternalSession) -> None:
+        self.holder = session
+        self.session_id = session.session_id
+        self._publish_cycles_count = 0  # OPC 10000-4, 5.13.7.1: else it might run out before it is asked
+        self._news.set()
+
+    @property
+    def item_count(self) -> int:
+        """Return how many items it has."""
+        return len(self.monitored_item_srv._monitored_items)  # noqa: SLF001 - asyncua counts them nowhere else
 
     async def set_publishing_mode(self, enabled: bool) -> None:
         await super().set_publishing_mode(enabled)
@@ -122,24 +169,75 @@ class _Subscription(InternalSubscription):
         except TimeoutError:
             self._keep_alive_count = self.data.RevisedMaxKeepAliveCount
 
+    def _pop_publish_result(self) -> ua.PublishResult:
+        result = super()._pop_publish_result()
+        kept = self._not_acknowledged_results
+        while len(kept) > 1 and sum(map(_size, kept.values())) > _MAX_KEPT:
+            del kept[next(iter(kept))]
+        result.MoreNotifications = self._publishing_enabled and bool(self._triggered_datachanges)
+        return result
+
     def _pop_triggered_datachanges(self, result: ua.PublishResult) -> None:
         if self.pub_request_callback is None:  # nobody's wire
             super()._pop_triggered_datachanges(result)
         elif self._triggered_datachanges:
-            items = [item for told in self._triggered_datachanges.values() for item in told]
-            self._triggered_datachanges = {}
-            result.NotificationMessage.NotificationData.append(
-                ua.ExtensionObject(_DATA_CHANGES, Body=ua.ByteString(_encode(items)))
-            )
+            body, self._triggered_datachanges = _encode(self._triggered_datachanges)
+            if self._triggered_datachanges:
+                self._news.set()
+            result.NotificationMessage.NotificationData.append(ua.ExtensionObject(_DATA_CHANGES, Body=body))
 
 
 class _MonitoredItems(MonitoredItemService):
     isub: _Subscription
 
+    async def _create_data_change_monitored_item(
+        self, params: ua.MonitoredItemCreateRequest
+    ) -> ua.MonitoredItemCreateResult:
+        refused = objection(self.aspace, params.ItemToMonitor, params.RequestedParameters.Filter)
+        if refused is not None:
+            return ua.MonitoredItemCreateResult(StatusCode=_status(refused))
+        return await super()._create_data_change_monitored_item(params)
+
+    def _create_events_monitored_item(self, params: ua.MonitoredItemCreateRequest) -> ua.MonitoredItemCreateResult:
+        refused = objection(self.aspace, params.ItemToMonitor, params.RequestedParameters.Filter)
+        if refused is not None:
+            return ua.MonitoredItemCreateResult(StatusCode=_status(refused))
+        made = super()._create_events_monitored_item(params)
+        if made.StatusCode.is_good():
+            self._choose_events(self._monitored_items[made.MonitoredItemId], params.RequestedParameters.Filter)
+        return made
+
+    def _modify_monitored_item(self, params: ua.MonitoredItemModifyRequest) -> ua.MonitoredItemModifyResult:
+        """Change an item; asyncua looks through all of them, and takes whatever it is told."""
+        item, wanted = self._monitored_items.get(params.MonitoredItemId), params.RequestedParameters
+        if item is None or item.read_value_id is None:
+            return ua.MonitoredItemModifyResult(StatusCode=_status(ua.StatusCodes.BadMonitoredItemIdInvalid))
+        if wanted.Filter or item.where_clause_evaluator is None:  # events need one: theirs stays
+            refused = objection(self.aspace, item.read_value_id, wanted.Filter)
+            if refused is not None:
+                return ua.MonitoredItemModifyResult(StatusCode=_status(refused))
+            item.filter = wanted.Filter
+            if isinstance(wanted.Filter, ua.EventFilter):
+                self._choose_events(item, wanted.Filter)
+        item.queue_size = self._revise_queue_size(wanted.QueueSize)
+        return ua.MonitoredItemModifyResult(
+            RevisedSamplingInterval=self.isub.data.RevisedPublishingInterval,
+            RevisedQueueSize=ua.UInt32(item.queue_size),
+        )
+
+    def _choose_events(self, item: MonitoredItemData, chosen: ua.EventFilter) -> None:
+        item.where_clause_evaluator = StationWhereClause(self.logger, self.aspace, chosen.WhereClause)
+
+    def _is_deadband_exceeded(self, values: MonitoredItemValues, flt: DataChangeFilter) -> bool:
+        told = (values.old_dvalue, values.current_dvalue)
+        if not all(value is not None and value.Value is not None and is_number(value.Value) for value in told):
+            return True  # a value that comes or goes
+        return super()._is_deadband_exceeded(values, flt)
+
     async def datachange_callback(self, handle: int, value: ua.DataValue, error: ua.StatusCode | None = None) -> None:
         """Queue a changed value for its subscriber."""
         item = self._monitored_items[self._monitored_datachange[handle]]
-        if error is not None or not isinstance(value, WrittenValue) or not _wants_changes(item.filter):
+        if error is not None or not isinstance(value, WrittenValue) or not wants_changes(item.filter):
             await super().datachange_callback(handle, value, error)
             return
         if item.mode == ua.MonitoringMode.Disabled:
@@ -151,20 +249,33 @@ class _MonitoredItems(MonitoredItemService):
             await self.isub.enqueue_datachange_event(self._monitored_datachange[handle], told, item.queue_size)
 
 
-def _wants_changes(chosen: ua.MonitoringFilter | None) -> bool:
-    """Tell whether a filter lets pass what changes its value or its status, and nothing else: the default."""
-    return not chosen or (  # none is an extension object without a body, which is false
-        isinstance(chosen, ua.DataChangeFilter)
-        and chosen.Trigger == ua.DataChangeTrigger.StatusValue
-        and chosen.DeadbandType == ua.DeadbandType.None_
-    )
+def _revised_interval(requested_ms: float) -> ua.Duration:
+    """Return an interval that can be kept. Below the floor are all that are negative or no number."""
+    return ua.Duration(min(requested_ms, _MAX_INTERVAL_MS) if requested_ms >= _MIN_INTERVAL_MS else _MIN_INTERVAL_MS)
 
 
-def _encode(items: list[ua.MonitoredItemNotification]) -> bytes:
-    """Return the body of a DataChangeNotification (OPC 10000-4, 7.25.2)."""
-    parts = [struct.pack("<i", len(items))]
-    for item in items:
-        value = item.Value
-        encoded = value.encoded if isinstance(value, WrittenValue) else to_binary(ua.DataValue, value)
-        parts += (struct.pack("<I", item.ClientHandle), encoded)
-    return b"".join((*parts, _NO_DIAGNOSTICS))
+def _status(code: int) -> ua.StatusCode:
+    return ua.StatusCode(ua.UInt32(code))
+
+
+def _size(result: ua.PublishResult) -> int:
+    parts = result.NotificationMessage.NotificationData
+    return sum(len(part.Body) for part in parts if isinstance(part, ua.ExtensionObject) and part.Body)
+
+
+def _encode(
+    queues: dict[int, list[ua.MonitoredItemNotification]],
+) -> tuple[ua.ByteString, dict[int, list[ua.MonitoredItemNotification]]]:
+    """Return the body of a DataChangeNotification (OPC 10000-4, 7.25.2) and the queues that it has no room for."""
+    parts: list[bytes] = []
+    size, waiting = 0, {}
+    for item_id, told in queues.items():
+        if size > _MAX_NOTIFICATION:
+            waiting[item_id] = told
+            continue
+        for item in told:
+            value = item.Value
+            encoded = value.encoded if isinstance(value, WrittenValue) else to_binary(ua.DataValue, value)
+            parts += (struct.pack("<I", item.ClientHandle), encoded)
+            size += len(encoded)
+    return ua.ByteString(b"".join((struct.pack("<i", len(parts) // 2), *parts, _NO_DIAGNOSTICS))), waiting

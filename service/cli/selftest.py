@@ -28,7 +28,8 @@ def selftest(
 
     Starts a private broker (mosquitto where it is installed), the service as a process of its own, a PLC's gate over
     OPC UA and a camera, all on loopback; then kills, freezes, cuts, floods and fills up. Nothing outside a temporary
-    folder is touched. Exits 1 where a part was lost, answered twice, or let pass too late. Takes some minutes.
+    folder is touched. Exits 1 where a part was lost, answered twice, let pass too late, or a gate
+    was told nothing or something else than the verdict. Takes some minutes.
 
     Example: cangate selftest --only broker --only journal
     """

@@ -27,6 +27,7 @@ from tests.support.service import ServiceProcess
 pytestmark = [pytest.mark.e2e, *needs_node("@asyncapi/parser", "ajv")]
 Export: TypeAlias = Callable[[str, Path, Path], Awaitable[Path]]
 
+AT_ONCE = 1000  # `OperationLimits` of the server
 WHAT_IT_IS = (
     ua.AttributeIds.NodeClass,
     ua.AttributeIds.BrowseName,
@@ -57,7 +58,8 @@ async def what_they_are(client: Client | Server, node_ids: Sequence[ua.NodeId]) 
     session = client.uaclient if isinstance(client, Client) else client.iserver.isession
     read = [
         value.Value.Value if value.Value else None
-        for value in await session.read(ua.ReadParameters(NodesToRead=wanted))
+        for first in range(0, len(wanted), AT_ONCE)
+        for value in await session.read(ua.ReadParameters(NodesToRead=wanted[first : first + AT_ONCE]))
     ]
     return [read[at : at + len(WHAT_IT_IS)] for at in range(0, len(read), len(WHAT_IT_IS))]
 

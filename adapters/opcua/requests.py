@@ -1,0 +1,187 @@
+"""How requests of one connection are answered: asyncua's processor, with bounds and without its detours.
+
+asyncua 2.1 answers each request whatever it costs, checks passwords on the event loop, and logs a traceback for what it
+cannot read. Everything runs on the event loop of the gate: here a request has a bound on what it costs, a password was
+checked on a thread before asyncua asks for the user, and the requests of a running line, Read and Publish, go straight.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Final
+
+import structlog
+from asyncua import ua
+from asyncua.common.utils import Buffer, ServiceError
+from asyncua.server.internal_server import InternalServer
+from asyncua.server.uaprocessor import PublishRequestData, UaProcessor
+from asyncua.ua.ua_binary import struct_from_binary, struct_to_binary, to_binary
+
+from adapters.opcua.limits import MAX_PIECES, MAX_STRANGERS_PIECES, counted, refuse_too_many, request_type
+from adapters.opcua.security import StationInternalServer
+from adapters.opcua.subscriptions import WrittenValue
+
+log = structlog.get_logger(__name__)
+
+_MAX_ANSWER: Final = 4 * 1024 * 1024
+_MAX_SESSIONS: Final = 300  # one for each connection, and for each subscription that has lost its own
+_PUBLISH: Final = request_type("Publish")
+_CREATE: Final = request_type("CreateSession")
+_ACTIVATE: Final = request_type("ActivateSession")
+_READ: Final = request_type("Read")
+_TRANSFER: Final = request_type("TransferSubscriptions")
+_NO_DIAGNOSTICS: Final = (-1).to_bytes(4, "little", signed=True)
+
+
+class StationProcessor(UaProcessor):
+    """Takes the requests of one connection and answers them."""
+
+    iserver: InternalServer
+
+    def open_secure_channel(self, algohdr: object, seqhdr: object, body: Buffer) -> None:
+        """Open a channel, or another for the one that is open."""
+        super().open_secure_channel(algohdr, seqhdr, counted(body, MAX_STRANGERS_PIECES))  # type: ignore[no-untyped-call] # asyncua leaves it untyped
+
+    async def process_message(self, seqhdr: object, body: Buffer) -> bool:
+        """Answer one message, whose header may hold as much as its body."""
+        is_known = self.session is not None and self.session.is_activated()
+        bounded = counted(body, MAX_PIECES if is_known else MAX_STRANGERS_PIECES)
+        return bool(await super().process_message(seqhdr, bounded))  # type: ignore[no-untyped-call] # as above
+
+    def send_response(
+        self,
+        requesthandle: int,
+        seqhdr: object,
+        response: object,
+        msgtype: bytes = ua.MessageType.SecureMessage,
+    ) -> None:
+        """Send an answer, where there is still somebody to take it."""
+        if not self._transport.is_closing():
+            super().send_response(requesthandle, seqhdr, response, msgtype)  # type: ignore[no-untyped-call] # as above
+
+    def get_publish_request(self, subscription_id: ua.UInt32) -> PublishRequestData | None:
+        """Return a request that can be answered; asyncua hands news to those of a lost connection, too."""
+        if self._transport.is_closing():
+            self._publish_requests.clear()
+        request: PublishRequestData | None = super().get_publish_request(subscription_id)
+        return request
+
+    async def _process_message(
+        self, typeid: ua.NodeId, requesthdr: ua.RequestHeader, seqhdr: ua.SequenceHeader, body: Buffer
+    ) -> bool:
+        try:
+            if typeid == _PUBLISH and self._may(typeid, body):
+                await self._take_publish_request(requesthdr, seqhdr, body)
+                return True
+            refuse_too_many(typeid, body)
+            if typeid == _READ and self._may(typeid, body):
+                await self._read(requesthdr, seqhdr, body)
+                return True
+            if typeid == _CREATE:
+                await self._make_room_for_session(body.copy())
+            if typeid == _ACTIVATE:
+                await self._check_login(requesthdr, body.copy())
+            handled = await super()._process_message(typeid, requesthdr, seqhdr, body)  # type: ignore[no-untyped-call] # as above
+            if typeid == _TRANSFER:
+                self._serve_what_came()
+            return bool(handled)
+        except (ServiceError, ua.uaerrors.UaStatusCodeError):
+            raise
+        except Exception as exc:  # asyncua trips over anything; who asks for nonsense is told so and may go on
+            log.warning("opcua_request_failed", peer=peer_host(self.name), request=str(typeid), error=one_line(exc))
+            raise ServiceError(ua.StatusCodes.BadDecodingError) from exc
+
+    def _may(self, typeid: ua.NodeId, body: Buffer) -> bool:
+        if self.session is None or not self.session.is_activated():
+            return False
+        permissions = self._connection.security_policy.permissions
+        return permissions is None or bool(permissions.check_validity(self.session.user, typeid, body))  # type: ignore[no-untyped-call] # as above
+
+    async def _read(self, requesthdr: ua.RequestHeader, seqhdr: ua.SequenceHeader, body: Buffer) -> None:
+        """Do as asyncua does, but for values that are encoded already and an answer that stays within bounds."""
+        assert self.session is not None
+        self._is_active()
+        parts, size = [], 0
+        values = await self.session.read(struct_from_binary(ua.ReadParameters, body))
+        for value in values:
+            part = value.encoded if isinstance(value, WrittenValue) else to_binary(ua.DataValue, value)
+            size += len(part)
+            if size > _MAX_ANSWER:
+                raise ServiceError(ua.StatusCodes.BadResponseTooLarge)
+            parts.append(part)
+        answer = ua.ReadResponse()
+        answer.ResponseHeader.RequestHandle = requesthdr.RequestHandle
+        message = b"".join(
+            (
+                to_binary(ua.NodeId, answer.TypeId),
+                struct_to_binary(answer.ResponseHeader),
+                len(parts).to_bytes(4, "little"),
+                *parts,
+                _NO_DIAGNOSTICS,
+            )
+        )
+        if not self._transport.is_closing():
+            self._transport.write(self._connection.message_to_binary(message, request_id=seqhdr.RequestId))
+
+    def _is_active(self) -> None:
+        assert self.session is not None
+        self.session_last_activity = time.monotonic()
+        self.session.touch()
+
+    async def _take_publish_request(self, requesthdr: ua.RequestHeader, seqhdr: object, body: Buffer) -> None:
+        """Do as asyncua does, which compares each request with thirty others before it sees that it is this one."""
+        assert self.session is not None
+        self._is_active()
+        parameters = struct_from_binary(ua.PublishParameters, body)
+        subscriptions, results = self.session.publish(parameters.SubscriptionAcknowledgements)
+        request = PublishRequestData(requesthdr=requesthdr, seqhdr=seqhdr, results=results)
+        while self._publish_results_subs:
+            subscription_id = next(iter(self._publish_results_subs))
+            del self._publish_results_subs[subscription_id]
+            waiting = self.session.subscription_service.subscriptions.get(subscription_id)
+            if waiting is None or waiting.pub_result_callback != self.forward_publish_response:
+                continue  # gone, or transferred: its messages are another connection's
+            if await waiting.publish_results(request):
+                return
+        if len(self._publish_requests) >= self.publish_request_limit(subscriptions):
+            self._evict_publish_request()
+        self._publish_requests.append(request)
+
+    def _serve_what_came(self) -> None:
+        """Let subscriptions that came over be asked for news here, and at once; asyncua leaves that where it was."""
+        assert self.session is not None
+        for number, one in self.session.subscription_service.subscriptions.items():
+            if one.pub_result_callback == self.forward_publish_response:
+                one.pub_request_callback = self.get_publish_request  # type: ignore[assignment] # an id is an int
+                self._publish_results_subs[ua.UInt32(number)] = True
+
+    async def _make_room_for_session(self, body: Buffer) -> None:
+        """Refuse one session too many, and one whose lifetime is no number: the event loop's clock would break."""
+        assert isinstance(self.iserver, StationInternalServer)
+        if math.isnan(struct_from_binary(ua.CreateSessionParameters, body).RequestedSessionTimeout):
+            raise ServiceError(ua.StatusCodes.BadInvalidArgument)
+        if self.session is not None and self._should_close_session_on_transport_loss():
+            await self.session.close_session()  # asyncua forgets it here and keeps it elsewhere
+        if len(self.iserver.sessions) >= _MAX_SESSIONS:
+            raise ServiceError(ua.StatusCodes.BadTooManySessions)
+        if self._session_watchdog_task is not None:
+            self._session_watchdog_task.cancel()
+
+    async def _check_login(self, requesthdr: ua.RequestHeader, body: Buffer) -> None:
+        session = self.session or self.iserver.lookup_external_session(requesthdr.AuthenticationToken)
+        if session is None:
+            return  # asyncua says so
+        parameters = struct_from_binary(ua.ActivateSessionParameters, body)
+        assert isinstance(self.iserver, StationInternalServer)
+        await self.iserver.check_login(session, parameters.UserIdentityToken, peer=peer_host(self.name))
+
+
+def peer_host(peer: object) -> str:
+    """Return the address of a connection's other end, for the log."""
+    return str(peer[0]) if isinstance(peer, tuple) and peer else "unknown"
+
+
+def one_line(exc: Exception) -> str:
+    """Return what went wrong, short enough for a line of the log."""
+    return f"{type(exc).__name__}: {' '.join(str(exc).split())}"[:200]
