@@ -107,8 +107,8 @@ class Outbox:
         """Queue `answer`; the future tells that it was confirmed. stored: true once the journal has it."""
         delivery = _Delivery(answer, asyncio.get_running_loop().create_future(), stored)
         if answer.repeated:
-            # who asked again asks once more, where it is not answered: what is new must not wait behind that
-            if self.sink.fault is None and len(self._pending) < _REPEATS:
+            # who asked again asks once more, where it is not answered: what is new must not wait behind them all
+            if len(self._pending) < _REPEATS:
                 self._pending.append(delivery)
             else:
                 delivery.confirmed.set_result(False)
