@@ -8,7 +8,7 @@ import hmac
 import secrets
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
@@ -68,6 +68,14 @@ def read_users(path: Path, key: str = "opcua.server.users_file") -> dict[str, Ac
     return accounts
 
 
+@dataclass(slots=True)
+class _Line:
+    """Those who wait while somebody guesses where they come from."""
+
+    waiting: int = 0
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
 class PasswordBook:
     """Who may log in. A changed file counts from the next login on, without a restart.
 
@@ -89,7 +97,7 @@ class PasswordBook:
         self._secret = secrets.token_bytes(32)
         self._verified: dict[str, bytes] = {}
         self._known: OrderedDict[tuple[str, str], None] = OrderedDict()  # address and name of those let in
-        self._slowed: set[tuple[str, str]] = set()
+        self._lines: dict[tuple[str, str], _Line] = {}
         self._throttle = Throttle()
         self._waiting = 0
         self._turn = asyncio.Semaphore(1)
@@ -129,15 +137,25 @@ class PasswordBook:
         return self.verified(name, password)
 
     async def _fits_after_a_while(self, whence: tuple[str, str], password: str) -> bool:
-        """Compare with what is remembered, once in a while, for an address from where that user was let in before."""
-        if whence not in self._known or whence in self._slowed:
+        """Compare with what is remembered, one by one, for an address from where that user was let in before."""
+        if whence not in self._known:
             return False
-        self._slowed.add(whence)
+        line = self._lines.setdefault(whence, _Line())
+        if line.waiting >= _WAITING:
+            return False
+        line.waiting += 1
         try:
-            await asyncio.sleep(_WHILE_S)
+            async with line.turn:
+                if self._throttle.pause_s(whence) > 0:  # one before may have been right
+                    await asyncio.sleep(_WHILE_S)
+                if self.verified(whence[1], password) is None:
+                    return False
+                self._throttle.succeeded(whence)
+                return True
         finally:
-            self._slowed.discard(whence)
-        return self.verified(whence[1], password) is not None
+            line.waiting -= 1
+            if not line.waiting:
+                del self._lines[whence]
 
     def verified(self, name: str, password: str) -> Account | None:
         """Return the account where this very password was found right before; takes no time, so ask `check` first."""

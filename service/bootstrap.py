@@ -75,6 +75,9 @@ class Service:
     hmi: HmiServer | None
 
 
+_RECORDER_PATIENCE_S = 1.0
+"""What a slow disk may cost of the time to stop: the journal is closed after the recording."""
+
 _LOGGED_MAX = 500
 """Characters of one text in a log line: an event that is refused may have a name of 64 KiB."""
 
@@ -298,7 +301,7 @@ async def serve(
             service.compute.close()
             await asyncio.to_thread(service.pictures.close)
             if service.recorder is not None:
-                await asyncio.to_thread(service.recorder.close)
+                await asyncio.to_thread(service.recorder.close, _RECORDER_PATIENCE_S)
 
 
 async def serve_all(stations: Sequence[Settings], stop: asyncio.Event) -> None:

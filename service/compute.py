@@ -52,7 +52,8 @@ class Failed:
     """No judgement was possible.
 
     frame, load_ms: there where the frame could be loaded. roi_ms, normalize_ms: of the stages that ran; what failed
-    within making the frame ready has the time until then in roi_ms, whichever of the two it was.
+    within making the frame ready has the time until then in roi_ms, whichever of the two it was. rejects: whatever
+    the plant chose for errors.
     """
 
     reason: Reason
@@ -62,6 +63,7 @@ class Failed:
     load_ms: float | None = None
     roi_ms: float | None = None
     normalize_ms: float | None = None
+    rejects: bool = False
 
 
 Outcome = Judged | Failed

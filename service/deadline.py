@@ -24,7 +24,7 @@ class Margin:
     seconds: before its deadline a verdict must be there. transit_s: the second part of that, in which it travels; what
     opens a gate leaves before that begins, or not at all. The first part is to store it and hand it on.
 
-    With "auto" both parts are learned: to store and hand on a little more than 99 of the last 100 answers took, to
+    With "auto" both parts are learned: to store and hand on a little more than 99 of 100 recent answers took, to
     travel a little more than any of the last minutes, since a PASS that comes late opens the gate for another part, and
     what holds an answer up is rare: hundreds a second may leave between two such moments. A first guess holds until
     there is something to learn from; the bounds keep a bad minute from eating up the time to inspect.

@@ -142,7 +142,7 @@ class Inspector:
             # a timer that rings late is part of what the margin must make up for
             decided_monotonic=max(began, deadline.decide_by) if missed else now,
         )
-        answered.set_result(answer)
+        answered.set_result(replace(answer, correlation_data=None))  # whoever asks again has some of his own
         self._dispatch(answer, arrival)
         self._to_keep.append(partial(self._keep, arrival, verdict, outcome, work))
         asyncio.get_running_loop().call_later(_RECORD_DELAY_S, self._keep_one)
@@ -152,19 +152,20 @@ class Inspector:
     ) -> tuple[Outcome | Answer, asyncio.Task[Outcome] | None]:
         """Return what became of a new event, or the answer that an earlier run gave; and the inspection, if any."""
         if hash(arrival.event.event_id) in self._earlier:
-            known = await self._accept(arrival, deadline, _EARLIER_PATIENCE_S)
-            said = await self._find(arrival) if known is None else known.verdict_json
+            known, asked = await self._accept(arrival, deadline, _EARLIER_PATIENCE_S)
+            said = known.verdict_json if known is not None else None if asked else await self._find(arrival)
             if said is not None:
                 return self._answer(said, deadline), None
-            if known is None and self._health.fault is not None:
-                return Failed(Reason.INTERNAL_ERROR, "answered before, but the journal cannot say how"), None
+            if not asked:
+                silent = "answered before, but the journal cannot say how"
+                return Failed(Reason.INTERNAL_ERROR, silent, rejects=True), None
         is_new: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         work = self._begin(arrival, deadline, is_new)
         await asyncio.sleep(_HEAD_START_S)  # the frame is made ready while the journal is asked, and first of all
         known = None
         try:
             left_s = deadline.decide_by - self._clock.monotonic()
-            known = await self._accept(arrival, deadline, left_s / 2 if left_s > 0 else _JOURNAL_PATIENCE_S)
+            known, _ = await self._accept(arrival, deadline, left_s / 2 if left_s > 0 else _JOURNAL_PATIENCE_S)
         finally:
             if not is_new.done():
                 is_new.set_result(known is None or known.verdict_json is None)
@@ -189,7 +190,10 @@ class Inspector:
                 del self._earlier[next(iter(self._earlier))]
         return future
 
-    async def _accept(self, arrival: Arrival, deadline: Deadline, patience_s: float) -> JournalEntry | None:
+    async def _accept(
+        self, arrival: Arrival, deadline: Deadline, patience_s: float
+    ) -> tuple[JournalEntry | None, bool]:
+        """Note an event; return what was known of it, and whether the journal could be asked."""
         try:
             async with asyncio.timeout(patience_s):
                 known = await self._journal.accept(arrival, deadline.at)
@@ -197,14 +201,12 @@ class Inspector:
             # the gate goes on without its journal; idempotency then rests on what is remembered here
             self._health.fault = str(exc) or "the journal does not answer"
             log.error("journal_accept_failed", event_id=arrival.event.event_id, error=self._health.fault)
-            return None
+            return None, False
         self._health.fault = None
-        return known
+        return known, True
 
     async def _find(self, arrival: Arrival) -> bytes | None:
         """Return the verdict on an event of which a failing journal took no note; it may be able to read."""
-        if self._health.fault is None:
-            return None
         try:
             async with asyncio.timeout(_JOURNAL_PATIENCE_S):
                 return await self._journal.find(arrival.event.event_id)
@@ -268,9 +270,14 @@ class Inspector:
             seq=seq,
             gate_on_error=self._settings.gate.on_error,
             decided_at=self._clock.now(),
-            latency_ms=(self._clock.monotonic() - arrival.received_monotonic) * 1000,
+            latency_ms=self._age_s(arrival) * 1000,
             late=late,
         )
+
+    def _age_s(self, arrival: Arrival) -> float:
+        if arrival.age_known:
+            return self._clock.monotonic() - arrival.received_monotonic
+        return (self._clock.now() - arrival.received_at).total_seconds()
 
     def _answer(self, verdict_json: bytes, deadline: Deadline) -> Answer:
         verdict = Verdict.model_validate_json(verdict_json)
@@ -331,6 +338,7 @@ def _arrival(entry: JournalEntry, clock: Clock) -> Arrival:
         received_monotonic=deadline_monotonic(entry, clock) - allowed_s,
         source=entry.source,
         correlation_data=entry.correlation_data,
+        age_known=entry.deadline_monotonic is not None,
     )
 
 

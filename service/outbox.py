@@ -24,6 +24,9 @@ _REPEATS = 500
 """So many may wait before a repeated answer is not taken any more."""
 
 _RETRY_S = (0.05, 2.0)
+_CRASHES = 2
+"""So often a sink may fail at a verdict by a defect before it is passed over."""
+
 _READ_TRIES = 3
 _READ_PAUSE_S = 0.2
 
@@ -36,13 +39,15 @@ class _Delivery:
     """A verdict for one sink.
 
     confirmed: True once the sink has it; False where it is given up, as what is refused or only a repetition is.
-    stored: true once the journal has it; None where it came from there.
+    stored: true once the journal has it; None where it came from there. crashes: how often the sink failed at it in a
+    way that it does not know itself.
     """
 
     answer: Answer
     confirmed: asyncio.Future[bool]
     stored: asyncio.Future[bool] | None = None
     tried: bool = False
+    crashes: int = 0
     refused: bool = False
 
     @property
@@ -57,7 +62,7 @@ class Outbox:
     What the sink confirmed is noted in the journal, and what it had not confirmed when the last run ended is delivered
     first. While a sink is away only so many verdicts wait in memory; the rest waits in the journal, but for those that
     the journal could not store. Whether a gate command may still go with a verdict is decided at each try
-    (`Answer.gate_at`). A verdict that the sink refuses, or fails at by a defect, is passed over, and stays in the
+    (`Answer.gate_at`). A verdict that the sink refuses, or fails at twice by a defect, is passed over, and stays in the
     journal: it would be refused again, and the gate commands behind it must not wait for that.
 
     Args:
@@ -169,8 +174,9 @@ class Outbox:
             if isinstance(exc, asyncio.CancelledError) and was_cancelled():
                 raise
             log.exception("publish_crashed", sink=self.sink.name, seq=delivery.answer.verdict.seq)
-            delivery.refused = True  # those behind it may be out by now, and must not be followed by it
-            return True
+            delivery.crashes += 1
+            delivery.refused = delivery.crashes >= _CRASHES
+            return delivery.refused
         decided = delivery.answer.decided_monotonic
         if first and self._margin is not None and decided is not None and not delivery.answer.repeated:
             self._margin.observe(waited_s=began - decided, transit_s=self._clock.monotonic() - began)
@@ -181,9 +187,13 @@ class Outbox:
         if any(task.done() and not task.result() for task in self._in_flight):
             await asyncio.wait(self._in_flight)  # what follows must stay behind what failed
         failed = []
-        for task in [task for task in self._in_flight if task.done()]:
+        done = [task for task in self._in_flight if task.done()]
+        out = max((self._in_flight[task].answer.verdict.seq for task in done if task.result()), default=0)
+        for task in done:
             delivery = self._in_flight.pop(task)
-            if task.result():
+            # a defect stops one and not those behind it, which must not be followed by it
+            delivery.refused |= delivery.crashes > 0 and delivery.answer.verdict.seq < out
+            if task.result() or delivery.refused:
                 self._failures = 0
                 if not delivery.answer.repeated:
                     self._confirmed_ahead.add(delivery.answer.verdict.seq)

@@ -40,6 +40,7 @@ class Arrival:
     frame_bytes: the encoded image where it came with the event. correlation_data: echoed with the verdict (MQTT 5).
     promised: its source was shown that there is room, so it is not turned away for want of it.
     comes_again: its source gives it again where it is not acknowledged.
+    age_known: received_monotonic is a moment of this start of the machine; else it is made up, long ago.
     answered: called once on the event loop when the verdict is stored or confirmed; the source may then acknowledge.
     """
 
@@ -53,6 +54,7 @@ class Arrival:
     refusal: Refusal | None = None
     promised: bool = False
     comes_again: bool = False
+    age_known: bool = True
     answered: Callable[[], None] = field(default=lambda: None)
 
 

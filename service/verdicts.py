@@ -35,7 +35,7 @@ def make_verdict(
         trigger_id=event.trigger_id,
         seq=seq,
         decision=decision,
-        gate=_GATE.get(decision, gate_on_error),
+        gate=_GATE.get(decision, Gate.REJECT if isinstance(outcome, Failed) and outcome.rejects else gate_on_error),
         reason=reason,
         uncertain=found is not None and found.uncertain,
         score=None if found is None else found.score,

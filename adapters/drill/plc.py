@@ -50,11 +50,10 @@ class DrilledPlc:
             sys.executable,
             *("-m", "adapters.drill.plc", str(self.port), self._station),
             stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
         )
         assert self._process.stdout is not None
         self._listening = asyncio.create_task(self._listen(self._process.stdout), name="PLC")
-        while True:
+        while self._process.returncode is None:
             try:
                 _, writer = await asyncio.open_connection(LOOPBACK, self.port)
             except OSError:
@@ -62,6 +61,7 @@ class DrilledPlc:
             else:
                 writer.close()
                 return
+        raise RuntimeError(f"the PLC ended at once, with exit status {self._process.returncode}")
 
     async def stop(self, how: signal.Signals = signal.SIGKILL) -> None:
         """End it; what it has said by then is taken down."""

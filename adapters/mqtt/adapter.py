@@ -318,7 +318,7 @@ class MqttAdapter:
                 frame_bytes=request.frame_bytes,
                 correlation_data=message.correlation_data,
                 refusal=request.refusal,
-                comes_again=message.qos > 0,
+                comes_again=message.qos > 0 and self._access is not None and self._access.session_expiry_s > 0,
                 answered=partial(connection.ack, message),
             )
         )

@@ -49,21 +49,20 @@ async def _serve_until_signal(stations: Sequence[Settings]) -> None:
 
     configure_logging(stations[0].log)
     stop = asyncio.Event()
+    # a thread that hangs in a disk or driver cannot be ended, and Python would wait for it; the log may hang, too
+    last_resort = [
+        threading.Timer(_LONGEST_STOP_S, log.error, ("stop_forced",), {"after_s": _LONGEST_STOP_S}),
+        threading.Timer(_LONGEST_STOP_S + 0.3, os._exit, (1,)),
+    ]
 
     def end() -> None:
         stop.set()
-        # a thread in a call to a disk or driver that hangs cannot be ended, and Python would wait for it
-        last_resort = threading.Timer(_LONGEST_STOP_S, _end_at_once)
-        last_resort.daemon = True
-        last_resort.start()
+        for timer in last_resort:
+            if not timer.is_alive() and not timer.finished.is_set():
+                timer.daemon = True
+                timer.start()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, end)
     await serve_all(stations, stop)
-
-
-def _end_at_once() -> None:
-    """End the process; what is not in the journal yet is in its redo log, and is stored by the next run."""
-    log.error("stop_forced", after_s=_LONGEST_STOP_S)
-    os._exit(1)

@@ -382,22 +382,23 @@ async def test_dispatcher_does_not_store_a_repeated_verdict() -> None:
 
 
 class DefectiveSink(RecordingSink):
-    """Fails by a defect at one verdict."""
+    """Fails by a defect at one verdict, so often."""
 
-    def __init__(self, defect: BaseException, seq: int) -> None:
+    def __init__(self, defect: BaseException, seq: int, times: int) -> None:
         super().__init__()
-        self.defect, self.seq = defect, seq
+        self.defect, self.seq, self.times = defect, seq, times
 
     async def publish(self, answer: Answer) -> None:
-        if answer.verdict.seq == self.seq:
+        if answer.verdict.seq == self.seq and self.times:
+            self.times -= 1
             raise self.defect
         await super().publish(answer)
 
 
 @pytest.mark.parametrize("defect", [ValueError("zip() argument 2 is shorter"), asyncio.CancelledError()])
 async def test_outbox_survives_a_defect_of_its_sink(defect: BaseException) -> None:
-    """The verdict at which it fails is passed over; nothing else is kept back or out of order."""
-    sink = DefectiveSink(defect, 3)
+    """The verdict at which it fails is passed over where others are behind it; nothing is kept back or out of order."""
+    sink = DefectiveSink(defect, 3, 1000)
     async with an_exit(sink=sink) as out:
         with capture_logs() as logs:
             for seq in range(1, 301):
@@ -407,6 +408,19 @@ async def test_outbox_survives_a_defect_of_its_sink(defect: BaseException) -> No
     assert seqs(out) == [1, 2, *range(4, 301)]
     assert out.journal.confirmations == {"recorder": 300}
     assert [entry["seq"] for entry in logs if entry["event"] == "publish_crashed"] == [3]
+
+
+@pytest.mark.parametrize("times", [1, 1000])
+async def test_a_verdict_alone_is_tried_again_after_a_defect(times: int) -> None:
+    """A stray cancellation costs no gate command; what fails every time is passed over."""
+    sink = DefectiveSink(asyncio.CancelledError(), 1, times)
+    async with an_exit(sink=sink) as out:
+        await out.send(1)
+        await eventually(lambda: sink.times < times and not out.outbox.waiting)
+        await out.send(2)
+        await sink.wait_for(2 if times == 1 else 1)
+        await out.idle()
+    assert seqs(out) == ([1, 2] if times == 1 else [2])
 
 
 async def test_repeats_do_not_pile_up_before_a_sink_that_is_away() -> None:

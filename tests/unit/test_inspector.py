@@ -242,7 +242,7 @@ async def test_inspector_does_not_contradict_a_verdict_of_long_ago(
 ) -> None:
     """More answers than are remembered, and a full disk: the journal is read, or it is an error that rejects."""
     monkeypatch.setattr("service.inspector._REMEMBERED", 3)
-    async with a_line() as line:
+    async with a_line(Settings(deadline=PATIENT, gate=GateSettings(on_error=Gate.PASS))) as line:
         first = await line.ask(arrival("same"))
         await line.journal.store([(first, arrival("same"))])
         for number in range(5):
@@ -258,6 +258,19 @@ async def test_inspector_does_not_contradict_a_verdict_of_long_ago(
         assert again.repeated
     else:
         assert (again.verdict.reason, again.verdict.gate) == (Reason.INTERNAL_ERROR, Gate.REJECT)
+
+
+async def test_inspector_knows_how_old_an_event_is_after_a_restart_of_the_machine() -> None:
+    """Its deadline counts as long past; what it took, as the wall clock says, is no made-up day."""
+    async with a_line() as line:
+        open_event = arrival("open")
+        await line.journal.accept(open_event, open_event.received_at + timedelta(hours=1))
+        row = line.journal.rows["open"]
+        row.entry = replace(row.entry, deadline_monotonic=None)
+        (left,) = await line.inspector.recover()
+        verdict = (await line.ask(left)).verdict
+    assert verdict.reason is Reason.DEADLINE_MISSED
+    assert verdict.latency_ms < 60_000
 
 
 async def test_inspector_starts_without_a_journal_that_can_be_read() -> None:
