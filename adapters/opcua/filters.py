@@ -12,7 +12,7 @@ from asyncua.server.address_space import AddressSpace
 from asyncua.server.monitored_item_service import WhereClauseEvaluator
 from asyncua.ua.uaprotocol_auto import DataChangeFilter  # what is decoded; ua.DataChangeFilter is a class below it
 
-_MAX_SELECTED: Final = 200  # fields of an event
+_MAX_SELECTED: Final = 50  # fields of an event
 _MAX_CONDITIONS: Final = 100  # steps to evaluate a where clause
 _NUMBER_TYPES: Final = frozenset(
     ua.NodeId(ua.Int32(kind))
@@ -21,6 +21,7 @@ _NUMBER_TYPES: Final = frozenset(
         *range(ua.ObjectIds.Number, ua.ObjectIds.UInteger + 1),
     )
 )
+_ATTRIBUTES: Final = frozenset(int(one) for one in ua.AttributeIds)
 _BAD_EVENT_FILTER: Final = ua.StatusCodes.BadEventFilterInvalid
 
 
@@ -86,6 +87,8 @@ def _is_bearable(chosen: ua.EventFilter) -> bool:
     if len(fields) > _MAX_SELECTED or len(elements) > _MAX_CONDITIONS:
         return False
     if any(step.Name is None for field in fields for step in field.BrowsePath):
+        return False
+    if any(not field.BrowsePath and field.AttributeId not in _ATTRIBUTES for field in fields):
         return False
     steps = [1] * len(elements)
     for at in reversed(range(len(elements))):

@@ -14,8 +14,14 @@ from asyncua.ua.ua_binary import nodeid_from_binary
 MAX_OPERATIONS: Final = 1000
 """Nodes or items in one call: all tags are thirty, and the companion model is browsed in a few calls."""
 
+MAX_BROWSE_PATHS: Final = 300
+"""The same of paths to translate: each of their steps is ten pieces, and a path has several."""
+
 MAX_PIECES: Final = 25_000
-"""Into which one message is taken apart: twenty-five for each operation, and never more than a third of a second."""
+"""Into which one message is taken apart, for never more than a third of a second.
+
+Twenty-five for each operation, eighty for each path to translate, which is one of seven steps.
+"""
 
 MAX_STRANGERS_PIECES: Final = 1_000
 """The same before a login; to open a session takes fifty."""
@@ -29,10 +35,11 @@ def request_type(name: str) -> ua.NodeId:
 
 
 _BROWSE: Final = request_type("Browse")
+_TRANSLATE: Final = request_type("TranslateBrowsePathsToNodeIds")
 _COUNT_AT: Final = {
     request_type("Read"): 12,
     request_type("Write"): 0,
-    request_type("TranslateBrowsePathsToNodeIds"): 0,
+    _TRANSLATE: 0,
     request_type("RegisterNodes"): 0,
     request_type("UnregisterNodes"): 0,
     request_type("Call"): 0,
@@ -62,7 +69,11 @@ def refuse_too_many(typeid: ua.NodeId, body: Buffer) -> None:
     if typeid == _BROWSE:
         nodeid_from_binary(ahead)
     ahead.skip(at)
-    if int.from_bytes(ahead.read(4), "little", signed=True) > MAX_OPERATIONS:
+    allowed = MAX_BROWSE_PATHS if typeid == _TRANSLATE else MAX_OPERATIONS
+    count = int.from_bytes(ahead.read(4), "little", signed=True)
+    if count < 0:  # no array at all, which asyncua takes for one
+        raise ServiceError(ua.StatusCodes.BadNothingToDo)
+    if count > allowed:
         raise ServiceError(ua.StatusCodes.BadTooManyOperations)
 
 

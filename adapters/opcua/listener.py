@@ -19,7 +19,7 @@ from asyncua.common.connection import TransportLimits
 from asyncua.common.utils import Buffer
 from asyncua.server.binary_server_asyncio import BinaryServer, OPCUAProtocol
 
-from adapters.opcua.limits import MAX_OPERATIONS
+from adapters.opcua.limits import MAX_BROWSE_PATHS, MAX_OPERATIONS
 from adapters.opcua.requests import StationProcessor, one_line, peer_host
 from adapters.opcua.security import StationInternalServer
 from adapters.opcua.views import StationViews
@@ -40,15 +40,20 @@ _MAX_UNACKNOWLEDGED: Final = 100
 _MAX_CONNECTIONS: Final = 100
 _MAX_LOGIN_S: Final = 15.0
 _REVOKED_WITHIN_S: Final = 2.0
-_SHOWN_LIMITS: Final = (
-    "MaxNodesPerRead",
-    "MaxNodesPerWrite",
-    "MaxNodesPerMethodCall",
-    "MaxNodesPerBrowse",
-    "MaxNodesPerRegisterNodes",
-    "MaxNodesPerTranslateBrowsePathsToNodeIds",
-    "MaxMonitoredItemsPerCall",
-)
+_SHOWN_LIMITS: Final = {
+    **dict.fromkeys(
+        (
+            "MaxNodesPerRead",
+            "MaxNodesPerWrite",
+            "MaxNodesPerMethodCall",
+            "MaxNodesPerBrowse",
+            "MaxNodesPerRegisterNodes",
+            "MaxMonitoredItemsPerCall",
+        ),
+        MAX_OPERATIONS,
+    ),
+    "MaxNodesPerTranslateBrowsePathsToNodeIds": MAX_BROWSE_PATHS,
+}
 
 
 class StationServer(Server):
@@ -90,9 +95,9 @@ class StationServer(Server):
             raise
 
     async def _show_limits(self) -> None:
-        limit = ua.Variant(MAX_OPERATIONS, ua.VariantType.UInt32)
-        shown = ua.DataValue(limit, SourceTimestamp=cast("ua.DateTime", datetime.now(UTC)))
-        for name in _SHOWN_LIMITS:
+        now = cast("ua.DateTime", datetime.now(UTC))
+        for name, limit in _SHOWN_LIMITS.items():
+            shown = ua.DataValue(ua.Variant(limit, ua.VariantType.UInt32), SourceTimestamp=now)
             node = getattr(ua.ObjectIds, f"Server_ServerCapabilities_OperationLimits_{name}")
             await self.iserver.write_attribute_value(ua.NodeId(ua.Int32(node)), shown)
 

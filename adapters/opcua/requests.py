@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 import time
+from traceback import walk_tb
 from typing import Final
 
 import structlog
 from asyncua import ua
-from asyncua.common.utils import Buffer, ServiceError
+from asyncua.common.utils import Buffer, NotEnoughData, ServiceError
 from asyncua.server.internal_server import InternalServer
 from asyncua.server.uaprocessor import PublishRequestData, UaProcessor
 from asyncua.ua.ua_binary import struct_from_binary, struct_to_binary, to_binary
@@ -26,6 +27,7 @@ log = structlog.get_logger(__name__)
 
 _MAX_ANSWER: Final = 4 * 1024 * 1024
 _MAX_SESSIONS: Final = 300  # one for each connection, and for each subscription that has lost its own
+_DECODER: Final = struct_from_binary.__code__.co_filename
 _PUBLISH: Final = request_type("Publish")
 _CREATE: Final = request_type("CreateSession")
 _ACTIVATE: Final = request_type("ActivateSession")
@@ -45,8 +47,7 @@ class StationProcessor(UaProcessor):
 
     async def process_message(self, seqhdr: object, body: Buffer) -> bool:
         """Answer one message, whose header may hold as much as its body."""
-        is_known = self.session is not None and self.session.is_activated()
-        bounded = counted(body, MAX_PIECES if is_known else MAX_STRANGERS_PIECES)
+        bounded = counted(body, MAX_PIECES if self._is_known else MAX_STRANGERS_PIECES)
         return bool(await super().process_message(seqhdr, bounded))  # type: ignore[no-untyped-call] # as above
 
     def send_response(
@@ -89,11 +90,19 @@ class StationProcessor(UaProcessor):
         except (ServiceError, ua.uaerrors.UaStatusCodeError):
             raise
         except Exception as exc:  # asyncua trips over anything; who asks for nonsense is told so and may go on
-            log.warning("opcua_request_failed", peer=peer_host(self.name), request=str(typeid), error=one_line(exc))
-            raise ServiceError(ua.StatusCodes.BadDecodingError) from exc
+            told = {"peer": peer_host(self.name), "request": str(typeid)}
+            if not self._is_known or typeid == _ACTIVATE or _was_decoding(exc):  # no login, no traceback
+                log.warning("opcua_request_failed", **told, error=one_line(exc))
+                raise ServiceError(ua.StatusCodes.BadDecodingError) from exc
+            log.exception("opcua_request_broke", **told)
+            raise ServiceError(ua.StatusCodes.BadInternalError) from exc
+
+    @property
+    def _is_known(self) -> bool:
+        return self.session is not None and self.session.is_activated()
 
     def _may(self, typeid: ua.NodeId, body: Buffer) -> bool:
-        if self.session is None or not self.session.is_activated():
+        if self.session is None or not self._is_known:
             return False
         permissions = self._connection.security_policy.permissions
         return permissions is None or bool(permissions.check_validity(self.session.user, typeid, body))  # type: ignore[no-untyped-call] # as above
@@ -175,6 +184,14 @@ class StationProcessor(UaProcessor):
         parameters = struct_from_binary(ua.ActivateSessionParameters, body)
         assert isinstance(self.iserver, StationInternalServer)
         await self.iserver.check_login(session, parameters.UserIdentityToken, peer=peer_host(self.name))
+
+
+def _was_decoding(exc: Exception) -> bool:
+    """Tell whether it was raised while a message was taken apart; by its type, a defect may look the same."""
+    places = ((frame.f_code.co_filename, frame.f_code.co_name) for frame, _ in walk_tb(exc.__traceback__))
+    return isinstance(exc, NotEnoughData) or any(
+        file == _DECODER and (name == "unpack" or name.endswith("from_binary")) for file, name in places
+    )
 
 
 def peer_host(peer: object) -> str:

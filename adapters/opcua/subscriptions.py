@@ -15,9 +15,10 @@ import asyncio
 import struct
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeAlias, cast
 
 from asyncua import ua
+from asyncua.common.events import Event
 from asyncua.common.utils import ServiceError
 from asyncua.server.internal_session import InternalSession
 from asyncua.server.internal_subscription import InternalSubscription
@@ -29,6 +30,7 @@ from asyncua.ua.uaprotocol_auto import DataChangeFilter  # what is decoded; ua.D
 from adapters.opcua.filters import StationWhereClause, is_number, objection, wants_changes
 
 _DATA_CHANGES: Final = ua.NodeId(ua.Int32(ua.ObjectIds.DataChangeNotification_Encoding_DefaultBinary))
+_EVENTS: Final = ua.NodeId(ua.Int32(ua.ObjectIds.EventNotificationList_Encoding_DefaultBinary))
 _NO_DIAGNOSTICS: Final = struct.pack("<i", -1)
 
 _MIN_INTERVAL_MS: Final = 10.0
@@ -36,8 +38,18 @@ _MAX_INTERVAL_MS: Final = 3_600_000.0
 _MAX_ITEMS: Final = 5_000
 """Of all subscriptions together: every tag for a hundred clients and more; a change told to all of them costs 20 ms."""
 
+_MAX_EVENT_ITEMS: Final = 100  # the same for events, each of which is put together for each of them
+_MAX_EVENT_QUEUE: Final = 50  # events that an item keeps for its subscriber
+_MAX_EVENT: Final = 256 * 1024  # bytes; fields beyond say that they are too large
+_MAX_EVENTS_WAITING: Final = 1024 * 1024  # bytes that wait in one subscription, the latest event of each item beside
+_TOO_LARGE: Final = to_binary(
+    ua.Variant, ua.Variant(ua.StatusCode(ua.UInt32(ua.StatusCodes.BadEncodingLimitsExceeded)))
+)
+
 _MAX_NOTIFICATION: Final = 1024 * 1024  # bytes; what is more waits for the next
 _MAX_KEPT: Final = 2 * 1024 * 1024  # bytes that wait for an acknowledgement, the latest message beside
+
+_FieldKey: TypeAlias = tuple[tuple[tuple[int, str | None], ...], int]  # what tells one field of an event from another
 
 
 class WrittenValue(ua.DataValue):
@@ -95,7 +107,21 @@ class StationSubscriptions(SubscriptionService):
         there = sum(one.item_count for one in self.subscriptions.values() if isinstance(one, _Subscription))
         if there + len(params.ItemsToCreate) > _MAX_ITEMS:
             raise ServiceError(ua.StatusCodes.BadTooManyMonitoredItems)
+        one = self.subscriptions.get(params.SubscriptionId)
+        if isinstance(one, _Subscription):
+            one.room_for_events = _MAX_EVENT_ITEMS - sum(
+                other.event_item_count for other in self.subscriptions.values() if isinstance(other, _Subscription)
+            )
         return await super().create_monitored_items(params)
+
+    async def trigger_event(self, event: Event, subscription_id: int | None = None) -> None:
+        """Tell subscribers of an event, whose fields are encoded once, whoever hears of it."""
+        encoded: dict[_FieldKey, bytes] = {}
+        for one in self.subscriptions.values():
+            if isinstance(one, _Subscription):
+                one.encoded_fields = encoded
+        await super().trigger_event(event, subscription_id)
+        encoded.clear()
 
     def give(self, subscription_id: int, session: InternalSession) -> None:
         """Make a subscription a session's own; its life begins anew."""
@@ -114,6 +140,9 @@ class _Subscription(InternalSubscription):
         super().__init__(*arguments, **named)
         self.monitored_item_srv = _MonitoredItems(self, self.monitored_item_srv.aspace)
         self._news = asyncio.Event()
+        self._event_bytes = 0
+        self.encoded_fields: dict[_FieldKey, bytes] = {}
+        self.room_for_events = 0
         self.holder: InternalSession | None = None
 
     def change_hands(self, session: InternalSession) -> None:
@@ -127,6 +156,11 @@ class _Subscription(InternalSubscription):
         """Return how many items it has."""
         return len(self.monitored_item_srv._monitored_items)  # noqa: SLF001 - asyncua counts them nowhere else
 
+    @property
+    def event_item_count(self) -> int:
+        """Return how many of them are for events."""
+        return sum(map(len, self.monitored_item_srv._monitored_events.values()))  # noqa: SLF001 - as above
+
     async def set_publishing_mode(self, enabled: bool) -> None:
         await super().set_publishing_mode(enabled)
         self._news.set()
@@ -138,6 +172,25 @@ class _Subscription(InternalSubscription):
     async def _enqueue_event(self, *arguments: Any) -> None:  # noqa: ANN401 - asyncua's own
         await super()._enqueue_event(*arguments)
         self._news.set()
+
+    def keep_event(self, item_id: int, told: bytes, max_count: int) -> None:
+        """Queue an encoded event; the oldest of its item make room."""
+        queue: list[bytes] = self._event_queues.setdefault(item_id, [])
+        queue.append(told)
+        self._event_bytes += len(told)
+        while len(queue) > max_count or (len(queue) > 1 and self._event_bytes > _MAX_EVENTS_WAITING):
+            self._event_bytes -= len(queue.pop(0))
+        self._news.set()
+
+    def forget(self, item_id: int) -> None:
+        """Drop what waits for an item that is gone: else it might be made and deleted without end."""
+        self._triggered_datachanges.pop(item_id, None)
+        self._event_bytes -= sum(map(len, self._event_queues.pop(item_id, ())))
+
+    @property
+    def _event_queues(self) -> dict[int, list[bytes]]:
+        """Return the queues of events; unless it is nobody's wire, they are encoded."""
+        return cast("dict[int, list[bytes]]", self._triggered_events)
 
     async def _subscription_loop(self) -> None:
         """Publish news at once, but no sooner than a publishing interval after the last."""
@@ -174,7 +227,8 @@ class _Subscription(InternalSubscription):
         kept = self._not_acknowledged_results
         while len(kept) > 1 and sum(map(_size, kept.values())) > _MAX_KEPT:
             del kept[next(iter(kept))]
-        result.MoreNotifications = self._publishing_enabled and bool(self._triggered_datachanges)
+        told = self._triggered_datachanges or self._triggered_events
+        result.MoreNotifications = self._publishing_enabled and bool(told)
         return result
 
     def _pop_triggered_datachanges(self, result: ua.PublishResult) -> None:
@@ -186,9 +240,32 @@ class _Subscription(InternalSubscription):
                 self._news.set()
             result.NotificationMessage.NotificationData.append(ua.ExtensionObject(_DATA_CHANGES, Body=body))
 
+    def _pop_triggered_events(self, result: ua.PublishResult) -> None:
+        if self.pub_request_callback is None:  # as above
+            super()._pop_triggered_events(result)
+            return
+        parts: list[bytes] = []
+        left = _MAX_NOTIFICATION - _size(result)
+        for item_id, queue in list(self._event_queues.items()):
+            while queue and (not parts or len(queue[0]) <= left):
+                parts.append(queue.pop(0))
+                left -= len(parts[-1])
+            if queue:
+                self._news.set()
+                break
+            del self._event_queues[item_id]
+        if parts:
+            self._event_bytes -= sum(map(len, parts))
+            body = ua.ByteString(struct.pack("<i", len(parts)) + b"".join(parts))
+            result.NotificationMessage.NotificationData.append(ua.ExtensionObject(_EVENTS, Body=body))
+
 
 class _MonitoredItems(MonitoredItemService):
     isub: _Subscription
+
+    def __init__(self, *arguments: Any) -> None:  # noqa: ANN401 - asyncua's own
+        super().__init__(*arguments)
+        self._selected: dict[int, list[tuple[_FieldKey, ua.SimpleAttributeOperand]]] = {}
 
     async def _create_data_change_monitored_item(
         self, params: ua.MonitoredItemCreateRequest
@@ -202,9 +279,15 @@ class _MonitoredItems(MonitoredItemService):
         refused = objection(self.aspace, params.ItemToMonitor, params.RequestedParameters.Filter)
         if refused is not None:
             return ua.MonitoredItemCreateResult(StatusCode=_status(refused))
+        if self.isub.room_for_events <= 0:
+            return ua.MonitoredItemCreateResult(StatusCode=_status(ua.StatusCodes.BadTooManyMonitoredItems))
         made = super()._create_events_monitored_item(params)
         if made.StatusCode.is_good():
-            self._choose_events(self._monitored_items[made.MonitoredItemId], params.RequestedParameters.Filter)
+            self.isub.room_for_events -= 1
+            item = self._monitored_items[made.MonitoredItemId]
+            self._choose_events(item, params.RequestedParameters.Filter)
+            item.queue_size = self._revise_event_queue_size(params.RequestedParameters.QueueSize)
+            made.RevisedQueueSize = ua.UInt32(item.queue_size)
         return made
 
     def _modify_monitored_item(self, params: ua.MonitoredItemModifyRequest) -> ua.MonitoredItemModifyResult:
@@ -219,7 +302,9 @@ class _MonitoredItems(MonitoredItemService):
             item.filter = wanted.Filter
             if isinstance(wanted.Filter, ua.EventFilter):
                 self._choose_events(item, wanted.Filter)
-        item.queue_size = self._revise_queue_size(wanted.QueueSize)
+        is_data = item.where_clause_evaluator is None
+        revise = self._revise_queue_size if is_data else self._revise_event_queue_size
+        item.queue_size = revise(wanted.QueueSize)
         return ua.MonitoredItemModifyResult(
             RevisedSamplingInterval=self.isub.data.RevisedPublishingInterval,
             RevisedQueueSize=ua.UInt32(item.queue_size),
@@ -227,6 +312,35 @@ class _MonitoredItems(MonitoredItemService):
 
     def _choose_events(self, item: MonitoredItemData, chosen: ua.EventFilter) -> None:
         item.where_clause_evaluator = StationWhereClause(self.logger, self.aspace, chosen.WhereClause)
+        assert item.monitored_item_id is not None
+        self._selected[item.monitored_item_id] = [(_field_key(field), field) for field in chosen.SelectClauses]
+
+    def _revise_event_queue_size(self, requested: int) -> int:
+        return min(self._revise_queue_size(requested), _MAX_EVENT_QUEUE)
+
+    def _delete_monitored_items(self, mid: int) -> ua.StatusCode:
+        self._selected.pop(mid, None)
+        self.isub.forget(mid)
+        return super()._delete_monitored_items(mid)
+
+    async def _trigger_event(self, event: Event, mid: int) -> None:
+        """Queue an event for its subscriber, encoded."""
+        if self.isub.pub_request_callback is None:  # nobody's wire
+            await super()._trigger_event(event, mid)
+            return
+        item = self._monitored_items[mid]
+        if item.where_clause_evaluator is None or not item.where_clause_evaluator.eval(event):
+            return
+        parts: list[bytes] = []
+        known, left = self.isub.encoded_fields, _MAX_EVENT
+        for key, field in self._selected[mid]:
+            if key not in known:
+                known[key] = b"".join(to_binary(ua.Variant, value) for value in event.to_event_fields([field]))
+            part = known[key] if len(known[key]) <= left else _TOO_LARGE
+            left -= len(part)
+            parts.append(part)
+        told = struct.pack("<Ii", item.client_handle or 0, len(parts)) + b"".join(parts)
+        self.isub.keep_event(mid, told, item.queue_size)
 
     def _is_deadband_exceeded(self, values: MonitoredItemValues, flt: DataChangeFilter) -> bool:
         told = (values.old_dvalue, values.current_dvalue)
@@ -256,6 +370,10 @@ def _revised_interval(requested_ms: float) -> ua.Duration:
 
 def _status(code: int) -> ua.StatusCode:
     return ua.StatusCode(ua.UInt32(code))
+
+
+def _field_key(field: ua.SimpleAttributeOperand) -> _FieldKey:
+    return tuple((step.NamespaceIndex, step.Name) for step in field.BrowsePath), int(field.AttributeId)
 
 
 def _size(result: ua.PublishResult) -> int:

@@ -23,6 +23,8 @@ from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 LIMIT = 1000
+PATHS = 300
+SERVER = ua.NodeId(ua.Int32(ua.ObjectIds.Server))
 SCHEMA = ua.NodeId(ua.Int32(8252))  # 340 KB of XML, the largest value of the standard's address space
 STRUCTURE = ua.NodeId(ua.Int32(22))  # of 270 references
 NULL_NODE = b"\0\0"
@@ -144,15 +146,24 @@ async def create(
 @pytest.mark.parametrize("kind", COUNTED)
 async def test_operations_are_counted_before_they_are_looked_at(flooder: Client, kind: str) -> None:
     """A length is enough for the refusal: nothing follows it here."""
-    status, _ = await ask(flooder, kind, COUNTED[kind] + struct.pack("<i", LIMIT + 1))
+    limit = PATHS if kind == "TranslateBrowsePathsToNodeIds" else LIMIT
+    status, _ = await ask(flooder, kind, COUNTED[kind] + struct.pack("<i", limit + 1))
     assert status == "BadTooManyOperations"
+
+
+@pytest.mark.parametrize("kind", COUNTED)
+async def test_no_operations_at_all_are_no_defect(flooder: Client, kind: str) -> None:
+    """An array that is null (OPC 10000-6, 5.2.5)."""
+    status, _ = await ask(flooder, kind, COUNTED[kind] + struct.pack("<i", -1))
+    assert status == "BadNothingToDo"
 
 
 async def test_as_many_operations_as_the_server_shows_are_carried_out(station: ServedStation, flooder: Client) -> None:
     """Honest clients read the limit and split their calls."""
-    for name in ("Read", "Write", "MethodCall", "Browse", "RegisterNodes", "TranslateBrowsePathsToNodeIds"):
+    shown = dict.fromkeys(("Read", "Write", "MethodCall", "Browse", "RegisterNodes"), LIMIT)
+    for name, limit in {**shown, "TranslateBrowsePathsToNodeIds": PATHS}.items():
         node = getattr(ua.ObjectIds, f"Server_ServerCapabilities_OperationLimits_MaxNodesPer{name}")
-        assert await flooder.get_node(ua.NodeId(node)).read_value() == LIMIT
+        assert await flooder.get_node(ua.NodeId(node)).read_value() == limit
     items = flooder.get_node(
         ua.NodeId(ua.Int32(ua.ObjectIds.Server_ServerCapabilities_OperationLimits_MaxMonitoredItemsPerCall))
     )
@@ -169,6 +180,42 @@ async def test_as_many_operations_as_the_server_shows_are_carried_out(station: S
     assert {result.StatusCode.name for result in created} == {"Good"}
     described = ua.BrowseDescription(NodeId=station.node(Tag.Verdict).nodeid)
     assert len(await flooder.uaclient.browse(ua.BrowseParameters(NodesToBrowse=[described] * LIMIT))) == LIMIT
+
+
+async def test_as_many_browse_paths_as_the_server_shows_are_translated(flooder: Client) -> None:
+    """Each of seven steps, which is more than any node of the server needs."""
+    step = ua.RelativePathElement(
+        ReferenceTypeId=ua.NodeId(ua.Int32(ua.ObjectIds.HierarchicalReferences)),
+        IncludeSubtypes=cast("ua.Boolean", True),
+        TargetName=ua.QualifiedName("nothing"),
+    )
+    path = ua.BrowsePath(StartingNode=SERVER, RelativePath=ua.RelativePath(Elements=[step] * 7))
+    found = await flooder.uaclient.translate_browsepaths_to_nodeids([path] * PATHS)
+    assert [result.StatusCode.name for result in found] == ["BadNoMatch"] * PATHS
+
+
+async def test_defect_of_ours_is_logged_as_one(
+    station: ServedStation, flooder: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may look as what a stranger's bytes cause; those leave a line and no traceback."""
+
+    async def broken(*_: object) -> None:
+        raise ValueError("a defect")
+
+    described = struct_to_binary(
+        ua.ReadParameters(NodesToRead=[ua.ReadValueId(NodeId=station.node(Tag.Verdict).nodeid)])
+    )
+    with capture_logs() as logged:
+        assert (await ask(flooder, "Read", described[:-3]))[0] == "BadDecodingError"
+        assert (await ask(flooder, "Write", struct.pack("<i", 5)))[0] == "BadDecodingError"
+        assert (await ask(flooder, "Browse", b"\x09"))[0] == "BadDecodingError"
+    assert [(line["event"], line.get("exc_info")) for line in logged] == [("opcua_request_failed", None)] * 3
+    server = station.adapter._server
+    assert server is not None
+    monkeypatch.setattr(server.iserver.attribute_service, "write", broken)
+    with capture_logs() as logged:
+        assert (await ask(flooder, "Write", struct.pack("<i", 0)))[0] == "BadInternalError"
+    assert [(line["event"], line["exc_info"]) for line in logged] == [("opcua_request_broke", True)]
 
 
 async def test_tags_are_read_as_they_are_subscribed_to(station: ServedStation) -> None:
@@ -460,7 +507,8 @@ async def test_event_filter_that_takes_for_ever_is_refused(flooder: Client) -> N
         where(both(0, 0)),
         where(*(both(at + 1, at + 1) for at in range(40)), yes),
         ua.EventFilter(SelectClauses=[nameless]),
-        ua.EventFilter(SelectClauses=[ua.SimpleAttributeOperand()] * 201),
+        ua.EventFilter(SelectClauses=[ua.SimpleAttributeOperand()] * 51),
+        ua.EventFilter(SelectClauses=[ua.SimpleAttributeOperand(AttributeId=ua.UInt32(99))]),
     ]
     made = await subscribe(flooder, 10.0)
     created = await create(
@@ -472,7 +520,7 @@ async def test_event_filter_that_takes_for_ever_is_refused(flooder: Client) -> N
         ],
         item(ua.NodeId(ua.Int32(ua.ObjectIds.Server)), attribute=ua.AttributeIds.EventNotifier),
     )
-    assert [result.StatusCode.name for result in created] == ["Good"] * 2 + ["BadEventFilterInvalid"] * 5
+    assert [result.StatusCode.name for result in created] == ["Good"] * 2 + ["BadEventFilterInvalid"] * 6
 
 
 async def test_event_filter_that_cannot_be_evaluated_lets_nothing_pass(station: ServedStation, flooder: Client) -> None:
@@ -502,6 +550,93 @@ async def test_event_filter_that_cannot_be_evaluated_lets_nothing_pass(station: 
         assert (await told.get()).Message.Text == "news"
     waiting = server.iserver.subscription_service.subscriptions[made.SubscriptionId]._triggered_events
     assert waiting == {}
+
+
+def selecting(count: int) -> ua.EventFilter:
+    message = ua.SimpleAttributeOperand(BrowsePath=[ua.QualifiedName("Message")], AttributeId=ua.AttributeIds.Value)
+    return ua.EventFilter(SelectClauses=[message] * count)
+
+
+def event_item(chosen: ua.EventFilter, queue: int = 0) -> ua.MonitoredItemCreateRequest:
+    return item(SERVER, chosen, attribute=ua.AttributeIds.EventNotifier, queue=queue)
+
+
+async def test_event_items_of_all_subscriptions_are_bounded(flooder: Client) -> None:
+    """One too many is refused alone; whoever deletes his makes room."""
+    made = [await subscribe(flooder, 60_000.0) for _ in range(2)]
+    (created,) = await create(flooder, made[0].SubscriptionId, event_item(selecting(1)))
+    results = await create(flooder, made[1].SubscriptionId, *[event_item(selecting(1))] * 100)
+    statuses = [result.StatusCode.name for result in results]
+    assert statuses == ["Good"] * 99 + ["BadTooManyMonitoredItems"]
+    await flooder.uaclient.delete_monitored_items(
+        ua.DeleteMonitoredItemsParameters(
+            SubscriptionId=made[0].SubscriptionId, MonitoredItemIds=[created.MonitoredItemId]
+        )
+    )
+    (created,) = await create(flooder, made[1].SubscriptionId, event_item(selecting(1)))
+    assert created.StatusCode.is_good()
+
+
+@pytest.mark.parametrize(("requested", "revised"), [(0, 50), (1, 1), (50, 50), (2**32 - 1, 50)])
+async def test_event_queue_is_bounded_when_made_and_when_changed(flooder: Client, requested: int, revised: int) -> None:
+    made = await subscribe(flooder, 1000.0)
+    (created,) = await create(flooder, made.SubscriptionId, event_item(selecting(1), requested))
+    assert created.RevisedQueueSize == revised
+    wish = ua.MonitoredItemModifyRequest(
+        MonitoredItemId=created.MonitoredItemId,
+        RequestedParameters=ua.MonitoringParameters(QueueSize=ua.UInt32(requested)),
+    )
+    (changed,) = await flooder.uaclient.modify_monitored_items(
+        ua.ModifyMonitoredItemsParameters(SubscriptionId=made.SubscriptionId, ItemsToModify=[wish])
+    )
+    assert changed.RevisedQueueSize == revised
+
+
+async def test_events_come_in_messages_of_a_bounded_size_and_are_not_kept_for_ever(
+    station: ServedStation, flooder: Client
+) -> None:
+    """A hundred items are told of sixty events of 200 KB each: neither the queues nor a message hold them all."""
+    server = station.adapter._server
+    assert server is not None
+    made = await subscribe(flooder, 10.0)
+    created = await create(flooder, made.SubscriptionId, *[event_item(selecting(20))] * 20)
+    await create(flooder, made.SubscriptionId, event_item(selecting(50)))
+    generator = await server.get_event_generator()
+    for _ in range(60):
+        await generator.trigger(message="x" * 10_000)
+    one = cast("Any", server.iserver.subscription_service.subscriptions[made.SubscriptionId])
+    waiting = sum(len(told) for queue in one._event_queues.values() for told in queue)
+    assert waiting == one._event_bytes
+    assert waiting < 6 * 1024 * 1024
+    sizes, more = [], True
+    while more:
+        status, body = await ask(flooder, "Publish", struct.pack("<i", 0))
+        assert status == "Good"
+        sizes.append(len(body))
+        more = struct_from_binary(ua.PublishResult, body).MoreNotifications
+        assert sum(_body_sizes(one)) < 4 * 1024 * 1024
+    assert len(sizes) > 3
+    assert max(sizes) < 1.1 * 1024 * 1024
+    assert (one._event_bytes, one._triggered_events) == (0, {})
+
+    await generator.trigger(message="y" * 10_000)
+    await flooder.uaclient.delete_monitored_items(
+        ua.DeleteMonitoredItemsParameters(
+            SubscriptionId=made.SubscriptionId, MonitoredItemIds=[result.MonitoredItemId for result in created]
+        )
+    )
+    assert len(one._triggered_events) == 1
+    _, body = await ask(flooder, "Publish", struct.pack("<i", 0))
+    (told,) = struct_from_binary(ua.PublishResult, body).NotificationMessage.NotificationData
+    (event,) = told.Events
+    kinds = [field.VariantType.name for field in event.EventFields]
+    assert kinds == ["LocalizedText"] * 26 + ["StatusCode"] * 24
+    assert one._event_bytes == 0
+
+
+def _body_sizes(subscription: Any) -> list[int]:
+    kept = subscription._not_acknowledged_results.values()
+    return [len(part.Body) for result in kept for part in result.NotificationMessage.NotificationData]
 
 
 async def test_what_is_never_acknowledged_is_not_kept_for_ever(station: ServedStation, flooder: Client) -> None:
