@@ -15,7 +15,7 @@ from service.ports import Clock
 _AHEAD_SHARE, _AHEAD_MAX_S = 0.25, 0.1
 """How long before its time is up whoever waits must be expected to be done: a share of what was left when it came.
 
-A place is worth the same whoever has it, so a shorter queue costs nothing; and a machine that has no rest holds its
+A place is worth the same whoever has it, so a shorter queue costs little; and a machine that has no rest holds its
 answers up now and then.
 """
 
