@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 _FREE_FAILURES = 3
 _LONGEST_PAUSE_S = 60.0
 _REMEMBERED = 1000
-_WHILE_S = 1.0
+_WHILE_S = 1.0  # between tries from where somebody guesses and the user was let in before
 _WAITING = 8
 """Logins that may wait for their turn: argon2 takes 64 MiB and a core for 0.1 s each, on purpose."""
 
@@ -148,10 +148,7 @@ class PasswordBook:
             async with line.turn:
                 if self._throttle.pause_s(whence) > 0:  # one before may have been right
                     await asyncio.sleep(_WHILE_S)
-                if self.verified(whence[1], password) is None:
-                    return False
-                self._throttle.succeeded(whence)
-                return True
+                return self.verified(whence[1], password) is not None
         finally:
             line.waiting -= 1
             if not line.waiting:

@@ -153,12 +153,14 @@ class Inspector:
         """Return what became of a new event, or the answer that an earlier run gave; and the inspection, if any."""
         if hash(arrival.event.event_id) in self._earlier:
             known, asked = await self._accept(arrival, deadline, _EARLIER_PATIENCE_S)
-            said = known.verdict_json if known is not None else None if asked else await self._find(arrival)
+            said = None if known is None else known.verdict_json
+            if not asked:
+                said = await self._find(arrival)
+                if said is None:
+                    silent = "answered before, but the journal cannot say how"
+                    return Failed(Reason.INTERNAL_ERROR, silent, rejects=True), None
             if said is not None:
                 return self._answer(said, deadline), None
-            if not asked:
-                silent = "answered before, but the journal cannot say how"
-                return Failed(Reason.INTERNAL_ERROR, silent, rejects=True), None
         is_new: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         work = self._begin(arrival, deadline, is_new)
         await asyncio.sleep(_HEAD_START_S)  # the frame is made ready while the journal is asked, and first of all

@@ -188,7 +188,10 @@ class Outbox:
             await asyncio.wait(self._in_flight)  # what follows must stay behind what failed
         failed = []
         done = [task for task in self._in_flight if task.done()]
-        out = max((self._in_flight[task].answer.verdict.seq for task in done if task.result()), default=0)
+        out = max(
+            (*self._confirmed_ahead, *(self._in_flight[task].answer.verdict.seq for task in done if task.result())),
+            default=0,
+        )
         for task in done:
             delivery = self._in_flight.pop(task)
             # a defect stops one and not those behind it, which must not be followed by it

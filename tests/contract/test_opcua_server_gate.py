@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 from asyncua import ua
@@ -16,22 +15,8 @@ from schemas.messages import Decision, Gate
 from schemas.settings import OpcUaServerSettings
 from schemas.tags import Tag, VerdictCode
 from service.ports import Arrival
+from tests.support.clock import HandClock
 from tests.support.opcua import STATION, RecordingIntake, answer, free_port, running, status, verdict
-
-
-class TurnedClock:
-    """A clock that a test turns by hand."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def now(self) -> datetime:
-        return datetime.now(UTC)
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-    epoch = "turned by hand"
 
 
 @contextlib.asynccontextmanager
@@ -131,7 +116,7 @@ async def test_gate_takes_a_result_that_the_next_trigger_has_made_invalid(tmp_pa
 
 async def test_gate_rejects_while_the_heartbeat_stands_still(tmp_path: Path) -> None:
     """Two seconds without a beat end the trust in an OK; the next beat restores it."""
-    clock = TurnedClock()
+    clock = HandClock()
     async with (
         running(OpcUaServerSettings(port=free_port()), tmp_path) as (adapter, _),
         watching(PlcGate(adapter.endpoint, STATION, clock=clock)) as gate,

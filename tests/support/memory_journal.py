@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -135,3 +136,15 @@ class MemoryJournal:
     def _check(self) -> None:
         if self.failing:
             raise JournalError("disk full")
+
+
+class SlowJournal(MemoryJournal):
+    """Stores nothing until `disk` works."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.disk = asyncio.Event()
+
+    async def store(self, answered: Sequence[tuple[Answer, Arrival]]) -> None:
+        await self.disk.wait()
+        await super().store(answered)

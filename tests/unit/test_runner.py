@@ -10,6 +10,7 @@ from typing import Any, cast
 from service.ports import Arrival
 from service.runner import Runner
 from tests.support.line import arrival
+from tests.support.waiting import eventually
 
 
 class Inspecting:
@@ -95,9 +96,8 @@ async def test_what_comes_in_the_last_moments_is_answered_unless_it_comes_again(
     async with running(inspecting) as (runner, stop):
         runner.submit(arrival("in work"))
         stop.set()
-        await asyncio.sleep(0.05)
-        assert not runner.ready
-        runner.submit(arrival("a trigger"))
+        await eventually(lambda: not runner.ready)
         runner.submit(arrival("of a broker", comes_again=True))
-        await asyncio.sleep(0.05)
+        runner.submit(arrival("a trigger"))
+        await eventually(lambda: "a trigger" in inspecting.taken)
     assert inspecting.taken == ["in work", "a trigger"]
