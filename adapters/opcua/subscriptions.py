@@ -12,10 +12,8 @@ no sense (`filters.py`). All of that would be paid for within the write of a tag
 from __future__ import annotations
 
 import asyncio
-import struct
 from collections.abc import Callable
-from functools import cached_property
-from typing import Any, Final, Self, TypeAlias, cast
+from typing import Any, Final, cast
 
 from asyncua import ua
 from asyncua.common.events import Event
@@ -24,14 +22,19 @@ from asyncua.server.internal_session import InternalSession
 from asyncua.server.internal_subscription import InternalSubscription
 from asyncua.server.monitored_item_service import MonitoredItemData, MonitoredItemService, MonitoredItemValues
 from asyncua.server.subscription_service import SubscriptionService
-from asyncua.ua.ua_binary import to_binary
 from asyncua.ua.uaprotocol_auto import DataChangeFilter  # what is decoded; ua.DataChangeFilter is a class below it
 
 from adapters.opcua.filters import StationWhereClause, is_number, objection, wants_changes
-
-_DATA_CHANGES: Final = ua.NodeId(ua.Int32(ua.ObjectIds.DataChangeNotification_Encoding_DefaultBinary))
-_EVENTS: Final = ua.NodeId(ua.Int32(ua.ObjectIds.EventNotificationList_Encoding_DefaultBinary))
-_NO_DIAGNOSTICS: Final = struct.pack("<i", -1)
+from adapters.opcua.notifications import (
+    MAX_NOTIFICATION,
+    FieldKey,
+    WrittenValue,
+    encode_changes,
+    encode_event,
+    event_list,
+    field_key,
+    size_of,
+)
 
 _MIN_INTERVAL_MS: Final = 10.0
 _MAX_INTERVAL_MS: Final = 3_600_000.0
@@ -40,28 +43,8 @@ _MAX_ITEMS: Final = 5_000
 
 _MAX_EVENT_ITEMS: Final = 100  # the same for events, each of which is put together for each of them
 _MAX_EVENT_QUEUE: Final = 50  # events that an item keeps for its subscriber
-_MAX_EVENT: Final = 256 * 1024  # bytes; fields beyond say that they are too large
 _MAX_EVENTS_WAITING: Final = 1024 * 1024  # bytes that wait in one subscription, the latest event of each item beside
-_TOO_LARGE: Final = to_binary(
-    ua.Variant, ua.Variant(ua.StatusCode(ua.UInt32(ua.StatusCodes.BadEncodingLimitsExceeded)))
-)
-
-_MAX_NOTIFICATION: Final = 1024 * 1024  # bytes; what is more waits for the next
 _MAX_KEPT: Final = 2 * 1024 * 1024  # bytes that wait for an acknowledgement, the latest message beside
-
-_FieldKey: TypeAlias = tuple[tuple[tuple[int, str | None], ...], int]  # what tells one field of an event from another
-
-
-class WrittenValue(ua.DataValue):
-    """A value that nobody changes once it is written: subscriptions share it, and its encoding."""
-
-    def __deepcopy__(self, memo: dict[int, object]) -> Self:
-        return self
-
-    @cached_property
-    def encoded(self) -> bytes:
-        """Return it as it is on the wire (OPC 10000-6, 5.2.2.17)."""
-        return to_binary(ua.DataValue, self)
 
 
 class StationSubscriptions(SubscriptionService):
@@ -116,7 +99,7 @@ class StationSubscriptions(SubscriptionService):
 
     async def trigger_event(self, event: Event, subscription_id: int | None = None) -> None:
         """Tell subscribers of an event, whose fields are encoded once, whoever hears of it."""
-        encoded: dict[_FieldKey, bytes] = {}
+        encoded: dict[FieldKey, bytes] = {}
         for one in self.subscriptions.values():
             if isinstance(one, _Subscription):
                 one.encoded_fields = encoded
@@ -141,7 +124,7 @@ class _Subscription(InternalSubscription):
         self.monitored_item_srv = _MonitoredItems(self, self.monitored_item_srv.aspace)
         self._news = asyncio.Event()
         self._event_bytes = 0
-        self.encoded_fields: dict[_FieldKey, bytes] = {}
+        self.encoded_fields: dict[FieldKey, bytes] = {}
         self.room_for_events = 0
         self.holder: InternalSession | None = None
 
@@ -225,7 +208,7 @@ class _Subscription(InternalSubscription):
     def _pop_publish_result(self) -> ua.PublishResult:
         result = super()._pop_publish_result()
         kept = self._not_acknowledged_results
-        while len(kept) > 1 and sum(map(_size, kept.values())) > _MAX_KEPT:
+        while len(kept) > 1 and sum(map(size_of, kept.values())) > _MAX_KEPT:
             del kept[next(iter(kept))]
         told = self._triggered_datachanges or self._triggered_events
         result.MoreNotifications = self._publishing_enabled and bool(told)
@@ -235,17 +218,17 @@ class _Subscription(InternalSubscription):
         if self.pub_request_callback is None:  # nobody's wire
             super()._pop_triggered_datachanges(result)
         elif self._triggered_datachanges:
-            body, self._triggered_datachanges = _encode(self._triggered_datachanges)
+            changes, self._triggered_datachanges = encode_changes(self._triggered_datachanges)
             if self._triggered_datachanges:
                 self._news.set()
-            result.NotificationMessage.NotificationData.append(ua.ExtensionObject(_DATA_CHANGES, Body=body))
+            result.NotificationMessage.NotificationData.append(changes)
 
     def _pop_triggered_events(self, result: ua.PublishResult) -> None:
         if self.pub_request_callback is None:  # as above
             super()._pop_triggered_events(result)
             return
         parts: list[bytes] = []
-        left = _MAX_NOTIFICATION - _size(result)
+        left = MAX_NOTIFICATION - size_of(result)
         for item_id, queue in list(self._event_queues.items()):
             while queue and (not parts or len(queue[0]) <= left):
                 parts.append(queue.pop(0))
@@ -256,8 +239,7 @@ class _Subscription(InternalSubscription):
             del self._event_queues[item_id]
         if parts:
             self._event_bytes -= sum(map(len, parts))
-            body = ua.ByteString(struct.pack("<i", len(parts)) + b"".join(parts))
-            result.NotificationMessage.NotificationData.append(ua.ExtensionObject(_EVENTS, Body=body))
+            result.NotificationMessage.NotificationData.append(event_list(parts))
 
 
 class _MonitoredItems(MonitoredItemService):
@@ -265,7 +247,7 @@ class _MonitoredItems(MonitoredItemService):
 
     def __init__(self, *arguments: Any) -> None:  # noqa: ANN401 - asyncua's own
         super().__init__(*arguments)
-        self._selected: dict[int, list[tuple[_FieldKey, ua.SimpleAttributeOperand]]] = {}
+        self._selected: dict[int, list[tuple[FieldKey, ua.SimpleAttributeOperand]]] = {}
 
     async def _create_data_change_monitored_item(
         self, params: ua.MonitoredItemCreateRequest
@@ -313,7 +295,7 @@ class _MonitoredItems(MonitoredItemService):
     def _choose_events(self, item: MonitoredItemData, chosen: ua.EventFilter) -> None:
         item.where_clause_evaluator = StationWhereClause(self.logger, self.aspace, chosen.WhereClause)
         assert item.monitored_item_id is not None
-        self._selected[item.monitored_item_id] = [(_field_key(field), field) for field in chosen.SelectClauses]
+        self._selected[item.monitored_item_id] = [(field_key(field), field) for field in chosen.SelectClauses]
 
     def _revise_event_queue_size(self, requested: int) -> int:
         return min(self._revise_queue_size(requested), _MAX_EVENT_QUEUE)
@@ -331,15 +313,7 @@ class _MonitoredItems(MonitoredItemService):
         item = self._monitored_items[mid]
         if item.where_clause_evaluator is None or not item.where_clause_evaluator.eval(event):
             return
-        parts: list[bytes] = []
-        known, left = self.isub.encoded_fields, _MAX_EVENT
-        for key, field in self._selected[mid]:
-            if key not in known:
-                known[key] = b"".join(to_binary(ua.Variant, value) for value in event.to_event_fields([field]))
-            part = known[key] if len(known[key]) <= left else _TOO_LARGE
-            left -= len(part)
-            parts.append(part)
-        told = struct.pack("<Ii", item.client_handle or 0, len(parts)) + b"".join(parts)
+        told = encode_event(event, self._selected[mid], item.client_handle or 0, self.isub.encoded_fields)
         self.isub.keep_event(mid, told, item.queue_size)
 
     def _is_deadband_exceeded(self, values: MonitoredItemValues, flt: DataChangeFilter) -> bool:
@@ -370,30 +344,3 @@ def _revised_interval(requested_ms: float) -> ua.Duration:
 
 def _status(code: int) -> ua.StatusCode:
     return ua.StatusCode(ua.UInt32(code))
-
-
-def _field_key(field: ua.SimpleAttributeOperand) -> _FieldKey:
-    return tuple((step.NamespaceIndex, step.Name) for step in field.BrowsePath), int(field.AttributeId)
-
-
-def _size(result: ua.PublishResult) -> int:
-    parts = result.NotificationMessage.NotificationData
-    return sum(len(part.Body) for part in parts if isinstance(part, ua.ExtensionObject) and part.Body)
-
-
-def _encode(
-    queues: dict[int, list[ua.MonitoredItemNotification]],
-) -> tuple[ua.ByteString, dict[int, list[ua.MonitoredItemNotification]]]:
-    """Return the body of a DataChangeNotification (OPC 10000-4, 7.25.2) and the queues that it has no room for."""
-    parts: list[bytes] = []
-    size, waiting = 0, {}
-    for item_id, told in queues.items():
-        if size > _MAX_NOTIFICATION:
-            waiting[item_id] = told
-            continue
-        for item in told:
-            value = item.Value
-            encoded = value.encoded if isinstance(value, WrittenValue) else to_binary(ua.DataValue, value)
-            parts += (struct.pack("<I", item.ClientHandle), encoded)
-            size += len(encoded)
-    return ua.ByteString(b"".join((struct.pack("<i", len(parts) // 2), *parts, _NO_DIAGNOSTICS))), waiting

@@ -10,8 +10,8 @@ from asyncua import Server, ua
 from asyncua.crypto.permission_rules import User, UserRole
 from asyncua.server.address_space import AddressSpace, AttributeService
 
+from adapters.opcua.notifications import WrittenValue
 from adapters.opcua.security import StationUser
-from adapters.opcua.subscriptions import WrittenValue
 from schemas.tags import NAMESPACE_URI, RESULT_RING, Access, Tag, TagType
 
 TagValue: TypeAlias = bool | int | float | str | tuple[int, ...] | tuple[str, ...] | None

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 from asyncua import ua
 from asyncua.common.subscription import DataChangeEvent
 
@@ -18,7 +16,7 @@ from schemas.messages import Box, Decision, Fault, Gate, Reason, StationState, V
 from schemas.settings import OpcUaServerSettings
 from schemas.tags import Access, Tag, TagType
 from service.errors import SinkUnavailable, UsageError
-from tests.support.opcua import ServedStation, answer, free_port, running, served_station, status, verdict
+from tests.support.opcua import ServedStation, answer, free_port, running, status, verdict
 
 DATA_TYPES = {  # OPC 10000-6, 5.1.2
     TagType.BOOLEAN: "i=1",
@@ -43,20 +41,6 @@ READ, READ_WRITE = 1, 3
 def held(value: ua.DataValue) -> Any:
     assert value.Value is not None
     return value.Value.Value
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ServedStation]:
-    """Serve one station for all tests: to start a server takes a second."""
-    async with served_station(tmp_path_factory.mktemp("pki")) as station:
-        yield station
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def station(served: ServedStation) -> ServedStation:
-    """Return the station as it is after its start, ready, with nothing judged yet."""
-    await served.start_again()
-    return served
 
 
 async def test_tags_have_the_types_access_and_start_values_of_the_contract(station: ServedStation) -> None:

@@ -18,7 +18,6 @@ from adapters.opcua.server import OpcUaServerAdapter
 from schemas.settings import OpcUaServerSettings
 from schemas.tags import NAMESPACE_URI, Tag
 from tests.contract.test_opcua_server_access import needs_node_opcua
-from tests.contract.test_opcua_server_floods import ask, create, item, send, subscribe
 from tests.contract.test_opcua_server_security import ENCRYPTED, secure_client, users_file
 from tests.support.node import node
 from tests.support.opcua import (
@@ -31,6 +30,7 @@ from tests.support.opcua import (
     tag_node,
     verdict,
 )
+from tests.support.opcua_requests import ask, create, item, send, subscribe
 from tests.support.waiting import eventually
 
 LIFETIME = 100_000

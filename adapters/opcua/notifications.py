@@ -1,0 +1,95 @@
+"""What subscribers are told, as it is on the wire: each value and each field of an event encoded once for all of them.
+
+asyncua builds each notification from defaults that it throws away, and encodes every value anew for every client.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import Final, Self, TypeAlias
+
+from asyncua import ua
+from asyncua.common.events import Event
+from asyncua.ua.ua_binary import to_binary
+
+_DATA_CHANGES: Final = ua.NodeId(ua.Int32(ua.ObjectIds.DataChangeNotification_Encoding_DefaultBinary))
+_EVENTS: Final = ua.NodeId(ua.Int32(ua.ObjectIds.EventNotificationList_Encoding_DefaultBinary))
+_NO_DIAGNOSTICS: Final = struct.pack("<i", -1)
+
+MAX_NOTIFICATION: Final = 1024 * 1024
+"""Bytes of one message; what is more waits for the next."""
+
+_MAX_EVENT: Final = 256 * 1024  # bytes; fields beyond say that they are too large
+_TOO_LARGE: Final = to_binary(
+    ua.Variant, ua.Variant(ua.StatusCode(ua.UInt32(ua.StatusCodes.BadEncodingLimitsExceeded)))
+)
+
+FieldKey: TypeAlias = tuple[tuple[tuple[int, str | None], ...], int]
+"""What tells one field of an event from another."""
+
+
+class WrittenValue(ua.DataValue):
+    """A value that nobody changes once it is written: subscriptions share it, and its encoding."""
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
+        return self
+
+    @cached_property
+    def encoded(self) -> bytes:
+        """Return it as it is on the wire (OPC 10000-6, 5.2.2.17)."""
+        return to_binary(ua.DataValue, self)
+
+
+def field_key(field: ua.SimpleAttributeOperand) -> FieldKey:
+    """Return what tells a field from another."""
+    return tuple((step.NamespaceIndex, step.Name) for step in field.BrowsePath), int(field.AttributeId)
+
+
+def encode_event(
+    event: Event,
+    selected: Iterable[tuple[FieldKey, ua.SimpleAttributeOperand]],
+    client_handle: int,
+    known: dict[FieldKey, bytes],
+) -> bytes:
+    """Return an EventFieldList (OPC 10000-4, 7.25.3); `known` has the fields that are encoded, and takes the others."""
+    parts: list[bytes] = []
+    left = _MAX_EVENT
+    for key, field in selected:
+        if key not in known:
+            known[key] = b"".join(to_binary(ua.Variant, value) for value in event.to_event_fields([field]))
+        part = known[key] if len(known[key]) <= left else _TOO_LARGE
+        left -= len(part)
+        parts.append(part)
+    return struct.pack("<Ii", client_handle, len(parts)) + b"".join(parts)
+
+
+def event_list(encoded: Sequence[bytes]) -> ua.ExtensionObject:
+    """Return an EventNotificationList (OPC 10000-4, 7.25.3) of encoded events."""
+    return ua.ExtensionObject(_EVENTS, Body=ua.ByteString(struct.pack("<i", len(encoded)) + b"".join(encoded)))
+
+
+def encode_changes(
+    queues: dict[int, list[ua.MonitoredItemNotification]],
+) -> tuple[ua.ExtensionObject, dict[int, list[ua.MonitoredItemNotification]]]:
+    """Return a DataChangeNotification (OPC 10000-4, 7.25.2) and the queues that it has no room for."""
+    parts: list[bytes] = []
+    size, waiting = 0, {}
+    for item_id, told in queues.items():
+        if size > MAX_NOTIFICATION:
+            waiting[item_id] = told
+            continue
+        for item in told:
+            value = item.Value
+            encoded = value.encoded if isinstance(value, WrittenValue) else to_binary(ua.DataValue, value)
+            parts += (struct.pack("<I", item.ClientHandle), encoded)
+            size += len(encoded)
+    body = ua.ByteString(b"".join((struct.pack("<i", len(parts) // 2), *parts, _NO_DIAGNOSTICS)))
+    return ua.ExtensionObject(_DATA_CHANGES, Body=body), waiting
+
+
+def size_of(result: ua.PublishResult) -> int:
+    """Return how many bytes a message tells."""
+    parts = result.NotificationMessage.NotificationData
+    return sum(len(part.Body) for part in parts if isinstance(part, ua.ExtensionObject) and part.Body)
