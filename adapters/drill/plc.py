@@ -19,6 +19,8 @@ from adapters.simulation.broker import LOOPBACK, free_port
 from adapters.simulation.plc_server import NAMESPACE_URI, TYPES, PlcServer
 from schemas.messages import Gate
 
+_START_S = 60.0
+
 
 class DrilledPlc:
     """The PLC's process.
@@ -53,14 +55,15 @@ class DrilledPlc:
         )
         assert self._process.stdout is not None
         self._listening = asyncio.create_task(self._listen(self._process.stdout), name="PLC")
-        while self._process.returncode is None:
-            try:
-                _, writer = await asyncio.open_connection(LOOPBACK, self.port)
-            except OSError:
-                await asyncio.sleep(0.1)
-            else:
-                writer.close()
-                return
+        async with asyncio.timeout(_START_S):
+            while self._process.returncode is None:
+                try:
+                    _, writer = await asyncio.open_connection(LOOPBACK, self.port)
+                except OSError:
+                    await asyncio.sleep(0.1)
+                else:
+                    writer.close()
+                    return
         raise RuntimeError(f"the PLC ended at once, with exit status {self._process.returncode}")
 
     async def stop(self, how: signal.Signals = signal.SIGKILL) -> None:
