@@ -14,7 +14,7 @@ import argparse
 import importlib.util
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import cv2
@@ -24,19 +24,20 @@ import torch
 from adapters.frames import decode_image
 from adapters.simulation.renderer import render_canister
 from benchmarks.distance import best_ms
-from schemas.recipe import BoxRecipe, EmbedRecipe, Recipe, RoiMethod, RoiRecipe
+from schemas.recipe import BoxRecipe, EmbedRecipe, MemoryRecipe, Recipe, RoiMethod, RoiRecipe
 from service.pipeline import scoring
 from service.pipeline.boxes import find_boxes
 from service.pipeline.embed import build_embedder
-from service.pipeline.memory_bank import MemoryBank
+from service.pipeline.memory_bank import MemoryBank, build_memory_bank
 from service.pipeline.patch_scores import RINGS
 from service.pipeline.pipeline import Pipeline
 from service.pipeline.roi import build_roi_finder
-from service.pipeline.types import FloatArray, Frame, NormalizedRoi, PatchGrid
+from service.pipeline.types import Frame, NormalizedRoi, PatchGrid
 
 CPU = torch.device("cpu")
 FRAME_WH = (1920, 1440)
 BANK, RIVAL_BANK, RIVAL_SIDE = 2_000, 4_096, 256
+FRAMES = 12
 MAX_PIXELS = 64_000_000
 RIM = (1.1,) * RINGS
 TAU = 0.5
@@ -53,25 +54,27 @@ class Subject:
     without_roi: Pipeline
 
 
-def bank_of(vectors: FloatArray, count: int) -> MemoryBank:
-    """Return `count` unit vectors near those of a part: as many different ones as one part does not have."""
-    rng = np.random.default_rng(0)
-    near = vectors[rng.integers(len(vectors), size=count)] + 0.05 * rng.standard_normal((count, vectors.shape[1]))
-    return MemoryBank(np.asarray(near / np.linalg.norm(near, axis=1, keepdims=True), np.float32))
+def pipeline_of(recipe: Recipe, count: int) -> Pipeline:
+    """Return a pipeline whose bank holds `count` patches of FRAMES sound frames, as a training would choose them."""
+    embedder, finder = build_embedder(recipe.embed, CPU), build_roi_finder(recipe.roi, CPU)
+    any_bank = MemoryBank(np.eye(1, embedder.dim, dtype=np.float32))
+    untrained = Pipeline(recipe, finder, embedder, any_bank, TAU, TAU, RIM)
+    frames = (Frame(render_canister(seed, resolution_wh=FRAME_WH).bgr) for seed in range(2, 2 + FRAMES))
+    grids = [embedder.embed([untrained.prepare(frame).normalized])[0] for frame in frames]
+    memory = MemoryRecipe(coreset_min=count, coreset_max=count)
+    return replace(untrained, bank=build_memory_bank(np.concatenate([grid.vectors for grid in grids]), memory))
 
 
 def subject(embedder_name: str) -> Subject:
     """Return everything that is timed."""
     frame = render_canister(1, resolution_wh=FRAME_WH).bgr
     jpeg = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
-    pipelines = []
-    for method, size in ((RoiMethod.GRABCUT, BANK), (RoiMethod.NONE, RIVAL_BANK)):
-        recipe = Recipe(roi=RoiRecipe(method=method), embed=EmbedRecipe(embedder=embedder_name))
-        embedder, finder = build_embedder(recipe.embed, CPU), build_roi_finder(recipe.roi, CPU)
-        pipeline = Pipeline(recipe, finder, embedder, bank_of(np.eye(embedder.dim, dtype=np.float32), 1), TAU, TAU, RIM)
-        (grid,) = embedder.embed([pipeline.prepare(Frame(frame)).normalized])
-        pipelines.append(Pipeline(recipe, finder, embedder, bank_of(grid.vectors, size), TAU, TAU, RIM))
-    return Subject(jpeg, *pipelines)
+    embed = EmbedRecipe(embedder=embedder_name)
+    with_roi, without_roi = (
+        pipeline_of(Recipe(roi=RoiRecipe(method=method), embed=embed), count)
+        for method, count in ((RoiMethod.GRABCUT, BANK), (RoiMethod.NONE, RIVAL_BANK))
+    )
+    return Subject(jpeg, with_roi, without_roi)
 
 
 def stages(under_test: Subject) -> Calls:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from service.pipeline import shortlist
+from service.pipeline.sketch import sketch_of
 from service.pipeline.types import FloatArray
 
 Float = TypeVar("Float", np.float32, np.float64)
@@ -42,7 +43,8 @@ class NearestNeighbours:
         self._longest = float(np.sqrt(2 * self._half_norms.max()))
         on_cpu = device.type == "cpu"
         self._on_gpu = None if on_cpu else tuple(torch.from_numpy(a).to(device) for a in (vectors, self._half_norms))
-        self._shortlist = shortlist.Shortlist(vectors, self._half_norms) if on_cpu and shortlist.pays() else None
+        sketch = sketch_of(vectors, self._half_norms) if on_cpu else None
+        self._shortlist = shortlist.Shortlist(vectors, self._half_norms, sketch) if sketch else None
 
     def distances(self, patches: FloatArray) -> FloatArray:
         """Return the Euclidean distance of each patch to its nearest vector.

@@ -6,17 +6,27 @@ import numpy as np
 import pytest
 import torch
 
-from service.pipeline import shortlist
+from service.pipeline import nearest
 from service.pipeline.memory_bank import MemoryBank
 from service.pipeline.nearest import search, search_on_gpu
+from service.pipeline.sketch import Principal, Rounded
 from service.pipeline.types import FloatArray
 from tests.support.vectors import unit_vectors
 
 
-@pytest.fixture(params=[False, True], ids=["float32", "bfloat16"], autouse=True)
+def nothing(_vectors: FloatArray, _half_norms: FloatArray) -> None:
+    """Leave the search to float32."""
+
+
+def some_components(vectors: FloatArray, half_norms: FloatArray) -> Principal:
+    """Sketch with a quarter of the axes, which is as good a choice as any where vectors lie in all directions."""
+    return Principal(vectors, half_norms, np.eye(vectors.shape[1], -(-vectors.shape[1] // 4), dtype=np.float32))
+
+
+@pytest.fixture(params=[nothing, Rounded, some_components], ids=["float32", "bfloat16", "principal"], autouse=True)
 def shortlisted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether products in bfloat16 make a short list, whatever this CPU does best."""
-    monkeypatch.setattr(shortlist, "pays", lambda: request.param)
+    """What makes the short list, whatever this CPU does best."""
+    monkeypatch.setattr(nearest, "sketch_of", request.param)
 
 
 def reference(patches: FloatArray, bank: FloatArray) -> np.ndarray:

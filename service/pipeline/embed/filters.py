@@ -24,7 +24,7 @@ from service.errors import UsageError
 from service.pipeline.embed.grid import CELL_PX, COARSEST_PX, Cut, cut_out
 from service.pipeline.types import FloatArray, NormalizedRoi, PatchGrid
 
-VERSION = "filters-1"
+VERSION = "filters-2"
 """Changes whenever the same ROI would give other vectors."""
 
 DEFAULT_SIDE = 320
@@ -105,14 +105,15 @@ def feature_groups(bgr: npt.NDArray[np.uint8], covered: FloatArray) -> list[Floa
     grey = _continued(_float(cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY) / np.float32(255)), weight)
     mean, deviation = _local_statistics(grey, weight)
     normalized = _float((grey - mean) / (deviation + CONTRAST_FLOOR))
+    scale = np.reciprocal(_with_beside(_reduced(weight, CELL_PX)) + np.float32(EPSILON))
     groups: list[FloatArray] = []
     for reduction, sigma in SCALES:
         weight_here = _reduced(weight, reduction)
-        for kind in _derivatives(_reduced(normalized, reduction), sigma):
-            pooled = [_cell_means(np.abs(each), weight_here, CELL_PX // reduction) for each in kind]
-            groups.append(np.concatenate(pooled, axis=2))
-    lab = _float(cv2.cvtColor(_cell_means(_float(bgr / np.float32(255)), weight, CELL_PX), cv2.COLOR_BGR2Lab))
-    groups.append(np.log(_cell_means(deviation, weight, CELL_PX) + LOG_FLOOR))
+        kinds = _derivatives(_reduced(normalized, reduction), sigma)
+        groups += [_cell_means([np.abs(each) for each in kind], weight_here, scale) for kind in kinds]
+    bgr_means = _cell_means(cv2.split(_float(bgr / np.float32(255))), weight, scale)
+    lab = _float(cv2.cvtColor(bgr_means, cv2.COLOR_BGR2Lab))
+    groups.append(np.log(_cell_means([deviation], weight, scale) + LOG_FLOOR))
     groups += [_float(lab[..., :1] / 100), _float(lab[..., 1:] / 50)]
     return groups
 
@@ -140,13 +141,19 @@ def _local_statistics(grey: FloatArray, weight: FloatArray) -> tuple[FloatArray,
     return _float(smooth[..., 0]), _float(smooth[..., 1])
 
 
-def _cell_means(image: FloatArray, weight: FloatArray, cell_px: int) -> FloatArray:
-    """Return weighted means (rows, cols, C) over the cells of `image` (H, W[, C]), from beside without weight there."""
-    channels = np.atleast_3d(image)
-    value = np.atleast_3d(_reduced(_float(channels * weight[..., None]), cell_px))
-    present = _reduced(weight, cell_px)
-    value += BESIDE * np.atleast_3d(_blurred(value, 1.0))
-    return _float(value / (present + BESIDE * _blurred(present, 1.0) + EPSILON)[..., None])
+def _cell_means(planes: Sequence[np.ndarray], weight: FloatArray, scale: FloatArray) -> FloatArray:
+    """Return weighted means (rows, cols, planes) over the cells, from beside where nothing has weight.
+
+    planes, weight: (H, W). scale: (rows, cols), over the sums of a cell's weights and of those beside.
+    """
+    rows, cols = scale.shape
+    sums = [cv2.resize(plane * weight, (cols, rows), interpolation=cv2.INTER_AREA) for plane in planes]
+    return _with_beside(_float(np.dstack(sums))) * scale[..., None]
+
+
+def _with_beside(sums: FloatArray) -> FloatArray:
+    """Return sums over cells (rows, cols[, C]) with a little of those of the cells beside."""
+    return sums + np.float32(BESIDE) * _blurred(sums, 1.0).reshape(sums.shape)
 
 
 def _derivatives(image: FloatArray, sigma: float) -> tuple[list[FloatArray], list[FloatArray]]:
@@ -167,9 +174,10 @@ def _derivatives(image: FloatArray, sigma: float) -> tuple[list[FloatArray], lis
 
     dx, dy = filtered(first, gauss), filtered(gauss, first)
     dxx, dyy, dxy = filtered(second, gauss), filtered(gauss, second), filtered(first, first)
-    half, mean = np.float32(np.sqrt(0.5)), (dxx + dyy) / 2
-    firsts = [dx, _float((dx + dy) * half), dy, _float((dx - dy) * half)]
-    return firsts, [dxx, _float(mean + dxy), dyy, _float(mean - dxy)]
+    half, mean = np.sqrt(0.5), cv2.addWeighted(dxx, 0.5, dyy, 0.5, 0)
+    firsts = [dx, cv2.addWeighted(dx, half, dy, half, 0), dy, cv2.addWeighted(dx, half, dy, -half, 0)]
+    seconds = [dxx, cv2.add(mean, dxy), dyy, cv2.subtract(mean, dxy)]
+    return [_float(each) for each in firsts], [_float(each) for each in seconds]
 
 
 def _unit(vectors: FloatArray) -> FloatArray:

@@ -13,15 +13,13 @@ from service.pipeline.types import BgrImage, FloatArray, Mask, NormalizedRoi, Pa
 
 CELL_PX = 8
 """Side of the square of pixels that one vector of the starter and of the filter bank stands for."""
-MARGIN_CELLS = 2
-"""Around the part; what is farther away is not computed."""
 COARSEST_PX = 16
 """Sides of what they compute on are multiples of this."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """The part and a margin around it.
+    """The part; what is farther away than a whole step is not computed.
 
     bgr: (H, W, 3) uint8; covered: (H, W) float32, how much of a pixel lies on the part; H and W are multiples of
     COARSEST_PX. inside: (rows, cols) bool, the cells of the whole ROI on the part. cells: which of them this shows.
@@ -41,7 +39,7 @@ def cut_out(roi: NormalizedRoi, side: int) -> Cut:
     """Return what is looked at of a ROI that is (side, side) large. Raises ValueError for an empty mask."""
     count = side // CELL_PX
     inside = cells_inside(roi.mask, count, count)
-    cells = bounds(inside, margin=MARGIN_CELLS, step=COARSEST_PX // CELL_PX)
+    cells = _bounds(inside, COARSEST_PX // CELL_PX)
     pixels = tuple(slice(axis.start * CELL_PX, axis.stop * CELL_PX) for axis in cells)
     covered = resized(roi.mask.astype(np.float32), side)
     return Cut(
@@ -61,13 +59,12 @@ def cells_inside(mask: Mask, rows: int, cols: int) -> Mask:
     return np.asarray(covered >= min(0.5, float(covered.max())))
 
 
-def bounds(inside: Mask, *, margin: int, step: int = 1) -> tuple[slice, slice]:
-    """Return rows and columns around the true cells, `margin` cells wider and then widened to whole steps of cells."""
+def _bounds(inside: Mask, step: int) -> tuple[slice, slice]:
+    """Return rows and columns around the true cells, in whole steps of cells."""
 
     def span(line: npt.NDArray[np.bool_]) -> slice:
         first, last = np.flatnonzero(line)[[0, -1]].tolist()
-        start, stop = max(0, first - margin), min(len(line), last + 1 + margin)
-        return slice(start // step * step, -(-stop // step) * step)
+        return slice(first // step * step, -(-(last + 1) // step) * step)
 
     return span(np.asarray(inside.any(axis=1))), span(np.asarray(inside.any(axis=0)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -13,6 +14,8 @@ CHANNELS = 6
 
 WINDOWS_PX = (4, 8)
 """Local statistics are taken over about ten times this many pixels, on means of this many pixels."""
+BOX = 5
+"""Of these means: three boxes make the bell that weighs the surroundings."""
 CONTRAST_FLOOR = 0.04
 """Of full scale: what is flatter than this is not amplified further."""
 COLOUR_GAIN, LEVEL_GAIN, LARGEST = 6.0, 3.0, 6.0
@@ -28,33 +31,69 @@ def normalize_locally(bgr: torch.Tensor, covered: torch.Tensor) -> torch.Tensor:
     bgr: (batch, 3, height, width) float32, 0..1. covered: (batch, 1, height, width) float32, 1 on the part.
     """
     size = bgr.shape[-2:]
-    blue, green, red = torch.unbind(bgr[:, :, None], dim=1)
+    blue, green, red = torch.unbind(bgr, dim=1)
+    part = covered[:, 0]
     grey = 0.114 * blue + 0.587 * green + 0.299 * red
-    colour = torch.cat([blue - green, red - green], dim=1)
-    parts: list[torch.Tensor] = []
-    for window in WINDOWS_PX:
-        wide = window == WINDOWS_PX[-1]
-        moments = [covered, grey * covered, grey * grey * covered, *([colour * covered] if wide else [])]
-        sums = _surroundings(torch.cat(moments, dim=1), window)
-        means = sums[:, 1:] / (sums[:, :1] + EMPTY)
-        spread = (means[:, 1:2] - means[:, :1] ** 2).clamp_min(0).sqrt()
-        local = torch.cat([means[:, :1], spread, means[:, 2:]], dim=1)
-        local = functional.interpolate(local, size, mode="bilinear", align_corners=False)
-        mean, spread = local[:, :1], local[:, 1:2]
-        parts.append((grey - mean) / (spread + CONTRAST_FLOOR))
-        if wide:
-            parts.append((colour - local[:, 2:]) * COLOUR_GAIN)
-            whole = (grey * covered).sum((2, 3), keepdim=True) / (covered.sum((2, 3), keepdim=True) + 1)
-            parts.append((mean - whole) * LEVEL_GAIN)
-    return torch.cat([(torch.cat(parts, dim=1) * covered).clamp(-LARGEST, LARGEST), covered], dim=1)
+    colours = (blue - green, red - green)
+    weighted = grey * part
+    near, far = WINDOWS_PX
+    moments = _means([part, weighted, grey * weighted, *(colour * part for colour in colours)], near)
+    whole = weighted.sum((1, 2), keepdim=True) / (part.sum((1, 2), keepdim=True) + 1)
+
+    # written plane by plane: joining planes of this size would cost as much as all else
+    seen = bgr.new_empty((len(bgr), CHANNELS, *size))
+    against_near, against_far, *colours_seen, level, where = torch.unbind(seen, dim=1)
+    mean, spread = _enlarged(_surroundings(moments[:, :3]), size)
+    torch.div(grey - mean, spread + CONTRAST_FLOOR, out=against_near)
+    mean, spread, *colour_means = _enlarged(_surroundings(functional.avg_pool2d(moments, far // near)), size)
+    torch.div(grey - mean, spread + CONTRAST_FLOOR, out=against_far)
+    for colour, colour_mean, out in zip(colours, colour_means, colours_seen, strict=True):
+        torch.mul(colour - colour_mean, COLOUR_GAIN, out=out)
+    torch.mul(mean - whole, LEVEL_GAIN, out=level)
+    seen[:, :-1].mul_(covered).clamp_(-LARGEST, LARGEST)
+    where.copy_(part)
+    return seen
 
 
-def _surroundings(image: torch.Tensor, window: int) -> torch.Tensor:
-    """Return means over a bell of some ten windows, one for window x window pixels."""
-    image = functional.avg_pool2d(image, window)
-    for _ in range(3):  # three boxes make a bell
-        image = functional.avg_pool2d(image, 5, stride=1, padding=2)
-    return image
+def _means(planes: Sequence[torch.Tensor], window: int) -> torch.Tensor:
+    """Return the means of window x window pixels of each plane (batch, height, width), side by side."""
+    return torch.stack([functional.avg_pool2d(plane, window) for plane in planes], dim=1)
+
+
+def _surroundings(moments: torch.Tensor) -> torch.Tensor:
+    """Return mean and spread of grey around each point, and the means of what else there is.
+
+    moments: means of what covers the part, of grey and of its square over it, and of the rest over it.
+    """
+    down, across = (_bell(length, moments.dtype, moments.device) for length in moments.shape[-2:])
+    moments = down @ moments @ across
+    means = moments[:, 1:] / (moments[:, :1] + EMPTY)
+    spread = (means[:, 1:2] - means[:, :1] ** 2).clamp_min(0).sqrt()
+    return torch.cat([means[:, :1], spread, means[:, 2:]], dim=1)
+
+
+def _enlarged(local: torch.Tensor, size: torch.Size) -> Sequence[torch.Tensor]:
+    """Return each channel interpolated, (batch, height, width)."""
+    down, across = (
+        _interpolation(few, many, local.dtype, local.device) for few, many in zip(local.shape[-2:], size, strict=True)
+    )
+    return torch.unbind(down @ local @ across.T, dim=1)
+
+
+# what a picture of one size takes: as products both take a fraction of the time of pooling and resizing
+@functools.lru_cache(maxsize=64)
+def _bell(length: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Return what takes means over three boxes, nothing lying beyond the ends: (length, length), symmetric."""
+    where = torch.arange(length)
+    box = ((where - where[:, None]).abs() <= BOX // 2).double() / BOX
+    return (box @ box @ box).to(device, dtype)
+
+
+@functools.lru_cache(maxsize=64)
+def _interpolation(few: int, many: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Return what interpolates linearly: (many, few)."""
+    wide = functional.interpolate(torch.eye(few, dtype=torch.float64)[None], many, mode="linear")
+    return wide[0].T.to(device, dtype).contiguous()
 
 
 def _convolution(channels_in: int, channels_out: int, side: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
