@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from schemas.recipe import NormalizeRecipe
 from service.errors import RoiNotFound
+from service.pipeline.resize import resized
 from service.pipeline.types import BgrImage, Mask, NormalizedRoi, Roi
 
 NEUTRAL = 114
@@ -88,8 +89,7 @@ def normalize(frame_bgr: BgrImage, roi: Roi, recipe: NormalizeRecipe) -> Normali
     grid = _Grid.around(roi.xyxy, recipe.side)
     rows, columns = grid.on_canvas()
     size = columns.stop - columns.start, rows.stop - rows.start
-    interpolation = cv2.INTER_AREA if grid.target < grid.source else cv2.INTER_LINEAR
-    pixels = _bytes(cv2.resize(_cut(frame_bgr, grid.crop, cv2.BORDER_REPLICATE), size, interpolation=interpolation))
+    pixels = resized(_cut(frame_bgr, grid.crop, cv2.BORDER_REPLICATE), size)
     # Beyond the frame the part ends: its last pixel must not be repeated as the picture's is.
     cut_mask = _cut(roi.mask.view(np.uint8), grid.crop, cv2.BORDER_CONSTANT)
     inside = cv2.resize(cut_mask, size, interpolation=cv2.INTER_NEAREST_EXACT) > 0

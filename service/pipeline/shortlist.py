@@ -15,7 +15,7 @@ from service.pipeline.types import FloatArray
 
 Indices = npt.NDArray[np.int64]
 
-ROWS, COLUMNS = 256, 1024
+ROWS, COLUMNS = 256, 2048
 """Patches x bank vectors of one tile: less than 2 MiB with its copies."""
 
 COMPARED = 128

@@ -15,7 +15,7 @@ from service.pipeline.embed.filters import FilterEmbedder
 from service.pipeline.embed.grid import cells_inside
 from service.pipeline.memory_bank import MemoryBank
 from service.pipeline.scoring import anomaly_map
-from service.pipeline.types import BgrImage, FloatArray, Mask, NormalizedRoi
+from service.pipeline.types import BgrImage, FloatArray, NormalizedRoi
 
 SIDE = 640
 BODY = (slice(40, 600), slice(220, 420))
@@ -175,9 +175,9 @@ def test_build_embedder_makes_the_filters() -> None:
 
 def test_cells_inside_counts_half_covered_cells() -> None:
     """Half is inside, less is not; where nothing is half covered the best covered cells are."""
-    mask: Mask = np.zeros((20, 20), bool)
-    mask[:, :5] = True
-    assert cells_inside(mask, 2, 2).tolist() == [[True, False], [True, False]]
-    mask[:, 4] = False
-    mask[:10, 3] = False
-    assert cells_inside(mask, 2, 2).tolist() == [[False, False], [True, False]]
+    covered: FloatArray = np.zeros((20, 20), np.float32)
+    covered[:, :5] = 1
+    assert cells_inside(covered, 2, 2).tolist() == [[True, False], [True, False]]
+    covered[:, 4] = 0
+    covered[:10, 3] = 0
+    assert cells_inside(covered, 2, 2).tolist() == [[False, False], [True, False]]

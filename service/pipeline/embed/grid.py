@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from service.pipeline.resize import resized
 from service.pipeline.types import BgrImage, FloatArray, Mask, NormalizedRoi, PatchGrid
 
 CELL_PX = 8
@@ -38,25 +39,24 @@ class Cut:
 def cut_out(roi: NormalizedRoi, side: int) -> Cut:
     """Return what is looked at of a ROI that is (side, side) large. Raises ValueError for an empty mask."""
     count = side // CELL_PX
-    inside = cells_inside(roi.mask, count, count)
+    covered = resized(roi.mask.astype(np.float32), (side, side))
+    inside = cells_inside(covered, count, count)
     cells = _bounds(inside, COARSEST_PX // CELL_PX)
     pixels = tuple(slice(axis.start * CELL_PX, axis.stop * CELL_PX) for axis in cells)
-    covered = resized(roi.mask.astype(np.float32), side)
-    return Cut(
-        np.ascontiguousarray(resized(roi.bgr, side)[pixels]), np.ascontiguousarray(covered[pixels]), inside, cells
-    )
+    bgr = resized(roi.bgr, (side, side))[pixels]
+    return Cut(np.ascontiguousarray(bgr), np.ascontiguousarray(covered[pixels]), inside, cells)
 
 
-def cells_inside(mask: Mask, rows: int, cols: int) -> Mask:
-    """Return which cells of a (rows, cols) grid lie on the object: mask (H, W) bool covers at least half of the cell.
+def cells_inside(covered: FloatArray, rows: int, cols: int) -> Mask:
+    """Return which cells of a (rows, cols) grid lie on the object, which covers at least half of them.
 
-    Where the object is thinner than that everywhere, the best covered cell counts: a frame always has a patch. Raises
-    ValueError for an empty mask.
+    covered: (H, W) float32, how much of each pixel lies on the object. Where the object is thinner than that
+    everywhere, the best covered cell counts: a frame always has a patch. Raises ValueError where nothing is covered.
     """
-    if not mask.any():
+    if not covered.any():
         raise ValueError("an empty mask has no patches")
-    covered = cv2.resize(mask.astype(np.float32), (cols, rows), interpolation=cv2.INTER_AREA)
-    return np.asarray(covered >= min(0.5, float(covered.max())))
+    of_cells = cv2.resize(covered, (cols, rows), interpolation=cv2.INTER_AREA)
+    return np.asarray(of_cells >= min(0.5, float(of_cells.max())))
 
 
 def _bounds(inside: Mask, step: int) -> tuple[slice, slice]:
@@ -69,15 +69,9 @@ def _bounds(inside: Mask, step: int) -> tuple[slice, slice]:
     return span(np.asarray(inside.any(axis=1))), span(np.asarray(inside.any(axis=0)))
 
 
-def resized(image: np.ndarray, side: int) -> np.ndarray:
-    """Return `image` (S, S, ...) at (side, side, ...), averaged where it shrinks."""
-    shrinks = side < image.shape[0]
-    return cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-
-
 def patch_grid(features: torch.Tensor, mask: Mask) -> PatchGrid:
     """Return the unit vectors inside the mask: features (D, rows, cols); mask (H, W) bool."""
     _, rows, cols = features.shape
-    inside = cells_inside(mask, rows, cols)
+    inside = cells_inside(mask.astype(np.float32), rows, cols)
     vectors = features.permute(1, 2, 0)[torch.as_tensor(inside, device=features.device)]
     return PatchGrid(torch.nn.functional.normalize(vectors.float(), dim=1).cpu().numpy(), inside)
