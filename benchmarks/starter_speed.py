@@ -2,10 +2,11 @@
 
     OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python -m benchmarks.starter_speed [--embedder starter]
 
-The frame is a rendered canister as a JPEG of 1920 x 1440. Embedding is measured on a part that fills the square as
-well, which is the most there is to embed. The rival is anomalib's PatchCore on a ResNet-18 at 256 px with a bank of
-4,096 vectors, from the same JPEG to the anomaly map, where anomalib is installed; ours is then timed with as many
-vectors and without finding the part. Its weights are random, which costs the same.
+The frame is a rendered canister as a JPEG of 1920 x 1440. Embedding and scoring are measured on a whole square scene as
+well, which is the most there is to embed. Banks are of sound frames, since real patches are quicker to tell apart than
+noise. The rival is anomalib's PatchCore on a ResNet-18 at 256 px with a bank of 4,096 vectors, from the same JPEG to
+the anomaly map, where anomalib is installed; ours is then timed with as many vectors and without finding the part. Its
+weights and its bank are random, which costs the same.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import argparse
 import importlib.util
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import cv2
@@ -35,7 +36,7 @@ from service.pipeline.roi import build_roi_finder
 from service.pipeline.types import Frame, NormalizedRoi, PatchGrid
 
 CPU = torch.device("cpu")
-FRAME_WH = (1920, 1440)
+FRAME_WH, SQUARE_WH = (1920, 1440), (1440, 1440)
 BANK, RIVAL_BANK, RIVAL_SIDE = 2_000, 4_096, 256
 FRAMES = 12
 MAX_PIXELS = 64_000_000
@@ -45,50 +46,30 @@ TAU = 0.5
 Calls = dict[str, Callable[[], object]]
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """The pipelines under test, and the picture."""
-
-    jpeg: bytes
-    with_roi: Pipeline
-    without_roi: Pipeline
-
-
-def pipeline_of(recipe: Recipe, count: int) -> Pipeline:
+def pipeline_of(embed: EmbedRecipe, method: RoiMethod, count: int, frame_wh: tuple[int, int]) -> Pipeline:
     """Return a pipeline whose bank holds `count` patches of FRAMES sound frames, as a training would choose them."""
+    recipe = Recipe(roi=RoiRecipe(method=method), embed=embed)
     embedder, finder = build_embedder(recipe.embed, CPU), build_roi_finder(recipe.roi, CPU)
     any_bank = MemoryBank(np.eye(1, embedder.dim, dtype=np.float32))
     untrained = Pipeline(recipe, finder, embedder, any_bank, TAU, TAU, RIM)
-    frames = (Frame(render_canister(seed, resolution_wh=FRAME_WH).bgr) for seed in range(2, 2 + FRAMES))
+    frames = (Frame(render_canister(seed, resolution_wh=frame_wh).bgr) for seed in range(2, 2 + FRAMES))
     grids = [embedder.embed([untrained.prepare(frame).normalized])[0] for frame in frames]
     memory = MemoryRecipe(coreset_min=count, coreset_max=count)
     return replace(untrained, bank=build_memory_bank(np.concatenate([grid.vectors for grid in grids]), memory))
 
 
-def subject(embedder_name: str) -> Subject:
-    """Return everything that is timed."""
-    frame = render_canister(1, resolution_wh=FRAME_WH).bgr
-    jpeg = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
-    embed = EmbedRecipe(embedder=embedder_name)
-    with_roi, without_roi = (
-        pipeline_of(Recipe(roi=RoiRecipe(method=method), embed=embed), count)
-        for method, count in ((RoiMethod.GRABCUT, BANK), (RoiMethod.NONE, RIVAL_BANK))
-    )
-    return Subject(jpeg, with_roi, without_roi)
-
-
-def stages(under_test: Subject) -> Calls:
-    """Return the stages by themselves: a part that fills the square, and a canister."""
-    pipeline, calls = under_test.with_roi, Calls()
-    rng = np.random.default_rng(0)
-    noise = cv2.resize(rng.integers(0, 256, (160, 160, 3), np.uint8), (640, 640), interpolation=cv2.INTER_CUBIC)
-    full = NormalizedRoi(np.asarray(noise, np.uint8), np.ones((640, 640), bool), (0.0, 0.0), 1.0)
-    part = pipeline.prepare(Frame(decode_image(under_test.jpeg, max_pixels=MAX_PIXELS))).normalized
-    for name, roi in (("full square", full), ("canister", part)):
+def stages(embed: EmbedRecipe) -> Calls:
+    """Return the stages by themselves, with a bank of BANK: a canister, and a scene that fills the square."""
+    calls = Calls()
+    for name, method, frame_wh in (
+        ("canister", RoiMethod.GRABCUT, FRAME_WH),
+        ("full square", RoiMethod.NONE, SQUARE_WH),
+    ):
         for side in (256, 320):
-            embedder = build_embedder(under_test.with_roi.recipe.embed.model_copy(update={"input_side": side}), CPU)
-            (grid,) = embedder.embed([roi])
-            calls[f"embed, {name}, {side} px"] = partial(embedder.embed, [roi])
+            pipeline = pipeline_of(embed.model_copy(update={"input_side": side}), method, BANK, frame_wh)
+            roi = pipeline.prepare(Frame(render_canister(1, resolution_wh=frame_wh).bgr)).normalized
+            (grid,) = pipeline.embedder.embed([roi])
+            calls[f"embed, {name}, {side} px"] = partial(pipeline.embedder.embed, [roi])
             calls[f"score, map and boxes, {name}, {side} px"] = partial(judged, pipeline, grid, roi)
     return calls
 
@@ -135,11 +116,15 @@ def main() -> None:
         raise SystemExit("set OMP_NUM_THREADS=1 and OPENBLAS_NUM_THREADS=1: these are times of one thread")
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    under_test = subject(embedder)
-    calls = stages(under_test)
-    calls["JPEG to verdict, GrabCut"] = lambda: whole(under_test.with_roi, under_test.jpeg)
-    calls["JPEG to verdict, no ROI, 4,096 vectors"] = lambda: whole(under_test.without_roi, under_test.jpeg)
-    anomalib = rival(under_test.jpeg)
+    embed = EmbedRecipe(embedder=embedder)
+    frame = render_canister(1, resolution_wh=FRAME_WH).bgr
+    jpeg = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
+    calls = stages(embed)
+    with_roi = pipeline_of(embed, RoiMethod.GRABCUT, BANK, FRAME_WH)
+    without_roi = pipeline_of(embed, RoiMethod.NONE, RIVAL_BANK, FRAME_WH)
+    calls["JPEG to verdict, GrabCut"] = partial(whole, with_roi, jpeg)
+    calls["JPEG to verdict, no ROI, 4,096 vectors"] = partial(whole, without_roi, jpeg)
+    anomalib = rival(jpeg)
     if anomalib is not None:
         calls["anomalib, ResNet-18, 4,096 vectors"] = anomalib
     times = best_ms(calls)

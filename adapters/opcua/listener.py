@@ -21,7 +21,7 @@ from asyncua.server.binary_server_asyncio import BinaryServer, OPCUAProtocol
 
 from adapters.opcua.limits import MAX_BROWSE_PATHS, MAX_OPERATIONS
 from adapters.opcua.requests import StationProcessor, one_line, peer_host
-from adapters.opcua.security import StationInternalServer
+from adapters.opcua.sessions import StationInternalServer
 from adapters.opcua.views import StationViews
 
 log = structlog.get_logger(__name__)

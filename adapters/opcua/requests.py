@@ -21,7 +21,7 @@ from asyncua.ua.ua_binary import struct_from_binary, struct_to_binary, to_binary
 
 from adapters.opcua.limits import MAX_PIECES, MAX_STRANGERS_PIECES, counted, refuse_too_many, request_type
 from adapters.opcua.notifications import WrittenValue
-from adapters.opcua.security import StationInternalServer
+from adapters.opcua.sessions import StationInternalServer
 
 log = structlog.get_logger(__name__)
 

@@ -21,7 +21,8 @@ from adapters.opcua.events import DefaultEventIds, TriggerTexts, trigger_arrival
 from adapters.opcua.listener import StationServer
 from adapters.opcua.machine_vision.service import add_vision_system
 from adapters.opcua.machine_vision.system import VisionSystem
-from adapters.opcua.security import ServerSecurity, StationInternalServer
+from adapters.opcua.security import ServerSecurity
+from adapters.opcua.sessions import StationInternalServer
 from adapters.opcua.tags import TagSpace, TagValue, TagWrites
 from adapters.opcua.trust import encoding_of
 from schemas.messages import Decision, Gate, Reason, StationState, Status

@@ -11,7 +11,7 @@ from asyncua.crypto.permission_rules import User, UserRole
 from asyncua.server.address_space import AddressSpace, AttributeService
 
 from adapters.opcua.notifications import WrittenValue
-from adapters.opcua.security import StationUser
+from adapters.opcua.users import StationUser
 from schemas.tags import NAMESPACE_URI, RESULT_RING, Access, Tag, TagType
 
 TagValue: TypeAlias = bool | int | float | str | tuple[int, ...] | tuple[str, ...] | None

@@ -21,9 +21,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from adapters.accounts import Role
-from adapters.opcua.security import StationInternalServer, StationUsers
 from adapters.opcua.server import OpcUaServerAdapter
+from adapters.opcua.sessions import StationInternalServer
 from adapters.opcua.trust import REJECTED
+from adapters.opcua.users import StationUsers
 from adapters.pki import PlantAuthority
 from schemas.settings import OpcUaServerSettings
 from schemas.tags import NAMESPACE_URI, Tag

@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from adapters.opcua.security import PLAIN, POLICY_NAMES, make_pair
+from adapters.opcua.own_certificate import make_pair
+from adapters.opcua.security import PLAIN, POLICY_NAMES
 from adapters.opcua.trust import TrustedCertificates, read_certificate
 from adapters.secret_files import read_password, warn_where_others_read
 from schemas.settings import OpcUaLogin

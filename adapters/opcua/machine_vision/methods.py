@@ -13,7 +13,8 @@ from asyncua.server.address_space import AddressSpace, MethodService
 
 from adapters.opcua.machine_vision.declarations import Argument, Declaration
 from adapters.opcua.machine_vision.values import accepts, empty, received, variant
-from adapters.opcua.security import CALLER, StationUser
+from adapters.opcua.sessions import CALLER
+from adapters.opcua.users import StationUser
 
 log = structlog.get_logger(__name__)
 
