@@ -28,7 +28,8 @@ from adapters.drill.service import STATION, DrilledService
 from adapters.simulation.broker import MosquittoBroker, find_mosquitto
 from schemas.messages import Verdict
 from schemas.settings import Settings
-from service.bootstrap import build, configure_logging
+from service.bootstrap import build
+from service.logs import configure_logging
 from service.ports import Answer, Arrival, JournalEntry, VerdictQuery
 
 MODES = ("none", "normal", "full")

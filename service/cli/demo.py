@@ -12,9 +12,9 @@ import typer
 
 from schemas.messages import Decision, Gate
 from schemas.settings import LogSettings
-from service.bootstrap import configure_logging
 from service.cli.common import console, stage_bars
 from service.cli.demo_line import DemoLine, DemoPart
+from service.logs import configure_logging
 
 _COLOURS = {Decision.OK: "green", Decision.DAMAGED: "red", Decision.ERROR: "yellow"}
 

@@ -16,9 +16,9 @@ from adapters.frames import AllowListedFrames
 from adapters.recordings.listener import MqttListener
 from adapters.recordings.recorder import SessionRecorder
 from schemas.settings import Settings
-from service.bootstrap import configure_logging
 from service.cli.common import ConfigOption, console, errors, load_settings
 from service.errors import CangateError, UsageError
+from service.logs import configure_logging
 
 _CONNECT_S = 10.0
 

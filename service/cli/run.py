@@ -15,6 +15,7 @@ import typer
 
 from schemas.settings import Settings
 from service.cli.common import load_settings
+from service.logs import configure_logging
 
 log = structlog.get_logger(__name__)
 
@@ -45,7 +46,7 @@ def run(
 
 async def _serve_until_signal(stations: Sequence[Settings]) -> None:
     # seconds that a mistake must not wait for
-    from service.bootstrap import configure_logging, serve_all  # noqa: PLC0415
+    from service.bootstrap import serve_all  # noqa: PLC0415
 
     configure_logging(stations[0].log)
     stop = asyncio.Event()

@@ -15,8 +15,8 @@ from adapters.drill.line import drill_line
 from adapters.drill.model import drill_model
 from adapters.drill.scenarios import SCENARIOS, Outcome, play
 from schemas.settings import LogSettings
-from service.bootstrap import configure_logging
 from service.cli.common import console, errors
+from service.logs import configure_logging
 
 
 def selftest(

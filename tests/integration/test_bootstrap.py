@@ -154,7 +154,7 @@ async def test_station_that_cannot_start_ends_the_others(tmp_path: Path) -> None
 _LOGGING = """
 import sys, structlog
 from schemas.settings import LogSettings
-from service.bootstrap import configure_logging
+from service.logs import configure_logging
 
 configure_logging(LogSettings.model_validate({"format": sys.argv[1]}))
 log = structlog.get_logger("test")
