@@ -45,10 +45,8 @@ NAME = "demo"
 DEADLINE_MS = 2000
 """Longer than on a real line: camera, PLC, broker and page share this machine with the inspection."""
 
-_TRAINING_PARTS = 40
+_TRAINING_PARTS = 60
 _TRAINING_SEED = 1_000_000
-_FALSE_REJECT = 0.025
-"""What this few training parts can tell without extrapolation."""
 
 _DAMAGED_EVERY = 3
 _MAX_PIXELS = 64_000_000
@@ -161,7 +159,7 @@ class DemoLine:
             NAME,
             files,
             settings.recipe,
-            TrainingOptions(false_reject=_FALSE_REJECT, mixed=self.frames is not None),
+            TrainingOptions(mixed=self.frames is not None),
             decode=partial(decode_image, max_pixels=_MAX_PIXELS),
             device=compute_device(settings.compute),
             progress=self.progress,

@@ -52,29 +52,31 @@ class NearestNeighbours:
         patches: (N, D) float32. Returns (N,) float32, within 1e-4 of the longest vector of the exact distances. Takes
         one tile of extra memory.
         """
-        if self._on_gpu is None:
-            index = self._search_on_cpu(patches)
-        else:
+        if self._on_gpu is not None:
             vectors, half_norms = self._on_gpu
-            index = search_on_gpu(torch.from_numpy(patches).to(vectors.device), vectors, half_norms)
+            return self._settled(
+                search_on_gpu(torch.from_numpy(patches).to(vectors.device), vectors, half_norms), patches
+            )
+        if self._shortlist is None:
+            return self._searched(patches)
+        distance = np.empty(len(patches), np.float32)
+        for row in range(0, len(patches), shortlist.ROWS):
+            block = patches[row : row + shortlist.ROWS]
+            found = self._shortlist.distances(block)
+            distance[row : row + shortlist.ROWS] = self._searched(block) if found is None else found
+        return distance
+
+    def _searched(self, patches: FloatArray) -> FloatArray:
+        return self._settled(search(patches, self._vectors, self._half_norms, CPU_TILE), patches)
+
+    def _settled(self, index: Indices, patches: FloatArray) -> FloatArray:
+        """Return distances to what a search in float32 took for the nearest, searched again where that is uncertain."""
         distance = self._distance_to(index, patches)
         near = np.flatnonzero(distance < NEAR * self._longest)
         if len(near):
             index = search(patches[near].astype(np.float64), self._vectors, self._half_norms, DOUBLE_TILE)
             distance[near] = self._distance_to(index, patches[near])
         return distance
-
-    def _search_on_cpu(self, patches: FloatArray) -> Indices:
-        if self._shortlist is None:
-            return search(patches, self._vectors, self._half_norms, CPU_TILE)
-        index = np.empty(len(patches), np.int64)
-        for row in range(0, len(patches), shortlist.ROWS):
-            block = patches[row : row + shortlist.ROWS]
-            found = self._shortlist.search(block)
-            if found is None:
-                found = search(block, self._vectors, self._half_norms, CPU_TILE)
-            index[row : row + shortlist.ROWS] = found
-        return index
 
     def _distance_to(self, index: Indices, patches: FloatArray) -> FloatArray:
         """Return |patches - vectors[index]| (N,) float32, from the differences."""
