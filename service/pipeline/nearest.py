@@ -61,9 +61,10 @@ class NearestNeighbours:
             return self._searched(patches)
         distance = np.empty(len(patches), np.float32)
         for row in range(0, len(patches), shortlist.ROWS):
-            block = patches[row : row + shortlist.ROWS]
-            found = self._shortlist.distances(block)
-            distance[row : row + shortlist.ROWS] = self._searched(block) if found is None else found
+            distance[row : row + shortlist.ROWS] = self._shortlist.distances(patches[row : row + shortlist.ROWS])
+        rest = np.flatnonzero(np.isinf(distance))
+        if len(rest):
+            distance[rest] = self._searched(patches[rest])
         return distance
 
     def _searched(self, patches: FloatArray) -> FloatArray:

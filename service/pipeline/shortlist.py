@@ -22,7 +22,10 @@ COMPARED = 256
 """Pairs compared at a time."""
 
 CANDIDATES = 16
-"""Most candidates a patch, on average over a tile; beyond that, plain float32 is faster."""
+"""Most candidates of a patch in a tile; one that has more is searched in plain float32, which is then faster."""
+
+FLOAT32_ERROR = 1e-6
+"""Of a bracket, of the squared length of the longest vector: where a patch is next to nothing, its own says nothing."""
 
 
 class Shortlist:
@@ -30,29 +33,26 @@ class Shortlist:
 
     def __init__(self, vectors: FloatArray, half_norms: FloatArray, sketch: Sketch) -> None:
         self._vectors, self._half_norms, self._sketch = vectors, half_norms, sketch
-        self._longest = np.sqrt(2 * half_norms.max())
+        self._longest = float(np.sqrt(2 * half_norms.max()))
 
-    def distances(self, patches: FloatArray) -> FloatArray | None:
-        """Return the distance (N,) of each patch (N, D) to its nearest vector, N <= ROWS; of one that is no number NaN.
+    def distances(self, patches: FloatArray) -> FloatArray:
+        """Return the distance (N,) of each patch (N, D) to its nearest vector, N <= ROWS.
 
-        None where too many vectors come near, as many copies of one would.
+        Infinite where the list says nothing: too many vectors come near, as many copies of one would, or the patch is
+        no number.
         """
-        candidates = self._candidates(patches)
-        if candidates is None:
-            return None
-        row, column = candidates
+        row, column = self._candidates(patches)
         squared = np.full(len(patches), np.inf, np.float32)
         for first in range(0, len(row), COMPARED):
             part = slice(first, first + COMPARED)
             difference = patches[row[part]] - self._vectors[column[part]]
             np.minimum.at(squared, row[part], np.einsum("ij,ij->i", difference, difference))
-        squared[np.isinf(squared)] = np.nan  # every patch of finite numbers has a candidate
         return np.sqrt(squared)
 
-    def _candidates(self, patches: FloatArray) -> tuple[Indices, Indices] | None:
-        """Return pairs (patch, vector) among which each patch's nearest is, or None where there are many."""
+    def _candidates(self, patches: FloatArray) -> tuple[Indices, Indices]:
+        """Return pairs (patch, vector) among which each patch's nearest is; none of a patch that has many."""
         brackets_with = self._sketch.brackets(patches)
-        slack = np.float32(self._sketch.error * self._longest) * np.linalg.norm(patches, axis=1)
+        slack = self._sketch.error * self._longest * np.linalg.norm(patches, axis=1) + FLOAT32_ERROR * self._longest**2
         least = np.full(len(patches), -np.inf, np.float32)  # the best true bracket seen, less the slack
         found: list[tuple[Indices, Indices, FloatArray]] = []
         every, scratch = np.arange(len(patches)), np.empty(len(patches) * COLUMNS, np.float32)
@@ -64,14 +64,16 @@ class Shortlist:
             better = np.flatnonzero(bracket[every, top] >= least)
             true = self._brackets(patches, better, top[better] + first) - slack[better]
             least[better] = np.maximum(least[better], true)
+            near = bracket >= least[:, None]
+            if np.count_nonzero(near) > CANDIDATES * len(patches):
+                crowded = np.count_nonzero(near, axis=1) > CANDIDATES
+                near[crowded], least[crowded] = False, np.inf
             # in two dimensions it takes ten times as long
-            row, column = np.divmod(np.flatnonzero(bracket >= least[:, None]), width)
-            if len(row) > CANDIDATES * len(patches):
-                return None
+            row, column = np.divmod(np.flatnonzero(near), width)
             found.append((row, column + first, bracket[row, column]))
         row, column, value = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        near = value >= least[row]
-        return row[near], column[near]
+        still_near = value >= least[row]
+        return row[still_near], column[still_near]
 
     def _brackets(self, patches: FloatArray, row: Indices, column: Indices) -> FloatArray:
         """Return a.b - |b|^2 / 2 of each pair, in float32."""

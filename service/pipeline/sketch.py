@@ -26,7 +26,9 @@ COMPONENTS: Final = (16, 32, 64, 128, 256)
 SAMPLE, TRIED = 4096, 64
 """Most vectors that components are taken of, and of these those whose neighbours are counted."""
 NEIGHBOURS: Final = 4
-"""Most bank vectors a patch that may come near for so few components to do."""
+"""Most vectors that may look nearer to another one than its nearest is, on average, for so few components to do."""
+CHUNK = 16_384
+"""Vectors that are looked at together."""
 
 
 Brackets = Callable[[int, FloatArray], None]
@@ -47,37 +49,35 @@ class Principal:
     """The leading principal components of each vector, and the length of what is left of it.
 
     a.b is at most the product of the components plus that of the lengths (Cauchy and Schwarz): one product of vectors
-    with a number more. Patches of one station say much the same, so some 16 of 100 to 1,000 components do.
+    with a number more. Patches of one station say much the same, so a few components tell them apart.
     """
 
     error = FLOAT32_ERROR
 
     def __init__(self, vectors: FloatArray, half_norms: FloatArray, components: FloatArray) -> None:
         self._components = components
-        self._sketched = _with(_projected(vectors, components), -half_norms)
+        self._sketched = _sketched(vectors, components, -half_norms)
 
     @classmethod
     def that_tells_apart(cls, vectors: FloatArray, half_norms: FloatArray) -> Principal | None:
-        """Return the sketch of as few components as tell the vectors apart; None where half of them would not."""
-        count, dim = vectors.shape
-        sample = vectors[:: -(-count // SAMPLE)]
-        _, ascending = np.linalg.eigh(sample.T.astype(np.float64) @ sample)
-        components = np.ascontiguousarray(ascending[:, ::-1], np.float32)
+        """Return the sketch of as few of COMPONENTS as tell the vectors apart; None where D / 2 of them would not."""
+        sample = vectors[:: -(-len(vectors) // SAMPLE)]
+        _, ascending = np.linalg.eigh(sample.T @ sample)
+        components = np.ascontiguousarray(ascending[:, ::-1])
         tried = np.linspace(0, len(sample) - 1, min(TRIED, len(sample)), dtype=np.int64)
-        halves = np.einsum("ij,ij->i", sample, sample) / 2
-        exact = sample[tried] @ sample.T - halves
-        exact[np.arange(len(tried)), tried] = -np.inf
-        best = exact.max(axis=1, keepdims=True)
-        for kept in (kept for kept in COMPONENTS if kept <= dim // 2):
-            sketched = _projected(sample, components[:, :kept])
-            near = np.count_nonzero(sketched[tried] @ sketched.T - halves >= best) / len(tried)
-            if near * count / len(sample) <= NEIGHBOURS:
-                return cls(vectors, half_norms, components[:, :kept])
+        of_sample = _Neighbourhood(sample[tried], sample)
+        of_all: _Neighbourhood | None = None
+        for kept in (components[:, :kept] for kept in COMPONENTS if kept <= vectors.shape[1] // 2):
+            # the sample holds no more neighbours than the whole, and is quickly looked at
+            if of_sample.crowd(sample, kept) <= NEIGHBOURS:
+                of_all = of_all or _Neighbourhood(sample[tried], vectors)
+                if of_all.crowd(vectors, kept) <= NEIGHBOURS:
+                    return cls(vectors, half_norms, np.ascontiguousarray(kept))
         return None
 
     def brackets(self, patches: FloatArray) -> Brackets:
         """See `Sketch.brackets`."""
-        sketched = _with(_projected(patches, self._components), np.ones(len(patches), np.float32))
+        sketched = _sketched(patches, self._components, np.ones(len(patches), np.float32))
 
         def write(first: int, out: FloatArray) -> None:
             np.matmul(sketched, self._sketched[first : first + out.shape[1]].T, out=out)
@@ -85,16 +85,42 @@ class Principal:
         return write
 
 
-def _projected(vectors: FloatArray, components: FloatArray) -> FloatArray:
-    """Return (N, K + 1): the components (D, K) of vectors (N, D), and at least the length of what is left."""
-    kept = vectors @ components
-    squared = np.einsum("ij,ij->i", vectors, vectors)
-    left = squared - np.einsum("ij,ij->i", kept, kept)
-    return _with(kept, np.sqrt(np.maximum(left, 0) + FLOAT32_ERROR * squared))
+class _Neighbourhood:
+    """How near to some vectors (T, D) the nearest others among (M, D) truly are, they themselves being among these."""
+
+    def __init__(self, of: FloatArray, among: FloatArray) -> None:
+        self._of = of
+        brackets = np.full((len(of), 2), -np.inf, np.float32)
+        for first in range(0, len(among), CHUNK):
+            chunk = among[first : first + CHUNK]
+            both = np.concatenate([brackets, of @ chunk.T - np.einsum("ij,ij->i", chunk, chunk) / 2], axis=1)
+            brackets = np.partition(both, -2, axis=1)[:, -2:]
+        self._second = brackets.min(axis=1, keepdims=True)  # the first is the vector itself
+
+    def crowd(self, among: FloatArray, components: FloatArray) -> float:
+        """Return how many vectors look nearer than the nearest other one is, on average."""
+        of = _sketched(self._of, components, np.ones(len(self._of), np.float32))
+        count = 0
+        for first in range(0, len(among), CHUNK):
+            chunk = among[first : first + CHUNK]
+            looks = of @ _sketched(chunk, components, -np.einsum("ij,ij->i", chunk, chunk) / 2).T
+            count += int(np.count_nonzero(looks > self._second))
+        return count / len(self._of) - 1
 
 
-def _with(vectors: FloatArray, column: FloatArray) -> FloatArray:
-    return np.concatenate([vectors, column[:, None]], axis=1)
+def _sketched(vectors: FloatArray, components: FloatArray, last: FloatArray) -> FloatArray:
+    """Return (N, K + 2): the components (D, K) of vectors (N, D), at least the length of what is left, and `last`."""
+    kept = components.shape[1]
+    sketched = np.empty((len(vectors), kept + 2), np.float32)
+    for first in range(0, len(vectors), CHUNK):
+        part = slice(first, first + CHUNK)
+        chunk, out = vectors[part], sketched[part]
+        out[:, :kept] = chunk @ components
+        squared = np.einsum("ij,ij->i", chunk, chunk)
+        left = squared - np.einsum("ij,ij->i", out[:, :kept], out[:, :kept])
+        out[:, kept] = np.sqrt(np.maximum(left, 0) + FLOAT32_ERROR * squared)
+    sketched[:, -1] = last
+    return sketched
 
 
 class Rounded:

@@ -61,6 +61,19 @@ def test_shipped_weights_that_were_changed_are_refused(tmp_path: Path, monkeypat
         StarterEmbedder(EmbedRecipe(), CPU)
 
 
+@pytest.mark.parametrize("cells", [(1, 0), (0, 1), (2, -3)])
+def test_where_a_part_stands_changes_nothing(cells: tuple[int, int], embedder: StarterEmbedder) -> None:
+    """A part that stands some cells beside has the same patches: none knows where the network's strides fall."""
+    roi = part(4)
+    shift = (8 * cells[0], 8 * cells[1])
+    moved = NormalizedRoi(np.roll(roi.bgr, shift, (0, 1)), np.roll(roi.mask, shift, (0, 1)), (0.0, 0.0), 1.0)
+
+    (here,), (there,) = embedder.embed([roi]), embedder.embed([moved])
+
+    np.testing.assert_array_equal(there.inside, np.roll(here.inside, cells, (0, 1)))
+    np.testing.assert_allclose(there.vectors, here.vectors, atol=1e-6)
+
+
 def test_vectors_are_those_of_filters_and_network(embedder: StarterEmbedder) -> None:
     """Side by side, of unit length together; the network as it was trained, without what makes it faster here."""
     roi = part(0)

@@ -9,18 +9,22 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from service.pipeline.resize import resized
 from service.pipeline.types import BgrImage, FloatArray, Mask, NormalizedRoi, PatchGrid
 
 CELL_PX = 8
 """Side of the square of pixels that one vector of the starter and of the filter bank stands for."""
 COARSEST_PX = 16
 """Sides of what they compute on are multiples of this."""
+STEP_CELLS = COARSEST_PX // CELL_PX
+ROUNDING = 1e-6
+"""Of a mean over a cell."""
+MARGIN_CELLS = 1
+"""Around the part: what lies at its rim, cells that it covers by less than half among it, is seen from there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """The part; what is farther away than a whole step is not computed.
+    """The part and a little around it; what is farther away is not computed.
 
     bgr: (H, W, 3) uint8; covered: (H, W) float32, how much of a pixel lies on the part; H and W are multiples of
     COARSEST_PX. inside: (rows, cols) bool, the cells of the whole ROI on the part. cells: which of them this shows.
@@ -39,11 +43,11 @@ class Cut:
 def cut_out(roi: NormalizedRoi, side: int) -> Cut:
     """Return what is looked at of a ROI that is (side, side) large. Raises ValueError for an empty mask."""
     count = side // CELL_PX
-    covered = resized(roi.mask.astype(np.float32), (side, side))
+    covered = resized(roi.mask.astype(np.float32), side)
     inside = cells_inside(covered, count, count)
-    cells = _bounds(inside, COARSEST_PX // CELL_PX)
+    cells = _bounds(inside)
     pixels = tuple(slice(axis.start * CELL_PX, axis.stop * CELL_PX) for axis in cells)
-    bgr = resized(roi.bgr, (side, side))[pixels]
+    bgr = resized(roi.bgr, side)[pixels]
     return Cut(np.ascontiguousarray(bgr), np.ascontiguousarray(covered[pixels]), inside, cells)
 
 
@@ -56,17 +60,29 @@ def cells_inside(covered: FloatArray, rows: int, cols: int) -> Mask:
     if not covered.any():
         raise ValueError("an empty mask has no patches")
     of_cells = cv2.resize(covered, (cols, rows), interpolation=cv2.INTER_AREA)
-    return np.asarray(of_cells >= min(0.5, float(of_cells.max())))
+    return np.asarray(of_cells >= min(0.5, float(of_cells.max())) - ROUNDING, np.bool_)
 
 
-def _bounds(inside: Mask, step: int) -> tuple[slice, slice]:
-    """Return rows and columns around the true cells, in whole steps of cells."""
+def _bounds(inside: Mask) -> tuple[slice, slice]:
+    """Return rows and columns around the true cells, MARGIN_CELLS wider, in a multiple of STEP_CELLS.
+
+    They begin where the part does, not at a multiple: a part that stands elsewhere is then seen the same way.
+    """
 
     def span(line: npt.NDArray[np.bool_]) -> slice:
         first, last = np.flatnonzero(line)[[0, -1]].tolist()
-        return slice(first // step * step, -(-(last + 1) // step) * step)
+        start, stop = max(first - MARGIN_CELLS, 0), min(last + 1 + MARGIN_CELLS, len(line))
+        lacking = (start - stop) % STEP_CELLS
+        before = max(stop + lacking - len(line), 0)
+        return slice(start - before, stop + lacking - before)
 
     return span(np.asarray(inside.any(axis=1))), span(np.asarray(inside.any(axis=0)))
+
+
+def resized(image: np.ndarray, side: int) -> np.ndarray:
+    """Return `image` (S, S, ...) at (side, side, ...), averaged where it shrinks."""
+    shrinks = side < image.shape[0]
+    return cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
 def patch_grid(features: torch.Tensor, mask: Mask) -> PatchGrid:
