@@ -16,7 +16,7 @@ from service.pipeline.types import FloatArray
 Indices = npt.NDArray[np.int64]
 
 ROWS, COLUMNS = 256, 2048
-"""Patches x bank vectors of one tile: less than 2 MiB with its copies."""
+"""Patches x bank vectors of one tile: 2 MiB, less than 4 with its copies."""
 
 COMPARED = 256
 """Pairs compared at a time."""

@@ -16,9 +16,9 @@ import torch
 
 from service.pipeline.types import FloatArray
 
-ROUNDING: Final = 7 / 1024
+ROUNDING: Final = 10 / 1024
 """Bound on the error of a product in bfloat16, of |a||b|: 2^-9 from rounding each factor, 2^-9 from rounding the
-product, and a sixth for what float32 adds."""
+product, and two more for CPUs that round on the way."""
 FLOAT32_ERROR: Final = 4e-5
 """The same for a product in float32, of up to some thousand numbers."""
 
@@ -60,19 +60,15 @@ class Principal:
 
     @classmethod
     def that_tells_apart(cls, vectors: FloatArray, half_norms: FloatArray) -> Principal | None:
-        """Return the sketch of as few of COMPONENTS as tell the vectors apart; None where D / 2 of them would not."""
+        """Return the sketch of as few of COMPONENTS as tell the vectors apart; None where none up to D / 2 does."""
         sample = vectors[:: -(-len(vectors) // SAMPLE)]
         _, ascending = np.linalg.eigh(sample.T @ sample)
         components = np.ascontiguousarray(ascending[:, ::-1])
-        tried = np.linspace(0, len(sample) - 1, min(TRIED, len(sample)), dtype=np.int64)
-        of_sample = _Neighbourhood(sample[tried], sample)
-        of_all: _Neighbourhood | None = None
+        tried = sample[np.linspace(0, len(sample) - 1, min(TRIED, len(sample)), dtype=np.int64)]
+        next_best = _next_best(tried, vectors)
         for kept in (components[:, :kept] for kept in COMPONENTS if kept <= vectors.shape[1] // 2):
-            # the sample holds no more neighbours than the whole, and is quickly looked at
-            if of_sample.crowd(sample, kept) <= NEIGHBOURS:
-                of_all = of_all or _Neighbourhood(sample[tried], vectors)
-                if of_all.crowd(vectors, kept) <= NEIGHBOURS:
-                    return cls(vectors, half_norms, np.ascontiguousarray(kept))
+            if _rivals(tried, vectors, kept, next_best) <= NEIGHBOURS:
+                return cls(vectors, half_norms, np.ascontiguousarray(kept))
         return None
 
     def brackets(self, patches: FloatArray) -> Brackets:
@@ -85,27 +81,25 @@ class Principal:
         return write
 
 
-class _Neighbourhood:
-    """How near to some vectors (T, D) the nearest others among (M, D) truly are, they themselves being among these."""
+def _next_best(tried: FloatArray, vectors: FloatArray) -> FloatArray:
+    """Return the bracket (T, 1) of each of `tried` (T, D) with the nearest other one: vectors (M, D) hold them, too."""
+    two = np.full((len(tried), 2), -np.inf, np.float32)
+    for first in range(0, len(vectors), CHUNK):
+        chunk = vectors[first : first + CHUNK]
+        brackets = tried @ chunk.T - np.einsum("ij,ij->i", chunk, chunk) / 2
+        two = np.partition(np.concatenate([two, brackets], axis=1), -2, axis=1)[:, -2:]
+    return np.asarray(two.min(axis=1, keepdims=True), np.float32)
 
-    def __init__(self, of: FloatArray, among: FloatArray) -> None:
-        self._of = of
-        brackets = np.full((len(of), 2), -np.inf, np.float32)
-        for first in range(0, len(among), CHUNK):
-            chunk = among[first : first + CHUNK]
-            both = np.concatenate([brackets, of @ chunk.T - np.einsum("ij,ij->i", chunk, chunk) / 2], axis=1)
-            brackets = np.partition(both, -2, axis=1)[:, -2:]
-        self._second = brackets.min(axis=1, keepdims=True)  # the first is the vector itself
 
-    def crowd(self, among: FloatArray, components: FloatArray) -> float:
-        """Return how many vectors look nearer than the nearest other one is, on average."""
-        of = _sketched(self._of, components, np.ones(len(self._of), np.float32))
-        count = 0
-        for first in range(0, len(among), CHUNK):
-            chunk = among[first : first + CHUNK]
-            looks = of @ _sketched(chunk, components, -np.einsum("ij,ij->i", chunk, chunk) / 2).T
-            count += int(np.count_nonzero(looks > self._second))
-        return count / len(self._of) - 1
+def _rivals(tried: FloatArray, vectors: FloatArray, components: FloatArray, next_best: FloatArray) -> float:
+    """Return how many vectors, on average, look nearer to one of `tried` than the nearest other one truly is."""
+    of_tried = _sketched(tried, components, np.ones(len(tried), np.float32))
+    count = 0
+    for first in range(0, len(vectors), CHUNK):
+        chunk = vectors[first : first + CHUNK]
+        looks = of_tried @ _sketched(chunk, components, -np.einsum("ij,ij->i", chunk, chunk) / 2).T
+        count += int(np.count_nonzero(looks > next_best))
+    return count / len(tried) - 1  # not counting itself
 
 
 def _sketched(vectors: FloatArray, components: FloatArray, last: FloatArray) -> FloatArray:
