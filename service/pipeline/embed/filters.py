@@ -144,7 +144,7 @@ def _local_statistics(grey: FloatArray, weight: FloatArray) -> tuple[FloatArray,
 def _cell_means(planes: Sequence[np.ndarray], weight: FloatArray, scale: FloatArray) -> FloatArray:
     """Return weighted means (rows, cols, planes) over the cells, from beside where nothing has weight.
 
-    planes, weight: (H, W). scale: (rows, cols), over the sums of a cell's weights and of those beside.
+    planes, weight: (H, W). scale: (rows, cols), one over the weight of each cell and a little of those beside.
     """
     rows, cols = scale.shape
     sums = [cv2.resize(plane * weight, (cols, rows), interpolation=cv2.INTER_AREA) for plane in planes]
