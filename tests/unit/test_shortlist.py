@@ -116,7 +116,7 @@ def test_vectors_that_say_much_the_same_are_told_apart_by_few_components(count: 
     """And their nearest are found without a look at all the rest, for patches near the bank and far from it."""
     rng = np.random.default_rng(10)
     bank = alike(rng, count, 96)
-    points = np.concatenate([alike(rng, 200, 96), unit_vectors(rng, 56, 96)])
+    points = np.concatenate([alike(rng, 40, 96), unit_vectors(rng, 10, 96)])
     sketched = sketch.sketch_of(bank, half_norms_of(bank))
     assert isinstance(sketched, Principal)
 
