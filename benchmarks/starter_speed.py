@@ -3,9 +3,11 @@
     OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python -m benchmarks.starter_speed [--embedder starter]
 
 The frame is a rendered canister as a JPEG of 1920 x 1440. Embedding and scoring are measured on a whole square scene as
-well, which is the most there is to embed. Banks are of sound frames, since real patches are quicker to tell apart than
-noise. The rival is anomalib's PatchCore on a ResNet-18 at 256 px with a bank of 4,096 vectors, from the same JPEG to
-the anomaly map, where anomalib is installed; ours is then timed with as many vectors and without finding the part. Its
+well, which is the most there is to embed. Banks and the frames that are judged are sound: patches of one station are
+quicker to tell apart than noise, and a patch that looks like none or like hundreds of them takes longer.
+
+The rival is anomalib's PatchCore on a ResNet-18 at 256 px with a bank of 4,096 vectors, from the same JPEG to the
+anomaly map, where anomalib is installed; ours is then timed with as many vectors and without finding the part. Its
 weights and its bank are random, which costs the same.
 """
 
@@ -70,16 +72,16 @@ def stages(embed: EmbedRecipe) -> Calls:
             roi = pipeline.prepare(Frame(render_canister(1, resolution_wh=frame_wh).bgr)).normalized
             (grid,) = pipeline.embedder.embed([roi])
             calls[f"embed, {name}, {side} px"] = partial(pipeline.embedder.embed, [roi])
-            calls[f"score, map and boxes, {name}, {side} px"] = partial(judged, pipeline, grid, roi)
+            calls[f"score, map and boxes, {name}, {side} px"] = partial(judged, pipeline, grid, roi, frame_wh)
     return calls
 
 
-def judged(pipeline: Pipeline, grid: PatchGrid, roi: NormalizedRoi) -> object:
+def judged(pipeline: Pipeline, grid: PatchGrid, roi: NormalizedRoi, frame_wh: tuple[int, int]) -> object:
     """Go from patch vectors to the image score and the boxes."""
     scores = pipeline.patch_scores(grid)
     scoring.image_score(scores, pipeline.recipe.score.statistic)
     anomaly_map = scoring.anomaly_map(scores, grid.inside)
-    return find_boxes(anomaly_map, grid.inside, roi, FRAME_WH, TAU, BoxRecipe())
+    return find_boxes(anomaly_map, grid.inside, roi, frame_wh, TAU, BoxRecipe())
 
 
 def whole(pipeline: Pipeline, jpeg: bytes) -> object:

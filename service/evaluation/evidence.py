@@ -7,6 +7,7 @@ import numpy as np
 
 from service.evaluation.pictures import PAPER_BGR, draw_boxes, draw_heatmap
 from service.evaluation.pixels import square_in_frame
+from service.pipeline.resize import resized
 from service.pipeline.types import BgrImage, Inspection, Mask
 
 LONGEST_PX = 420
@@ -25,11 +26,7 @@ def evidence_picture(inspection: Inspection, truth: Mask | None, *, patch_tau: f
     left, top, right, bottom = _view(inspection, truth)
     scale = LONGEST_PX / max(right - left, bottom - top)
     size_wh = (max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale)))
-    small = cv2.resize(
-        prepared.frame.bgr[top:bottom, left:right],
-        size_wh,
-        interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR,
-    ).astype(np.uint8)
+    small = resized(prepared.frame.bgr[top:bottom, left:right], size_wh)
     origin = np.array([left, top, left, top])
     corners = (np.array([box.xyxy for box in inspection.boxes], np.float64).reshape(-1, 4) - origin) * scale
     boxed = draw_boxes(small, corners.round().astype(np.int32), [box.score for box in inspection.boxes])

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from service.pipeline.resize import resized
 from service.pipeline.types import BgrImage, FloatArray, Inspection, Roi
 
 Colour = tuple[int, int, int]
@@ -125,5 +126,4 @@ def _text_width(text: str, size: int, weight: int) -> int:
 def _at_height(bgr: BgrImage) -> BgrImage:
     """Return the picture scaled to the height of a comparison."""
     size_wh = (max(1, round(bgr.shape[1] * COMPARISON_HEIGHT / bgr.shape[0])), COMPARISON_HEIGHT)
-    shrinks = bgr.shape[0] > COMPARISON_HEIGHT
-    return np.asarray(cv2.resize(bgr, size_wh, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR), np.uint8)
+    return resized(bgr, size_wh)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from schemas.recipe import NormalizeRecipe
 from service.errors import RoiNotFound
+from service.pipeline.resize import resized
 from service.pipeline.types import BgrImage, Mask, NormalizedRoi, Roi
 
 NEUTRAL = 114
@@ -88,7 +89,7 @@ def normalize(frame_bgr: BgrImage, roi: Roi, recipe: NormalizeRecipe) -> Normali
     grid = _Grid.around(roi.xyxy, recipe.side)
     rows, columns = grid.on_canvas()
     size = columns.stop - columns.start, rows.stop - rows.start
-    pixels = _resized(_cut(frame_bgr, grid.crop, cv2.BORDER_REPLICATE), size)
+    pixels = resized(_cut(frame_bgr, grid.crop, cv2.BORDER_REPLICATE), size)
     # Beyond the frame the part ends: its last pixel must not be repeated as the picture's is.
     cut_mask = _cut(roi.mask.view(np.uint8), grid.crop, cv2.BORDER_CONSTANT)
     inside = cv2.resize(cut_mask, size, interpolation=cv2.INTER_NEAREST_EXACT) > 0
@@ -173,17 +174,6 @@ def _cut(image: npt.NDArray[np.uint8], xyxy: tuple[int, int, int, int], border: 
     crop = image[max(y1, 0) : min(y2, height), max(x1, 0) : min(x2, width)]
     beyond = max(-y1, 0), max(y2 - height, 0), max(-x1, 0), max(x2 - width, 0)
     return _bytes(cv2.copyMakeBorder(crop, *beyond, border)) if any(beyond) else crop
-
-
-def _resized(pixels: BgrImage, size_wh: tuple[int, int]) -> BgrImage:
-    """Return the pixels at another size of the same shape, averaged where it is smaller."""
-    factor, remainder = divmod(pixels.shape[1], size_wh[0])
-    if remainder == 0 and factor % 2 and factor > 1:
-        # the very means of INTER_AREA, whose own way at such factors is not vectorised, in two thirds of the time
-        means = cv2.blur(pixels, (factor, factor))
-        return _bytes(cv2.resize(means, size_wh, interpolation=cv2.INTER_NEAREST_EXACT))
-    shrinks = size_wh[0] < pixels.shape[1]
-    return _bytes(cv2.resize(pixels, size_wh, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR))
 
 
 def _bytes(image: object) -> npt.NDArray[np.uint8]:

@@ -24,8 +24,8 @@ COMPARED = 256
 CANDIDATES = 16
 """Most candidates of a patch in a tile; one that has more is searched in plain float32, which is then faster."""
 
-FLOAT32_ERROR = 1e-6
-"""Of a bracket, of the squared length of the longest vector: where a patch is next to nothing, its own says nothing."""
+HALF_NORM_ERROR = 1e-6
+"""Of what a bracket takes off, of the longest vector's squared length: it counts where a patch has hardly a length."""
 
 
 class Shortlist:
@@ -52,7 +52,9 @@ class Shortlist:
     def _candidates(self, patches: FloatArray) -> tuple[Indices, Indices]:
         """Return pairs (patch, vector) among which each patch's nearest is; none of a patch that has many."""
         brackets_with = self._sketch.brackets(patches)
-        slack = self._sketch.error * self._longest * np.linalg.norm(patches, axis=1) + FLOAT32_ERROR * self._longest**2
+        slack = (
+            self._sketch.error * self._longest * np.linalg.norm(patches, axis=1) + HALF_NORM_ERROR * self._longest**2
+        )
         least = np.full(len(patches), -np.inf, np.float32)  # the best true bracket seen, less the slack
         found: list[tuple[Indices, Indices, FloatArray]] = []
         every, scratch = np.arange(len(patches)), np.empty(len(patches) * COLUMNS, np.float32)

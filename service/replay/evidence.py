@@ -9,6 +9,7 @@ import numpy as np
 
 from schemas.messages import Box
 from service.evaluation.pictures import PAPER_BGR, draw_boxes
+from service.pipeline.resize import resized
 from service.pipeline.types import BgrImage
 
 LONGEST_PX = 420
@@ -19,7 +20,7 @@ def side_by_side(bgr: BgrImage, judgements: Sequence[Sequence[Box]]) -> bytes:
     height, width = bgr.shape[:2]
     scale = min(1.0, LONGEST_PX / max(height, width))
     size_wh = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = cv2.resize(bgr, size_wh, interpolation=cv2.INTER_AREA).astype(np.uint8)
+    small = resized(bgr, size_wh)
     gap = np.full((size_wh[1], 6, 3), PAPER_BGR, np.uint8)
     row = [picture for boxes in judgements for picture in (gap, _boxed(small, boxes, scale))]
     return cv2.imencode(".jpg", np.hstack(row[1:]), [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()

@@ -9,8 +9,7 @@ import pytest
 from adapters.simulation.renderer import CameraStyle, render_canister
 from benchmarks.roi import normalize_in_float
 from schemas.recipe import NormalizeRecipe
-from service.pipeline.normalize import gray_world_luts, normalize, normalize_colours
-from service.pipeline.types import Roi
+from service.pipeline.normalize import gray_world_luts, normalize_colours
 
 
 def test_gray_world_table_equals_double_precision() -> None:
@@ -42,16 +41,3 @@ def test_normalised_picture_equals_the_float_formulation(seed: int) -> None:
     assert apart.mean() < 1.5
     assert np.percentile(apart, 99) <= 6
     np.testing.assert_array_equal(fast[~inside], exact[~inside])
-
-
-@pytest.mark.parametrize("factor", [2, 3, 5, 6])
-def test_whole_factors_take_means_of_blocks(factor: int) -> None:
-    """Where a frame shrinks by a whole factor, each pixel is the mean of the block under it, rounded."""
-    side = 40
-    bgr = np.random.default_rng(factor).integers(0, 256, (side * factor, side * factor, 3), np.uint8)
-    roi = Roi(np.ones(bgr.shape[:2], bool), (0, 0, side * factor, side * factor), "none")
-    recipe = NormalizeRecipe(side=side, gray_world=False, clahe_clip=0)
-
-    blocks = bgr.reshape(side, factor, side, factor, 3).mean(axis=(1, 3))
-
-    assert np.abs(normalize(bgr, roi, recipe).bgr - blocks).max() <= 0.5 + 1e-6

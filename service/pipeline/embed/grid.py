@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from service.pipeline.resize import resized
 from service.pipeline.types import BgrImage, FloatArray, Mask, NormalizedRoi, PatchGrid
 
 CELL_PX = 8
@@ -43,11 +44,11 @@ class Cut:
 def cut_out(roi: NormalizedRoi, side: int) -> Cut:
     """Return what is looked at of a ROI that is (side, side) large. Raises ValueError for an empty mask."""
     count = side // CELL_PX
-    covered = resized(roi.mask.astype(np.float32), side)
+    covered = resized(roi.mask.astype(np.float32), (side, side))
     inside = cells_inside(covered, count, count)
     cells = _bounds(inside)
     pixels = tuple(slice(axis.start * CELL_PX, axis.stop * CELL_PX) for axis in cells)
-    bgr = resized(roi.bgr, side)[pixels]
+    bgr = resized(roi.bgr, (side, side))[pixels]
     return Cut(np.ascontiguousarray(bgr), np.ascontiguousarray(covered[pixels]), inside, cells)
 
 
@@ -77,12 +78,6 @@ def _bounds(inside: Mask) -> tuple[slice, slice]:
         return slice(start - before, stop + lacking - before)
 
     return span(np.asarray(inside.any(axis=1))), span(np.asarray(inside.any(axis=0)))
-
-
-def resized(image: np.ndarray, side: int) -> np.ndarray:
-    """Return `image` (S, S, ...) at (side, side, ...), averaged where it shrinks."""
-    shrinks = side < image.shape[0]
-    return cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
 def patch_grid(features: torch.Tensor, mask: Mask) -> PatchGrid:

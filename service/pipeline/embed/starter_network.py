@@ -80,7 +80,7 @@ def _enlarged(local: torch.Tensor, size: torch.Size) -> Sequence[torch.Tensor]:
     return torch.unbind(down @ local @ across.T, dim=1)
 
 
-# what a picture of one size takes: as products both take a fraction of the time of pooling and resizing
+# both follow from the size of the picture alone; as products they take a fraction of the time of pooling and resizing
 @functools.lru_cache(maxsize=64)
 def _bell(length: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Return what takes means over three boxes, nothing lying beyond the ends: (length, length), symmetric."""

@@ -15,8 +15,9 @@ from torch.nn import functional
 
 from schemas.recipe import EmbedRecipe
 from service.errors import UsageError
-from service.pipeline.embed.grid import patch_grid, resized
+from service.pipeline.embed.grid import patch_grid
 from service.pipeline.embed.weights import weights_digest
+from service.pipeline.resize import resized
 from service.pipeline.types import NormalizedRoi, PatchGrid
 
 VERSION = "timm-1"
@@ -79,7 +80,7 @@ class TimmEmbedder:
         """Return one grid for each ROI. Vectors are computed in float32."""
         if not rois:
             return []
-        images = np.stack([resized(roi.bgr, self.input_side)[..., ::-1] for roi in rois])
+        images = np.stack([resized(roi.bgr, (self.input_side, self.input_side))[..., ::-1] for roi in rois])
         features = self._features(torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2))
         return [patch_grid(each, roi.mask) for each, roi in zip(features, rois, strict=True)]
 
