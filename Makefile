@@ -6,6 +6,7 @@
 PYTHON ?= python3
 PARTS ?= 20
 CONFIG ?= config.toml
+TEST_JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
@@ -21,7 +22,7 @@ run: $(READY)
 	$(BIN)/cangate run -c $(CONFIG)
 
 test: $(READY) system-packages $(NODE_READY)
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(TEST_JOBS) --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from adapters.recordings.writer import SUFFIX, SessionWriter, session_folder
+from adapters.recordings.writer import SUFFIX, SessionWriter, in_work, session_folder
 from adapters.telemetry import Metrics
 from schemas.messages import ImageRef, Reason, Verdict
 from schemas.recordings import RecordedEvent, SessionInfo
@@ -179,8 +179,8 @@ class SessionRecorder:
         self._metrics.parts_not_recorded.inc()
 
     def _make_room(self) -> None:
-        """Delete the oldest files of all sessions beyond what may be kept; never the one being written."""
-        for path in surplus(self._settings.folder, round(self._settings.keep_gb * 2**30), spare=self._writer.path):
+        """Delete the oldest files of all sessions beyond what may be kept."""
+        for path in surplus(self._settings.folder, round(self._settings.keep_gb * 2**30)):
             try:
                 path.unlink()
                 if path.parent != self.folder and not any(path.parent.iterdir()):
@@ -190,8 +190,8 @@ class SessionRecorder:
                 log.warning("recording_not_deleted", file=str(path), error=exc.strerror)
 
 
-def surplus(root: Path, keep_bytes: int, *, spare: Path | None) -> list[Path]:
-    """Return the oldest recordings below `root` that go beyond `keep_bytes`, oldest first; `spare` is none of them."""
+def surplus(root: Path, keep_bytes: int) -> list[Path]:
+    """Return the oldest recordings below `root` that go beyond `keep_bytes`, oldest first; none that is in work."""
     found = []
     for path in root.glob(f"*/*{SUFFIX}"):
         with contextlib.suppress(OSError):
@@ -202,7 +202,8 @@ def surplus(root: Path, keep_bytes: int, *, spare: Path | None) -> list[Path]:
     for _, _, size, path in sorted(found, key=lambda entry: entry[:2]):
         if excess <= 0:
             break
-        if path != spare:
-            chosen.append(path)
-            excess -= size
+        with contextlib.suppress(OSError):
+            if not in_work(path):
+                chosen.append(path)
+                excess -= size
     return chosen

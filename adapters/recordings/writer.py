@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -101,6 +102,7 @@ class _SessionFile:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self._stream: BinaryIO = path.open("xb")
+        fcntl.flock(self._stream, fcntl.LOCK_EX)  # see in_work; ends with the file, or with the process
         # pictures do not shrink, and the JSON beside them is small
         self._mcap = Writer(self._stream, compression=CompressionType.NONE, chunk_size=1 << 62)
         self._mcap.start(profile="cangate", library=f"cangate {info.version}")
@@ -153,6 +155,16 @@ class _SessionFile:
         document = json.dumps(model.model_json_schema(mode="serialization")).encode()
         schema = self._mcap.register_schema(f"cangate.{model.__name__}", SchemaEncoding.JSONSchema, document)
         return self._mcap.register_channel(topic, MessageEncoding.JSON, schema)
+
+
+def in_work(path: Path) -> bool:
+    """Tell whether a process, this one or another, is writing this file. Raises OSError."""
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def session_folder(root: Path, station: str, started_at: datetime) -> Path:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from random import SystemRandom
 from types import TracebackType
 from typing import Literal, Self
 
@@ -25,6 +26,8 @@ LOOPBACK = "127.0.0.1"
 _START_TIMEOUT_S = 10.0
 _STOP_TIMEOUT_S = 3.0
 _PORT_ATTEMPTS = 5
+_PORTS = range(20_000, 32_000)
+"""Below those that Linux gives to outgoing connections, one of which could take a port before its server does."""
 
 
 class BrokerDidNotStart(CangateError):
@@ -180,8 +183,9 @@ class MosquittoBroker:
 
 
 def free_port() -> int:
-    """Return a loopback TCP port that nobody listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a loopback TCP port that nobody listened on a moment ago. Raises OSError: there is none."""
+    for port in SystemRandom().sample(_PORTS, 100):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((LOOPBACK, port))
+            return port
+    raise OSError("no free port")

@@ -7,6 +7,8 @@ where nothing cancels.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 
@@ -17,6 +19,9 @@ Indices = npt.NDArray[np.int64]
 
 ROWS, COLUMNS = 256, 2048
 """Patches x bank vectors of one tile: 2 MiB, less than 4 with its copies."""
+
+BLOCK = 256
+"""Vectors of a tile of which only the best is looked at, and the others where that comes near."""
 
 COMPARED = 256
 """Pairs compared at a time."""
@@ -58,20 +63,15 @@ class Shortlist:
         least = np.full(len(patches), -np.inf, np.float32)  # the best true bracket seen, less the slack
         found: list[tuple[Indices, Indices, FloatArray]] = []
         every, scratch = np.arange(len(patches)), np.empty(len(patches) * COLUMNS, np.float32)
-        for first in range(0, len(self._vectors), COLUMNS):
-            width = len(self._half_norms[first : first + COLUMNS])
-            bracket = scratch[: len(patches) * width].reshape(len(patches), width)
+        for first, stop in _tiles(len(self._vectors)):
+            bracket = scratch[: len(patches) * (stop - first)].reshape(len(patches), -1)
             brackets_with(first, bracket)
-            top = bracket.argmax(axis=1)
-            better = np.flatnonzero(bracket[every, top] >= least)
-            true = self._brackets(patches, better, top[better] + first) - slack[better]
-            least[better] = np.maximum(least[better], true)
-            near = bracket >= least[:, None]
-            if np.count_nonzero(near) > CANDIDATES * len(patches):
-                crowded = np.count_nonzero(near, axis=1) > CANDIDATES
-                near[crowded], least[crowded] = False, np.inf
-            # in two dimensions it takes ten times as long
-            row, column = np.divmod(np.flatnonzero(near), width)
+            blocks, top, best = _blocks(bracket)
+            leading = best.argmax(axis=1)
+            better = np.flatnonzero(best[every, leading] >= least)
+            column = top[better, leading[better]] + first
+            least[better] = np.maximum(least[better], self._brackets(patches, better, column) - slack[better])
+            row, column = _near(blocks, best, least)
             found.append((row, column + first, bracket[row, column]))
         row, column, value = (np.concatenate(parts) for parts in zip(*found, strict=True))
         still_near = value >= least[row]
@@ -85,3 +85,41 @@ class Shortlist:
             bracket[part] = np.einsum("ij,ij->i", patches[row[part]], self._vectors[column[part]])
         bracket -= self._half_norms[column]
         return bracket
+
+
+def _tiles(count: int) -> Iterator[tuple[int, int]]:
+    """Yield first and stop of each tile: whole blocks, then what is left."""
+    whole = count - count % BLOCK
+    for first in range(0, whole, COLUMNS):
+        yield first, min(first + COLUMNS, whole)
+    if whole < count:
+        yield whole, count
+
+
+def _blocks(bracket: FloatArray) -> tuple[FloatArray, Indices, FloatArray]:
+    """Cut brackets (N, width) into blocks of BLOCK vectors, or into one that is narrower.
+
+    Returns the blocks (N * blocks, BLOCK), a view; the column of each one's best, (N, blocks); and that bracket.
+    """
+    rows, width = bracket.shape
+    size = min(width, BLOCK)
+    blocks = bracket.reshape(-1, size)
+    top = blocks.argmax(axis=1)
+    best = blocks[np.arange(len(blocks)), top].reshape(rows, -1)
+    return blocks, top.reshape(best.shape) + np.arange(0, width, size), best
+
+
+def _near(blocks: FloatArray, best: FloatArray, least: FloatArray) -> tuple[Indices, Indices]:
+    """Return pairs (patch, column) of the brackets that come up to `least` (N,).
+
+    A patch that has more than CANDIDATES is left out, and its `least` becomes infinite.
+    """
+    looked_at = np.flatnonzero(best >= least[:, None])
+    patch, block = np.divmod(looked_at, best.shape[1])
+    near = blocks[looked_at] >= least[patch, None]
+    if np.count_nonzero(near) > CANDIDATES * len(least):
+        crowded = np.bincount(patch, np.count_nonzero(near, axis=1), len(least)) > CANDIDATES
+        near[crowded[patch]], least[crowded] = False, np.inf
+    # in two dimensions it takes ten times as long
+    at, column = np.divmod(np.flatnonzero(near), blocks.shape[1])
+    return patch[at], block[at] * blocks.shape[1] + column

@@ -25,10 +25,11 @@ from adapters.opcua.machine_vision.data_types import (
 from adapters.opcua.machine_vision.methods import RIGHTS, Right
 from adapters.opcua.machine_vision.service import METHODS
 from adapters.opcua.machine_vision.values import empty, variant
+from adapters.simulation.broker import free_port
 from schemas.messages import CommandName, Decision, Reason
 from schemas.settings import OpcUaServerSettings
 from schemas.tags import Tag
-from tests.support.opcua import free_port, plain_client, tag_node
+from tests.support.opcua import plain_client, tag_node
 from tests.support.vision import SHELF, ScriptedStation, reference, served_vision
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -8,10 +8,10 @@ from typing import Any
 import argon2
 import pytest
 
+from adapters.simulation.broker import free_port
 from schemas.messages import Verdict
 from schemas.settings import OpcUaServerSettings
 from tests.support.node import needs_node, node
-from tests.support.opcua import free_port
 from tests.support.vision import SHELF, served_vision
 
 pytestmark = needs_node("node-opcua-client", "node-opcua-certificate-manager")

@@ -9,11 +9,12 @@ import pytest
 import pytest_asyncio
 from asyncua import ua
 
+from adapters.simulation.broker import free_port
 from adapters.simulation.plc_server import PlcServer
 from schemas.messages import Decision, Gate
 from schemas.tags import VerdictCode
 from service.ports import Arrival
-from tests.support.opcua import RecordingIntake, answer, free_port, status, verdict
+from tests.support.opcua import RecordingIntake, answer, status, verdict
 from tests.support.plc import Judge, plc_client, serving
 from tests.support.waiting import eventually
 

@@ -14,11 +14,12 @@ from asyncua.crypto.permission_rules import User, UserRole
 from asyncua.server.address_space import AddressSpace, AttributeService
 
 from adapters.opcua.client import OpcUaClientAdapter
+from adapters.simulation.broker import free_port
 from adapters.simulation.plc_server import NAMESPACE_URI, PlcServer
 from schemas.messages import Decision
 from schemas.tags import VerdictCode
 from service.errors import SinkUnavailable
-from tests.support.opcua import RecordingIntake, answer, free_port, verdict
+from tests.support.opcua import RecordingIntake, answer, verdict
 from tests.support.plc import plc_client, serving
 from tests.support.waiting import eventually
 

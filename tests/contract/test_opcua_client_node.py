@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from adapters.opcua.client import OpcUaClientAdapter
+from adapters.simulation.broker import free_port
 from adapters.simulation.plc_server import NAMESPACE_URI, TYPES
 from schemas.messages import Decision
-from tests.support.opcua import RecordingIntake, free_port, plain_client
+from tests.support.opcua import RecordingIntake, plain_client
 from tests.support.plc import Judge, plc_client, serving
 from tests.support.waiting import eventually
 

@@ -14,9 +14,10 @@ from asyncua import ua
 from adapters.opcua.client.access import read_access
 from adapters.opcua.client.connection import PlcConnection
 from adapters.opcua.client.diagnosis import PlcUnusable
+from adapters.simulation.broker import free_port
 from schemas.settings import OpcUaClientSettings
 from service.errors import SinkUnavailable
-from tests.support.opcua import STATION, RecordingIntake, answer, free_port, verdict
+from tests.support.opcua import STATION, RecordingIntake, answer, verdict
 from tests.support.plc import PlcProcess, plc_client, serving
 from tests.support.waiting import eventually
 

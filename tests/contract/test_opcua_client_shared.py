@@ -19,8 +19,9 @@ from asyncua.server.address_space import AddressSpace, AttributeService
 from adapters.opcua.client.access import PlcAccess
 from adapters.opcua.client.connection import PlcConnection
 from adapters.opcua.client.sessions import PlcSessions
+from adapters.simulation.broker import free_port
 from adapters.simulation.plc_server import PlcServer
-from tests.support.opcua import NoCommands, RecordingIntake, free_port
+from tests.support.opcua import NoCommands, RecordingIntake
 from tests.support.plc import plc_client, serving
 from tests.support.waiting import eventually, loop_turns
 

@@ -12,11 +12,12 @@ from asyncua.common.subscription import DataChangeEvent
 
 from adapters.clock import SystemClock
 from adapters.opcua.server import OpcUaServerAdapter
+from adapters.simulation.broker import free_port
 from schemas.messages import Box, Decision, Fault, Gate, Reason, StationState, Verdict
 from schemas.settings import OpcUaServerSettings
 from schemas.tags import Access, Tag, TagType
 from service.errors import SinkUnavailable, UsageError
-from tests.support.opcua import ServedStation, answer, free_port, running, status, verdict
+from tests.support.opcua import ServedStation, answer, running, status, verdict
 
 DATA_TYPES = {  # OPC 10000-6, 5.1.2
     TagType.BOOLEAN: "i=1",

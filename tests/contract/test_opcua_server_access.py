@@ -26,11 +26,12 @@ from adapters.opcua.sessions import StationInternalServer
 from adapters.opcua.trust import REJECTED
 from adapters.opcua.users import StationUsers
 from adapters.pki import PlantAuthority
+from adapters.simulation.broker import free_port
 from schemas.settings import OpcUaServerSettings
 from schemas.tags import NAMESPACE_URI, Tag
 from tests.contract.test_opcua_server_security import users_file
 from tests.support.node import needs_node, node
-from tests.support.opcua import free_port, plain_client, running, tag_node
+from tests.support.opcua import plain_client, running, tag_node
 
 SECURED = tuple(
     f"{policy}_SignAndEncrypt" for policy in ("Basic256Sha256", "Aes128Sha256RsaOaep", "Aes256Sha256RsaPss")

@@ -10,13 +10,14 @@ from pathlib import Path
 from asyncua import ua
 
 from adapters.opcua.server import OpcUaServerAdapter
+from adapters.simulation.broker import free_port
 from adapters.simulation.plc import GateAction, PlcGate
 from schemas.messages import Decision, Gate
 from schemas.settings import OpcUaServerSettings
 from schemas.tags import Tag, VerdictCode
 from service.ports import Arrival
 from tests.support.clock import HandClock
-from tests.support.opcua import STATION, RecordingIntake, answer, free_port, running, status, verdict
+from tests.support.opcua import STATION, RecordingIntake, answer, running, status, verdict
 
 
 @contextlib.asynccontextmanager

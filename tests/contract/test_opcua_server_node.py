@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from adapters.simulation.broker import free_port
 from schemas.messages import Box, Decision, Verdict
 from schemas.settings import OpcUaServerSettings
 from schemas.tags import Access, Tag, TagType
 from service.ports import Arrival
 from tests.support.node import needs_node, node
-from tests.support.opcua import answer, free_port, running, verdict
+from tests.support.opcua import answer, running, verdict
 
 pytestmark = needs_node("node-opcua-client")
 

@@ -15,6 +15,7 @@ from asyncua.ua.ua_binary import struct_from_binary, struct_to_binary
 
 from adapters.opcua.listener import StationServer
 from adapters.opcua.server import OpcUaServerAdapter
+from adapters.simulation.broker import free_port
 from schemas.settings import OpcUaServerSettings
 from schemas.tags import NAMESPACE_URI, Tag
 from tests.contract.test_opcua_server_access import needs_node_opcua
@@ -23,7 +24,6 @@ from tests.support.node import node
 from tests.support.opcua import (
     ServedStation,
     answer,
-    free_port,
     plain_client,
     running,
     served_station,

@@ -17,10 +17,11 @@ from adapters.accounts import Role, read_users
 from adapters.clock import SystemClock
 from adapters.opcua.security import security_policies
 from adapters.opcua.server import OpcUaServerAdapter
+from adapters.simulation.broker import free_port
 from schemas.settings import OpcUaServerSettings
 from schemas.tags import NAMESPACE_URI, Tag
 from service.errors import UsageError
-from tests.support.opcua import free_port, plain_client, running, tag_node
+from tests.support.opcua import plain_client, running, tag_node
 from tests.support.waiting import eventually
 
 ENCRYPTED = "Basic256Sha256_SignAndEncrypt"

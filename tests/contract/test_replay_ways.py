@@ -23,6 +23,7 @@ from adapters.opcua.server import OpcUaServerAdapter
 from adapters.replay.mqtt import MqttReplay
 from adapters.replay.opcua_client import OpcUaClientReplay
 from adapters.replay.opcua_server import OpcUaServerReplay
+from adapters.simulation.broker import free_port
 from adapters.simulation.plc import PlcGate
 from schemas.messages import Decision, StationState, Status, Verdict
 from schemas.settings import MqttSettings, OpcUaClientSettings, OpcUaLogin, OpcUaServerSettings
@@ -33,7 +34,7 @@ from service.replay.parts import RecordedPart
 from service.replay.player import Pace, Played, ReplayTarget, play
 from tests.support.fakes import RecordingCommands
 from tests.support.mqtt import private_mosquitto
-from tests.support.opcua import free_port, plain_client, tag_node
+from tests.support.opcua import plain_client, tag_node
 from tests.support.recordings import recorded_part
 from tests.support.waiting import eventually
 

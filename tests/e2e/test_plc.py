@@ -10,11 +10,11 @@ import cv2
 import httpx
 import pytest
 
+from adapters.simulation.broker import free_port
 from adapters.simulation.plc_server import PlcServer
 from schemas.tags import VerdictCode
 from service.model.registry import ModelRegistry
 from tests.support.mqtt import PlantClient, private_mosquitto
-from tests.support.opcua import free_port
 from tests.support.parts import draw_part, publish, train_parts, write_parts
 from tests.support.service import ServiceProcess
 from tests.support.waiting import eventually

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +13,7 @@ from asyncua import Client, Node, ua
 from adapters.clock import SystemClock
 from adapters.opcua.events import DefaultEventIds
 from adapters.opcua.server import OpcUaServerAdapter
+from adapters.simulation.broker import free_port
 from schemas.messages import (
     Box,
     Command,
@@ -35,13 +35,6 @@ from service.ports import Answer, Arrival
 
 STATION = "line1"
 _REASONS = {Decision.OK: Reason.SCORE_BELOW_THRESHOLD, Decision.DAMAGED: Reason.SCORE_AT_OR_ABOVE_THRESHOLD}
-
-
-def free_port() -> int:
-    """Return a loopback port that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def verdict(

@@ -13,11 +13,13 @@ import pytest
 from adapters.clock import SystemClock
 from adapters.recordings.reader import Session
 from adapters.recordings.recorder import SessionRecorder, surplus
+from adapters.recordings.writer import SessionWriter
 from schemas.messages import REPLAY_PREFIX, ImageRef, Reason
 from schemas.settings import RecordSettings
 from service.errors import FrameMissing, UsageError
 from tests.support.line import arrival
 from tests.support.mqtt import verdict
+from tests.support.recordings import INFO, recorded_part
 
 MB = 1 << 20
 
@@ -137,19 +139,33 @@ def test_recorder_refuses_a_folder_that_cannot_be_written(tmp_path: Path) -> Non
         recorder(tmp_path / "file", Disk())
 
 
-def test_surplus_is_the_oldest_and_never_the_file_in_work(tmp_path: Path) -> None:
-    """Files of all sessions count together; what is being written stays, however old."""
-    files = []
-    for age in range(4):
-        folder = tmp_path / f"s{age % 2}"
-        folder.mkdir(exist_ok=True)
-        file = folder / f"{age}.mcap"
+def test_surplus_is_the_oldest_files_of_all_sessions(tmp_path: Path) -> None:
+    """As many as have to go, and none more."""
+    files = recordings(tmp_path, 4)
+    assert surplus(tmp_path, 400) == []
+    assert surplus(tmp_path, 250) == files[:2]
+
+
+def test_surplus_is_never_a_file_in_work(tmp_path: Path) -> None:
+    """Stations may record into one folder: what any of them is writing stays, however old."""
+    files = recordings(tmp_path, 2)
+    with SessionWriter.create(tmp_path / "other", INFO) as other:
+        other.write(recorded_part(0))
+        assert other.path is not None
+        os.utime(other.path, (-1, -1))
+        assert surplus(tmp_path, 0) == files
+    os.utime(tmp_path / "other" / "0001.mcap", (-1, -1))
+    assert surplus(tmp_path, 0) == [tmp_path / "other" / "0001.mcap", *files]
+
+
+def recordings(root: Path, count: int) -> list[Path]:
+    """Write files of 100 bytes of two sessions, the oldest first."""
+    files = [root / f"s{age % 2}" / f"{age}.mcap" for age in range(count)]
+    for age, file in enumerate(files):
+        file.parent.mkdir(exist_ok=True)
         file.write_bytes(bytes(100))
         os.utime(file, (age, age))
-        files.append(file)
-    assert surplus(tmp_path, 400, spare=None) == []
-    assert surplus(tmp_path, 250, spare=None) == files[:2]
-    assert surplus(tmp_path, 250, spare=files[0]) == files[1:3]
+    return files
 
 
 def test_recorder_deletes_old_sessions_for_new_ones(tmp_path: Path) -> None:
