@@ -117,10 +117,10 @@ def build(
     def judging_model() -> LoadedModel | None:
         return None if station.paused or recovery.fault is not None else models.current
 
-    def dispatch(answer: Answer, arrival: Arrival) -> None:
+    def dispatch(answer: Answer, arrival: Arrival) -> asyncio.Future[bool]:
         if answer.for_gate and not answer.repeated:
             station.count(answer.verdict)
-        dispatcher.dispatch(answer, arrival)
+        return dispatcher.dispatch(answer, arrival)
 
     inspector = Inspector(
         settings,

@@ -104,4 +104,9 @@ def deadline_monotonic(entry: JournalEntry, clock: Clock) -> float:
     """
     if entry.deadline_monotonic is not None:
         return entry.deadline_monotonic
+    return long_ago(clock)
+
+
+def long_ago(clock: Clock) -> float:
+    """Return a moment at which whatever is due then is surely expired."""
     return clock.monotonic() - _LONG_AGO_S

@@ -87,8 +87,8 @@ class Dispatcher:
         """Tell whether a verdict has waited longer to be handed on than anything here should take."""
         return bool(self._queue) and self._clock.monotonic() - self._queue[0].since > _STALLED_S
 
-    def dispatch(self, answer: Answer, arrival: Arrival) -> None:
-        """Send `answer` on its way; call in the order of seq."""
+    def dispatch(self, answer: Answer, arrival: Arrival) -> asyncio.Future[bool]:
+        """Send `answer` on its way; call in the order of seq. Returns whether it is stored, False: it never will be."""
         # a picture need not wait with its verdict
         one = _Outgoing(answer, replace(arrival, frame_bytes=None), self._clock.monotonic())
         self._queue.append(one)
@@ -111,6 +111,7 @@ class Dispatcher:
             # the interpreter is the verdict's own while it leaves
             asyncio.get_running_loop().call_later(_STORE_DELAY_S if one.secured else 0, self._to_store.set)
         self._news.set()
+        return one.stored
 
     async def run(self) -> None:
         """Dispatch until cancelled."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -13,8 +13,9 @@ import structlog
 
 from schemas.messages import Reason, Verdict
 from schemas.settings import OnReplayed, Settings
+from service.answer_book import EARLIER, AnswerBook, Earlier, Page
 from service.compute import Compute, Failed, Job, Judged, LoadedModel, Outcome
-from service.deadline import Deadline, Margin, deadline_monotonic
+from service.deadline import Deadline, Margin, deadline_monotonic, long_ago
 from service.errors import JournalError
 from service.journal_health import JournalHealth
 from service.pipeline.types import Frame
@@ -22,14 +23,6 @@ from service.ports import Answer, Arrival, Clock, Journal, JournalEntry, Picture
 from service.verdicts import make_verdict
 
 log = structlog.get_logger(__name__)
-
-_REMEMBERED, _REMEMBERED_CHARACTERS = 4096, 4_000_000
-"""Answers kept in memory for repeated events, and of event ids together, which may be long where an event is refused;
-older ones come from the journal."""
-
-_EARLIER = 100_000
-"""So many events that were answered longer ago, or by earlier runs, are known by a number each: their frames are not
-fetched in vain, and where the journal fails they are not decided anew."""
 
 _HEAD_START_S = 0.001
 """How long the frame alone has the interpreter, before the journal is asked."""
@@ -61,7 +54,7 @@ class Inspector:
         margin: Margin,
         health: JournalHealth,
         model: Callable[[], LoadedModel | None],
-        dispatch: Callable[[Answer, Arrival], None],
+        dispatch: Callable[[Answer, Arrival], asyncio.Future[bool]],
         pictures: PictureSink | None = None,
         recorder: Recorder | None = None,
     ) -> None:
@@ -76,9 +69,7 @@ class Inspector:
         self._pictures = pictures
         self._recorder = recorder
         self._seq = 0
-        self._answers: OrderedDict[str, asyncio.Future[Answer]] = OrderedDict()
-        self._characters = 0
-        self._earlier: dict[int, None] = {}  # the oldest first
+        self._book = AnswerBook()
         self._late: set[asyncio.Task[None]] = set()
         self._to_keep: deque[Callable[[], None]] = deque()
 
@@ -92,41 +83,46 @@ class Inspector:
         """Return the number of the last verdict."""
         return self._seq
 
-    async def recover(self) -> Sequence[Arrival]:
-        """Take up numbering where the last run ended; return the events that it left unanswered, to be inspected.
+    async def take_up_numbering(self) -> None:
+        """Go on with the numbers of the last run.
 
         Raises:
-            JournalError: numbering cannot go on, since the journal cannot say where it ended.
+            JournalError: the journal cannot say where it ended.
         """
         self._seq = await self._journal.last_seq()
+
+    async def recover(self) -> Sequence[Arrival]:
+        """Note what earlier runs answered; return the events that are unanswered and not in work, to be inspected.
+
+        Raises:
+            JournalError: the journal cannot say; to be tried again.
+        """
         try:
-            self._earlier = dict.fromkeys(map(hash, reversed(await self._journal.answered_ids(_EARLIER))))
+            self._book.take_up(reversed(await self._journal.answered_ids(EARLIER)))
             open_events = await self._journal.unanswered()
         except JournalError as exc:
             self._health.fault = str(exc)
-            log.error("journal_recover_failed", error=str(exc))
-            return []
-        return [_arrival(entry, self._clock) for entry in open_events]
+            raise
+        return [_arrival(entry, self._clock) for entry in open_events if self._book.find(entry.event.event_id) is None]
 
     async def inspect(self, arrival: Arrival) -> None:
         """Answer `arrival`: with a new verdict, or with the one that its event id got before. Never raises."""
-        first = self._answers.get(arrival.event.event_id)
-        if first is not None:
-            self._dispatch(_repeat(await asyncio.shield(first), arrival), arrival)
+        known = self._book.find(arrival.event.event_id)
+        if known is not None:
+            self._dispatch(_repeat(await asyncio.shield(known.answer), arrival), arrival)
             return
-        answered = self._remember(arrival.event.event_id)
+        page = self._book.begin(arrival.event.event_id)
         began = self._clock.monotonic()
         deadline = Deadline.of(arrival, self._settings.deadline, self._margin)
         work: asyncio.Task[Outcome] | None = None
         try:
-            outcome, work = await self._outcome(arrival, deadline)
+            outcome, work = await self._outcome(arrival, deadline, page)
         except Exception as exc:  # the supervised boundary: a defect ends in a fail-safe verdict
             log.exception("inspection_failed", event_id=arrival.event.event_id)
             outcome = Failed(Reason.INTERNAL_ERROR, type(exc).__name__)
         # no await from here to dispatch: verdicts leave in the order of their seq
         if isinstance(outcome, Answer):
-            answered.set_result(outcome)
-            self._dispatch(_repeat(outcome, arrival), arrival)
+            page.write(outcome, self._dispatch(_repeat(outcome, arrival), arrival))
             return
         self._seq += 1
         verdict = self._verdict(outcome, arrival, self._seq)
@@ -142,25 +138,17 @@ class Inspector:
             # a timer that rings late is part of what the margin must make up for
             decided_monotonic=max(began, deadline.decide_by) if missed else now,
         )
-        answered.set_result(replace(answer, correlation_data=None))  # whoever asks again has some of his own
-        self._dispatch(answer, arrival)
+        page.write(replace(answer, correlation_data=None), self._dispatch(answer, arrival))
         self._to_keep.append(partial(self._keep, arrival, verdict, outcome, work))
         asyncio.get_running_loop().call_later(_RECORD_DELAY_S, self._keep_one)
 
     async def _outcome(
-        self, arrival: Arrival, deadline: Deadline
+        self, arrival: Arrival, deadline: Deadline, page: Page
     ) -> tuple[Outcome | Answer, asyncio.Task[Outcome] | None]:
         """Return what became of a new event, or the answer that an earlier run gave; and the inspection, if any."""
-        if hash(arrival.event.event_id) in self._earlier:
-            known, asked = await self._accept(arrival, deadline, _EARLIER_PATIENCE_S)
-            said = None if known is None else known.verdict_json
-            if not asked:
-                said = await self._find(arrival)
-                if said is None:
-                    silent = "answered before, but the journal cannot say how"
-                    return Failed(Reason.INTERNAL_ERROR, silent, rejects=True), None
-            if said is not None:
-                return self._answer(said, deadline), None
+        said = await self._said_earlier(arrival, deadline)
+        if said is not None:
+            return said, None
         is_new: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         work = self._begin(arrival, deadline, is_new)
         await asyncio.sleep(_HEAD_START_S)  # the frame is made ready while the journal is asked, and first of all
@@ -171,26 +159,31 @@ class Inspector:
         finally:
             if not is_new.done():
                 is_new.set_result(known is None or known.verdict_json is None)
-        if known is not None and known.verdict_json is not None:
-            return self._answer(known.verdict_json, deadline), None
+        answer = self._known(known, deadline)
+        if answer is not None:
+            return answer, None
         if isinstance(work, Failed):
             return work, None
-        return await self._in_time(work, arrival, deadline), work
+        return await self._in_time(work, arrival, deadline, page), work
 
-    def _remember(self, event_id: str) -> asyncio.Future[Answer]:
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._answers[event_id] = future
-        self._characters += len(event_id)
-        while len(self._answers) > _REMEMBERED or self._characters > _REMEMBERED_CHARACTERS:
-            done = next((known for known, answer in self._answers.items() if answer.done()), None)
-            if done is None:
-                break
-            del self._answers[done]
-            self._characters -= len(done)
-            self._earlier[hash(done)] = None
-            if len(self._earlier) > _EARLIER:
-                del self._earlier[next(iter(self._earlier))]
-        return future
+    async def _said_earlier(self, arrival: Arrival, deadline: Deadline) -> Failed | Answer | None:
+        """Return what was answered long ago, or that nobody knows it any more; None where that may have been nothing.
+
+        Never decided anew: the gate may have been told otherwise.
+        """
+        earlier = self._book.earlier(arrival.event.event_id)
+        if earlier is None:
+            return None
+        if earlier is Earlier.LOST:
+            return Failed(Reason.INTERNAL_ERROR, "answered before, but that could not be noted", rejects=True)
+        known, asked = await self._accept(arrival, deadline, _EARLIER_PATIENCE_S)
+        if asked:
+            return self._known(known, deadline)
+        said = await self._find(arrival)
+        if said is None:
+            return Failed(Reason.INTERNAL_ERROR, "answered before, but the journal cannot say how", rejects=True)
+        # when it was due is not known: too long ago to pass
+        return self._answer(said, long_ago(self._clock), deadline.transit_s)
 
     async def _accept(
         self, arrival: Arrival, deadline: Deadline, patience_s: float
@@ -237,22 +230,23 @@ class Inspector:
         )
         return asyncio.create_task(self._compute.judge(job), name=f"judge {arrival.event.event_id}")
 
-    async def _in_time(self, work: asyncio.Task[Outcome], arrival: Arrival, deadline: Deadline) -> Outcome:
+    async def _in_time(self, work: asyncio.Task[Outcome], arrival: Arrival, deadline: Deadline, page: Page) -> Outcome:
         """Return what comes first: the outcome of `work`, or a missed deadline."""
         done, _ = await asyncio.wait({work}, timeout=deadline.decide_by - self._clock.monotonic())
         # both may have come: the process was frozen, or the event loop held up
         if done and self._clock.monotonic() <= deadline.decide_by:
             return work.result()
-        late = asyncio.create_task(self._record_late(work, arrival, self._clock.now()))
+        late = asyncio.create_task(self._record_late(work, arrival, page, self._clock.now()))
         self._late.add(late)
         late.add_done_callback(self._late.discard)
         return Failed(Reason.DEADLINE_MISSED, "the inspection took too long")
 
-    async def _record_late(self, work: asyncio.Task[Outcome], arrival: Arrival, missed_at: datetime) -> None:
+    async def _record_late(
+        self, work: asyncio.Task[Outcome], arrival: Arrival, page: Page, missed_at: datetime
+    ) -> None:
         outcome = await work
-        first = self._answers.get(arrival.event.event_id)
-        if isinstance(outcome, Judged) and first is not None:
-            verdict = self._verdict(outcome, arrival, (await first).verdict.seq, late=True)
+        if isinstance(outcome, Judged):
+            verdict = self._verdict(outcome, arrival, (await page.answer).verdict.seq, late=True)
             log.warning(
                 "late_result",
                 event_id=verdict.event_id,
@@ -281,15 +275,16 @@ class Inspector:
             return self._clock.monotonic() - arrival.received_monotonic
         return (self._clock.now() - arrival.received_at).total_seconds()
 
-    def _answer(self, verdict_json: bytes, deadline: Deadline) -> Answer:
+    def _known(self, entry: JournalEntry | None, deadline: Deadline) -> Answer | None:
+        """Return what the journal has. The part was due when it was first asked for, whenever it is asked for again."""
+        if entry is None or entry.verdict_json is None:
+            return None
+        due = min(deadline.monotonic, deadline_monotonic(entry, self._clock))
+        return self._answer(entry.verdict_json, due, deadline.transit_s)
+
+    def _answer(self, verdict_json: bytes, due: float, transit_s: float) -> Answer:
         verdict = Verdict.model_validate_json(verdict_json)
-        return Answer(
-            verdict,
-            verdict_json,
-            deadline.monotonic,
-            for_gate=self._is_for_gate(verdict),
-            transit_s=deadline.transit_s,
-        )
+        return Answer(verdict, verdict_json, due, for_gate=self._is_for_gate(verdict), transit_s=transit_s)
 
     def _is_for_gate(self, verdict: Verdict) -> bool:
         return not verdict.replayed or self._settings.gate.on_replayed is OnReplayed.ACT

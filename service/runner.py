@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 import structlog
 
+from schemas.messages import Command, CommandReply
 from service.dispatch import Dispatcher
-from service.errors import SinkUnavailable
+from service.errors import JournalError, SinkUnavailable
 from service.inspector import Inspector
 from service.outbox import Outbox
 from service.ports import Adapter, Arrival, CommandHandler, VerdictSink, Watchdog
@@ -24,12 +27,22 @@ _STATUS_DELAY_S = 0.1
 in the middle of one costs the gate more than anybody gains. What a PLC must see at once its adapter writes itself.
 """
 
+_RECOVER_RETRY_S = 1.0
 _DRAIN_S = 5.0
 _CLOSE_S = 2.5
 
 
+@dataclass(slots=True, eq=False)
+class _Telling:
+    """What a sink has to be told. could_judge: of the last news, None before the first."""
+
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+    urgent: asyncio.Event = field(default_factory=asyncio.Event)
+    could_judge: bool | None = None
+
+
 class Runner:
-    """The running service: sources hand their events to `submit`, everything else is kept going by `run`.
+    """The running service: sources hand their events to `submit` and commands to `handle`; `run` keeps all else going.
 
     Args:
         station: whose status is told.
@@ -71,7 +84,7 @@ class Runner:
         self._group: asyncio.TaskGroup | None = None
         self._inspections: set[asyncio.Task[None]] = set()
         self._draining = False
-        self._news = [asyncio.Event() for _ in outboxes]
+        self._telling = [_Telling() for _ in outboxes]
         self.started = asyncio.Event()
 
     def submit(self, arrival: Arrival) -> None:
@@ -99,25 +112,23 @@ class Runner:
         try:
             for adapter in self._adapters:
                 await adapter.open()
-            left_open = await self._inspector.recover()
+            await self._inspector.take_up_numbering()
             for outbox in self._outboxes:
                 await outbox.recover(self._inspector.last_seq)
             async with asyncio.TaskGroup() as group:
                 self._group = group
                 parts: list[Part] = [*self._parts, ("dispatcher", self._dispatcher.run), ("heartbeat", self._beat)]
-                for outbox, news in zip(self._outboxes, self._news, strict=True):
+                for outbox, telling in zip(self._outboxes, self._telling, strict=True):
                     name = outbox.sink.name
                     parts.append((f"outbox {name}", outbox.run))
-                    parts.append((f"status {name}", partial(self._tell_status, outbox.sink, news)))
+                    parts.append((f"status {name}", partial(self._tell_status, outbox.sink, telling)))
                 serving = [group.create_task(supervise(name, part), name=name) for name, part in parts]
                 await self._before_ready()
                 # before the adapters: what comes again from a broker then meets the event that is in work
-                for arrival in left_open:
-                    self._inspect(arrival, group)
+                if not await self._recover(group):
+                    serving.append(group.create_task(self._recover_later(group), name="recover"))
                 serving += [
-                    group.create_task(
-                        supervise(adapter.name, partial(adapter.run, self, self._commands)), name=adapter.name
-                    )
+                    group.create_task(supervise(adapter.name, partial(adapter.run, self, self)), name=adapter.name)
                     for adapter in self._adapters
                 ]
                 self.started.set()
@@ -133,6 +144,30 @@ class Runner:
         finally:
             self._group = None
             await self._close()
+
+    async def handle(self, command: Command, source: str) -> CommandReply:
+        """Carry out `command` and say how it went; never raises. What it changed is shown before the reply is out."""
+        reply = await self._commands.handle(command, source)
+        self._announce()
+        await asyncio.sleep(0)
+        return reply
+
+    async def _recover(self, group: asyncio.TaskGroup) -> bool:
+        """Inspect what was left unanswered; tell whether the journal could say what that is."""
+        try:
+            left_open = await self._inspector.recover()
+        except JournalError as exc:
+            log.error("journal_recover_failed", error=str(exc))
+            return False
+        for arrival in left_open:
+            self._inspect(arrival, group)
+        return True
+
+    async def _recover_later(self, group: asyncio.TaskGroup) -> None:
+        while True:
+            await asyncio.sleep(_RECOVER_RETRY_S)
+            if await self._recover(group):
+                return
 
     def _inspect(self, arrival: Arrival, group: asyncio.TaskGroup) -> None:
         task = group.create_task(self._inspector.inspect(arrival), name=f"inspect {arrival.event.event_id}")
@@ -167,20 +202,26 @@ class Runner:
             self._announce()
 
     def _announce(self) -> None:
-        for news in self._news:
-            news.set()
+        can_judge = self._station.can_judge
+        for telling in self._telling:
+            telling.news.set()
+            if can_judge is not telling.could_judge:
+                telling.urgent.set()
+            telling.could_judge = can_judge
 
-    async def _tell_status(self, sink: VerdictSink, news: asyncio.Event) -> None:
+    async def _tell_status(self, sink: VerdictSink, telling: _Telling) -> None:
         """Tell one sink what changed: a moment later, not in the moment in which a verdict is on its way.
 
-        The first time at once: until then it shows a station of which nothing is known.
+        At once where it is whether parts are judged at all, and the first time: until then a sink shows a station of
+        which nothing is known.
         """
-        delay_s = 0.0
         while True:
-            await news.wait()
-            await asyncio.sleep(delay_s)
-            delay_s = _STATUS_DELAY_S
-            news.clear()
+            await telling.news.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_STATUS_DELAY_S):
+                    await telling.urgent.wait()
+            telling.news.clear()
+            telling.urgent.clear()
             try:
                 await sink.publish_status(self._station.status(), ready=self.ready)
             except SinkUnavailable as exc:

@@ -7,8 +7,6 @@ where nothing cancels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import numpy.typing as npt
 
@@ -63,9 +61,12 @@ class Shortlist:
         least = np.full(len(patches), -np.inf, np.float32)  # the best true bracket seen, less the slack
         found: list[tuple[Indices, Indices, FloatArray]] = []
         every, scratch = np.arange(len(patches)), np.empty(len(patches) * COLUMNS, np.float32)
-        for first, stop in _tiles(len(self._vectors)):
-            bracket = scratch[: len(patches) * (stop - first)].reshape(len(patches), -1)
-            brackets_with(first, bracket)
+        for first in range(0, len(self._vectors), COLUMNS):
+            width = len(self._half_norms[first : first + COLUMNS])
+            padded = -(-width // BLOCK) * BLOCK
+            bracket = scratch[: len(patches) * padded].reshape(len(patches), padded)
+            brackets_with(first, bracket[:, :width])
+            bracket[:, width:] = -np.inf
             blocks, top, best = _blocks(bracket)
             leading = best.argmax(axis=1)
             better = np.flatnonzero(best[every, leading] >= least)
@@ -87,26 +88,16 @@ class Shortlist:
         return bracket
 
 
-def _tiles(count: int) -> Iterator[tuple[int, int]]:
-    """Yield first and stop of each tile: whole blocks, then what is left."""
-    whole = count - count % BLOCK
-    for first in range(0, whole, COLUMNS):
-        yield first, min(first + COLUMNS, whole)
-    if whole < count:
-        yield whole, count
-
-
 def _blocks(bracket: FloatArray) -> tuple[FloatArray, Indices, FloatArray]:
-    """Cut brackets (N, width) into blocks of BLOCK vectors, or into one that is narrower.
+    """Cut brackets (N, width) into blocks of BLOCK vectors.
 
     Returns the blocks (N * blocks, BLOCK), a view; the column of each one's best, (N, blocks); and that bracket.
     """
     rows, width = bracket.shape
-    size = min(width, BLOCK)
-    blocks = bracket.reshape(-1, size)
+    blocks = bracket.reshape(-1, BLOCK)
     top = blocks.argmax(axis=1)
     best = blocks[np.arange(len(blocks)), top].reshape(rows, -1)
-    return blocks, top.reshape(best.shape) + np.arange(0, width, size), best
+    return blocks, top.reshape(best.shape) + np.arange(0, width, BLOCK), best
 
 
 def _near(blocks: FloatArray, best: FloatArray, least: FloatArray) -> tuple[Indices, Indices]:

@@ -16,7 +16,7 @@ from schemas.settings import DeadlineSettings, GateSettings, IntakeSettings, OnR
 from service.admission import Admission
 from service.compute import Compute, LoadedModel
 from service.deadline import Margin
-from service.errors import FrameCorrupt, FrameError, FrameMissing, FrameRefused, RoiNotFound
+from service.errors import FrameCorrupt, FrameError, FrameMissing, FrameRefused, JournalError, RoiNotFound
 from service.inspector import Inspector
 from service.journal_health import JournalHealth
 from service.ports import Answer, Arrival, Refusal
@@ -38,6 +38,7 @@ class Line:
         self.loader = loader
         self.model: LoadedModel | None = pipeline.loaded
         self.answers: list[Answer] = []
+        self.stored = True
         admission = Admission(settings.intake, clock=CLOCK, places=4)
         self.compute = Compute(loader, admission=admission, settings=settings.compute, max_batch=4)
         self.inspector = Inspector(
@@ -51,9 +52,12 @@ class Line:
             dispatch=self._dispatch,
         )
 
-    def _dispatch(self, answer: Answer, arrival: Arrival) -> None:
+    def _dispatch(self, answer: Answer, arrival: Arrival) -> asyncio.Future[bool]:
         self.answers.append(answer)
         arrival.answered()
+        stored: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        stored.set_result(self.stored)
+        return stored
 
     async def ask(self, event: Arrival) -> Answer:
         await self.inspector.inspect(event)
@@ -200,11 +204,42 @@ async def test_inspector_repeats_from_the_journal_after_a_restart() -> None:
         await line.journal.store([(first, arrival("same"))])
         async with a_line() as restarted:
             restarted.inspector._journal = line.journal
+            await restarted.inspector.take_up_numbering()
             await restarted.inspector.recover()
             again = await restarted.ask(arrival("same"))
             assert again.verdict_json == first.verdict_json
             assert restarted.pipeline.judged == 0
             assert (await restarted.ask(arrival("new"))).verdict.seq == 2
+
+
+@pytest.mark.parametrize(("due_in_s", "gate"), [(60, Gate.PASS), (-1, None)])
+async def test_a_repetition_does_not_renew_the_deadline(due_in_s: float, gate: Gate | None) -> None:
+    """A part passes by when it was first asked for: its id may come again, with another part in front of the gate."""
+    async with a_line() as line:
+        first = await line.ask(arrival("same"))
+        await line.journal.store([(first, arrival("same"))])
+        row = line.journal.rows["same"]
+        row.entry = replace(row.entry, deadline_monotonic=time.monotonic() + due_in_s)
+        async with a_line() as restarted:
+            restarted.inspector._journal = line.journal
+            await restarted.inspector.recover()
+            again = await restarted.ask(arrival("same"))
+    assert again.verdict_json == first.verdict_json
+    assert again.gate_at(time.monotonic()) is gate
+
+
+async def test_inspector_rejects_what_it_answered_and_nobody_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A journal that was away too long to catch up: the event is not decided anew, which might end otherwise."""
+    monkeypatch.setattr("service.answer_book._REMEMBERED", 3)
+    async with a_line() as line:
+        line.stored = False
+        assert (await line.ask(arrival("same"))).verdict.gate is Gate.PASS
+        for number in range(5):
+            await line.ask(arrival(f"e{number}"))
+        loads = line.loader.loads
+        verdict = (await line.ask(arrival("same"))).verdict
+        assert (verdict.reason, verdict.gate) == (Reason.INTERNAL_ERROR, Gate.REJECT)
+        assert line.loader.loads == loads
 
 
 async def test_inspector_knows_an_event_of_an_earlier_run_before_it_loads_its_frame() -> None:
@@ -241,7 +276,7 @@ async def test_inspector_does_not_contradict_a_verdict_of_long_ago(
     readable: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More answers than are remembered, and a full disk: the journal is read, or it is an error that rejects."""
-    monkeypatch.setattr("service.inspector._REMEMBERED", 3)
+    monkeypatch.setattr("service.answer_book._REMEMBERED", 3)
     async with a_line(Settings(deadline=PATIENT, gate=GateSettings(on_error=Gate.PASS))) as line:
         first = await line.ask(arrival("same"))
         await line.journal.store([(first, arrival("same"))])
@@ -256,6 +291,8 @@ async def test_inspector_does_not_contradict_a_verdict_of_long_ago(
     if readable:
         assert again.verdict_json == first.verdict_json
         assert again.repeated
+        # nobody knows by when the gate had to be told
+        assert (first.gate_at(time.monotonic()), again.gate_at(time.monotonic())) == (Gate.PASS, None)
     else:
         assert (again.verdict.reason, again.verdict.gate) == (Reason.INTERNAL_ERROR, Gate.REJECT)
 
@@ -274,12 +311,19 @@ async def test_inspector_knows_how_old_an_event_is_after_a_restart_of_the_machin
 
 
 async def test_inspector_starts_without_a_journal_that_can_be_read() -> None:
-    """What was left open cannot be answered then; what comes can."""
+    """What was left open cannot be answered then, and is later; what comes can, and is not answered twice."""
     async with a_line() as line:
+        await line.journal.accept(arrival("old"), arrival("old").received_at + timedelta(hours=1))
         line.journal.last_seq = _forty  # type: ignore[method-assign] # the mark beside the journal knows
+        await line.inspector.take_up_numbering()
         line.journal.failing = True
-        assert await line.inspector.recover() == []
+        with pytest.raises(JournalError):
+            await line.inspector.recover()
+        assert line.health.fault is not None
         assert (await line.ask(arrival())).verdict.seq == 41
+        line.journal.failing = False
+        await line.journal.accept(arrival(), arrival().received_at + timedelta(hours=1))
+        assert [left.event.event_id for left in await line.inspector.recover()] == ["old"]
 
 
 async def _forty() -> int:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
+import pytest
+
+from schemas.messages import Command, CommandName, CommandReply
+from service.errors import JournalError
 from service.ports import Arrival
 from service.runner import Runner
 from tests.support.line import arrival
@@ -23,8 +27,17 @@ class Inspecting:
         self.taken: list[str] = []
         self.done = asyncio.Event()
 
+        self.unreadable = 0
+        self.left_open: list[Arrival] = []
+
+    async def take_up_numbering(self) -> None:
+        pass
+
     async def recover(self) -> list[Arrival]:
-        return []
+        if self.unreadable:
+            self.unreadable -= 1
+            raise JournalError("cannot be read")
+        return self.left_open
 
     async def inspect(self, event: Arrival) -> None:
         self.taken.append(event.event.event_id)
@@ -36,12 +49,15 @@ class Inspecting:
     def beat(self) -> bool:
         return False
 
+    def status(self) -> None:
+        pass
+
     async def run(self) -> None:
         await asyncio.Event().wait()
 
 
 class Asleep:
-    """A watchdog that nobody asks, and commands that nobody gives."""
+    """A watchdog that nobody asks."""
 
     def started(self) -> None:
         pass
@@ -50,21 +66,42 @@ class Asleep:
         pass
 
 
+class Shown:
+    """Stands for an outbox and its sink: keeps what it is told of the station."""
+
+    name = "shown"
+
+    def __init__(self) -> None:
+        self.sink = self
+        self.ready: list[bool] = []
+
+    async def recover(self, last_seq: int) -> None:
+        pass
+
+    async def run(self) -> None:
+        await asyncio.Event().wait()
+
+    async def publish_status(self, status: object, *, ready: bool) -> None:  # noqa: ARG002 - the port's
+        self.ready.append(ready)
+
+
 async def _at_once() -> None:
     pass
 
 
 @asynccontextmanager
-async def running(inspecting: Inspecting, capacity: int = 10) -> AsyncIterator[tuple[Runner, asyncio.Event]]:
+async def running(
+    inspecting: Inspecting, capacity: int = 10, *, shown: Sequence[Shown] = (), commands: object = None
+) -> AsyncIterator[tuple[Runner, asyncio.Event]]:
     anything = cast("Any", inspecting)
     runner = Runner(
         station=anything,
         inspector=anything,
         dispatcher=anything,
-        outboxes=(),
+        outboxes=cast("Any", shown),
         adapters=(),
         parts=(),
-        commands=cast("Any", Asleep()),
+        commands=cast("Any", commands),
         capacity=capacity,
         watchdog=cast("Any", Asleep()),
         before_ready=_at_once,
@@ -101,3 +138,31 @@ async def test_what_comes_in_the_last_moments_is_answered_unless_it_comes_again(
         runner.submit(arrival("a trigger"))
         await eventually(lambda: "a trigger" in inspecting.taken)
     assert inspecting.taken == ["in work", "a trigger"]
+
+
+async def test_what_was_left_open_is_answered_when_the_journal_can_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A journal that fails at the start is asked again; meanwhile the line runs."""
+    monkeypatch.setattr("service.runner._RECOVER_RETRY_S", 0.01)
+    inspecting = Inspecting()
+    inspecting.unreadable, inspecting.left_open = 2, [arrival("left open")]
+    async with running(inspecting) as (runner, _):
+        runner.submit(arrival("new"))
+        await eventually(lambda: "left open" in inspecting.taken)
+    assert inspecting.taken == ["new", "left open"]
+
+
+async def test_a_command_that_ends_judging_is_shown_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trigger that is written while Ready is shown is judged: other news of the station wait, this one does not."""
+    monkeypatch.setattr("service.runner._STATUS_DELAY_S", 60.0)
+    inspecting, shown = Inspecting(), Shown()
+
+    class Pausing:
+        async def handle(self, command: Command, source: str) -> CommandReply:  # noqa: ARG002 - the port's
+            inspecting.can_judge = False
+            return CommandReply(station="line1", command=command.command, ok=True)
+
+    async with running(inspecting, shown=[shown], commands=Pausing()) as (runner, _):
+        await eventually(lambda: shown.ready == [True])
+        runner.submit(arrival("in work"))
+        await runner.handle(Command(command=CommandName.PAUSE), "test")
+        await eventually(lambda: shown.ready == [True, False])

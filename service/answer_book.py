@@ -1,0 +1,81 @@
+"""Which events were answered, and how, as far as memory reaches."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from service.ports import Answer
+
+_REMEMBERED, _REMEMBERED_CHARACTERS = 4096, 4_000_000
+"""Answers kept in full, and of their event ids together, which may be long where an event is refused."""
+
+EARLIER = 100_000
+"""So many events that were answered longer ago, or by earlier runs, are known by a number each."""
+
+
+class Earlier(Enum):
+    """Who knows the answer to an event that was answered longer ago: the journal, or nobody any more."""
+
+    JOURNALED = auto()
+    LOST = auto()
+
+
+@dataclass(slots=True, eq=False)
+class Page:
+    """An event in work, or its answer. stored: whether the journal has it; False where it never will."""
+
+    answer: asyncio.Future[Answer] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    stored: asyncio.Future[bool] | None = None
+
+    def write(self, answer: Answer, stored: asyncio.Future[bool]) -> None:
+        """Note the answer. Whoever asks again hears it as a repetition, with correlation data of his own."""
+        self.answer.set_result(answer)
+        self.stored = stored
+
+
+class AnswerBook:
+    """The answers of this run by event id, the last ones in full.
+
+    An answer stays until the journal has it, however long that takes: what only memory knows must not be forgotten,
+    since the event would be decided anew, and differently. The dispatcher bounds how many can wait to be stored.
+    """
+
+    def __init__(self) -> None:
+        self._pages: OrderedDict[str, Page] = OrderedDict()
+        self._characters = 0
+        self._earlier: dict[int, Earlier] = {}  # the oldest first
+
+    def find(self, event_id: str) -> Page | None:
+        """Return the page of an event that is in work or was answered lately."""
+        return self._pages.get(event_id)
+
+    def earlier(self, event_id: str) -> Earlier | None:
+        """Tell who knows the answer to an event that was answered longer ago, or by an earlier run."""
+        return self._earlier.get(hash(event_id))
+
+    def take_up(self, event_ids: Iterable[str]) -> None:
+        """Note events that earlier runs answered, the oldest first."""
+        self._earlier = {hash(event_id): Earlier.JOURNALED for event_id in event_ids} | self._earlier
+        self._forget_oldest()
+
+    def begin(self, event_id: str) -> Page:
+        """Open a page for a new event."""
+        page = self._pages[event_id] = Page()
+        self._characters += len(event_id)
+        while len(self._pages) > _REMEMBERED or self._characters > _REMEMBERED_CHARACTERS:
+            oldest, stored = next((known, page.stored) for known, page in self._pages.items())
+            if stored is None or not stored.done():
+                break
+            del self._pages[oldest]
+            self._characters -= len(oldest)
+            self._earlier[hash(oldest)] = Earlier.JOURNALED if stored.result() else Earlier.LOST
+            self._forget_oldest()
+        return page
+
+    def _forget_oldest(self) -> None:
+        while len(self._earlier) > EARLIER:
+            del self._earlier[next(iter(self._earlier))]
