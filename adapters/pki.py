@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -28,6 +29,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from service.errors import UsageError
 
 _KEY_BITS = 2048  # what every OPC UA policy takes
+_NAME = re.compile(r"(?!(ca|crl)\Z)[A-Za-z0-9_.-]{1,64}")
 _SKEW = timedelta(days=1)
 """A certificate is valid from a day ago: the clocks of PLCs are wrong."""
 
@@ -97,9 +99,9 @@ class PlantAuthority:
             days: how long it is valid.
 
         Raises:
-            UsageError: the name is taken, or the files cannot be written.
+            UsageError: the name cannot be one or is taken, or the files cannot be written.
         """
-        path = self.folder / f"{name}.pem"
+        path = self._certificate(name)
         if path.exists():
             raise UsageError(f"{path} is there already: revoke it first, or choose another name")
         key = rsa.generate_private_key(public_exponent=65537, key_size=_KEY_BITS)
@@ -126,8 +128,8 @@ class PlantAuthority:
         return path
 
     def revoke(self, name: str) -> Path:
-        """Put `NAME.pem` on the revocation list, out of the way of a new one; return the list."""
-        path = self.folder / f"{name}.pem"
+        """Put `NAME.pem` on the revocation list, out of the way of a new one; return the list. Raises UsageError."""
+        path = self._certificate(name)
         if not path.exists():
             raise UsageError(f"no such certificate: {path}")
         serial = _read(path).serial_number
@@ -137,11 +139,25 @@ class PlantAuthority:
         (self.folder / f"{name}.key").unlink(missing_ok=True)
         return revoked_list
 
-    def issued(self) -> list[Issued]:
-        """Return every certificate of the folder."""
+    def issued(self) -> tuple[list[Issued], list[str]]:
+        """Return every certificate of the folder, and what is wrong with the files that are none."""
         revoked = {entry.serial_number for entry in self._revoked()}
-        certificates = {path.stem: _read(path) for path in sorted(self.folder.glob("*.pem")) if path.stem != "crl"}
-        return [Issued(name, found, found.serial_number in revoked) for name, found in certificates.items()]
+        found: list[Issued] = []
+        unreadable: list[str] = []
+        for path in sorted(self.folder.glob("*.pem")):
+            if path.stem != "crl":
+                try:
+                    certificate = _read(path)
+                    found.append(Issued(path.stem, certificate, certificate.serial_number in revoked))
+                except UsageError as exc:
+                    unreadable.append(str(exc))
+        return found, unreadable
+
+    def _certificate(self, name: str) -> Path:
+        """Return where the certificate of an application lies: never the authority's own, nor outside its folder."""
+        if not _NAME.fullmatch(name):
+            raise UsageError(f"certificate name {name!r} must be 1 to 64 letters, digits or _.-, and not ca or crl")
+        return self.folder / f"{name}.pem"
 
     def _revoked(self) -> Sequence[x509.RevokedCertificate]:
         path = self.folder / "crl.pem"
@@ -239,5 +255,7 @@ def _pem(key: rsa.RSAPrivateKey) -> bytes:
 def _read(path: Path) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(path.read_bytes())
-    except (OSError, ValueError) as exc:
-        raise UsageError(f"{path} is no certificate: {exc}") from exc
+    except OSError as exc:
+        raise UsageError(f"{path} cannot be read: {exc.strerror}") from exc
+    except ValueError as exc:
+        raise UsageError(f"{path} is no certificate") from exc

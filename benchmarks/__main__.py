@@ -1,7 +1,12 @@
-"""`python -m benchmarks`: every figure of the README, one after the other."""
+"""Every figure of the README, one after the other: takes hours.
+
+python -m benchmarks            all of them
+python -m benchmarks.NAME -h    what one of them measures, and how to run it alone
+"""
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +44,12 @@ DATA = (
     (Path("../shared/data/magnetic_tile"), ("painted_tiles", "{}")),
 )
 """Pictures that are no part of the project, and what is measured on them where they are at hand."""
+
+names = sorted({command[0] for command in COMMANDS} | {command[0] for _, command in DATA})
+parser = argparse.ArgumentParser(
+    description=__doc__, epilog=f"names: {', '.join(names)}", formatter_class=argparse.RawDescriptionHelpFormatter
+)
+parser.parse_args()
 
 with_data = tuple(tuple(word.format(folder) for word in command) for folder, command in DATA if folder.is_dir())
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, PlainSerializer, SecretStr, StringConstraints, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -364,7 +365,20 @@ class Settings(BaseSettings):
             UnicodeDecodeError, tomllib.TOMLDecodeError: the file is no TOML.
             pydantic.ValidationError: a key is unknown or a value unusable.
         """
-        return cls(**({} if path is None else tomllib.loads(path.read_text(encoding="utf-8"))))
+        in_file = {} if path is None else tomllib.loads(path.read_text(encoding="utf-8"))
+        return cls(**(in_file | cls._strangers()))
+
+    @classmethod
+    def _strangers(cls) -> dict[str, Any]:
+        """Return what the environment says of sections that there are not, which pydantic would pass over."""
+        prefix, between = cls.model_config["env_prefix"], cls.model_config["env_nested_delimiter"] or ""
+        return {
+            name: value
+            for name, value in os.environ.items()
+            if name.upper().startswith(prefix)
+            and between in name
+            and name[len(prefix) :].partition(between)[0].lower() not in cls.model_fields
+        }
 
 
 def is_loopback(host: str) -> bool:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from adapters.pki import PlantAuthority
 from schemas.tags import NAMESPACE_URI
-from service.cli.common import console
-from service.errors import UsageError
+from service.cli.common import console, errors
+from service.cli.tables import result_table
 
 app = typer.Typer(
     help="Certificates for MQTT over TLS and OPC UA from an authority of the plant's own.", no_args_is_help=True
 )
-
-_NAME = re.compile(r"(?!ca$|crl$)[A-Za-z0-9_.-]{1,64}")
 
 Folder = Annotated[Path, typer.Argument(help="Folder of the authority. Its ca.key belongs on one machine only.")]
 Days = Annotated[int, typer.Option(min=1, max=36_500, help="How long it is valid.")]
@@ -56,8 +52,6 @@ def issue(
     """
     authority = PlantAuthority.load(folder)
     for name in names:
-        if not _NAME.fullmatch(name):
-            raise UsageError(f"certificate name {name!r} must be 1 to 64 letters, digits or _.-, and not ca or crl")
         application = uri or (NAMESPACE_URI if name == "cangate" else f"{NAMESPACE_URI}:{name}")
         path = authority.issue(name, hosts=host or (), uri=application, days=days)
         console.print(str(path), soft_wrap=True)
@@ -77,11 +71,19 @@ def revoke(
 
 @app.command(name="list")
 def list_(folder: Folder) -> None:
-    """List the certificates of a folder: until when they are valid, and what was revoked."""
-    table = Table("name", "valid until", "days left", "state", box=None)
+    """List the certificates of a folder: until when they are valid, and what was revoked.
+
+    Where a file is none the others are listed, and the exit status is 1.
+    """
+    table = result_table("name", "valid until", "days left", "state")
     now = datetime.now(UTC)
-    for issued in PlantAuthority.load(folder).issued():
+    found, unreadable = PlantAuthority.load(folder).issued()
+    for issued in found:
         until = issued.certificate.not_valid_after_utc
         state = "revoked" if issued.revoked else "expired" if until < now else "valid"
         table.add_row(issued.name, f"{until:%Y-%m-%d}", str((until - now).days), state)
     console.print(table)
+    for problem in unreadable:
+        errors.print(problem, markup=False)
+    if unreadable:
+        raise typer.Exit(1)

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from adapters.frames import decode_image
 from adapters.recordings.reader import Session
 from service.cli.common import ConfigOption, StoreOption, console, load_settings, stage_bars
 from service.cli.sessions import SessionArgument
+from service.cli.tables import result_table
 from service.device import compute_device
 from service.errors import UsageError
 from service.model.package import read_package
@@ -85,7 +85,7 @@ def compare(
 
 
 def _print(comparison: Comparison) -> None:
-    table = Table("model", "OK", "damaged", "error", "escapes", "over-rejects", "ms", box=None)
+    table = result_table("model", "OK", "damaged", "error", "escapes", "over-rejects", "ms")
     for model in comparison.models:
         table.add_row(
             model_name(model),

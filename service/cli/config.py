@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -56,6 +57,8 @@ def add_user(
     if password_file is not None:
         password = read_password("--password-file", password_file)
     if not password:
+        if not sys.stdin.isatty():
+            raise UsageError("no terminal to ask for the password on: give --password-file")
         password = typer.prompt("Password", hide_input=True, confirmation_prompt=True)
     try:
         lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []

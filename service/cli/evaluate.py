@@ -136,4 +136,10 @@ def _print(summary: Evaluation, report: Path) -> None:
     trained_on = sum(counts.trained_on for counts in summary.sets.values())
     if trained_on:
         console.print(f"[yellow]frames of the model's own training set: {trained_on}; the figures flatter[/]")
+    copies = sum(counts.copies for counts in summary.sets.values())
+    if copies:
+        console.print(
+            f"[yellow]copies of frames judged before, maybe with another label: {copies}, see copy_of in {RESULTS}[/]",
+            soft_wrap=True,
+        )
     console.print(f"report in {report / PAGE}", soft_wrap=True, markup=False)

@@ -23,10 +23,11 @@ from adapters.frames import decode_image
 from schemas.base import Value
 from schemas.messages import Box, Decision, ModelRef, Reason, StagesMs
 from service.cli.common import ConfigOption, ModelArgument, StoreOption, console, errors, load_settings
+from service.cli.tables import result_table
 from service.device import compute_device
 from service.errors import FrameError, UsageError
 from service.evaluation.pictures import comparison_picture, mask_picture
-from service.model.dataset import Decode, FrameFile, read_frame
+from service.model.dataset import Decode, FrameFile, printable, read_frame
 from service.model.package import read_package
 from service.model.registry import ModelRegistry
 from service.pipeline.pipeline import Pipeline
@@ -114,11 +115,12 @@ def inspect(
             row, inspection = _inspect_one(path, pipeline, package.ref, decode)
             rows.append(row)
             if out is not None and inspection is not None:
-                _write_pictures(out, stem, inspection, f"{path.name}   {package.ref.name}@{package.ref.version}")
+                title = f"{row.filename}   {package.ref.name}@{package.ref.version}"
+                _write_pictures(out, stem, inspection, title)
         if csv_file is not None:
-            csv_file.write_text(_as_csv(rows), encoding="utf-8", newline="")
+            _replace(csv_file, _as_csv(rows))
         if json_file is not None:
-            json_file.write_bytes(_ROWS.dump_json(rows, indent=2) + b"\n")
+            _replace(json_file, _ROWS.dump_json(rows, indent=2).decode() + "\n")
     console.print(_as_table(rows))
     if any(row.decision is Decision.ERROR for row in rows):
         raise typer.Exit(1)
@@ -128,14 +130,15 @@ def _inspect_one(
     path: Path, pipeline: Pipeline, model: ModelRef, decode: Decode
 ) -> tuple[InspectedImage, Inspection | None]:
     began = time.perf_counter()
+    name = printable(str(path))
     try:
-        frame = read_frame(FrameFile(path, str(path)), decode).frame
+        frame = read_frame(FrameFile(path, name), decode).frame
         load_ms = (time.perf_counter() - began) * 1000
         inspection = pipeline.inspect([frame])[0]
     except FrameError as exc:
         row = InspectedImage(
-            filename=path.name,
-            path=str(path),
+            filename=printable(path.name),
+            path=name,
             tau=pipeline.tau,
             decision=Decision.ERROR,
             reason=exc.reason,
@@ -145,8 +148,8 @@ def _inspect_one(
         return row, None
     times = inspection.times
     row = InspectedImage(
-        filename=path.name,
-        path=str(path),
+        filename=printable(path.name),
+        path=name,
         s=inspection.score,
         tau=inspection.threshold,
         decision=Decision.DAMAGED if inspection.damaged else Decision.OK,
@@ -212,6 +215,16 @@ def _write_pictures(out: Path, stem: str, inspection: Inspection, title: str) ->
         (out / f"{stem}_{kind}.png").write_bytes(cv2.imencode(".png", picture)[1].tobytes())
 
 
+def _replace(file: Path, content: str) -> None:
+    """Write a file whole or not at all."""
+    beside = file.with_name(f".{file.name}.part")
+    try:
+        beside.write_text(content, encoding="utf-8", newline="")
+        beside.replace(file)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
 def _as_csv(rows: Sequence[InspectedImage]) -> str:
     """Return the rows as CSV: `filename,s,decision`, then further columns; boxes as x1 y1 x2 y2 score; ..."""
     text = io.StringIO()
@@ -224,10 +237,11 @@ def _as_csv(rows: Sequence[InspectedImage]) -> str:
 
 
 def _as_table(rows: Sequence[InspectedImage]) -> Table:
-    table = Table("file", "s", "tau", "decision", "boxes", "ms", "", box=None)
+    table = result_table("file", "s", "tau", "decision", "boxes", "ms", "")
+    alike = Counter(row.filename for row in rows)
     for row in rows:
         table.add_row(
-            escape(row.filename),
+            escape(row.filename if alike[row.filename] == 1 else row.path),
             "" if row.s is None else f"{row.s:.4f}",
             f"{row.tau:.4f}",
             f"[{COLOURS[row.decision]}]{row.decision}[/]",

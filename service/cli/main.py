@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from importlib import import_module
 from importlib.metadata import version
@@ -27,6 +28,7 @@ _COMMANDS = {
     "sessions": "List, look at, import and export recorded sessions.",
     "pretrain": "Train the backbone of the starter embedder on photos and made-up surfaces.",
     "models": "List, show, verify, activate, roll back, extend, export and import models.",
+    "benchmark": "Tell whether this computer keeps up with the line: time of each stage, parts a second.",
     "selftest": "Break a line on this machine on purpose and see whether the promise is kept.",
     "config": "Check or show the configuration; add users of the OPC UA server.",
     "certs": "Certificates for MQTT over TLS and OPC UA from an authority of the plant's own.",
@@ -91,6 +93,8 @@ def _options(
 
 def main() -> None:
     """Run the command line: exit status 0 done, 1 failed, 2 unusable arguments or configuration (one line says why)."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file name may be anything
     try:
         status = app(prog_name="cangate", standalone_mode=False)
         if status == INTERRUPTED:  # typer keeps the KeyboardInterrupt to itself

@@ -8,7 +8,6 @@ from typing import Annotated
 import numpy as np
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from schemas.base import rfc3339
 from schemas.recipe import ScoreStatistic
@@ -23,8 +22,9 @@ from service.cli.common import (
     with_embedder,
 )
 from service.cli.extend import extend
+from service.cli.tables import result_table
 from service.device import compute_device
-from service.errors import PackageRefused
+from service.errors import PackageRefused, UsageError
 from service.model.archive import export_package, import_package
 from service.model.package import read_package, write_package
 from service.model.pickles import imported_manifest, read_pickled_bank
@@ -50,7 +50,9 @@ def list_models(store: StoreOption = None, config: ConfigOption = None) -> None:
     Example: cangate models list
     """
     registry = open_registry(store, config)
-    table = Table("model", "active", "created", "frames", "tau", "embedder", "id", box=None)
+    if registry.store.exists() and not registry.store.is_dir():
+        raise UsageError(f"{registry.store} is no folder of models")
+    table = result_table("model", "active", "created", "frames", "tau", "embedder", "id")
     for name in registry.names():
         active = registry.active(name)
         for version in registry.versions(name):

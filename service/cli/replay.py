@@ -83,7 +83,7 @@ def replay(
     Events are marked as replayed: a live station answers them and moves no gate, unless gate.on_replayed says act.
     Each gets a new event id, which begins with replay/. Speed max asks for a deadline of a minute.
 
-    With --expect every verdict is compared, and [acceptance] of the configuration decides; parts.csv, acceptance.json
+    With --expect every verdict is compared, and acceptance in the configuration decides; parts.csv, acceptance.json
     and report.html say why.
 
     Exit status 1 where a part was not answered, or the replay is not accepted.

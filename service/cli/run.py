@@ -37,7 +37,7 @@ def run(
     """Run the inspection service until it is told to stop (Ctrl-C or SIGTERM).
 
     One process a station is the rule: then no station waits for another. With several files one process runs several
-    stations, and those whose [opcua.client] names the same PLC and login share one session there.
+    stations, and those whose opcua.client names the same PLC and login share one session there.
 
     Example: cangate run -c config.toml
     """

@@ -22,6 +22,7 @@ from schemas.base import rfc3339
 from schemas.messages import StationId
 from schemas.recordings import SessionInfo
 from service.cli.common import ConfigOption, console, load_settings, stage_bars
+from service.cli.tables import result_table
 from service.errors import UsageError
 
 app = typer.Typer(help="List, look at, import and export recorded sessions.", no_args_is_help=True)
@@ -38,7 +39,7 @@ def list_sessions(config: ConfigOption = None) -> None:
     Example: cangate sessions list
     """
     root = load_settings(config).record.folder
-    table = Table("session", "station", "begun", "parts", "MB", "from", box=None)
+    table = result_table("session", "station", "begun", "parts", "MB", "from")
     folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
     for folder in folders:
         try:

@@ -78,17 +78,17 @@ def train(
     if not found.frames:
         raise UsageError(f"no pictures in {ok_dir}")
     device = compute_device(settings.compute)
-    with stage_bars() as progress:
-        trained = train_model(
-            name,
-            found.frames,
-            recipe,
-            TrainingOptions(false_reject=false_reject, mixed=mixed, workers=settings.compute.prepare_workers),
-            decode=partial(decode_image, max_pixels=settings.images.max_pixels),
-            device=device,
-            progress=progress,
-        )
-    with registry.draft(name) as directory:
+    with registry.draft(name) as directory:  # before the training: a store that cannot be written is told now
+        with stage_bars() as progress:
+            trained = train_model(
+                name,
+                found.frames,
+                recipe,
+                TrainingOptions(false_reject=false_reject, mixed=mixed, workers=settings.compute.prepare_workers),
+                decode=partial(decode_image, max_pixels=settings.images.max_pixels),
+                device=device,
+                progress=progress,
+            )
         trained.write(directory)
         path = registry.publish(directory, trained.manifest)
     package = read_package(path)

@@ -26,7 +26,7 @@ from service.evaluation.metrics import (
 )
 from service.evaluation.pixels import PixelStatistics, frame_scores
 from service.evaluation.truth import MaskFolder, MaskRefused, box_union, match_boxes, read_mask
-from service.model.dataset import Decode, FrameFile, ReadFrame, read_frame
+from service.model.dataset import Decode, FrameFile, ReadFrame, printable, read_frame
 from service.model.package import ModelPackage
 from service.pipeline.pipeline import Pipeline
 from service.pipeline.types import Inspection, Mask, Progress
@@ -65,6 +65,7 @@ class Evaluator:
         self._decode = decode
         self._masks = masks
         self._trained_on = {frame.sha256 for frame in package.manifest.training.frames}
+        self._seen: dict[str, str] = {}  # SHA-256 of a file to the first frame with it
         self._pixels = PixelStatistics()
         self.frames: list[EvaluatedFrame] = []
         self.galleries = Galleries()
@@ -116,9 +117,12 @@ class Evaluator:
             return _unjudged(file, label, exc)
         mask_file = self._mask_of(file, label)
         truth, refused = self._truth(mask_file, inspection) if mask_file else (None, "")
+        name = f"{label}/{file.name}"
+        first = self._seen.setdefault(read.sha256, name)
         frame = _row(file, label, inspection, load_ms).model_copy(
             update={
                 "trained_on": read.sha256 in self._trained_on,
+                "copy_of": "" if first == name else first,
                 "mask": mask_file.name if mask_file else "",
                 "mask_refused": refused,
             }
@@ -160,7 +164,7 @@ class Evaluator:
 def _unjudged(file: FrameFile, label: Label, exc: FrameError) -> EvaluatedFrame:
     return EvaluatedFrame(
         filename=file.name,
-        path=str(file.path),
+        path=printable(str(file.path)),
         label=label,
         decision=Decision.ERROR,
         reason=exc.reason,
@@ -175,7 +179,7 @@ def _row(file: FrameFile, label: Label, inspection: Inspection, load_ms: float) 
     )
     return EvaluatedFrame(
         filename=file.name,
-        path=str(file.path),
+        path=printable(str(file.path)),
         label=label,
         s=inspection.score,
         decision=Decision.DAMAGED if inspection.damaged else Decision.OK,

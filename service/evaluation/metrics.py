@@ -40,8 +40,9 @@ class BoxMatch(Value):
 class EvaluatedFrame(Value):
     """One frame's result: no score where no judgement was possible, and then `detail` says why.
 
-    box_area: share of the frame inside the boxes. trained_on: the file is one of those the model was made from. mask:
-    name of the mask, empty where there is none; mask_refused: why it was left out.
+    box_area: share of the frame inside the boxes. trained_on: the file is one of those the model was made from.
+    copy_of: label and name of an earlier frame with the very bytes of this one. mask: name of the mask, empty where
+    there is none; mask_refused: why it was left out.
     """
 
     filename: str
@@ -58,6 +59,7 @@ class EvaluatedFrame(Value):
     height: int | None = None
     roi: str = ""
     trained_on: bool = False
+    copy_of: str = ""
     mask: str = ""
     mask_refused: str = ""
     match: BoxMatch | None = None
@@ -73,6 +75,7 @@ class SetCounts(Value):
     error: int
     uncertain: int
     trained_on: int
+    copies: int
     score_median: float | None
     frames_with_boxes: int
     boxes_per_frame: float | None
@@ -168,6 +171,7 @@ def set_counts(frames: Sequence[EvaluatedFrame]) -> SetCounts:
         error=len(frames) - len(judged),
         uncertain=sum(frame.uncertain for frame in frames),
         trained_on=sum(frame.trained_on for frame in frames),
+        copies=sum(bool(frame.copy_of) for frame in frames),
         score_median=_median(scores),
         frames_with_boxes=sum(bool(frame.boxes) for frame in judged),
         boxes_per_frame=_mean([len(frame.boxes) for frame in judged]),

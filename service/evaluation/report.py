@@ -21,7 +21,7 @@ RESULTS, METRICS, PAGE = "results.csv", "metrics.json", "report.html"
 STAGES = tuple(StagesMs.model_fields)
 COLUMNS = (
     *("filename", "s", "decision", "label", "tau", "reason", "uncertain", "box_count", "box_area", "boxes"),
-    *("width", "height", "roi", "trained_on", "mask", "mask_refused"),
+    *("width", "height", "roi", "trained_on", "copy_of", "mask", "mask_refused"),
     *("components", "components_found", "boxes_right", "iou"),
     *(f"{stage}_ms" for stage in STAGES),
     *("detail", "path"),
@@ -96,6 +96,9 @@ def _notes(evaluation: Evaluation) -> Iterable[str]:
     trained_on = sum(counts.trained_on for counts in evaluation.sets.values())
     if trained_on:
         yield note(f"Frames of the model's own training set: {trained_on}; the figures flatter.")
+    copies = sum(counts.copies for counts in evaluation.sets.values())
+    if copies:
+        yield note(f"Copies of frames judged before, perhaps under another label: {copies}; they count like others.")
     errors = sum(counts.error for counts in evaluation.sets.values())
     if errors:
         yield note(

@@ -54,7 +54,7 @@ def list_frames(directory: Path) -> FrameSet:
         for folder, below, files in os.walk(directory, onerror=_raise):
             below[:] = [name for name in below if not name.startswith(".")]
             for path in (Path(folder, file) for file in files if not file.startswith(".")):
-                name = path.relative_to(directory).as_posix()
+                name = printable(path.relative_to(directory).as_posix())
                 if path.suffix.lower() in SUFFIXES:
                     found.append(FrameFile(path, name))
                 else:
@@ -72,6 +72,11 @@ def read_frame(file: FrameFile, decode: Decode) -> ReadFrame:
     except OSError as exc:
         raise FrameMissing(f"cannot be read: {exc.strerror}") from exc
     return ReadFrame(Frame(decode(data), uri=file.name), hashlib.sha256(data).hexdigest())
+
+
+def printable(name: str) -> str:
+    r"""Return the name of a file, with what is no UTF-8 in it as `\xff`: reports and pictures take no other."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def natural_key(name: str) -> tuple[tuple[tuple[int, str], ...], str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 from pathlib import Path
 
@@ -160,3 +161,23 @@ def test_evaluate_refuses_what_is_not_there_in_one_line(
     ):
         assert named in cangate("evaluate", *given).one_line_error()
     assert not (tmp_path / "report").exists()
+
+
+def test_evaluate_says_that_frames_are_copies(cangate: CommandLine, store: Path, ok: Path, tmp_path: Path) -> None:
+    """The same folder given twice is a slip that figures alone do not show."""
+    outcome = cangate("evaluate", "bars", "--ok", ok, "--damaged", ok, "-o", tmp_path / "report", "--store", store)
+    assert outcome.status == 0
+    assert "copies of frames judged before, maybe with another label: 5" in outcome.stdout
+    rows = rows_of(tmp_path / "report")
+    assert [row["copy_of"] for row in rows if row["label"] == "damaged"] == [
+        f"ok/{row['filename']}" for row in rows if row["label"] == "ok"
+    ]
+
+
+def test_evaluate_takes_a_name_that_is_no_utf8(cangate: CommandLine, store: Path, ok: Path, tmp_path: Path) -> None:
+    """It is escaped in CSV, JSON and page."""
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    (folder / os.fsdecode(b"\xff\xe9.png")).write_bytes(next(ok.iterdir()).read_bytes())
+    assert cangate("evaluate", "bars", "--ok", folder, "-o", tmp_path / "report", "--store", store).status == 0
+    assert [row["filename"] for row in rows_of(tmp_path / "report")] == [r"\xff\xe9.png"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import cv2
@@ -122,3 +123,28 @@ def test_inspect_refuses_results_that_cannot_be_written(
 def test_inspect_needs_an_image(cangate: CommandLine, store: Path) -> None:
     """Without one there is nothing to judge."""
     assert "IMAGE" in cangate("inspect", "bars", "--store", store).one_line_error()
+
+
+def test_inspect_takes_a_name_that_is_no_utf8(
+    cangate: CommandLine, store: Path, images: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """A camera's name of another century: it is judged and shown escaped, in the table, the CSV and the picture."""
+    foreign = tmp_path / os.fsdecode(b"\xff\xe9.png")
+    foreign.write_bytes(images[0].read_bytes())
+    table = tmp_path / "r.csv"
+    outcome = cangate("inspect", "bars", foreign, images[1], "--store", store, "--csv", table, "-o", tmp_path / "out")
+    assert (outcome.status, outcome.stderr) == (0, "")
+    assert [row["filename"] for row in csv.DictReader(table.read_text().splitlines())] == [r"\xff\xe9.png", "bad.png"]
+    assert len(list((tmp_path / "out").iterdir())) == 6
+
+
+def test_inspect_tells_pictures_of_one_name_apart(
+    cangate: CommandLine, store: Path, images: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Of 000.png in two folders the table shows the paths."""
+    twins = [tmp_path / folder / "000.png" for folder in ("left", "right")]
+    for twin, image in zip(twins, images, strict=True):
+        twin.parent.mkdir()
+        twin.write_bytes(image.read_bytes())
+    outcome = cangate("inspect", "bars", *twins, "--store", store)
+    assert all(str(twin) in outcome.stdout for twin in twins)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -118,3 +119,22 @@ def test_train_refuses_unusable_arguments_in_one_line(
 def test_train_refuses_a_directory_that_is_not_there(cangate: CommandLine, tmp_path: Path) -> None:
     """By name."""
     assert "nowhere" in cangate("train", tmp_path / "nowhere", "--name", "bars").one_line_error()
+
+
+def test_train_says_before_it_begins_that_the_store_cannot_be_written(
+    cangate: CommandLine, config: Path, tmp_path: Path
+) -> None:
+    """A training may take an hour: not a frame is read first."""
+    (tmp_path / "ok").mkdir()
+    (tmp_path / "ok" / "unreadable.png").write_bytes(b"no picture")
+    (tmp_path / "file").write_text("")
+    outcome = cangate("train", tmp_path / "ok", "--name", "bars", "-c", config, "--store", tmp_path / "file")
+    assert "cannot write" in outcome.one_line_error()
+
+
+def test_train_takes_names_that_are_no_utf8(cangate: CommandLine, config: Path, frames: Path) -> None:
+    """They are escaped in the manifest."""
+    next(frames.iterdir()).rename(frames / os.fsdecode(b"\xff\xe9.png"))
+    assert cangate("train", frames, "--name", "bars", "-c", config).status == 0
+    manifest = read_package(config.parent / "models" / "bars" / "1").manifest
+    assert r"\xff\xe9.png" in [frame.name for frame in manifest.training.frames]

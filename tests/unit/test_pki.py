@@ -61,7 +61,7 @@ def test_revoked_certificate_is_on_the_list_and_its_name_is_free(tmp_path: Path)
     assert sorted(serials) == sorted(entry.serial_number for entry in crl)
     assert crl.is_signature_valid(authority.certificate.public_key())  # type: ignore[arg-type] # an RSA key
     assert crl.next_update_utc == authority.certificate.not_valid_after_utc
-    assert {issued.name.partition("-")[0]: issued.revoked for issued in authority.issued()} == {
+    assert {issued.name.partition("-")[0]: issued.revoked for issued in authority.issued()[0]} == {
         "ca": False,
         "camera": True,
     }
@@ -120,3 +120,25 @@ def test_password_file_that_holds_none_is_refused_without_quoting_it(tmp_path: P
     with pytest.raises(UsageError, match=rf"mqtt\.password_file {path}: ") as refusal:
         read_password("mqtt.password_file", path)
     assert "hunter2" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["ca", "crl", "../outside", "", "a b", "x" * 65])
+def test_only_an_application_is_issued_or_revoked(tmp_path: Path, name: str) -> None:
+    """Not the authority itself, whose key could not be had again, nor a file outside its folder."""
+    authority = PlantAuthority.create(tmp_path / "pki", name="plant CA", days=100)
+    PlantAuthority.create(tmp_path / "outside", name="another", days=100)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(UsageError, match="certificate name"):
+        authority.revoke(name)
+    with pytest.raises(UsageError, match="certificate name"):
+        authority.issue(name, hosts=[], uri="urn:x", days=1)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_file_that_is_no_certificate_does_not_hide_the_others(tmp_path: Path) -> None:
+    """It is named."""
+    authority = PlantAuthority.create(tmp_path, name="plant CA", days=100)
+    (tmp_path / "junk.pem").write_text("no certificate")
+    found, unreadable = authority.issued()
+    assert [issued.name for issued in found] == ["ca"]
+    assert unreadable == [f"{tmp_path / 'junk.pem'} is no certificate"]

@@ -109,6 +109,26 @@ def test_unusable_settings_are_named_in_one_line(tmp_path: Path, text: str, name
     assert "s3cret" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("CANGATE_OPCUA__SERVER__SECURITY", "None"),
+        ("CANGATE_IMAGES__ROOTS", "data/frames"),
+        ("cangate_mqtt", "s3cret"),
+        ("CANGATE_GATE", ""),
+    ],
+)
+def test_variable_that_is_no_json_is_named(monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> None:
+    """A list or a section in the environment is JSON; what stands there may be a secret and is not said."""
+    monkeypatch.setenv(name, text)
+    monkeypatch.setenv("CANGATE_MODEL__NAME", text)
+    with pytest.raises(UsageError) as caught:
+        load_settings(None)
+    assert str(caught.value).startswith(f"environment: {name} must be JSON: a list is written [")
+    assert "\n" not in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+
+
 def test_a_missing_file_is_named() -> None:
     """A configuration file that is not there is an error with its name."""
     with pytest.raises(UsageError, match=r"nowhere\.toml"):
@@ -159,3 +179,13 @@ def test_topics_join_prefix_station_and_leaf(prefix: str) -> None:
 def test_url_of_a_database_is_shown_without_its_password(url: str, shown: str) -> None:
     """Wherever in the URL it stands."""
     assert without_password(url) == shown
+
+
+@pytest.mark.parametrize("name", ["CANGATE_MQT__PORT", "cangate_deadlin__default_ms", "CANGATE___PORT"])
+def test_a_section_that_there_is_not_is_refused_in_the_environment_too(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slip in a password's name would otherwise be a default on a running line."""
+    monkeypatch.setenv(name, "hunter2")
+    with pytest.raises(UsageError, match=f"^environment: unknown key {name}$"):
+        load_settings(None)

@@ -1,0 +1,10 @@
+"""Tables on standard output."""
+
+from __future__ import annotations
+
+from rich.table import Column, Table
+
+
+def result_table(*headers: str) -> Table:
+    """Return a table for results: names and paths that find no room are folded, never cut short."""
+    return Table(*(Column(header, overflow="fold") for header in headers), box=None)
