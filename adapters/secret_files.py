@@ -15,12 +15,18 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def read_password(key: str, path: Path) -> str:
+    """Return what `read_secret` does, and log a warning where others could, too. Raises UsageError."""
+    password = read_secret(key, path)
+    warn_where_others_read(key, path)
+    return password
+
+
+def read_secret(key: str, path: Path) -> str:
     """Return what stands in a password file, without the line end that editors add.
 
     Raises:
         UsageError: the file cannot be read; it is named by the setting `key`.
     """
-    warn_where_others_read(key, path)
     try:
         password = path.read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as exc:

@@ -13,6 +13,7 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adapters.accounts import PasswordBook
+from adapters.hmi.connections import is_spare
 from adapters.secret_files import reason, warn_where_others_read
 from adapters.telemetry import Metrics
 from schemas.settings import HttpSettings, is_loopback
@@ -37,6 +38,9 @@ _HEADERS = (
 _NO_LOGIN = "/healthz"
 """What a supervisor asks; it tells no more than that the process lives."""
 
+_PROBES = frozenset({_NO_LOGIN, "/readyz", "/metrics"})
+"""What is answered however many connections there are."""
+
 
 class Front:
     """Lets a request through to `site` or answers it, and adds the security headers to every answer.
@@ -60,13 +64,15 @@ class Front:
         self._metrics = metrics
         self._hosts = frozenset(host.lower() for host in (settings.host, *settings.hosts))
         self._book: PasswordBook | None = None
+        # a file that is named must be one, whether or not anybody is asked who he is
+        book = None if settings.users_file is None else PasswordBook(settings.users_file, key="http.users_file")
         if settings.anonymous:
             return
-        if settings.users_file is None:
+        if book is None:
             raise UsageError("http: nobody could log in: anonymous = false needs a users_file with users")
-        self._book = PasswordBook(settings.users_file, key="http.users_file")
-        if not self._book:
+        if not book:
             raise UsageError(f"http: nobody could log in: {settings.users_file} has no users")
+        self._book = book
         if settings.cert_file is None and not is_loopback(settings.host):
             log.warning("http_passwords_in_the_clear", host=settings.host, better="http.cert_file and http.key_file")
 
@@ -99,6 +105,9 @@ class Front:
         if acts and origin is not None and urlsplit(origin).netloc.lower() != host.lower():
             self._metrics.refused.labels("http", "foreign_origin").inc()
             return 403, "the request comes from a page of another origin"
+        if is_spare(scope) and scope["path"] not in _PROBES:
+            self._metrics.refused.labels("http", "too_many_connections").inc()
+            return 503, "too many connections; come again later"
         if self._book is None or scope["path"] == _NO_LOGIN:
             return None
         name, password = _credentials(headers.get(b"authorization", ""))
@@ -121,18 +130,24 @@ class Front:
         return True
 
 
-def check_certificate(settings: HttpSettings) -> None:
-    """Raise UsageError where certificate and key are set and cannot be used."""
+def tls_context(settings: HttpSettings) -> ssl.SSLContext | None:
+    """Return what to secure connections with, None for plain HTTP.
+
+    Raises:
+        UsageError: certificate and key are set and cannot be used.
+    """
     if (settings.cert_file is None) != (settings.key_file is None):
         raise UsageError("http: cert_file and key_file belong together")
     if settings.cert_file is None or settings.key_file is None:
-        return
+        return None
     warn_where_others_read("http.key_file", settings.key_file)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
         # an empty password instead of a prompt on the terminal
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.cert_file, settings.key_file, password="")
+        tls.load_cert_chain(settings.cert_file, settings.key_file, password="")
     except OSError as exc:  # ssl.SSLError is one
         raise UsageError(f"http.cert_file {settings.cert_file} with {settings.key_file}: {reason(exc)}") from exc
+    return tls
 
 
 def _credentials(authorization: str) -> tuple[str, str]:

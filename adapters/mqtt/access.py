@@ -5,15 +5,17 @@ from __future__ import annotations
 import select
 import socket
 import ssl
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import structlog
 
 from adapters.mqtt.faults import handshake_fault
-from adapters.secret_files import read_password, reason, warn_where_others_read
+from adapters.secret_files import read_secret, reason, warn_where_others_read
 from schemas.settings import MqttSettings, is_loopback
 from service.errors import UsageError
 
@@ -36,6 +38,7 @@ class BrokerAccess:
 
     session_expiry_s: how long the broker keeps what we have not acknowledged; 3.1.1 knows only for ever (> 0) and not
     at all (0).
+    warnings: log what is unwise about it; said once it is used, for a start that fails has one line to say.
     """
 
     host: str
@@ -47,6 +50,7 @@ class BrokerAccess:
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     tls: ssl.SSLContext | None = None
+    warnings: tuple[Callable[[], None], ...] = field(default=(), repr=False)
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
@@ -83,11 +87,6 @@ def read_access(settings: MqttSettings, *, station: str) -> BrokerAccess:
     password = _password(settings)
     if password is not None and not settings.username:
         raise UsageError("mqtt.password is set but mqtt.username is empty")
-    if not is_loopback(settings.host):
-        if password is not None and not settings.tls:
-            log.warning("mqtt_password_in_the_clear", broker=settings.host, better="mqtt.tls = true")
-        if password is None and settings.cert_file is None:
-            log.warning("mqtt_without_login", broker=settings.host, risk="whoever reaches the broker may say anything")
     return BrokerAccess(
         host=settings.host,
         port=settings.port,
@@ -98,7 +97,23 @@ def read_access(settings: MqttSettings, *, station: str) -> BrokerAccess:
         username=settings.username or None,
         password=password,
         tls=_tls_context(settings),
+        warnings=tuple(_warnings(settings, password)),
     )
+
+
+def _warnings(settings: MqttSettings, password: str | None) -> Iterator[Callable[[], None]]:
+    for key, path in (("mqtt.password_file", settings.password_file), ("mqtt.key_file", settings.key_file)):
+        if path is not None:
+            yield partial(warn_where_others_read, key, path)
+    if not settings.tls and (settings.ca_file or settings.cert_file or settings.key_file):
+        yield partial(log.warning, "mqtt_certificates_unused", reason="mqtt.tls is false")
+    if is_loopback(settings.host):
+        return
+    if password is not None and not settings.tls:
+        yield partial(log.warning, "mqtt_password_in_the_clear", broker=settings.host, better="mqtt.tls = true")
+    if password is None and settings.cert_file is None:
+        risk = "whoever reaches the broker may say anything"
+        yield partial(log.warning, "mqtt_without_login", broker=settings.host, risk=risk)
 
 
 def _client_id(station: str, share_group: str) -> str:
@@ -116,15 +131,11 @@ def _session_expiry_s(settings: MqttSettings) -> int:
 def _password(settings: MqttSettings) -> str | None:
     if settings.password is not None:
         return settings.password.get_secret_value()
-    return None if settings.password_file is None else read_password("mqtt.password_file", settings.password_file)
+    return None if settings.password_file is None else read_secret("mqtt.password_file", settings.password_file)
 
 
 def _tls_context(settings: MqttSettings) -> ssl.SSLContext | None:
-    if not settings.tls:
-        if settings.ca_file or settings.cert_file or settings.key_file:
-            log.warning("mqtt_certificates_unused", reason="mqtt.tls is false")
-        return None
-    if settings.key_file is not None and settings.cert_file is None:
+    if settings.tls and settings.key_file is not None and settings.cert_file is None:
         raise UsageError("mqtt.key_file is set but mqtt.cert_file is not")
     for key, path in (
         ("ca_file", settings.ca_file),
@@ -133,8 +144,8 @@ def _tls_context(settings: MqttSettings) -> ssl.SSLContext | None:
     ):
         if path is not None:
             _must_be_readable(f"mqtt.{key}", path)
-    if settings.key_file is not None:
-        warn_where_others_read("mqtt.key_file", settings.key_file)
+    if not settings.tls:
+        return None
     try:
         context = ssl.create_default_context(cafile=settings.ca_file)
     except OSError as exc:  # ssl.SSLError is one

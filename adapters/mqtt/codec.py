@@ -5,6 +5,7 @@ Nothing here raises on what it is given: a payload may come from anyone who may 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,11 @@ _MAX_DETAIL = 200
 _DECIMAL = re.compile(r"[0-9]{1,10}")
 _INTEGERS = frozenset({"trigger_id", "deadline_ms"})
 _FLAGS = {"true": True, "false": False}
+_LONGEST_INTEGER = 4_000
+"""Digits; Python turns no more than 4,300 into a number."""
+
+_BRACKET = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
+"""A bracket, or a text, whose brackets are none; one without an end goes to the end, so that nothing is read twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +56,17 @@ class InvalidCommand:
 def read_image_ready(payload: bytes) -> Request | Unusable:
     """Read a JSON `ImageReady`. What is valid in an invalid one is kept, so that its answer finds the part.
 
+    A wrong byte in a text, or more levels than can be read, refuse the event and do not hide its name.
     Its event id is kept where it is any text at all (`EventName`), or a whole number, which is taken by its text.
     """
     try:
         ready = ImageReady.model_validate_json(payload)
     except ValidationError as exc:
-        return _salvage(payload, exc)
+        try:
+            ready = ImageReady.model_validate_json(_without_strangers(payload))
+        except (ValueError, RecursionError):
+            document = _damaged_document(payload)
+            return Unusable("not_json", first_error(exc)) if document is None else _salvage(document, exc)
     return Request(_event(ready), ready.image)
 
 
@@ -72,7 +83,7 @@ def read_raw_image(payload: bytes, properties: Iterable[tuple[str, str]], *, max
     try:
         event = _event(RawImageReady.model_validate_json(metadata))
     except ValidationError as exc:
-        return _salvage(metadata, exc)
+        return _salvage(given, exc)
     if len(payload) > max_bytes:
         return Request(event, refusal=_refused(f"raw image has {len(payload)} bytes, {max_bytes} are allowed"))
     return Request(event, frame_bytes=payload)
@@ -100,20 +111,70 @@ def first_error(error: ValidationError) -> str:
     return " ".join(text.split())[:_MAX_DETAIL]
 
 
-def _salvage(document_json: bytes, error: ValidationError) -> Request | Unusable:
-    document = _document(document_json)
-    if document is None:
-        return Unusable("not_json", first_error(error))
-    wrong = {detail["loc"][0] for detail in error.errors(include_url=False, include_input=False) if detail["loc"]}
-    kept = {name: document[name] for name in ImageEvent.model_fields if name in document and name not in wrong}
+def _salvage(document: Mapping[str, JsonValue], error: ValidationError) -> Request | Unusable:
     named = document.get("event_id")
-    # bool is an int to Python, and no number to JSON
-    kept["event_id"] = str(named) if isinstance(named, int) and not isinstance(named, bool) else named
-    try:
-        event = ImageEvent.model_validate_json(to_json(kept))
-    except ValidationError:
+    if isinstance(named, int) and not isinstance(named, bool):  # bool is an int to Python, and no number to JSON
+        document = {**document, "event_id": str(named)}
+    kept = {
+        name: document[name] for name in ImageEvent.model_fields if name in document and _fits(name, document[name])
+    }
+    if "event_id" not in kept:
         return Unusable("no_event_id", first_error(error))
-    return Request(event, refusal=_refused(first_error(error)))
+    return Request(ImageEvent.model_validate_json(to_json(kept)), refusal=_refused(first_error(error)))
+
+
+def _fits(name: str, value: JsonValue) -> bool:
+    """Tell whether an event can have this value; half a surrogate pair, say, can be written in JSON and never said."""
+    try:
+        ImageEvent.model_validate_json(to_json({"event_id": "any", name: value}))
+    except ValueError:
+        return False
+    return True
+
+
+def _without_strangers(payload: bytes) -> bytes:
+    """Return the JSON object `payload` without unknown fields: some of them no strict reader takes, and nobody reads.
+
+    Raises ValueError, RecursionError: it is no JSON object, too deep, or a known field is too hard to read, too.
+    """
+    document = json.loads(payload.decode("utf-8-sig"), parse_int=_integer)
+    if not isinstance(document, dict):
+        raise ValueError("no JSON object")  # noqa: TRY004 - a value is wrong, as all else that json may find
+    known = {*ImageReady.model_fields, "schema"}
+    return to_json({name: value for name, value in document.items() if name in known})
+
+
+def _damaged_document(payload: bytes) -> Mapping[str, JsonValue] | None:
+    """Return the JSON object that `payload` would be but for a wrong byte or too many levels; None where it is none.
+
+    What is no UTF-8 becomes half a surrogate pair, and null stands where it goes deeper than any field of ours.
+    """
+    text = _shallow(payload.decode("utf-8-sig", "surrogateescape"))
+    try:
+        document: JsonValue = json.loads(text, parse_int=_integer, strict=False)
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def _shallow(text: str) -> str:
+    """Return a JSON text with null in place of whatever begins on its third level."""
+    kept, end, depth = [], 0, 0
+    for found in _BRACKET.finditer(text):
+        if found[0] in "[{":
+            depth += 1
+            if depth == 3:
+                kept.append(text[end : found.start()])
+        elif found[0] in "]}":
+            if depth == 3:
+                kept.append("null")
+                end = found.end()
+            depth -= 1
+    return "".join((*kept, text[end:]))
+
+
+def _integer(digits: str) -> int | str:
+    return int(digits) if len(digits) <= _LONGEST_INTEGER else digits
 
 
 def _document(payload: bytes) -> Mapping[str, JsonValue] | None:

@@ -130,6 +130,8 @@ class Connection:
         # a thread that nobody waits for: name resolution may hang, and must not hold up the end of the process
         threading.Thread(target=self._connect, args=(self._client,), name="mqtt-connect", daemon=True).start()
         await self._answered(self._accepted, "the broker does not answer")
+        for warn in self._access.warnings:
+            warn()
 
     async def subscribe(self, *topic_filters: str) -> Sequence[str | None]:
         """Subscribe with QoS 1. Returns for each filter None, or why the broker refused it.

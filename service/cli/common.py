@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,8 +21,8 @@ from schemas.recipe import PRESETS, EmbedRecipe, Recipe
 from schemas.settings import Settings
 from service.errors import UsageError
 
-console = Console(highlight=False)
-"""Standard output, for results."""
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)
+"""Standard output, for results; what is no terminal has no width that names and paths would have to fit."""
 
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 """Standard error, for progress bars and the one line that says what is wrong."""
@@ -50,8 +53,21 @@ def load_settings(path: Path | None) -> Settings:
         raise UsageError(f"{where}: not TOML: {' '.join(str(exc).split())}") from exc
     except ValidationError as exc:
         raise UsageError(f"{where}: {describe(exc)}") from exc
-    except SettingsError as exc:  # a section or a list in the environment that is no JSON
-        raise UsageError(f"environment: {' '.join(str(exc).split())}") from exc
+    except SettingsError as exc:
+        raise UsageError(f"environment: {_no_json(exc)}") from exc
+
+
+def _no_json(error: SettingsError) -> str:
+    """Return which variable should hold JSON; pydantic-settings names only its section, and the text that it is not."""
+    cause = error.__cause__
+    if not isinstance(cause, json.JSONDecodeError):
+        return " ".join(str(error).split())
+    names = [
+        name
+        for name, text in sorted(os.environ.items())
+        if text == cause.doc and f'"{name.lower().removeprefix("cangate_").partition("__")[0]}"' in str(error)
+    ]
+    return f'{" or ".join(names)} must be JSON: a list is written ["a", "b"], a section {{"key": "value"}}'
 
 
 def describe(exc: ValidationError) -> str:

@@ -72,7 +72,7 @@ def demo(
             asyncio.run(_watch(line, tally))
         except KeyboardInterrupt:
             _say("interrupted")
-    console.print(str(tally), markup=False)
+    _say(str(tally))
     if tally.error or tally.mismatches:
         raise typer.Exit(1)
 

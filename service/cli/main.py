@@ -100,10 +100,8 @@ def main() -> None:
         if status == INTERRUPTED:  # typer keeps the KeyboardInterrupt to itself
             _complain("interrupted")
     except typer.TyperException as exc:
-        # the bare command prints its help this way; everything else is one line
-        message = exc.format_message()
-        if message:
-            _complain(message)
+        # the bare command prints its help this way
+        _complain(exc.format_message() or "name one of the commands above")
         status = 2
     except UsageError as exc:
         _complain(str(exc))

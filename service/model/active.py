@@ -29,7 +29,11 @@ class ActiveModel:
         self._exchange = asyncio.Lock()
         self._package: ModelPackage | None = None
         self.current: LoadedModel | None = None
-        self.fault: str | None = "no model is configured (model.name is empty)"
+        self.fault: str | None = (
+            f"model {settings.name} is being loaded"
+            if settings.name
+            else "no model is configured (model.name is empty)"
+        )
 
     async def load(self) -> None:
         """Load the configured model; where that fails there is no model, and `fault` says why."""
@@ -46,8 +50,7 @@ class ActiveModel:
     async def activate(self, name: str, version: str) -> LoadedModel:
         """Activate a version in the store and judge with it from now on. Raises PackageError; the old one stays."""
         async with self._exchange:
-            await asyncio.to_thread(self._registry.activate, name, version, device=self._device)
-            return await self._take(name)
+            return await self._activate(name, version)
 
     async def reload(self) -> None:
         """Read and build the model that judges once more, after its device was lost or ran out of memory.
@@ -78,12 +81,11 @@ class ActiveModel:
             return await self._take(name)
 
     async def set_threshold(self, tau: float) -> LoadedModel:
-        """Make the next version of the model with another tau and judge with it. Raises PackageError."""
+        """Make the next version of the model that judges with another tau, and judge with it. Raises UsageError."""
         async with self._exchange:
-            name = self._name()
-            version = await asyncio.to_thread(self._registry.add_with_threshold, name, tau)
-            await asyncio.to_thread(self._registry.activate, name, version, device=self._device)
-            return await self._take(name)
+            name, judging = self._name(), None if self.current is None else self.current.ref
+            version = await asyncio.to_thread(self._registry.add_with_threshold, name, tau, judging=judging)
+            return await self._activate(name, version)
 
     async def stored(self) -> Sequence[StoredModel]:
         """Return every version in the store, by name and age."""
@@ -105,6 +107,12 @@ class ActiveModel:
         if self._settings.name:
             return self._settings.name
         raise PackageError("no model is loaded and none is configured")
+
+    async def _activate(self, name: str, version: str) -> LoadedModel:
+        # where the configuration names a version, what judges need not be what is active in the store
+        judging = None if self.current is None or self.current.ref.name != name else self.current.ref
+        await asyncio.to_thread(self._registry.activate, name, version, device=self._device, instead_of=judging)
+        return await self._take(name)
 
     async def _take(self, reference: str) -> LoadedModel:
         package, loaded = await asyncio.to_thread(self._read, reference)

@@ -11,6 +11,7 @@ The id of a package is the SHA-256 of SHA256SUMS, so it covers every byte. A pac
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -199,17 +200,30 @@ def write_package(
 
     vectors: (M, D) float32. golden: a picture, or the bytes of its PNG, for each file that `manifest.golden` names.
     backbone: the weights to carry, or the file of another package that holds them.
+
+    Raises UsageError: the disk takes no more.
     """
-    if isinstance(backbone, Path):
-        _link_or_copy(backbone, directory / BACKBONE)
-    elif backbone:
-        save_weights(dict(backbone), directory / BACKBONE)
-    (directory / BANK).write_bytes(save_tensors({"vectors": np.ascontiguousarray(vectors, np.float32)}))
-    for file, picture in golden.items():
-        path = directory / file
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(picture if isinstance(picture, bytes) else cv2.imencode(".png", picture)[1].tobytes())
+    with _writing(directory):
+        if isinstance(backbone, Path):
+            _link_or_copy(backbone, directory / BACKBONE)
+        elif backbone:
+            save_weights(dict(backbone), directory / BACKBONE)
+        (directory / BANK).write_bytes(save_tensors({"vectors": np.ascontiguousarray(vectors, np.float32)}))
+        for file, picture in golden.items():
+            path = directory / file
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(picture if isinstance(picture, bytes) else cv2.imencode(".png", picture)[1].tobytes())
     seal(directory, manifest)
+
+
+@contextlib.contextmanager
+def _writing(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:  # the second name is that of a copy; a full disk, found while bytes go out, names none
+        raise UsageError(f"cannot write {exc.filename2 or exc.filename or directory}: {exc.strerror}") from exc
+    except safetensors.SafetensorError as exc:
+        raise UsageError(f"cannot write {directory / BACKBONE}: {exc}") from exc
 
 
 def _link_or_copy(file: Path, target: Path) -> None:
@@ -221,13 +235,17 @@ def _link_or_copy(file: Path, target: Path) -> None:
 
 
 def seal(directory: Path, manifest: ModelManifest) -> None:
-    """Write manifest and digests, and have everything on the disk before the directory gets its name."""
-    (directory / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    names = sorted(_files(directory) - {SUMS})
-    (directory / SUMS).write_text("".join(f"{_digest(directory / name)}  {name}\n" for name in names))
-    for name in (*names, SUMS):
-        with (directory / name).open("rb") as file:
-            os.fsync(file.fileno())
+    """Write manifest and digests, and have everything on the disk before the directory gets its name.
+
+    Raises UsageError: the disk takes no more.
+    """
+    with _writing(directory):
+        (directory / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        names = sorted(_files(directory) - {SUMS})
+        (directory / SUMS).write_text("".join(f"{_digest(directory / name)}  {name}\n" for name in names))
+        for name in (*names, SUMS):
+            with (directory / name).open("rb") as file:
+                os.fsync(file.fileno())
 
 
 def _verify(path: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from schemas.base import Value
-from schemas.messages import Sha256
+from schemas.messages import ModelRef, Sha256
 from service.errors import PackageNotFound, PackageRefused, UsageError
 from service.model.manifest import ModelManifest, ModelName, ModelVersion
 from service.model.package import ModelPackage, package_id, read_package, seal, write_package
@@ -93,14 +93,24 @@ class ModelRegistry:
             )
         return package
 
-    def activate(self, name: str, version: str, *, device: torch.device = CPU) -> None:
-        """Make `version` the active one, if its golden frames reproduce on `device`. Raises PackageError."""
+    def activate(
+        self, name: str, version: str, *, device: torch.device = CPU, instead_of: ModelRef | None = None
+    ) -> None:
+        """Make `version` the active one, if its golden frames reproduce on `device`. Raises PackageError.
+
+        instead_of: the version of `name` that judged until now, which need not be the active one: rollback goes to it.
+        """
         package = self._proven(name, version, device)
         pointer = self._pointer(name)
-        previous = () if pointer is None else pointer.previous
-        if pointer is not None and pointer.active.version != version:
-            previous = (*previous, pointer.active)
-        self._point(name, ActivePointer(active=Activation(version=version, sha256=package.id), previous=previous))
+        previous = [] if pointer is None else list(pointer.previous)
+        until_now = [] if pointer is None else [pointer.active]
+        if instead_of is not None:
+            until_now.append(Activation(version=instead_of.version, sha256=instead_of.sha256))
+        for activation in until_now:
+            if activation.version != version and activation not in previous[-1:]:
+                previous.append(activation)
+        active = Activation(version=version, sha256=package.id)
+        self._point(name, ActivePointer(active=active, previous=tuple(previous)))
 
     def rollback(self, name: str, *, device: torch.device = CPU) -> str:
         """Activate the version that was active before, under the same condition; return it. Raises PackageError."""
@@ -137,6 +147,7 @@ class ModelRegistry:
         """
         check_model_name(name)
         folder = self.store / name
+        made = [each for each in (folder, *folder.parents) if not each.exists()]
         try:
             folder.mkdir(parents=True, exist_ok=True)
             directory = Path(tempfile.mkdtemp(prefix=".draft-", dir=folder))
@@ -148,11 +159,20 @@ class ModelRegistry:
         finally:
             shutil.rmtree(directory, ignore_errors=True)
             with contextlib.suppress(OSError):  # not empty: the name has versions
-                folder.rmdir()
+                for each in made or [folder]:
+                    each.rmdir()
 
-    def add_with_threshold(self, name: str, tau: float) -> str:
-        """Publish a copy of the active version with another `tau`; return its version. Raises UsageError."""
-        package = read_package(self._find_active(name))
+    def add_with_threshold(self, name: str, tau: float, *, judging: ModelRef | None = None) -> str:
+        """Publish a copy with another `tau`; return its version. Raises UsageError.
+
+        judging: which version of `name` to copy, for it need not be the active one; None copies that.
+        """
+        if judging is None:
+            package = read_package(self._find_active(name))
+        else:
+            package = self.read(name, judging.version)
+            if package.id != judging.sha256:
+                raise PackageRefused(f"{package.path} is not the package that judges")
         try:
             manifest = ModelManifest.model_validate(
                 {**dict(package.manifest), "tau": tau, "parent": package.id, "created_at": datetime.now(UTC)}

@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,6 +54,20 @@ async def test_adapter_waits_for_a_broker_that_is_down_at_start() -> None:
             await broker.start()
             await eventually(lambda: adapter.fault is None)
             await adapter.publish(answer_to())
+
+
+async def test_what_is_unwise_is_said_once_connected(tmp_path: Path) -> None:
+    """Opening says nothing: something else may yet end the start, with its one line."""
+    secret = tmp_path / "password"
+    secret.write_text("s3cret")
+    secret.chmod(0o644)
+    async with private_mosquitto() as broker:
+        adapter = adapter_for(broker.port, username="cangate", password_file=secret)
+        with capture_logs() as logged:
+            await adapter.open()
+            assert logged == []
+            async with running(adapter, RecordingIntake()):
+                assert [line["path"] for line in logged if line["event"] == "secret_open_to_others"] == [str(secret)]
 
 
 async def test_adapter_reconnects_after_the_broker_was_killed() -> None:

@@ -97,6 +97,35 @@ def test_run_refuses_a_port_in_use_by_name(tmp_path: Path) -> None:
     assert (done.returncode, str(port) in one_line(done.stderr)) == (2, True), done.stderr
 
 
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[http]\nusers_file = 'nope.txt'\n", "nope.txt"),
+        ("[http]\nenabled = false\n[mqtt]\nca_file = 'nope.pem'\n", "nope.pem"),
+        ("[http]\nenabled = false\n[mqtt]\nkey_file = 'nope.key'\n", "nope.key"),
+    ],
+)
+def test_run_refuses_a_file_that_it_would_not_need_by_name(tmp_path: Path, text: str, named: str) -> None:
+    """What is named and cannot be read is a mistake, whatever else the settings say."""
+    text += "[opcua.server]\nenabled = false\n"
+    done = cangate("run", "-c", settings(tmp_path, text), cwd=tmp_path)
+    assert (done.returncode, named in one_line(done.stderr)) == (2, True), done.stderr
+
+
+def test_run_says_one_line_although_there_is_more_to_warn_of(tmp_path: Path) -> None:
+    """A password that others may read, or hear, is news of a service that runs, not of one that cannot."""
+    (tmp_path / "password").write_text("s3cret")
+    (tmp_path / "password").chmod(0o644)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        mqtt = "host = '192.0.2.1'\nusername = 'cangate'\npassword_file = 'password'\n"
+        text = f"[mqtt]\n{mqtt}[opcua.server]\nenabled = false\n[http]\nport = {port}\n"
+        done = cangate("run", "-c", settings(tmp_path, text), cwd=tmp_path)
+    assert (done.returncode, str(port) in one_line(done.stderr)) == (2, True), done.stderr
+
+
 def test_config_show_masks_secrets(tmp_path: Path) -> None:
     """The effective configuration is TOML again, without the password."""
     done = cangate("config", "show", "-c", ROOT / "config.toml", cwd=tmp_path, CANGATE_MQTT__PASSWORD="hunter2")
@@ -155,8 +184,8 @@ def test_interface_reference_is_up_to_date() -> None:
 
 
 def test_demo_ends_by_itself(tmp_path: Path) -> None:
-    """The whole line: one line a part, the last line of the contract, exit status 0."""
-    done = cangate("demo", "--parts", 6, "--rate", 3, cwd=tmp_path)
+    """The whole line: one line a part, the last line of the contract, exit status 0; a narrow terminal wraps none."""
+    done = cangate("demo", "--parts", 6, "--rate", 3, cwd=tmp_path, COLUMNS="50")
     assert done.returncode == 0, done.stdout + done.stderr
     *_, last = done.stdout.splitlines()
     assert last.startswith("demo: 6 parts, ")

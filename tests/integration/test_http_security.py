@@ -224,6 +224,7 @@ async def test_rubbish_on_the_port_is_answered_or_dropped(bench: HmiBench) -> No
     [
         ({"anonymous": False}, "nobody could log in"),
         ({"anonymous": False, "users_file": Path("missing")}, "http.users_file: cannot read missing"),
+        ({"anonymous": True, "users_file": Path("missing")}, "http.users_file: cannot read missing"),
         ({"cert_file": Path("a.pem")}, "cert_file and key_file belong together"),
         ({"cert_file": Path("a.pem"), "key_file": Path("b.pem")}, r"http\.cert_file a\.pem with b\.pem: No such file"),
     ],

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from adapters.mqtt.access import BrokerAccess, read_access
 from schemas.settings import MqttSettings
@@ -49,6 +50,53 @@ def test_missing_file_is_named(key: str, tmp_path: Path) -> None:
     missing = tmp_path / "missing"
     with pytest.raises(UsageError, match=f"mqtt.{key} {missing}: No such file or directory"):
         _access(username="cangate", tls=True, **{key: missing})
+
+
+@pytest.mark.parametrize("key", ["ca_file", "cert_file", "key_file"])
+def test_missing_file_is_named_though_it_is_not_used(key: str, tmp_path: Path) -> None:
+    """Without TLS no certificate is needed; a name that leads nowhere is a mistake all the same."""
+    missing = tmp_path / "missing"
+    with pytest.raises(UsageError, match=f"mqtt.{key} {missing}: No such file or directory"):
+        _access(tls=False, **{key: missing})
+
+
+def test_what_is_unwise_is_said_when_the_access_is_used(tmp_path: Path) -> None:
+    """Reading it says nothing: where a start fails its one line stands alone."""
+    secret, key = tmp_path / "password", tmp_path / "client.key"
+    for path in (secret, key):
+        path.write_text("s3cret")
+        path.chmod(0o644)
+    with capture_logs() as logged:
+        access = _access(host="broker.plant", username="cangate", password_file=secret, key_file=key)
+    assert logged == []
+    with capture_logs() as logged:
+        for warn in access.warnings:
+            warn()
+    assert [(line["event"], line.get("setting")) for line in logged] == [
+        ("secret_open_to_others", "mqtt.password_file"),
+        ("secret_open_to_others", "mqtt.key_file"),
+        ("mqtt_certificates_unused", None),
+        ("mqtt_password_in_the_clear", None),
+    ]
+
+
+def test_nothing_is_unwise_about_the_defaults(tmp_path: Path) -> None:
+    """On this machine, and with a file that is its owner's alone, there is nothing to say."""
+    secret = tmp_path / "password"
+    secret.write_text("s3cret")
+    secret.chmod(0o600)
+    with capture_logs() as logged:
+        for warn in (*_access().warnings, *_access(username="cangate", password_file=secret).warnings):
+            warn()
+    assert logged == []
+
+
+def test_broker_that_lets_anybody_in_is_warned_of() -> None:
+    """A broker beyond this machine, and nothing to tell it who we are."""
+    with capture_logs() as logged:
+        for warn in _access(host="broker.plant").warnings:
+            warn()
+    assert [line["event"] for line in logged] == ["mqtt_without_login"]
 
 
 @pytest.mark.parametrize("key", ["ca_file", "cert_file"])

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
 from service.errors import PackageNotFound, PackageRefused, UsageError
 from service.model.package import read_package, seal
@@ -191,6 +195,40 @@ def test_an_impossible_threshold_is_refused(registry: ModelRegistry, trained: Tr
     with pytest.raises(PackageRefused, match="threshold"):
         registry.add_with_threshold("bars", tau)
     assert registry.versions("bars") == ["1"]
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Let writing fail as on a full disk, in the middle of a file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("size", [0, 100, 5_000])
+def test_a_full_disk_is_named_and_leaves_no_half_a_package(
+    registry: ModelRegistry, trained: TrainedModel, size: int
+) -> None:
+    """One line, no version, no draft; what was there before stays active."""
+    publish(registry, trained)
+    registry.activate("bars", "1")
+    with files_of_at_most(size), pytest.raises(UsageError, match=f"^cannot write {registry.store}/bars/.*: File too"):
+        registry.add_with_threshold("bars", 0.75)
+    with files_of_at_most(size), pytest.raises(UsageError, match=f"^cannot write {registry.store}/bars/.*: File too"):
+        publish(registry, trained)
+    assert sorted(entry.name for entry in (registry.store / "bars").iterdir()) == ["1", "active.json"]
+    assert registry.active("bars") == "1"
+
+
+def test_weights_that_the_disk_does_not_take_are_named(registry: ModelRegistry, trained: TrainedModel) -> None:
+    """The library that writes them has errors of its own."""
+    heavy = TrainedModel(trained.manifest, trained.vectors, trained.golden, {"weight": torch.zeros(10_000)})
+    with files_of_at_most(5_000), pytest.raises(UsageError, match=r"^cannot write .*/backbone\.safetensors: "):
+        publish(registry, heavy)
+    assert registry.names() == []
 
 
 def test_pointer_names_version_and_id(registry: ModelRegistry, trained: TrainedModel) -> None:

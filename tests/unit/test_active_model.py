@@ -1,0 +1,95 @@
+"""The model that judges, and what commands make of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from schemas.settings import ModelSettings
+from service.errors import PackageRefused
+from service.model.active import ActiveModel
+from service.model.package import read_package, seal
+from service.model.registry import ModelRegistry
+from service.model.training import TrainedModel
+from tests.support.parts import publish, train_parts, write_parts
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
+    """A small model."""
+    return train_parts(write_parts(tmp_path_factory.mktemp("frames"), 4))
+
+
+@pytest.fixture
+def registry(tmp_path: Path, trained: TrainedModel) -> ModelRegistry:
+    """A store with two versions, of which the second is active; they differ in tau."""
+    registry = ModelRegistry(tmp_path / "models")
+    publish(registry, trained)
+    registry.activate("bars", "1")
+    registry.activate("bars", registry.add_with_threshold("bars", 0.5))
+    return registry
+
+
+async def _loaded(registry: ModelRegistry, version: str) -> ActiveModel:
+    models = ActiveModel(ModelSettings(name="bars", version=version, store=registry.store), device=CPU)
+    await models.load()
+    return models
+
+
+def test_model_that_is_configured_is_being_loaded_at_first(tmp_path: Path) -> None:
+    """Whoever asks meanwhile is not told that none is configured."""
+    assert ActiveModel(ModelSettings(name="bars", store=tmp_path), device=CPU).fault == "model bars is being loaded"
+    nothing = ActiveModel(ModelSettings(store=tmp_path), device=CPU)
+    assert nothing.fault == "no model is configured (model.name is empty)"
+
+
+@pytest.mark.parametrize(("configured", "parent"), [("1", "1"), ("active", "2")])
+async def test_threshold_is_set_on_what_judges(registry: ModelRegistry, configured: str, parent: str) -> None:
+    """Whichever version is active in the store; and rollback goes back to what judged before."""
+    models = await _loaded(registry, configured)
+    before = models.current
+    assert before is not None
+    assert before.ref.version == parent
+    changed = await models.set_threshold(0.75)
+    assert changed.ref.version == "3"
+    manifest = registry.read("bars", "3").manifest
+    assert (manifest.tau, manifest.parent) == (0.75, before.ref.sha256)
+    back = await models.rollback(None)
+    assert back.ref == before.ref
+    assert registry.active("bars") == parent
+
+
+async def test_threshold_is_set_on_a_version_that_never_was_active(
+    registry: ModelRegistry, trained: TrainedModel
+) -> None:
+    """The configuration names it, and no pointer in the store needs to."""
+    publish(registry, trained)
+    (registry.store / "bars" / "active.json").unlink()
+    models = await _loaded(registry, "3")
+    assert (await models.set_threshold(0.75)).ref.version == "4"
+    assert (await models.rollback(None)).ref.version == "3"
+
+
+async def test_rollback_after_an_activation_goes_to_what_judged(registry: ModelRegistry) -> None:
+    """Not to what was active in the store beside it; that comes next."""
+    models = await _loaded(registry, "1")
+    third = registry.add_with_threshold("bars", 0.75)
+    await models.activate("bars", third)
+    assert (await models.rollback(None)).ref.version == "1"
+    assert (await models.rollback(None)).ref.version == "2"
+
+
+async def test_threshold_is_not_set_on_a_package_that_was_exchanged(registry: ModelRegistry) -> None:
+    """What lies there now is not what judges; the old one goes on."""
+    models = await _loaded(registry, "1")
+    path = registry.store / "bars" / "1"
+    seal(path, read_package(path).manifest.model_copy(update={"tau": 9.0}))
+    with pytest.raises(PackageRefused, match=f"{path} is not the package that judges"):
+        await models.set_threshold(0.75)
+    assert registry.versions("bars") == ["1", "2"]
+    assert models.current is not None
+    assert models.current.ref.version == "1"
