@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import structlog
 
@@ -27,8 +28,11 @@ _RETRY_S = (0.05, 2.0)
 _CRASHES = 2
 """So often a sink may fail at a verdict by a defect before it is passed over."""
 
-_READ_TRIES = 3
-_READ_PAUSE_S = 0.2
+_PATIENCE_S = 0.5
+"""How long what is new waits for what the journal holds; where that cannot be read by then, it goes ahead."""
+
+_READ_PAUSE_S = 0.05
+_CATCH_UP_S = 0.5
 
 _REDELIVERED = 10_000
 """What a sink that was away for longer has missed stays in the journal: no gate and no screen waits for it."""
@@ -51,6 +55,11 @@ class _Delivery:
     refused: bool = False
 
     @property
+    def seq(self) -> int:
+        """Return the number of the verdict."""
+        return self.answer.verdict.seq
+
+    @property
     def is_stored(self) -> bool:
         """Tell whether the journal has it by now."""
         return self.stored is not None and self.stored.done() and self.stored.result()
@@ -64,6 +73,9 @@ class Outbox:
     the journal could not store. Whether a gate command may still go with a verdict is decided at each try
     (`Answer.gate_at`). A verdict that the sink refuses, or fails at twice by a defect, is passed over, and stays in the
     journal: it would be refused again, and the gate commands behind it must not wait for that.
+
+    What the journal cannot tell in its turn comes late, as soon as it can, one by one while nothing new waits:
+    out of order, but not lost. Until then the sink counts as confirmed only up to there.
 
     Args:
         sink: where to deliver to.
@@ -84,10 +96,14 @@ class Outbox:
         self._work = asyncio.Event()
         self._confirmed = 0  # every verdict up to this seq is confirmed
         self._to_note = asyncio.Event()  # the journal does not know of it yet
-        self._confirmed_ahead: set[int] = set()
+        self._highest = 0  # highest seq that the sink has
         self._taken = 0  # highest seq that was taken for delivery
         self._spilled = 0  # highest seq that waits outside of `_pending`
-        self._unstored: deque[_Delivery] = deque()  # those of them that the journal does not have
+        self._unstored: deque[_Delivery] = deque()  # those of them that the journal does not have, or is read for
+        self._reading = False  # those that spill meanwhile may have to go ahead
+        self._unread: deque[range] = deque()  # what was passed over because the journal could not tell it
+        self._begun = True  # where the first of them begins is known
+        self._late: deque[_Delivery] = deque()  # what was read of them since
         self._failures = 0
 
     @property
@@ -97,15 +113,14 @@ class Outbox:
 
     async def recover(self, last_seq: int) -> None:
         """Take up what the last run left unconfirmed; call before the first `put`."""
-        known = None
+        self._confirmed = self._taken = self._spilled = last_seq
         if self._journal is not None:
             try:
-                known = await self._journal.confirmed(self.sink.name)
+                self._confirmed = self._taken = await self._begin(self._journal, last_seq)
             except JournalError as exc:
                 log.error("journal_read_failed", sink=self.sink.name, error=str(exc))
-        self._confirmed = last_seq if known is None else max(known, last_seq - _REDELIVERED)
-        self._taken = self._confirmed
-        self._spilled = last_seq
+                self._confirmed, self._begun = 0, False
+                self._unread.append(range(1, last_seq + 1))
         self._work.set()
 
     def put(self, answer: Answer, *, stored: asyncio.Future[bool]) -> asyncio.Future[bool]:
@@ -119,7 +134,7 @@ class Outbox:
                 delivery.confirmed.set_result(False)
         elif self._spilled > self._taken or len(self._pending) >= _IN_MEMORY:
             self._spilled = answer.verdict.seq
-            if not delivery.is_stored or self._journal is None:
+            if self._reading or not delivery.is_stored or self._journal is None:
                 self._keep(delivery)
         else:
             self._pending.append(delivery)
@@ -132,30 +147,40 @@ class Outbox:
         parts: list[Part] = [(f"deliver to {self.sink.name}", self._deliver)]
         if self._journal is not None:
             parts.append((f"note for {self.sink.name}", partial(self._note, self._journal)))
+            parts.append((f"catch up for {self.sink.name}", partial(self._catch_up, self._journal)))
         await together(*parts)
 
     async def _deliver(self) -> None:
         while True:
             await self._work.wait()
             self._work.clear()
-            await self._take_from_journal()
+            while not self._pending and self._spilled > self._taken:
+                await self._take_spilled()
             while self._pending and len(self._in_flight) < _IN_FLIGHT:
                 delivery = self._pending.popleft()
-                task = asyncio.create_task(self._try(delivery), name=f"{self.sink.name} {delivery.answer.verdict.seq}")
+                task = asyncio.create_task(self._try(delivery), name=f"{self.sink.name} {delivery.seq}")
                 self._in_flight[task] = delivery
                 task.add_done_callback(lambda _: self._work.set())
             await asyncio.sleep(0)
             if await self._collect():
                 await self._back_off()
                 self._work.set()
+            elif self._late and not self._pending and self._is_first(self._late[0]):
+                self._pending.append(self._late.popleft())
+                self._work.set()
+
+    def _is_first(self, late: _Delivery) -> bool:
+        """Tell whether those before it are out; of those that come late, one at a time is on its way."""
+        return all(late.seq < each.seq for each in self._in_flight.values())
 
     def _keep(self, delivery: _Delivery) -> None:
-        while self._journal is not None and self._unstored and self._unstored[0].is_stored:
+        while not self._reading and self._journal is not None and self._unstored and self._unstored[0].is_stored:
             self._unstored.popleft()
         if len(self._unstored) >= _IN_MEMORY:
             given_up = self._unstored.popleft()
-            log.error("verdict_given_up", sink=self.sink.name, seq=given_up.answer.verdict.seq)
-            given_up.confirmed.set_result(False)
+            if not given_up.is_stored:
+                log.error("verdict_given_up", sink=self.sink.name, seq=given_up.seq)
+                given_up.confirmed.set_result(False)
         self._unstored.append(delivery)
 
     async def _try(self, delivery: _Delivery) -> bool:
@@ -168,12 +193,12 @@ class Outbox:
             delivery.refused = True
             return True
         except SinkUnavailable as exc:
-            log.warning("publish_failed", sink=self.sink.name, seq=delivery.answer.verdict.seq, error=str(exc))
+            log.warning("publish_failed", sink=self.sink.name, seq=delivery.seq, error=str(exc))
             return False
         except (Exception, asyncio.CancelledError) as exc:
             if isinstance(exc, asyncio.CancelledError) and was_cancelled():
                 raise
-            log.exception("publish_crashed", sink=self.sink.name, seq=delivery.answer.verdict.seq)
+            log.exception("publish_crashed", sink=self.sink.name, seq=delivery.seq)
             delivery.crashes += 1
             delivery.refused = delivery.crashes >= _CRASHES
             return delivery.refused
@@ -188,31 +213,32 @@ class Outbox:
             await asyncio.wait(self._in_flight)  # what follows must stay behind what failed
         failed = []
         done = [task for task in self._in_flight if task.done()]
-        out = max(
-            (*self._confirmed_ahead, *(self._in_flight[task].answer.verdict.seq for task in done if task.result())),
-            default=0,
-        )
+        out = (self._in_flight[task].seq for task in done if task.result())
+        self._highest = max((self._highest, *out))
         for task in done:
             delivery = self._in_flight.pop(task)
             # a defect stops one and not those behind it, which must not be followed by it
-            delivery.refused |= delivery.crashes > 0 and delivery.answer.verdict.seq < out
+            delivery.refused |= delivery.crashes > 0 and delivery.seq < self._highest
             if task.result() or delivery.refused:
                 self._failures = 0
-                if not delivery.answer.repeated:
-                    self._confirmed_ahead.add(delivery.answer.verdict.seq)
             elif not delivery.answer.repeated:
                 failed.append(delivery)
                 continue
             if not delivery.confirmed.done():
                 delivery.confirmed.set_result(task.result() and not delivery.refused)
-        self._pending.extendleft(sorted(failed, key=lambda delivery: -delivery.answer.verdict.seq))
+        self._pending.extendleft(sorted(failed, key=lambda delivery: -delivery.seq))
         self._advance()
         return bool(failed)
 
     def _advance(self) -> None:
-        while self._confirmed + 1 in self._confirmed_ahead:
-            self._confirmed += 1
-            self._confirmed_ahead.discard(self._confirmed)
+        """Find up to where nothing waits: what is neither here nor unread was confirmed, given up, or never used."""
+        first = min(self._taken + 1, self._unread[0].start) if self._unread else self._taken + 1
+        queues = (self._pending, self._late)
+        waiting = [each.seq for each in self._in_flight.values() if not each.answer.repeated]
+        waiting += (next((each.seq for each in queue if not each.answer.repeated), first) for queue in queues)
+        confirmed = min(first, *waiting) - 1
+        if confirmed > self._confirmed:
+            self._confirmed = confirmed
             if self._journal is not None:
                 self._to_note.set()
 
@@ -228,39 +254,80 @@ class Outbox:
             if confirmed == self._confirmed:
                 self._to_note.clear()
 
-    async def _take_from_journal(self) -> None:
+    async def _take_spilled(self) -> None:
         """Take the next of those that wait outside of `_pending`, from the journal and from memory, in order."""
-        if self._pending or self._spilled <= self._taken:
-            return
         until = self._spilled
         # looked at first: one that is stored while the journal is read may be missing there, and gone here by then
-        kept = {each.answer.verdict.seq: each for each in self._unstored}
-        entries = await self._read(after=self._taken)
-        if entries is not None and len(entries) == _IN_MEMORY:
-            until = min(until, _seq(entries[-1]))
-        loop = asyncio.get_running_loop()
-        taken = {_seq(entry): _Delivery(self._answer(entry), loop.create_future()) for entry in entries or ()}
-        taken.update({seq: delivery for seq, delivery in kept.items() if seq <= until})
-        while self._unstored and self._unstored[0].answer.verdict.seq <= until:
+        kept = {each.seq: each for each in self._unstored}
+        page = await self._read(after=self._taken)
+        if page is None:
+            # what is new goes ahead with what memory holds
+            until, kept = self._spilled, {each.seq: each for each in self._unstored}
+            self._unread.extend(_gaps(self._taken, until, kept))
+        else:
+            entries, read = page
+            until = until if read is None else min(until, read)
+            kept = self._deliveries(entries, until) | kept
+        while self._unstored and self._unstored[0].seq <= until:
             self._unstored.popleft()
-        if entries is not None:
-            # what is nowhere was given up, or is a number that was never used: nothing will ever confirm it
-            self._confirmed_ahead.update(seq for seq in range(self._taken + 1, until + 1) if seq not in taken)
-        self._pending.extend(taken[seq] for seq in sorted(taken) if seq <= until)
+        self._pending.extend(kept[seq] for seq in sorted(kept) if seq <= until)
         self._taken = until
         self._advance()
 
-    async def _read(self, *, after: int) -> Sequence[JournalEntry] | None:
-        """Return stored verdicts; None where the journal cannot be read: they stay unconfirmed for the next run."""
+    async def _read(self, *, after: int) -> tuple[Sequence[JournalEntry], int | None] | None:
+        """Return the next page of stored verdicts; None where it cannot be read while the gate waits."""
         if self._journal is None:
-            return ()
-        for _ in range(_READ_TRIES):
-            try:
-                return await self._journal.answered(after=after, limit=_IN_MEMORY)
-            except JournalError as exc:
-                log.error("journal_read_failed", sink=self.sink.name, error=str(exc))
-                await asyncio.sleep(_READ_PAUSE_S)
-        return None
+            return (), None
+        self._reading, error = True, "the journal does not answer"
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                while True:
+                    try:
+                        return await self._journal.answered(after=after, limit=_IN_MEMORY)
+                    except JournalError as exc:
+                        error = str(exc)
+                        await asyncio.sleep(_READ_PAUSE_S)
+        except TimeoutError:
+            log.error("journal_read_failed", sink=self.sink.name, error=error)
+            return None
+        finally:
+            self._reading = False
+
+    async def _begin(self, journal: Journal, last_seq: int) -> int:
+        """Return up to which seq the sink needs nothing more of earlier runs. Raises JournalError."""
+        confirmed = await journal.confirmed(self.sink.name)
+        return last_seq if confirmed is None else max(confirmed, last_seq - _REDELIVERED)
+
+    async def _catch_up(self, journal: Journal) -> None:
+        """Read what could not be read in its turn, beside the deliveries."""
+        while True:
+            if self._unread and not self._late:
+                try:
+                    await self._read_late(journal)
+                except JournalError as exc:
+                    log.debug("journal_read_failed", sink=self.sink.name, error=str(exc))
+            await asyncio.sleep(_CATCH_UP_S)
+
+    async def _read_late(self, journal: Journal) -> None:
+        if not self._begun:
+            end = self._unread[0].stop
+            self._unread[0] = range(await self._begin(journal, end - 1) + 1, end)
+            self._begun = True
+        unread = self._unread[0]
+        entries, read = await journal.answered(after=unread.start - 1, limit=_IN_MEMORY)
+        until = unread.stop - 1 if read is None else min(unread.stop - 1, read)
+        self._late.extend(self._deliveries(entries, until).values())
+        if until + 1 < unread.stop:
+            self._unread[0] = range(until + 1, unread.stop)
+        else:
+            self._unread.popleft()
+        self._advance()
+        self._work.set()
+
+    def _deliveries(self, entries: Iterable[JournalEntry], until: int) -> dict[int, _Delivery]:
+        loop = asyncio.get_running_loop()
+        deliveries = (_Delivery(self._answer(entry), loop.create_future()) for entry in entries)
+        return {delivery.seq: delivery for delivery in deliveries if delivery.seq <= until}
 
     def _answer(self, entry: JournalEntry) -> Answer:
         assert entry.verdict_json is not None
@@ -287,6 +354,7 @@ class Outbox:
             await asyncio.sleep(0.02)
 
 
-def _seq(entry: JournalEntry) -> int:
-    assert entry.seq is not None
-    return entry.seq
+def _gaps(after: int, until: int, known: Iterable[int]) -> list[range]:
+    """Return the numbers above `after`, up to `until`, that are not `known`."""
+    edges = [after, *sorted(known), until + 1]
+    return [range(low + 1, high) for low, high in pairwise(edges) if high - low > 1]

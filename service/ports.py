@@ -254,8 +254,11 @@ class Journal(Protocol):
     async def confirmed(self, sink: str) -> int | None:
         """Return up to which seq a sink has confirmed all verdicts; None for a sink never heard of."""
 
-    async def answered(self, *, after: int, limit: int) -> Sequence[JournalEntry]:
-        """Return answered events with a seq above `after`, in the order of seq."""
+    async def answered(self, *, after: int, limit: int) -> tuple[Sequence[JournalEntry], int | None]:
+        """Return answered events with a seq above `after`, in the order of seq, and the seq that was read to.
+
+        limit: so many records are read; what is damaged is among them, and passed over. None: to the last one.
+        """
 
     async def unanswered(self) -> Sequence[JournalEntry]:
         """Return events that were accepted and never answered, oldest first."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,7 +50,8 @@ class Database:
     A server that was away is connected to again by the next call. One that does not answer fails whatever waits for it
     in bounded time. Where it fell silent over a commit, nobody knows whether it holds: writes can be repeated.
 
-    A SQLite file that turns out to be corrupt is set aside under a name that says so, and a new one is begun.
+    A SQLite file that turns out to be corrupt is set aside under a name that says so, and a new one is begun: once,
+    however many find out at the same time.
     """
 
     def __init__(self, settings: JournalSettings) -> None:
@@ -62,8 +65,9 @@ class Database:
         # a database in memory belongs to the one connection that made it
         self._reader = self._writer if self.dialect == "sqlite" and self.path is None else DaemonThreads("journal-read")
         self._write_connection: Connection | None = None
-        self._read_connection: tuple[int, Connection] | None = None
-        self._generation = 0
+        self._read_connection: Connection | None = None
+        self._reading = threading.RLock()  # held by a read: the file is not set aside beneath it
+        self._generation = 0  # how many files were set aside
         self._waiting: list[tuple[Work[Any], asyncio.Future[Any]]] = []
         self._flush: asyncio.Task[None] | None = None
         self._checkpoints: asyncio.Task[None] | None = None
@@ -109,11 +113,12 @@ class Database:
 
     async def read(self, work: Work[T]) -> T:
         """Return what `work` returns. Raises JournalError."""
+        generation = self._generation
         try:
             return await self._reader.submit(lambda: self._read(work))
-        except SQLAlchemyError as exc:
+        except (SQLAlchemyError, ValueError) as exc:  # the latter: a column that holds nothing of its type
             if _code(exc) in _CORRUPT:
-                await self._writer.submit(partial(self._set_aside, exc))
+                await self._writer.submit(partial(self._set_aside, exc, generation))
             raise JournalError(one_line(exc)) from exc
 
     async def _flush_all(self) -> None:
@@ -156,7 +161,7 @@ class Database:
         except SQLAlchemyError as exc:
             if _code(exc) not in _CORRUPT:
                 raise
-            self._set_aside(exc)
+            self._set_aside(exc, self._generation)
             self._connection_for_writing()
 
     def _connection_for_writing(self) -> Connection:
@@ -189,7 +194,7 @@ class Database:
                 return [kind(one_line(exc))]
             self._disconnect()
             if _code(exc) in _CORRUPT and not again:
-                self._set_aside(exc)
+                self._set_aside(exc, self._generation)
                 return self._commit(works, again=True)
             if _is_lost(exc) and not again and not done:  # a commit that was begun may hold
                 return self._commit(works, again=True)
@@ -197,12 +202,12 @@ class Database:
         return outcomes
 
     def _read(self, work: Work[T], *, again: bool = False) -> T:
-        if self._read_connection is None or self._read_connection[0] != self._generation:
-            self._close_read_connection()
-            self._read_connection = (self._generation, self._engine.connect())
         try:
-            with self._read_connection[1].begin():
-                return work(self._read_connection[1])
+            with self._reading:
+                if self._read_connection is None:
+                    self._read_connection = self._engine.connect()
+                with self._read_connection.begin():
+                    return work(self._read_connection)
         except SQLAlchemyError as exc:
             self._close_read_connection()
             if _is_lost(exc) and not again:
@@ -210,9 +215,10 @@ class Database:
             raise
 
     def _close_read_connection(self) -> None:
-        opened, self._read_connection = self._read_connection, None
-        if opened is not None:
-            opened[1].close()
+        with self._reading:
+            opened, self._read_connection = self._read_connection, None
+            if opened is not None:
+                opened.close()
 
     def _disconnect(self) -> None:
         if self._write_connection is not None:
@@ -220,17 +226,39 @@ class Database:
             self._write_connection = None
         self._engine.dispose()
 
-    def _set_aside(self, exc: Exception) -> None:
+    def _set_aside(self, exc: Exception, generation: int) -> None:
+        """Keep a corrupt file under another name and begin a new one; that of an earlier `generation` is gone."""
         assert self.path is not None  # a database in memory is not corrupt
-        self._disconnect()
-        self._generation += 1
-        name = f"{self.path.name}.corrupt-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
-        for suffix in ("", "-wal", "-shm"):
-            file = self.path.with_name(self.path.name + suffix)
-            if file.exists():
-                file.rename(self.path.with_name(name + suffix))
-        self.fault = f"{self.path.name} was corrupt ({one_line(exc)}); it was set aside as {name} and a new one begun"
-        log.error("journal_set_aside", fault=self.fault)
+        if generation != self._generation:
+            return
+        with self._reading:
+            self._close_read_connection()
+            self._disconnect()
+            try:
+                name = _moved_away(self.path)
+            except OSError as failed:
+                self.fault = f"{self.path.name} is corrupt ({one_line(exc)}) and cannot be set aside: {failed.strerror}"
+                log.error("journal_not_set_aside", fault=self.fault)
+                return
+            self._generation += 1
+            was = f"{self.path.name} was corrupt ({one_line(exc)})"
+            self.fault = f"{was}; it was set aside as {name} and a new one begun"
+            log.error("journal_set_aside", fault=self.fault)
+            with suppress(SQLAlchemyError):  # no room: the next write begins it, or says why not
+                self._connection_for_writing()
+
+
+def _moved_away(path: Path) -> str:
+    """Give a database a name that nothing has, and return it. Raises OSError."""
+    stem = f"{path.name}.corrupt-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+    names = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
+    suffixes = ("", "-wal", "-shm")
+    name = next(name for name in names if not any(path.with_name(name + suffix).exists() for suffix in suffixes))
+    for suffix in suffixes:
+        file = path.with_name(path.name + suffix)
+        if file.exists():
+            file.rename(path.with_name(name + suffix))
+    return name
 
 
 def _open_engine(settings: JournalSettings) -> tuple[Engine, Path | None, Migrating]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -200,20 +200,29 @@ class SqlJournal:
         statement = sa.select(sinks.c.confirmed_seq).where(sinks.c.station == self._station, sinks.c.sink == sink)
         return await self._database.read(lambda connection: connection.execute(statement).scalar())
 
-    async def answered(self, *, after: int, limit: int) -> Sequence[JournalEntry]:
-        """Return answered events with a seq above `after`, in the order of seq."""
+    async def answered(self, *, after: int, limit: int) -> tuple[Sequence[JournalEntry], int | None]:
+        """Return answered events with a seq above `after`, in the order of seq, and the seq that was read to.
+
+        limit: so many rows are read; what is damaged is among them, and passed over. None: to the last one.
+        """
         statement = self._select().where(events.c.seq > after).order_by(events.c.seq).limit(limit)
         # looked at first: what is stored while the database is read may be missing there, and gone here by then
         left = [] if self._said is None else [each for each in self._said.left if each.seq > after]
-        entries = await self._database.read(lambda connection: self._entries(connection, statement))
-        by_seq = {each.seq: self._left_entry(each) for each in left} | {entry.seq: entry for entry in entries}
-        return [entry for _, entry in sorted(by_seq.items())][:limit]
+
+        def work(connection: Connection) -> tuple[list[JournalEntry], int | None]:
+            rows = connection.execute(statement).all()
+            return self._entries(rows), rows[-1].seq if len(rows) == limit else None
+
+        entries, read = await self._database.read(work)
+        by_seq = {each.seq: self._left_entry(each) for each in left if read is None or each.seq <= read}
+        by_seq |= {entry.seq: entry for entry in entries if entry.seq is not None}
+        return [entry for _, entry in sorted(by_seq.items())], read
 
     async def unanswered(self) -> Sequence[JournalEntry]:
         """Return events that were accepted and never answered, oldest first."""
         # by seq, which is indexed, and comes with the verdict
         statement = self._select().where(events.c.seq.is_(None)).order_by(events.c.received_at)
-        return await self._database.read(lambda connection: self._entries(connection, statement))
+        return await self._database.read(lambda connection: self._entries(connection.execute(statement)))
 
     async def last_seq(self) -> int:
         """Return a seq that no verdict so far has exceeded: the highest one, where all of them could be stored."""
@@ -252,10 +261,12 @@ class SqlJournal:
         statement = sa.select(events.c.verdict).where(events.c.station == self._station, events.c.seq.is_not(None))
         if query.before is not None:
             statement = statement.where(events.c.seq < query.before)
-        if query.decision is not None:
-            statement = statement.where(events.c.decision == query.decision.value)
+        decision: sa.ColumnElement[str] = events.c.decision
         if query.part_id is not None:
             statement = statement.where(events.c.part_id == query.part_id)
+            decision = decision + ""  # no column of an index: a part has fewer verdicts than a decision
+        if query.decision is not None:
+            statement = statement.where(decision == query.decision.value)
         statement = statement.order_by(events.c.seq.desc()).limit(query.limit)
         return await self._database.read(lambda connection: list(connection.execute(statement).scalars()))
 
@@ -346,9 +357,9 @@ class SqlJournal:
     def _select(self) -> sa.Select[Any]:
         return sa.select(events).where(events.c.station == self._station)
 
-    def _entries(self, connection: Connection, statement: sa.Select[Any]) -> list[JournalEntry]:
+    def _entries(self, rows: Iterable[sa.Row[Any]]) -> list[JournalEntry]:
         entries = []
-        for row in connection.execute(statement):
+        for row in rows:
             try:
                 entries.append(self._entry(row))
             except JournalError as exc:

@@ -70,7 +70,9 @@ events = sa.Table(
     # echoed with the verdict, also by the next run
     sa.Column("correlation_data", sa.LargeBinary),
     sa.Index("events_by_seq", "station", "seq", unique=True),
-    sa.Index("events_by_part", "station", "part_id"),
+    # with seq: a page is in its order, and SQLite, which keeps no statistics, would read all events to be spared a sort
+    sa.Index("events_by_part", "station", "part_id", "seq"),
+    sa.Index("events_by_decision", "station", "decision", "seq"),
     sa.Index("events_by_age", "station", "received_at"),
 )
 
@@ -92,6 +94,11 @@ _STEPS: Final[dict[int, tuple[str, ...]]] = {
         "CREATE TABLE schema_version (version INTEGER NOT NULL PRIMARY KEY)",
     ),
     3: ("ALTER TABLE events ADD COLUMN correlation_data {binary}",),
+    4: (
+        "CREATE INDEX events_by_decision ON events (station, decision, seq)",
+        "DROP INDEX events_by_part",
+        "CREATE INDEX events_by_part ON events (station, part_id, seq)",
+    ),
 }
 """What each version added to the one before it. Version 1 had no table that names it. {binary}: BLOB or BYTEA."""
 

@@ -74,7 +74,7 @@ async def test_journal_starts_empty(journal: Journal) -> None:
     """A new journal has no verdicts, no numbers and nothing left to answer."""
     assert await journal.last_seq() == 0
     assert await journal.unanswered() == []
-    assert await journal.answered(after=0, limit=10) == []
+    assert await journal.answered(after=0, limit=10) == ([], None)
     assert await journal.page(VerdictQuery()) == []
     assert await journal.find("nobody") is None
     assert await journal.confirmed("mqtt") is None
@@ -136,7 +136,7 @@ async def test_journal_keeps_correlation_data(journal: Journal, correlation_data
     (entry,) = await journal.unanswered()
     assert entry.correlation_data == correlation_data
     await journal.store([(answer_to(noted, 1), noted), (answer_to(with_its_verdict, 2), with_its_verdict)])
-    entries = await journal.answered(after=0, limit=10)
+    entries, _ = await journal.answered(after=0, limit=10)
     assert [entry.correlation_data for entry in entries] == [correlation_data, correlation_data]
 
 
@@ -159,6 +159,9 @@ async def test_journal_pages_newest_first(journal: Journal) -> None:
     assert list(await journal.page(VerdictQuery(limit=2))) == [texts[3], texts[2]]
     assert list(await journal.page(VerdictQuery(before=3))) == [texts[1], texts[0]]
     assert list(await journal.page(VerdictQuery(part_id="P-e2"))) == [texts[1]]
+    assert list(await journal.page(VerdictQuery(decision=Decision.OK))) == [texts[2], texts[0]]
+    assert list(await journal.page(VerdictQuery(decision=Decision.OK, part_id="P-e3"))) == [texts[2]]
+    assert list(await journal.page(VerdictQuery(decision=Decision.OK, part_id="P-e2"))) == []
 
 
 async def test_journal_keeps_confirmations_per_sink(journal: Journal) -> None:
@@ -187,11 +190,23 @@ async def test_journal_stores_a_batch_of_which_it_noted_a_part(journal: Journal)
     unknown = arrival("unknown")
     batch = [(answer_to(event, seq), event) for seq, event in enumerate([*noted, unknown], start=2)]
     await journal.store(batch)
-    entries = await journal.answered(after=0, limit=10)
+    entries, _ = await journal.answered(after=0, limit=10)
     expected = [first.verdict_json, *(answer.verdict_json for answer, _ in batch[1:])]
     assert [entry.verdict_json for entry in entries] == expected
-    assert [entry.seq for entry in await journal.answered(after=3, limit=1)] == [4]
     assert await journal.unanswered() == []
+
+
+async def test_journal_says_how_far_it_read(journal: Journal) -> None:
+    """Page by page to the last verdict, over numbers that nobody has used."""
+    for seq in (1, 2, 5, 6, 9):
+        event = await accept(journal, f"e{seq}")
+        await journal.store([(answer_to(event, seq), event)])
+    pages = []
+    read: int | None = 0
+    while read is not None:
+        entries, read = await journal.answered(after=read, limit=2)
+        pages.append(([entry.seq for entry in entries], read))
+    assert pages == [([1, 2], 2), ([5, 6], 6), ([9], None)]
 
 
 async def test_journal_keeps_the_first_verdict(journal: Journal) -> None:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -20,9 +21,10 @@ from structlog.testing import capture_logs
 from adapters.journal import SqlJournal
 from adapters.journal.schema import VERSION, metadata
 from adapters.journal.sequence import SequenceMark
+from schemas.messages import Decision
 from schemas.settings import JournalSettings
 from service.errors import JournalError, UsageError
-from service.ports import Answer, Arrival
+from service.ports import Answer, Arrival, VerdictQuery
 from tests.support.line import CLOCK, arrival
 from tests.support.verdicts import failed_answer
 from tests.support.waiting import eventually
@@ -107,7 +109,8 @@ async def test_journal_of_the_first_version_is_brought_up_to_date(database: Jour
     for table in metadata.sorted_tables:
         columns = {column["name"] for column in inspected.get_columns(table.name)}
         assert columns == {column.name for column in table.columns}
-        assert {index["name"] for index in inspected.get_indexes(table.name)} == {index.name for index in table.indexes}
+        indexes = {index["name"]: index["column_names"] for index in inspected.get_indexes(table.name)}
+        assert indexes == {index.name: list(index.columns.keys()) for index in table.indexes}
 
 
 VERSION_2 = f"""{VERSION_1};
@@ -133,6 +136,40 @@ async def test_journal_of_the_second_version_learns_correlation_data(database: J
         assert connection.execute(sa.text("SELECT version FROM schema_version")).scalars().all() == [VERSION]
         column = next(c for c in sa.inspect(connection).get_columns("events") if c["name"] == "correlation_data")
         assert isinstance(column["type"], sa.LargeBinary)
+
+
+@pytest.mark.parametrize(
+    ("query", "index"),
+    [
+        (VerdictQuery(), "events_by_seq"),
+        (VerdictQuery(decision=Decision.DAMAGED), "events_by_decision"),
+        (VerdictQuery(decision=Decision.DAMAGED, before=150), "events_by_decision"),
+        (VerdictQuery(part_id="P-e7"), "events_by_part"),
+        (VerdictQuery(part_id="P-e7", decision=Decision.ERROR, before=150), "events_by_part"),
+    ],
+)
+async def test_page_of_verdicts_is_found_by_an_index(
+    database: JournalSettings, query: VerdictQuery, index: str
+) -> None:
+    """What is rare, or not there at all, must not cost a look at ninety days of parts."""
+    said: list[tuple[str, Any]] = []
+    async with opened_in(database) as journal:
+        await journal.store([answered(f"e{seq}", seq) for seq in range(1, 201)])
+        engine = journal._database._engine
+        is_sqlite = engine.dialect.name == "sqlite"
+        if not is_sqlite:
+            run_beside(database, "ANALYZE events")
+            await journal._database.read(lambda connection: connection.exec_driver_sql("SET enable_seqscan = off"))
+
+        @sa.event.listens_for(engine, "before_cursor_execute")
+        def _note(_: object, __: object, statement: str, values: Any, ___: object, ____: object) -> None:
+            said.append((statement, values))
+
+        await journal.page(query)
+        statement, values = next(each for each in said if each[0].startswith("SELECT"))
+        explain = f"EXPLAIN {'QUERY PLAN' if is_sqlite else ''} {statement}"
+        plan = await journal._database.read(lambda connection: connection.exec_driver_sql(explain, values).all())
+    assert index in str(plan)
 
 
 async def test_journal_of_a_newer_version_is_refused(database: JournalSettings) -> None:
@@ -193,6 +230,79 @@ async def test_journal_that_becomes_corrupt_is_set_aside_while_it_runs(path: Pat
         assert await journal.last_seq() == 201
 
 
+def rot(path: Path) -> None:
+    """Damage every page but those that a database is opened by."""
+    with path.open("r+b") as file:
+        file.seek(10 * 4096)
+        file.write(b"\xde\xad" * ((path.stat().st_size - 10 * 4096) // 2))
+
+
+async def test_corrupt_journal_is_set_aside_once_whoever_finds_out(path: Path) -> None:
+    """Many reads at once, and verdicts beside them: the whole of it is kept, and nothing stored since is lost."""
+    async with opened(path) as journal:
+        await journal.store([answered(f"e{seq}", seq) for seq in range(1, 2001)])
+    rot(path)
+    damaged = path.read_bytes()  # noqa: ASYNC240 - nothing else runs
+    async with opened(path) as journal:
+        outcomes = await asyncio.gather(
+            *(journal.page(VerdictQuery(limit=500)) for _ in range(6)),
+            *(fill(journal, 1, first=seq) for seq in range(3000, 3012)),
+            return_exceptions=True,
+        )
+        assert {str(outcome) for outcome in outcomes if isinstance(outcome, Exception)} == {
+            "database disk image is malformed"
+        }
+        stored = [seq for seq, outcome in enumerate(outcomes[6:], start=3000) if outcome is None]
+        assert len(await journal.page(VerdictQuery(limit=500))) == len(stored) == 12
+        (aside,) = path.parent.glob("journal.sqlite.corrupt-*[Z]")
+        assert aside.read_bytes() == damaged
+
+
+async def test_journal_that_a_read_set_aside_can_be_read(path: Path) -> None:
+    """The new one has its tables before anything is written to it."""
+    async with opened(path) as journal:
+        await fill(journal, 200)
+    rot(path)
+    async with opened(path) as journal:
+        with pytest.raises(JournalError, match="malformed"):
+            await journal.page(VerdictQuery(limit=500))
+        assert await journal.page(VerdictQuery()) == []
+
+
+async def test_no_corrupt_journal_is_lost_to_the_next_one(path: Path) -> None:
+    """Two within a second are both kept."""
+    for number in (1, 2, 3):
+        path.write_bytes(b"no database %d" % number)  # noqa: ASYNC240 - nothing else runs
+        async with opened(path):
+            pass
+    kept = {aside.read_bytes() for aside in path.parent.glob("journal.sqlite.corrupt-*") if aside.suffix != ".seq"}
+    assert kept == {b"no database %d" % number for number in (1, 2, 3)}
+
+
+async def test_corrupt_journal_that_cannot_be_set_aside_fails_by_name(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reads and writes say that it is corrupt, a person is told what hinders, and once that is mended it works."""
+
+    def refused(self: Path, target: Path) -> Path:
+        raise PermissionError(13, "Permission denied", str(self), None, str(target))
+
+    async with opened(path) as journal:
+        await fill(journal, 200)
+    rot(path)
+    async with opened(path) as journal:
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "rename", refused)
+            with pytest.raises(JournalError, match="malformed"):
+                await journal.page(VerdictQuery(limit=500))
+            assert journal.fault is not None
+            assert journal.fault.endswith("cannot be set aside: Permission denied")
+        with pytest.raises(JournalError, match="malformed"):
+            await journal.page(VerdictQuery(limit=500))
+        await fill(journal, 1, first=201)
+        assert await journal.find("e201") is not None
+
+
 def _checkpoint(path: Path) -> None:
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -241,6 +351,29 @@ async def test_journal_skips_a_record_that_is_damaged(database: JournalSettings)
         assert [entry.event.event_id for entry in await journal.unanswered()] == ["good"]
         with pytest.raises(JournalError, match="damaged"):
             await journal.accept(arrival("rotten"), CLOCK.now())
+
+
+async def test_journal_reads_on_behind_verdicts_that_are_damaged(database: JournalSettings) -> None:
+    """A page of damaged rows is not the end: what lies behind is found."""
+    async with opened_in(database) as journal:
+        await fill(journal, 6)
+    run_beside(database, "UPDATE events SET verdict = event WHERE seq < 5")
+    async with opened_in(database) as journal:
+        assert await journal.answered(after=0, limit=4) == ([], 4)
+        entries, read = await journal.answered(after=4, limit=4)
+        assert ([entry.seq for entry in entries], read) == ([5, 6], None)
+
+
+async def test_record_that_is_no_moment_fails_by_name(path: Path) -> None:
+    """Rotten bytes in a column that is no text of ours end in the journal's own error, not in one of a library."""
+    async with opened(path) as journal:
+        await fill(journal, 2)
+        with sqlite3.connect(path) as beside:
+            beside.execute("UPDATE events SET received_at = 'yesterday' WHERE seq = 1")
+        beside.close()
+        with pytest.raises(JournalError):
+            await journal.answered(after=0, limit=10)
+        assert (await journal.answered(after=1, limit=10))[1] is None
 
 
 @pytest.mark.parametrize("text", ["", "x", "1", "12 -5 7", "\xff", "9" * 400])

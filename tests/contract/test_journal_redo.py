@@ -121,7 +121,7 @@ async def test_what_was_said_of_a_refused_name_outlives_a_crash(tmp_path: Path, 
         crash(crashed)
         async with opened(tmp_path, memory) as journal:
             assert await journal.find(name) == answer.verdict_json
-            (entry,) = await journal.answered(after=0, limit=10)
+            (entry,), _ = await journal.answered(after=0, limit=10)
             assert (entry.event.event_id, entry.correlation_data) == (name, b"\x00\xff")
 
 
@@ -135,7 +135,7 @@ async def test_correlation_data_outlives_a_crash_where_the_event_could_not_be_no
         assert crashed.secure(failed_answer(event, 1), event)
         crash(crashed)
         async with opened(tmp_path, memory) as journal:
-            (entry,) = await journal.answered(after=0, limit=10)
+            (entry,), _ = await journal.answered(after=0, limit=10)
             assert entry.correlation_data == correlation_data
 
 
@@ -173,7 +173,7 @@ async def test_what_cannot_be_stored_yet_is_known_all_the_same(tmp_path: Path, m
             assert known is not None
             assert known.verdict_json == answer.verdict_json
             assert await journal.last_seq() == 61
-            (entry,) = await journal.answered(after=60, limit=10)
+            (entry,), _ = await journal.answered(after=60, limit=10)
             assert (entry.seq, entry.verdict_json) == (61, answer.verdict_json)
         following = arrival("e2")
         await journal.store([(failed_answer(following, 62), following)])

@@ -23,7 +23,7 @@ class MemoryJournal:
     """Keeps everything in a dict.
 
     failing: every call raises, as with a full disk; failing_reads: also those that read a verdict. secures: what is
-    said outlives a crash, as in shared memory.
+    said outlives a crash, as in shared memory. rotten: numbers whose records cannot be read.
     """
 
     def __init__(self) -> None:
@@ -32,6 +32,7 @@ class MemoryJournal:
         self.failing = False
         self.failing_reads = True
         self.secures = False
+        self.rotten: set[int] = set()
 
     fault: str | None = None
 
@@ -78,9 +79,10 @@ class MemoryJournal:
         self._check()
         return self.confirmations.get(sink)
 
-    async def answered(self, *, after: int, limit: int) -> Sequence[JournalEntry]:
+    async def answered(self, *, after: int, limit: int) -> tuple[Sequence[JournalEntry], int | None]:
         self._check()
-        return [row.entry for row in self._by_seq() if row.seq is not None and row.seq > after][:limit]
+        rows = [row for row in self._by_seq() if row.seq is not None and row.seq > after][:limit]
+        return [row.entry for row in rows if row.seq not in self.rotten], rows[-1].seq if len(rows) == limit else None
 
     async def unanswered(self) -> Sequence[JournalEntry]:
         self._check()
