@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import struct
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import simplejpeg
 from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from service.errors import FrameCorrupt, FrameError, FrameRefused
@@ -23,16 +26,31 @@ _MAX_SCANS = 40
 """A progressive JPEG decodes the whole frame once a scan. Encoders write about ten; 380 kB can ask for minutes."""
 
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
+_ORIENTATION = 274
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit is checked on the header, before anything is decoded
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # a broken frame is a verdict, not a page of C++
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """What a file declares; OpenCV sees to the EXIF orientation of the formats that it decodes."""
+
+    width: int
+    height: int
+    is_jpeg: bool
+    orientation: int
 
 
 def decode_image(data: bytes, *, max_pixels: int) -> BgrImage:
     """Return the image in `data` as (H, W, 3) uint8 BGR, turned upright after its EXIF orientation.
 
     Grey and 16-bit images are brought to 8-bit colour, an alpha channel is dropped. Pillow reads the header and checks
-    the structure, OpenCV decodes (three times as fast).
+    the structure, checksums of a PNG included. A JPEG is decoded by libjpeg-turbo itself, the rest by OpenCV.
+
+    What a JPEG decoder stumbles over makes the frame corrupt, harmless or not: it cannot tell a byte too many from a
+    hole that was filled with zeros, and OpenCV hides both. A bit that is wrong in a JPEG, and a hole in a BMP or TIFF,
+    mostly goes unseen: against these, the event names the sha256 of its image.
 
     Raises:
         FrameCorrupt: no image, or not a whole one.
@@ -40,7 +58,22 @@ def decode_image(data: bytes, *, max_pixels: int) -> BgrImage:
     """
     if not data:
         raise FrameCorrupt("the image has no bytes")
-    declared_wh = _check_header(data, max_pixels)
+    header = _check_header(data, max_pixels)
+    return _decode_jpeg(data, header) if header.is_jpeg else _decode_other(data, header)
+
+
+def _decode_jpeg(data: bytes, header: _Header) -> BgrImage:
+    room = np.empty((header.height, header.width, 3), np.uint8)  # the decoder makes do with it, or refuses
+    try:
+        bgr = simplejpeg.decode_jpeg(data, "BGR", buffer=room, strict=True)
+    except ValueError as exc:
+        raise FrameCorrupt(f"the image is incomplete or damaged: {one_line(exc)}") from exc
+    if bgr.shape != room.shape:
+        raise FrameCorrupt("the image's header and content disagree about its size")
+    return _upright(bgr, header.orientation)
+
+
+def _decode_other(data: bytes, header: _Header) -> BgrImage:
     try:
         bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as exc:
@@ -48,9 +81,19 @@ def decode_image(data: bytes, *, max_pixels: int) -> BgrImage:
     if bgr is None:
         raise FrameCorrupt("the image is incomplete or damaged")
     height, width = bgr.shape[:2]
-    if declared_wh not in {(width, height), (height, width)}:  # turned upright
+    if (header.width, header.height) not in {(width, height), (height, width)}:  # turned upright
         raise FrameCorrupt("the image's header and content disagree about its size")
     return np.ascontiguousarray(bgr, dtype=np.uint8)
+
+
+def _upright(bgr: BgrImage, orientation: int) -> BgrImage:
+    """Return the image as the camera held it (Exif 2.32, 4.6.4 A, Orientation)."""
+    if orientation in {5, 6, 7, 8}:
+        bgr = np.asarray(cv2.transpose(bgr), np.uint8)
+    mirrored = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}.get(orientation)  # left-right 1, top-bottom 0, both -1
+    if mirrored is not None:
+        cv2.flip(bgr, mirrored, dst=bgr)  # in place: to touch new memory takes longer than to turn
+    return bgr
 
 
 def one_line(exc: Exception) -> str:
@@ -58,8 +101,9 @@ def one_line(exc: Exception) -> str:
     return " ".join(str(exc).split())[:200]
 
 
-def _check_header(data: bytes, max_pixels: int) -> tuple[int, int]:
-    """Return the declared width and height. Raises FrameCorrupt or FrameRefused."""
+def _check_header(data: bytes, max_pixels: int) -> _Header:
+    """Return what the file declares. Raises FrameCorrupt or FrameRefused."""
+    is_jpeg, orientation = False, 1
     try:
         with Image.open(_CountedReads(data), formats=FORMATS) as header:
             width, height = header.size
@@ -70,6 +114,7 @@ def _check_header(data: bytes, max_pixels: int) -> tuple[int, int]:
                 _check_area("tiles", tile_width, tile_length, max_pixels)
             elif isinstance(header, JpegImagePlugin.JpegImageFile):
                 _check_scans(data)
+                is_jpeg, orientation = True, _orientation(header)
             header.verify()  # the checksums of a PNG; OpenCV would print its finding to standard error
     except FrameError:
         raise
@@ -77,7 +122,7 @@ def _check_header(data: bytes, max_pixels: int) -> tuple[int, int]:
         raise FrameCorrupt("not a readable image: no JPEG, PNG, BMP or TIFF") from exc
     except Exception as exc:  # Pillow's readers raise whatever they trip over, and bad bytes are no defect of ours
         raise FrameCorrupt(f"not a readable image: {one_line(exc)}") from exc
-    return width, height
+    return _Header(width, height, is_jpeg, orientation)
 
 
 def _check_area(what: str, width: int, height: int, max_pixels: int) -> None:
@@ -90,6 +135,17 @@ def _check_scans(data: bytes) -> None:
     scans = data.count(b"\xff\xda")
     if scans > _MAX_SCANS:
         raise FrameRefused(f"a JPEG of {scans} scans, {_MAX_SCANS} are allowed")
+
+
+def _orientation(header: JpegImagePlugin.JpegImageFile) -> int:
+    """Return the EXIF orientation; 1, as it lies in the file, where none can be read."""
+    exif = Image.Exif()
+    try:
+        exif.load(header.info.get("exif", b""))
+        orientation = exif.get(_ORIENTATION)
+    except (SyntaxError, ValueError, TypeError, KeyError, OSError, struct.error):  # Pillow trips over a broken one
+        return 1
+    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
 
 
 class _CountedReads(io.BytesIO):

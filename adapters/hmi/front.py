@@ -48,6 +48,7 @@ class Front:
     - The host that a browser asked for must be an address, a name without a dot, this machine's own, or listed in
       `http.hosts`: a page on the web may give its own name our address, and would then be the same origin as we.
     - A request that a page of another origin makes for its visitor may read nothing and opens no socket.
+    - Where all places are taken, only the probes are answered.
     - With `http.users_file` and `anonymous = false` everything but `/healthz` wants a user name and a password.
 
     Args:

@@ -14,8 +14,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from adapters.hmi.api import build_api
 from adapters.hmi.bridge import Bridge
+from adapters.hmi.connections import BoundedServer
 from adapters.hmi.feed import LENGTH, Feed
-from adapters.hmi.front import Front, check_certificate
+from adapters.hmi.front import Front, tls_context
 from adapters.hmi.page import SHOWN, Shown
 from adapters.hmi.thread import HTTP_THREAD
 from adapters.pictures import PictureStore
@@ -26,10 +27,6 @@ from service.errors import JournalError, UsageError
 from service.ports import Answer, CommandHandler, Intake, Journal, StationView, VerdictQuery
 
 log = structlog.get_logger(__name__)
-
-_BACKLOG = 128
-_MAX_REQUESTS = 200
-"""Requests and open pages at a time; one more is told to come again."""
 
 _GRACE_S = 1
 """How long requests in work may take once the server is told to stop."""
@@ -127,23 +124,21 @@ class HmiServer:
     async def _start(self) -> asyncio.Future[None]:
         """Serve on the thread of the pages, which may have to end first where all servers of it have failed."""
         front = Front(self._site, self._settings, self._metrics)
-        check_certificate(self._settings)
+        tls = tls_context(self._settings)
         listener = self._bind()
         self._bridge.attach()
-        self._server = uvicorn.Server(
+        self._server = BoundedServer(
             uvicorn.Config(
                 front,
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                http="h11",  # bounds what it collects of a header and takes one Host only; the other one does neither
                 ws="websockets-sansio",  # the other one is deprecated and says so
                 timeout_graceful_shutdown=_GRACE_S,
-                limit_concurrency=_MAX_REQUESTS,
-                ssl_certfile=self._settings.cert_file,
-                ssl_keyfile=self._settings.key_file,
-            )
+            ),
+            tls=tls,
+            metrics=self._metrics,
         )
         self._serving = asyncio.wrap_future(await asyncio.to_thread(HTTP_THREAD.serve, self._server, listener))
         log.info("page", url=self.url)
@@ -166,7 +161,7 @@ class HmiServer:
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    return socket.create_server((host, port), family=family)
 
 
 class _Site:

@@ -81,6 +81,8 @@ def png(*chunks: tuple[bytes, bytes], width: int = 16, height: int = 16, good_ch
     return b"".join(pieces)
 
 
+PROGRESSIVE = (cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
+
 PNG_BODY = (b"IDAT", zlib.compress(bytes(49 * 16)))
 PNG_END = (b"IEND", b"")
 
@@ -98,6 +100,33 @@ def jpeg(*, progressive: bool = False, side: int = 16) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (side, side), (90, 120, 150)).save(buffer, "JPEG", progressive=progressive)
     return buffer.getvalue()
+
+
+PAGE = 4096
+"""Bytes that a disk or a network drive loses at a time, and gives back as zeros."""
+
+
+def large(extension: str = ".jpg", *parameters: int) -> bytes:
+    """Return an image of many pages that is whole; `parameters` as OpenCV's writer takes them."""
+    pixels = np.random.default_rng(2).integers(0, 255, (240, 320, 3), dtype=np.uint8)
+    return bytes(cv2.imencode(extension, pixels, parameters)[1].tobytes())
+
+
+def without_page(whole: bytes, page: int) -> bytes:
+    """Return `whole` with zeros for one of its pages."""
+    at = page * PAGE
+    return whole[:at] + bytes(len(whole[at : at + PAGE])) + whole[at + PAGE :]
+
+
+def cut(jpeg: bytes, at: int) -> bytes:
+    """Return the beginning of a JPEG, ended as if it were whole."""
+    return jpeg[:at] + b"\xff\xd9"
+
+
+def with_bytes_flipped(whole: bytes, at: int, count: int) -> bytes:
+    """Return `whole` with `count` bytes inverted."""
+    flipped = bytes(byte ^ 0xFF for byte in whole[at : at + count])
+    return whole[:at] + flipped + whole[at + count :]
 
 
 def jpeg_of_many_scans(count: int) -> bytes:
@@ -191,6 +220,22 @@ def _images() -> Iterator[HostileImage]:
         "JPEG start alone": (b"\xff\xd8\xff", CORRUPT),
         "JPEG cut in the middle": (encoded(".jpg")[:700], CORRUPT),
         "JPEG without its end": (encoded(".jpg")[:-2], CORRUPT),
+        "JPEG with a page of zeros": (without_page(large(), 5), CORRUPT),
+        "JPEG with a page of zeros, restart markers": (
+            without_page(large(".jpg", cv2.IMWRITE_JPEG_RST_INTERVAL, 20), 5),
+            CORRUPT,
+        ),
+        "progressive JPEG with a page of zeros": (without_page(large(".jpg", *PROGRESSIVE), 5), CORRUPT),
+        "JPEG of zeros from the middle to its last page": (
+            large()[:40_000] + bytes(30_000) + large()[70_000:],
+            CORRUPT,
+        ),
+        "JPEG cut in the middle, ended": (cut(large(), 40_000), CORRUPT),
+        "JPEG cut in its last row, ended": (cut(large(), len(large()) - 200), CORRUPT),
+        "progressive JPEG cut in the middle, ended": (cut(large(".jpg", *PROGRESSIVE), 40_000), CORRUPT),
+        "JPEG with 100 bytes flipped": (with_bytes_flipped(large(), 30_000, 100), CORRUPT),
+        "JPEG with 100 bytes too many": (large()[:-2] + bytes(100) + large()[-2:], CORRUPT),
+        "PNG with a page of zeros": (without_page(large(".png"), 5), CORRUPT),
         "BMP bomb": (bmp(big, big), REFUSED),
         "BMP upside down and huge": (bmp(big, -big), REFUSED),
         "BMP without pixels": (bmp(100, 100), CORRUPT),
@@ -342,7 +387,7 @@ MESSAGES = (
     HostileMessage("terminal codes in the event id", rb'{"event_id":"\u001b[2J","image":{"uri":"x"}}', "\x1b[2J"),
     HostileMessage("event id of 300 letters", b'{"event_id":"%s"}' % (b"e" * 300), "e" * 300),
     HostileMessage("event id of 60,000 letters", b'{"event_id":"%s"}' % (b"e" * 60_000), "e" * 60_000),
-    HostileMessage("half a surrogate", rb'{"event_id":"\ud800","image":{"uri":"x"}}', counted="not_json"),
+    HostileMessage("half a surrogate", rb'{"event_id":"\ud800","image":{"uri":"x"}}', counted="no_event_id"),
     HostileMessage("no image", b'{"event_id":"h1"}', event_id="h1"),
     HostileMessage("image is null", b'{"event_id":"h2","image":null}', event_id="h2"),
     HostileMessage("image is a text", b'{"event_id":"h3","image":"/etc/passwd"}', event_id="h3"),

@@ -6,7 +6,9 @@ import contextlib
 import hashlib
 import io
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -16,8 +18,9 @@ from PIL import Image
 from adapters.frames import AllowListedFrames, decode_image
 from schemas.messages import ImageRef
 from schemas.settings import ImageSettings
-from service.errors import FrameError, FrameMissing, FrameRefused, UsageError
-from tests.support.hostile import PIXELS, encoded
+from service.errors import FrameCorrupt, FrameError, FrameMissing, FrameRefused, UsageError
+from service.pipeline.types import BgrImage
+from tests.support.hostile import PAGE, PIXELS, cut, encoded, large, without_page
 
 
 @pytest.fixture
@@ -58,13 +61,95 @@ def test_decode_brings_every_png_to_colour(mode: str) -> None:
         np.testing.assert_array_equal(decoded[:, :, 0], PIXELS[:, :, 0])
 
 
-def test_decode_turns_a_frame_upright() -> None:
-    """An EXIF orientation is followed: what the camera calls up is up."""
-    buffer = io.BytesIO()
+@pytest.mark.parametrize("orientation", range(10))
+def test_decode_turns_a_frame_upright(orientation: int) -> None:
+    """An EXIF orientation is followed: what the camera calls up is up. 0 and 9 are none."""
     exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(PIXELS).save(buffer, "JPEG", exif=exif)
-    assert decode_image(buffer.getvalue(), max_pixels=10_000).shape == (60, 40, 3)
+    exif[0x0112] = orientation
+    data = jpeg_by_pillow(exif=exif)
+    decoded = decode_image(data, max_pixels=10_000)
+    assert decoded.shape == ((60, 40, 3) if orientation in (5, 6, 7, 8) else (40, 60, 3))
+    np.testing.assert_array_equal(decoded, by_opencv(data))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # its remarks on broken metadata
+@pytest.mark.parametrize(
+    "exif", [b"", b"II*", b"XX*\0\x08\0\0\0", b"II*\0\xff\xff\xff\xff", b"II*\0\x08\0\0\0\xff\xff\x12\x01"]
+)
+def test_decode_leaves_a_frame_as_it_lies_where_its_exif_is_broken(exif: bytes) -> None:
+    """Every pixel is there; cameras write strange things beside them."""
+    data = jpeg_by_pillow(exif=b"Exif\0\0" + exif)
+    np.testing.assert_array_equal(decode_image(data, max_pixels=10_000), by_opencv(data))
+
+
+SAMPLING = {
+    name: (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, factor)
+    for name, factor in {
+        "4:4:4": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+        "4:4:0": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_440,
+        "4:2:2": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422,
+        "4:2:0": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
+        "4:1:1": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_411,
+    }.items()
+}
+
+
+@pytest.mark.parametrize("sampling", SAMPLING)
+@pytest.mark.parametrize("progressive", [0, 1])
+@pytest.mark.parametrize("restart_interval", [0, 3])
+@pytest.mark.parametrize("size_wh", [(1, 1), (17, 9), (61, 37), (320, 240)])
+def test_decode_gives_the_pixels_that_opencv_gives(
+    sampling: str, progressive: int, restart_interval: int, size_wh: tuple[int, int]
+) -> None:
+    """Level by level: the thresholds of trained models hang on them."""
+    width, height = size_wh
+    pixels = cv2.GaussianBlur(np.random.default_rng(3).integers(0, 255, (height, width, 3), dtype=np.uint8), (0, 0), 2)
+    options = (cv2.IMWRITE_JPEG_PROGRESSIVE, progressive, cv2.IMWRITE_JPEG_RST_INTERVAL, restart_interval)
+    data = cv2.imencode(".jpg", pixels, (*SAMPLING[sampling], *options))[1].tobytes()
+    np.testing.assert_array_equal(decode_image(data, max_pixels=100_000), by_opencv(data))
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_decode_gives_the_pixels_that_opencv_gives_without_colour_and_with_ink(mode: str, progressive: bool) -> None:
+    """Grey frames and prints are brought to the same levels, too."""
+    data = jpeg_by_pillow(mode, progressive=progressive)
+    np.testing.assert_array_equal(decode_image(data, max_pixels=10_000), by_opencv(data))
+
+
+def test_decode_does_not_mind_what_lies_behind_an_image() -> None:
+    """A second picture, padding: the frame ended before it. Fill bytes before a marker are allowed."""
+    whole = large()
+    for data in (whole + bytes(1000), whole + encoded(".jpg"), whole[:-2] + b"\xff\xff" + whole[-2:]):
+        np.testing.assert_array_equal(decode_image(data, max_pixels=100_000), by_opencv(whole))
+
+
+@pytest.mark.parametrize("restart_interval", [0, 20])
+def test_decode_misses_no_page_of_a_jpeg(restart_interval: int) -> None:
+    """Whichever is filled with zeros, and wherever the end is missing with an end in its place."""
+    whole = large(".jpg", cv2.IMWRITE_JPEG_RST_INTERVAL, restart_interval)
+    pages = range(len(whole) // PAGE + 1)
+    for data in [without_page(whole, page) for page in pages] + [cut(whole, page * PAGE) for page in pages]:
+        with pytest.raises(FrameCorrupt):
+            decode_image(data, max_pixels=100_000)
+
+
+def test_decode_says_what_is_wrong_with_a_jpeg() -> None:
+    """The verdict's detail tells a hole from a file that is no image."""
+    with pytest.raises(FrameCorrupt, match="incomplete or damaged: Corrupt JPEG data: "):
+        decode_image(without_page(large(), 5), max_pixels=100_000)
+
+
+def jpeg_by_pillow(mode: str = "RGB", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(PIXELS).convert(mode).save(buffer, "JPEG", **options)
+    return buffer.getvalue()
+
+
+def by_opencv(data: bytes) -> BgrImage:
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert decoded is not None
+    return np.asarray(decoded, np.uint8)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # its remarks on broken metadata
@@ -96,6 +181,18 @@ def test_load_checks_the_hash(frames: AllowListedFrames, root: Path) -> None:
     assert frames.load(ImageRef(uri=uri, sha256=good.upper()), None).width == 60
     with pytest.raises(FrameRefused, match="sha256"):
         frames.load(ImageRef(uri=uri, sha256="0" * 64), None)
+
+
+@pytest.mark.parametrize("extension", [".bmp", ".tif"])
+def test_load_finds_a_hole_that_no_decoder_can_see(root: Path, extension: str) -> None:
+    """Zeros are pixels like others: the hash is what tells."""
+    frames = AllowListedFrames(ImageSettings(roots=(root,)))
+    whole = large(extension, cv2.IMWRITE_TIFF_COMPRESSION, 1) if extension == ".tif" else large(extension)
+    uri = (root / f"a{extension}").as_uri()
+    (root / f"a{extension}").write_bytes(without_page(whole, 5))
+    assert frames.load(ImageRef(uri=uri), None).width == 320
+    with pytest.raises(FrameRefused, match="sha256"):
+        frames.load(ImageRef(uri=uri, sha256=hashlib.sha256(whole).hexdigest()), None)
 
 
 def test_load_names_an_event_without_image(frames: AllowListedFrames) -> None:
