@@ -8,7 +8,7 @@ from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from schemas.messages import EventId, ImageEvent, ImageRef, ImageUri, PartId, Reason
+from schemas.messages import EventId, EventName, ImageEvent, ImageRef, ImageUri, PartId, Reason
 from service.ports import Arrival, Refusal
 
 _KINDS: Final[dict[str, TypeAdapter[str]]] = {
@@ -16,6 +16,7 @@ _KINDS: Final[dict[str, TypeAdapter[str]]] = {
     "part_id": TypeAdapter(PartId),
     "image_uri": TypeAdapter(ImageUri),
 }
+_NAME: Final[TypeAdapter[str]] = TypeAdapter(EventName)
 
 
 class DefaultEventIds:
@@ -59,12 +60,12 @@ def trigger_arrival(
     received_monotonic: float,
     source: str,
 ) -> Arrival:
-    """Return the event of one trigger; texts that cannot be used make it a refused one.
+    """Return the event of one trigger; texts that cannot be used make it a refused one, which keeps the id it names.
 
     Args:
         trigger: its value, a UInt32 that is not 0.
         texts: what was written before it.
-        event_ids: where an empty event id comes from.
+        event_ids: where the id of an event that names none comes from.
         names: what the texts are called on this side, for the refusal.
         received_at: when it came, aware UTC.
         received_monotonic: the same on the clock that never jumps, s.
@@ -83,7 +84,7 @@ def trigger_arrival(
     uri = usable.get("image_uri")
     return Arrival(
         event=ImageEvent(
-            event_id=usable.get("event_id") or event_ids.next(trigger),
+            event_id=_name(texts.event_id) or event_ids.next(trigger),
             part_id=usable.get("part_id"),
             trigger_id=trigger,
         ),
@@ -93,3 +94,10 @@ def trigger_arrival(
         source=source,
         refusal=Refusal(Reason.FRAME_REFUSED, "; ".join(unusable)) if unusable else None,
     )
+
+
+def _name(text: str) -> str | None:
+    try:
+        return _NAME.validate_python(text)
+    except ValidationError:
+        return None

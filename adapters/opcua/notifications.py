@@ -14,9 +14,7 @@ from asyncua import ua
 from asyncua.common.events import Event
 from asyncua.ua.ua_binary import to_binary
 
-_DATA_CHANGES: Final = ua.NodeId(ua.Int32(ua.ObjectIds.DataChangeNotification_Encoding_DefaultBinary))
 _EVENTS: Final = ua.NodeId(ua.Int32(ua.ObjectIds.EventNotificationList_Encoding_DefaultBinary))
-_NO_DIAGNOSTICS: Final = struct.pack("<i", -1)
 
 MAX_NOTIFICATION: Final = 1024 * 1024
 """Bytes of one message; what is more waits for the next."""
@@ -40,6 +38,14 @@ class WrittenValue(ua.DataValue):
     def encoded(self) -> bytes:
         """Return it as it is on the wire (OPC 10000-6, 5.2.2.17)."""
         return to_binary(ua.DataValue, self)
+
+
+class ResultValue(WrittenValue):
+    """A value that belongs to one result, or says that it has none yet."""
+
+
+class ResultEnd(WrittenValue):
+    """The ResultSeq of one result, written when all of its values are."""
 
 
 def field_key(field: ua.SimpleAttributeOperand) -> FieldKey:
@@ -68,25 +74,6 @@ def encode_event(
 def event_list(encoded: Sequence[bytes]) -> ua.ExtensionObject:
     """Return an EventNotificationList (OPC 10000-4, 7.25.3) of encoded events."""
     return ua.ExtensionObject(_EVENTS, Body=ua.ByteString(struct.pack("<i", len(encoded)) + b"".join(encoded)))
-
-
-def encode_changes(
-    queues: dict[int, list[ua.MonitoredItemNotification]],
-) -> tuple[ua.ExtensionObject, dict[int, list[ua.MonitoredItemNotification]]]:
-    """Return a DataChangeNotification (OPC 10000-4, 7.25.2) and the queues that it has no room for."""
-    parts: list[bytes] = []
-    size, waiting = 0, {}
-    for item_id, told in queues.items():
-        if size > MAX_NOTIFICATION:
-            waiting[item_id] = told
-            continue
-        for item in told:
-            value = item.Value
-            encoded = value.encoded if isinstance(value, WrittenValue) else to_binary(ua.DataValue, value)
-            parts += (struct.pack("<I", item.ClientHandle), encoded)
-            size += len(encoded)
-    body = ua.ByteString(b"".join((struct.pack("<i", len(parts) // 2), *parts, _NO_DIAGNOSTICS)))
-    return ua.ExtensionObject(_DATA_CHANGES, Body=body), waiting
 
 
 def size_of(result: ua.PublishResult) -> int:

@@ -21,13 +21,15 @@ from adapters.opcua.events import DefaultEventIds, TriggerTexts, trigger_arrival
 from adapters.opcua.listener import StationServer
 from adapters.opcua.machine_vision.service import add_vision_system
 from adapters.opcua.machine_vision.system import VisionSystem
+from adapters.opcua.notifications import ResultValue
+from adapters.opcua.ring import ResultRing
 from adapters.opcua.security import ServerSecurity
 from adapters.opcua.sessions import StationInternalServer
 from adapters.opcua.tags import TagSpace, TagValue, TagWrites
 from adapters.opcua.trust import encoding_of
 from schemas.messages import Decision, Gate, Reason, StationState, Status
 from schemas.settings import OpcUaServerSettings
-from schemas.tags import NAMESPACE_URI, RESULT_RING, Tag, VerdictCode, result_seq
+from schemas.tags import NAMESPACE_URI, Tag, VerdictCode, result_seq
 from service.errors import SinkUnavailable, UsageError
 from service.ports import Answer, Arrival, Clock, CommandHandler, Intake, ModelShelf
 from service.tasks import Part, together
@@ -69,6 +71,7 @@ class OpcUaServerAdapter:
         self._vision: VisionSystem | None = None
         self._event_ids = DefaultEventIds(station, datetime.fromtimestamp(0, UTC))
         self._asked: set[str] = set()
+        self._ring = ResultRing()
         self._queue = 0
 
     @property
@@ -151,9 +154,9 @@ class OpcUaServerAdapter:
         self._queue = max(0, self._queue - 1)
         if (answer.repeated or not answer.for_gate) and not asked_here:
             return
-        counted = self._counts(answer, tags) if answer.for_gate and not answer.repeated else {}
-        sequence: dict[Tag, TagValue] = {Tag.ResultSeq: result_seq(answer.verdict.seq)}
-        tags.write(self._result(answer, tags) | counted | sequence, self._clock.now())
+        now, seq = self._clock.now(), result_seq(answer.verdict.seq)
+        tags.write({Tag.Busy: self._busy}, now)
+        tags.write_result(self._result(answer) | self._counts(answer, seq, tags), seq, now)
         if self._vision is not None and not answer.repeated:
             _beside(self._vision.add, answer)
 
@@ -185,12 +188,9 @@ class OpcUaServerAdapter:
             raise SinkUnavailable("the server is not open")
         return self._tags
 
-    def _result(self, answer: Answer, tags: TagSpace) -> dict[Tag, TagValue]:
+    def _result(self, answer: Answer) -> dict[Tag, TagValue]:
         verdict, monotonic = answer.verdict, self._clock.monotonic()
-        # not from the wall clock, which may have been set since
-        since_decided_s = 0.0 if answer.decided_monotonic is None else monotonic - answer.decided_monotonic
-        text = answer.verdict_json.decode()
-        earlier = [result for result in tags.texts(Tag.Results) if result != text]
+        shown = self._ring.show(answer, monotonic)
         return {
             Tag.ResultPartId: verdict.part_id or "",
             Tag.ResultEventId: verdict.event_id,
@@ -204,19 +204,19 @@ class OpcUaServerAdapter:
             Tag.Boxes: tuple(edge for box in verdict.boxes for edge in (box.x1, box.y1, box.x2, box.y2)),
             Tag.Reason: str(verdict.reason),
             Tag.ModelVersion: f"{verdict.model.name}@{verdict.model.version}" if verdict.model else "",
-            Tag.DeadlineMissed: verdict.reason is Reason.DEADLINE_MISSED or monotonic > answer.deadline_monotonic,
-            Tag.LatencyMs: verdict.latency_ms + max(0.0, since_decided_s) * 1000.0,
-            Tag.Results: (text, *earlier[: RESULT_RING - 1]),
-            Tag.Busy: self._busy,
+            Tag.DeadlineMissed: shown.deadline_missed,
+            Tag.LatencyMs: shown.latency_ms,
+            Tag.Results: self._ring.texts,
         }
 
-    def _counts(self, answer: Answer, tags: TagSpace) -> dict[Tag, TagValue]:
-        previous = tags.number(Tag.ResultSeq)
-        decided = _COUNTS[answer.verdict.decision]
-        counts: dict[Tag, TagValue] = {decided: tags.next(decided)}
-        if answer.verdict.reason is Reason.OVERLOAD:
-            counts[Tag.Overruns] = tags.next(Tag.Overruns)
-        if previous not in (0, tags.number(Tag.ResultAck)):
+    def _counts(self, answer: Answer, seq: int, tags: TagSpace) -> dict[Tag, TagValue]:
+        counts: dict[Tag, TagValue] = {}
+        if answer.for_gate and not answer.repeated:
+            decided = _COUNTS[answer.verdict.decision]
+            counts[decided] = tags.next(decided)
+            if answer.verdict.reason is Reason.OVERLOAD:
+                counts[Tag.Overruns] = tags.next(Tag.Overruns)
+        if tags.number(Tag.ResultSeq) not in (0, tags.number(Tag.ResultAck), seq):
             counts[Tag.UnackedResults] = tags.next(Tag.UnackedResults)
         return counts
 
@@ -248,7 +248,8 @@ class OpcUaServerAdapter:
         self._asked.add(arrival.event.event_id)
         # Nothing may pass on the strength of the result before: until the new one the tags say reject.
         waiting: dict[Tag, TagValue] = {Tag.Verdict: int(VerdictCode.NONE), Tag.Reject: True, Tag.ResultValid: False}
-        tags.write(waiting | {Tag.Busy: True} | more, arrival.received_at)
+        tags.write(waiting, arrival.received_at, kind=ResultValue)
+        tags.write({Tag.Busy: True} | more, arrival.received_at)
         intake.submit(replace(arrival, promised=True))
         # at once, not with the next status: a second trigger must not find a Ready that no longer holds
         tags.write({Tag.Ready: intake.ready}, arrival.received_at)

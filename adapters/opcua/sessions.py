@@ -7,6 +7,7 @@ import hmac
 import secrets
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -19,7 +20,7 @@ from asyncua.server.internal_session import InternalSession
 
 from adapters.opcua.ownership import OwnerSession
 from adapters.opcua.subscriptions import StationSubscriptions
-from adapters.opcua.users import StationUsers
+from adapters.opcua.users import StationUser, StationUsers
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +42,17 @@ class StationSession(OwnerSession):
     def may_take_over(self, holder: InternalSession) -> bool:
         """Tell whether a session's subscriptions may become this one's: both are of the same user."""
         return self.iserver.user_manager.are_same(self.user, holder.user)
+
+    async def read(self, params: ua.ReadParameters) -> list[ua.DataValue]:
+        """Read attributes. To a user who may not write no node says that he may (OPC 10000-3, 5.6.2)."""
+        values = await super().read(params)
+        if isinstance(self.user, StationUser) and not self.user.writes:
+            for index, item in enumerate(params.NodesToRead):
+                level = values[index].Value
+                if item.AttributeId == ua.AttributeIds.UserAccessLevel and level is not None:
+                    readable = ua.Variant(level.Value & ~ua.AccessLevel.CurrentWrite.mask, level.VariantType)
+                    values[index] = replace(values[index], Value=readable)
+        return values
 
     async def call(self, params: list[ua.CallMethodRequest]) -> list[ua.CallMethodResult]:
         """Carry out method calls in the name of the session's user."""

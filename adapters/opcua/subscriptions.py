@@ -24,12 +24,12 @@ from asyncua.server.monitored_item_service import MonitoredItemData, MonitoredIt
 from asyncua.server.subscription_service import SubscriptionService
 from asyncua.ua.uaprotocol_auto import DataChangeFilter  # what is decoded; ua.DataChangeFilter is a class below it
 
+from adapters.opcua.changes import ChangeQueue
 from adapters.opcua.filters import StationWhereClause, is_number, objection, wants_changes
 from adapters.opcua.notifications import (
     MAX_NOTIFICATION,
     FieldKey,
     WrittenValue,
-    encode_changes,
     encode_event,
     event_list,
     field_key,
@@ -122,6 +122,7 @@ class _Subscription(InternalSubscription):
     def __init__(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - asyncua's own
         super().__init__(*arguments, **named)
         self.monitored_item_srv = _MonitoredItems(self, self.monitored_item_srv.aspace)
+        self._triggered_datachanges = ChangeQueue()
         self._news = asyncio.Event()
         self._event_bytes = 0
         self.encoded_fields: dict[FieldKey, bytes] = {}
@@ -152,6 +153,10 @@ class _Subscription(InternalSubscription):
         await super().enqueue_statuschange(code)
         self._news.set()
 
+    async def enqueue_datachange_event(self, mid: int, eventdata: ua.MonitoredItemNotification, maxsize: int) -> None:
+        self._changes.add(mid, eventdata, maxsize)
+        self._news.set()
+
     async def _enqueue_event(self, *arguments: Any) -> None:  # noqa: ANN401 - asyncua's own
         await super()._enqueue_event(*arguments)
         self._news.set()
@@ -167,8 +172,12 @@ class _Subscription(InternalSubscription):
 
     def forget(self, item_id: int) -> None:
         """Drop what waits for an item that is gone: else it might be made and deleted without end."""
-        self._triggered_datachanges.pop(item_id, None)
+        self._changes.forget(item_id)
         self._event_bytes -= sum(map(len, self._event_queues.pop(item_id, ())))
+
+    @property
+    def _changes(self) -> ChangeQueue:
+        return cast("ChangeQueue", self._triggered_datachanges)
 
     @property
     def _event_queues(self) -> dict[int, list[bytes]]:
@@ -217,11 +226,11 @@ class _Subscription(InternalSubscription):
     def _pop_triggered_datachanges(self, result: ua.PublishResult) -> None:
         if self.pub_request_callback is None:  # nobody's wire
             super()._pop_triggered_datachanges(result)
-        elif self._triggered_datachanges:
-            changes, self._triggered_datachanges = encode_changes(self._triggered_datachanges)
-            if self._triggered_datachanges:
+            self._triggered_datachanges = ChangeQueue()
+        elif self._changes:
+            result.NotificationMessage.NotificationData.append(self._changes.take())
+            if self._changes:
                 self._news.set()
-            result.NotificationMessage.NotificationData.append(changes)
 
     def _pop_triggered_events(self, result: ua.PublishResult) -> None:
         if self.pub_request_callback is None:  # as above

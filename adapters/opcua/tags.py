@@ -10,7 +10,7 @@ from asyncua import Server, ua
 from asyncua.crypto.permission_rules import User, UserRole
 from asyncua.server.address_space import AddressSpace, AttributeService
 
-from adapters.opcua.notifications import WrittenValue
+from adapters.opcua.notifications import ResultEnd, ResultValue, WrittenValue
 from adapters.opcua.users import StationUser
 from schemas.tags import NAMESPACE_URI, RESULT_RING, Access, Tag, TagType
 
@@ -62,20 +62,39 @@ class TagSpace:
         tags.write({tag: tag.spec.start for tag in Tag}, at, absent=ua.StatusCodes.BadWaitingForInitialData)
         return tags
 
-    def write(self, values: Mapping[Tag, TagValue], at: datetime, *, absent: int = ua.StatusCodes.BadNoData) -> None:
+    def write_result(self, values: Mapping[Tag, TagValue], seq: int, at: datetime) -> None:
+        """Write the tags of one result, then its ResultSeq."""
+        self.write(values, at, kind=ResultValue)
+        self.write({Tag.ResultSeq: seq}, at, kind=ResultEnd)
+
+    def write(
+        self,
+        values: Mapping[Tag, TagValue],
+        at: datetime,
+        *,
+        absent: int = ua.StatusCodes.BadNoData,
+        kind: type[WrittenValue] = WrittenValue,
+    ) -> None:
         """Write `values` in their order, all with the source timestamp `at`; `absent` is the status of a None."""
         for tag, value in values.items():
             if value is None:
                 variant, status = ua.Variant(), ua.StatusCode(ua.UInt32(absent))
             else:
                 variant, status = ua.Variant(_plain(value), _VARIANT_TYPES[tag.spec.type]), ua.StatusCode()
-            self.store(tag, variant, status, source=at, server=at).check()
+            self.store(tag, variant, status, source=at, server=at, kind=kind).check()
 
     def store(
-        self, tag: Tag, variant: ua.Variant, status: ua.StatusCode, *, source: datetime, server: datetime
+        self,
+        tag: Tag,
+        variant: ua.Variant,
+        status: ua.StatusCode,
+        *,
+        source: datetime,
+        server: datetime,
+        kind: type[WrittenValue] = WrittenValue,
     ) -> ua.StatusCode:
         """Put a value with its status and both timestamps into the address space; subscribers are told."""
-        value = WrittenValue(variant, status, cast("ua.DateTime", source), cast("ua.DateTime", server))
+        value = kind(variant, status, cast("ua.DateTime", source), cast("ua.DateTime", server))
         return complete(self.aspace.write_attribute_value(self.node_ids[tag], ua.AttributeIds.Value, value))
 
     def number(self, tag: Tag) -> int:
@@ -87,11 +106,6 @@ class TagSpace:
     def text(self, tag: Tag) -> str:
         """Return the value of a String tag."""
         return str(self._value(tag))
-
-    def texts(self, tag: Tag) -> tuple[str, ...]:
-        """Return the value of a String[] tag."""
-        value = self._value(tag)
-        return tuple(value) if isinstance(value, list | tuple) else ()
 
     def next(self, counter: Tag) -> int:
         """Return a UInt32 counter plus one, starting again at 0."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from adapters.simulation.broker import free_port
 from schemas.messages import Box, Decision, Verdict
 from schemas.settings import OpcUaServerSettings
@@ -12,6 +14,7 @@ from schemas.tags import Access, Tag, TagType
 from service.ports import Arrival
 from tests.support.node import needs_node, node
 from tests.support.opcua import answer, running, verdict
+from tests.support.waiting import eventually
 
 pytestmark = needs_node("node-opcua-client")
 
@@ -84,6 +87,22 @@ async def test_node_triggers_and_hears_of_every_result_with_all_its_tags(tmp_pat
         }
         assert {name: result[name] for name in expected} == expected
         assert Verdict.model_validate_json(result["Results"][0]).event_id == f"node-{seq}"
+
+
+@pytest.mark.parametrize("queue", [1, 10])
+async def test_node_is_told_each_result_of_an_interval_with_its_tags(tmp_path: Path, queue: int) -> None:
+    """Four at once: with a queue of one the last of them, whole; no DAMAGED one is told as OK."""
+    async with running(OpcUaServerSettings(port=free_port()), tmp_path) as (adapter, _):
+        await adapter.publish(answer(verdict(1)))
+        subscribing = asyncio.create_task(node("subscribe.js", adapter.endpoint, "100", str(queue), "5"))
+        assert adapter._tags is not None
+        tags = adapter._tags
+        await eventually(lambda: subscribing.done() or tags.number(Tag.ResultAck) == 1, 60)
+        for seq, decision in ((2, Decision.OK), (3, Decision.DAMAGED), (4, Decision.OK), (5, Decision.DAMAGED)):
+            await adapter.publish(answer(verdict(seq, decision)))
+        steps = await subscribing
+    every = [[seq, f"event-{seq}", 1 + seq % 2, seq % 2 == 1, True] for seq in range(2, 6)]
+    assert steps == every[-queue:]
 
 
 async def test_node_is_refused_what_a_plc_may_not_write(tmp_path: Path) -> None:

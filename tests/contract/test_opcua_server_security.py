@@ -9,7 +9,7 @@ from pathlib import Path
 
 import argon2
 import pytest
-from asyncua import Client, ua
+from asyncua import Client, Node, ua
 from asyncua.client.client import UaClientState
 from asyncua.crypto import security_policies as policies
 
@@ -61,6 +61,11 @@ async def write_trigger(client: Client) -> str:
     return code.name
 
 
+async def access_levels(node: Node) -> list[set[ua.AccessLevel]]:
+    """Return what may be done with a node at all, and by this user."""
+    return [await node.get_access_level(), await node.get_user_access_level()]
+
+
 async def assert_refused(client: Client) -> None:
     with pytest.raises(REFUSED):
         await client.connect()
@@ -77,13 +82,16 @@ async def test_users_read_and_only_plc_and_engineer_write(tmp_path: Path) -> Non
         anonymous._username = None
         await assert_refused(anonymous)
 
-        wrote = {}
+        wrote, shown = {}, {}
         for role in Role:
             client = await secure_client(adapter.endpoint, server_certificate, tmp_path, role, f"{role}-secret")
             async with client:
                 namespace = await client.get_namespace_index(NAMESPACE_URI)
                 assert await tag_node(client, namespace, Tag.Verdict).read_value() == 0
                 wrote[role] = await write_trigger(client)
+                node = tag_node(client, namespace, Tag.Trigger)
+                shown[role] = [ua.AccessLevel.CurrentWrite in level for level in await access_levels(node)]
+        assert shown == {Role.OPERATOR: [True, False], Role.PLC: [True, True], Role.ENGINEER: [True, True]}
         assert wrote == {Role.OPERATOR: "BadUserAccessDenied", Role.PLC: "Good", Role.ENGINEER: "Good"}
         assert (await intake.arrivals.get()).event.trigger_id == 1
         assert intake.arrivals.empty()  # the engineer wrote the same number again

@@ -12,6 +12,7 @@ from asyncua import Client, Node, ua
 
 from adapters.clock import SystemClock
 from adapters.opcua.events import DefaultEventIds
+from adapters.opcua.ring import ResultRing
 from adapters.opcua.server import OpcUaServerAdapter
 from adapters.simulation.broker import free_port
 from schemas.messages import (
@@ -132,6 +133,7 @@ class ServedStation:
         )
         adapter._event_ids = DefaultEventIds(STATION, clock.now())
         adapter._asked.clear()
+        adapter._ring = ResultRing()
         while not self.intake.arrivals.empty():
             self.intake.arrivals.get_nowait()
         await adapter.publish_status(status(), ready=True)

@@ -1,0 +1,118 @@
+"""What a subscriber was told when ResultSeq comes: the tags of that result, whatever else fell into the interval."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+import pytest
+from asyncua import Client, Node, ua
+
+from schemas.messages import Decision
+from schemas.tags import Tag
+from tests.support.opcua import ServedStation, answer, verdict
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+OK, DAMAGED, ERROR = Decision.OK, Decision.DAMAGED, Decision.ERROR
+SUBSCRIBED = (Tag.ResultSeq, Tag.ResultEventId, Tag.Verdict, Tag.Reject, Tag.ResultValid)
+JUDGED = {OK: [1, False, True], DAMAGED: [2, True, True], ERROR: [3, True, True]}
+WAITING = [0, True, False]
+
+
+class Subscriber:
+    """Notes at each ResultSeq what it was told of the other tags, as a gate does that acts on it."""
+
+    def __init__(self, tags: Mapping[ua.NodeId, Tag]) -> None:
+        self._tags = tags
+        self.seen: dict[Tag, object] = {}
+        self.steps: asyncio.Queue[list[object]] = asyncio.Queue()
+
+    def datachange_notification(self, node: Node, value: object, data: object) -> None:  # noqa: ARG002 - asyncua's
+        tag = self._tags[node.nodeid]
+        self.seen[tag] = value
+        if tag is Tag.ResultSeq:
+            self.steps.put_nowait([self.seen.get(each) for each in SUBSCRIBED])
+
+    async def steps_until(self, seq: int) -> list[list[object]]:
+        """Return what was noted up to a ResultSeq."""
+        steps: list[list[object]] = []
+        async with asyncio.timeout(10):
+            while not steps or steps[-1][0] != seq:
+                steps.append(await self.steps.get())
+        return steps
+
+
+@contextlib.asynccontextmanager
+async def subscribed(station: ServedStation, client: Client, queues: Mapping[Tag, int]) -> AsyncIterator[Subscriber]:
+    """Subscribe at 10 ms behind a first result that is OK; what belongs to it has been told."""
+    await station.adapter.publish(answer(verdict(1)))
+    subscriber = Subscriber({station.node(tag).nodeid: tag for tag in queues})
+    async with await client.create_subscription(10, subscriber) as subscription:
+        for tag, queue in queues.items():
+            node = client.get_node(station.node(tag).nodeid)
+            await subscription.subscribe_data_change(node, queuesize=queue, sampling_interval=ua.Duration(0))
+        await eventually(lambda: subscriber.seen.keys() == queues.keys())
+        assert [subscriber.seen[tag] for tag in SUBSCRIBED] == step(1, JUDGED[OK])
+        await subscriber.steps.get()
+        yield subscriber
+
+
+def step(seq: int, shown: Sequence[object]) -> list[object]:
+    return [seq, f"event-{seq}", *shown]
+
+
+@pytest.mark.parametrize("queue", [1, 2, 10])
+@pytest.mark.parametrize(
+    "decisions", [(OK, DAMAGED), (DAMAGED, OK), (OK, DAMAGED, OK), (OK, OK, ERROR), (DAMAGED, DAMAGED, OK)]
+)
+async def test_results_of_one_interval_come_each_with_their_own_tags(
+    station: ServedStation, flooder: Client, queue: int, decisions: tuple[Decision, ...]
+) -> None:
+    """As many as the queues have room for, the last of them, each whole; what it alone changed is not behind it."""
+    async with subscribed(station, flooder, dict.fromkeys(SUBSCRIBED, queue)) as subscriber:
+        results = dict(enumerate(decisions, start=2))
+        for seq, decision in results.items():
+            await station.adapter.publish(answer(verdict(seq, decision)))
+        steps = await subscriber.steps_until(max(results))
+    every = [step(seq, JUDGED[decision]) for seq, decision in results.items()]
+    assert steps == every[-queue:]
+
+
+@pytest.mark.parametrize("queue", [1, 10])
+async def test_result_that_the_next_trigger_overtakes_is_told_with_its_own_tags_or_as_not_valid(
+    station: ServedStation, flooder: Client, queue: int
+) -> None:
+    """The value 2 of Verdict has no room beside the 0 that came behind it: told is 0, never the 1 from before."""
+    async with subscribed(station, flooder, dict.fromkeys(SUBSCRIBED, queue)) as subscriber:
+        adapter = station.adapter
+        assert adapter._tags is not None
+        adapter._on_trigger(adapter._tags, 1)
+        await adapter.publish(answer(verdict(2, DAMAGED)))
+        adapter._on_trigger(adapter._tags, 2)
+        steps = await subscriber.steps_until(2)
+    assert steps == [step(2, WAITING if queue == 1 else JUDGED[DAMAGED])]
+
+
+@pytest.mark.parametrize("small", [Tag.Verdict, Tag.Reject, Tag.ResultEventId])
+async def test_result_whose_tags_found_no_room_is_not_told_of(
+    station: ServedStation, flooder: Client, small: Tag
+) -> None:
+    """One tag has a queue of one, the others of ten: only the last ResultSeq still has all that belongs to it."""
+    async with subscribed(station, flooder, dict.fromkeys(SUBSCRIBED, 10) | {small: 1}) as subscriber:
+        for seq, decision in enumerate((DAMAGED, OK, DAMAGED, OK), start=2):
+            await station.adapter.publish(answer(verdict(seq, decision)))
+        assert await subscriber.steps_until(5) == [step(5, JUDGED[OK])]
+
+
+async def test_tags_beside_the_result_have_no_part_in_it(station: ServedStation, flooder: Client) -> None:
+    """A heartbeat that beats twice in an interval takes no step of ResultSeq away."""
+    queues = dict.fromkeys(SUBSCRIBED, 10) | {Tag.Heartbeat: 1, Tag.Busy: 1}
+    async with subscribed(station, flooder, queues) as subscriber:
+        adapter = station.adapter
+        assert adapter._tags is not None
+        for seq, decision in enumerate((DAMAGED, OK), start=2):
+            adapter._tags.write({Tag.Heartbeat: seq, Tag.Busy: True}, adapter._clock.now())
+            await adapter.publish(answer(verdict(seq, decision)))
+        assert await subscriber.steps_until(3) == [step(2, JUDGED[DAMAGED]), step(3, JUDGED[OK])]

@@ -1,0 +1,94 @@
+"""Whatever falls into one publishing interval, ResultSeq comes when no tag is behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+from unittest.mock import patch
+
+from asyncua import ua
+from asyncua.common.utils import Buffer
+from asyncua.ua.ua_binary import struct_from_binary
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from adapters.opcua.changes import ChangeQueue
+from adapters.opcua.notifications import ResultEnd, ResultValue, WrittenValue
+
+SEQ, WAITING = 0, 0
+TAGS: Final = (1, 2, 3)
+
+_results = st.tuples(*[st.integers(1, 3)] * len(TAGS))
+_steps = st.lists(_results | st.sampled_from(["trigger", "publish"]), max_size=40)
+_queue_sizes = st.lists(st.integers(1, 4), min_size=4, max_size=4)
+
+
+class Station:
+    """Writes tags, of which one subscriber is told where they change."""
+
+    def __init__(self, queue_sizes: list[int]) -> None:
+        self.changes = ChangeQueue()
+        self.values: dict[int, int] = {}
+        self._queue_sizes = queue_sizes
+
+    def write(self, tag: int, value: int, kind: type[WrittenValue]) -> None:
+        if self.values.get(tag) != value:
+            told = ua.MonitoredItemNotification(ua.UInt32(tag), kind(ua.Variant(value, ua.VariantType.UInt32)))
+            self.changes.add(tag, told, self._queue_sizes[tag])
+        self.values[tag] = value
+
+    def published(self) -> Iterator[tuple[int, int]]:
+        """Take one message; yield handles and values in its order."""
+        body = self.changes.take().Body
+        assert body is not None
+        message = struct_from_binary(ua.DataChangeNotification, Buffer(body))
+        for item in message.MonitoredItems:
+            yield item.ClientHandle, item.Value.Value.Value
+
+
+@example([(1, 1, 1), "trigger", "publish", (1, 1, 1)], [2, 1, 1, 2], 0)  # ResultSeq found no room
+@given(_steps, _queue_sizes, st.sampled_from([0, 50, 2**20]))
+def test_sequence_is_told_with_the_tags_of_its_result(
+    steps: list[tuple[int, ...] | str], queue_sizes: list[int], max_message: int
+) -> None:
+    """At each ResultSeq every tag is that result's, or waits for the next, which a trigger behind it asked for."""
+    station, results, seen = Station(queue_sizes), list[tuple[int, ...]](), dict[int, int]()
+    is_split = max_message < 100
+
+    def hear() -> None:
+        for tag, value in station.published():
+            seen[tag] = value
+            if tag == SEQ:
+                for other, own in zip(TAGS, results[value - 1], strict=True):
+                    assert seen[other] in ({own, WAITING} if value == len(results) or is_split else {own})
+
+    with patch("adapters.opcua.changes.MAX_NOTIFICATION", max_message):
+        for step in steps:
+            if step == "publish":
+                if station.changes:
+                    hear()
+            elif step == "trigger":
+                for tag in TAGS:
+                    station.write(tag, WAITING, ResultValue)
+            else:
+                assert isinstance(step, tuple)
+                results.append(step)
+                for tag, value in zip(TAGS, step, strict=True):
+                    station.write(tag, value, ResultValue)
+                station.write(SEQ, len(results), ResultEnd)
+        while station.changes:
+            hear()
+    assert seen == station.values
+
+
+def test_every_change_is_told_in_order_while_there_is_room() -> None:
+    """Also of an item that is told of several times, and beside one that is forgotten."""
+    station = Station([9] * 4)
+    for seq, value in enumerate((2, 1), start=1):
+        station.write(1, value, ResultValue)
+        station.write(2, 7, ResultValue)
+        station.write(3, seq, WrittenValue)
+        station.write(SEQ, seq, ResultEnd)
+    station.changes.forget(3)
+    assert list(station.published()) == [(1, 2), (2, 7), (SEQ, 1), (1, 1), (SEQ, 2)]
+    assert not station.changes
