@@ -95,6 +95,7 @@ class PlcGate:
         self._client: Client | None = None
         self._actions: asyncio.Queue[GateAction] = asyncio.Queue()
         self._last_seq: int | None = None
+        self._newest = 0  # highest seq of a verdict that was acted on or came before the gate looked
         self._trigger = 0
         self._heartbeat: int | None = None
         self._beat_at = self._clock.monotonic()
@@ -209,6 +210,7 @@ class PlcGate:
         result = await self._sample(client)
         if self._last_seq is None:  # what was decided before the gate looked has long passed it
             self._last_seq = result.seq
+            self._note(result.ring)
             return
         if result.seq == self._last_seq:
             return
@@ -216,6 +218,7 @@ class PlcGate:
             if self._replayed or action.said is None or not action.said.replayed:
                 self._actions.put_nowait(action)
         self._last_seq = result.seq
+        self._note(result.ring)
         await self._nodes[Tag.ResultAck].write_value(result.seq, ua.VariantType.UInt32)
 
     async def _sample(self, client: Client) -> _Result:
@@ -229,7 +232,8 @@ class PlcGate:
 
     def _act(self, result: _Result) -> Iterator[GateAction]:
         current = result.valid and result.verdict is not VerdictCode.NONE
-        for verdict in reversed(self._unseen(result.ring)):
+        # one that is repeated lies in the ring where it belongs, behind newer ones that were acted on
+        for verdict in reversed([each for each in result.ring if each.seq > self._newest]):
             if not current or result_seq(verdict.seq) != result.seq:
                 yield self._from_text(verdict)
         if current:
@@ -237,13 +241,8 @@ class PlcGate:
             said = next((verdict for verdict in result.ring if result_seq(verdict.seq) == result.seq), None)
             yield GateAction(result.seq, result.event_id, result.part_id, result.verdict, result.reject, opened, said)
 
-    def _unseen(self, ring: Sequence[Verdict]) -> list[Verdict]:
-        unseen: list[Verdict] = []
-        for verdict in ring:
-            if result_seq(verdict.seq) == self._last_seq:
-                break
-            unseen.append(verdict)
-        return unseen
+    def _note(self, ring: Sequence[Verdict]) -> None:
+        self._newest = max([self._newest, *(verdict.seq for verdict in ring)])
 
     def _from_text(self, verdict: Verdict) -> GateAction:
         age_s = (self._clock.now() - verdict.received_at).total_seconds()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 from asyncua import ua
@@ -15,7 +16,7 @@ from adapters.simulation.plc import GateAction, PlcGate
 from schemas.messages import Decision, Gate
 from schemas.settings import OpcUaServerSettings
 from schemas.tags import Tag, VerdictCode
-from service.ports import Arrival
+from service.ports import Answer, Arrival
 from tests.support.clock import HandClock
 from tests.support.opcua import STATION, RecordingIntake, answer, running, status, verdict
 
@@ -100,6 +101,29 @@ async def test_gate_finds_results_that_newer_ones_have_overwritten(tmp_path: Pat
         actions += await taken(gate, 2)
     assert [action.seq for action in actions] == list(range(1, 9))
     assert [action.opened for action in actions] == [True, True, False, True, True, True, False, False]
+
+
+async def test_gate_acts_once_on_each_result_although_one_is_repeated(tmp_path: Path) -> None:
+    """Parts 1 and 2, then 1 once more, then 3: the repetition is acted on as what it is, and 2 not again."""
+    async with running(OpcUaServerSettings(port=free_port()), tmp_path) as (adapter, intake):
+        answered: dict[str, Answer] = {}
+        publishing: list[asyncio.Task[None]] = []
+
+        def judge(arrival: Arrival) -> None:
+            event_id = arrival.event.event_id
+            repeated = event_id in answered
+            first = answered.setdefault(event_id, answer(verdict(len(answered) + 1, event_id=event_id)))
+            publishing.append(asyncio.create_task(adapter.publish(replace(first, repeated=repeated))))
+
+        intake.judge = judge
+        async with watching(PlcGate(adapter.endpoint, STATION, hold_s=60.0)) as gate:
+            acted = []
+            for part in (1, 2, 1, 3):
+                await gate.trigger(f"C-{part}", "file:///part.png", f"event-{part}")
+                acted += await taken(gate, 1)
+            await acknowledged(adapter, 3)
+            await asyncio.gather(*publishing)
+    assert [action.seq for action in acted] == [1, 2, 1, 3]
 
 
 async def test_gate_takes_a_result_that_the_next_trigger_has_made_invalid(tmp_path: Path) -> None:
