@@ -178,10 +178,10 @@ class PictureStore:
             try:
                 self._write(key, frame, findings)
                 fault = None
-            except (OSError, cv2.error) as exc:
-                fault = f"{self._root}: {getattr(exc, 'strerror', None) or exc}"
-            if fault is not None and self.fault is None:
-                log.error("picture_not_written", error=fault)
+            except Exception as exc:  # the supervised boundary: whatever it was, the next picture may be written
+                fault = f"{self._root}: {getattr(exc, 'strerror', None) or str(exc) or type(exc).__name__}"
+                if self.fault is None:
+                    log.error("picture_not_written", error=fault, exc_info=not isinstance(exc, OSError | cv2.error))
             self.fault = fault
             with self._changed:
                 del self._waiting[key]
@@ -199,7 +199,7 @@ class PictureStore:
             unfinished.write_bytes(self._encode(_reduce(frame.bgr)))
             findings.save(self._path(key, ".npz"))
             unfinished.replace(self._path(key, ".jpg"))
-        except OSError:
+        except Exception:
             self._remove(key)
             raise
 

@@ -29,14 +29,20 @@ class StationCommands:
         self._reset_fault = reset_fault
 
     async def handle(self, command: Command, source: str) -> CommandReply:
-        """Carry out `command` and say how it went; never raises on a bad command."""
+        """Carry out `command` and say how it went; never raises, whatever the command or the machine does."""
         try:
             result = await self._carry_out(command)
         except CangateError as exc:
             log.warning("command_refused", command=command.command, source=source, error=str(exc))
-            return CommandReply(station=self._id, command=command.command, ok=False, error=str(exc))
+            return self._failure(command, str(exc))
+        except Exception as exc:  # the supervised boundary: a full disk or GPU is no reason to drop the connection
+            log.exception("command_failed", command=command.command, source=source)
+            return self._failure(command, f"{type(exc).__name__}: {' '.join(str(exc).split())}"[:200])
         log.info("command", command=command.command, source=source)
         return CommandReply(station=self._id, command=command.command, ok=True, result=result)
+
+    def _failure(self, command: Command, error: str) -> CommandReply:
+        return CommandReply(station=self._id, command=command.command, ok=False, error=error)
 
     async def _carry_out(self, command: Command) -> dict[str, JsonValue]:
         args = command.args

@@ -108,12 +108,15 @@ class _Turn:
 _HANGING_MAX = 3
 """So many threads left behind mean that the machine hangs, not a frame."""
 
+_TOO_MANY_HANG = "too many threads hang"
+
 
 class Compute:
     """Loads and prepares frames on several threads and judges them, in micro-batches, on one.
 
     OpenCV and torch release the GIL, so the event loop runs on meanwhile. A thread that hangs is replaced, and what it
-    had in work ends as Failed.
+    had in work ends as Failed. Where too many hang, no work is taken until some of them come back: each would cost one
+    more thread.
 
     Args:
         loader: fetches frames.
@@ -139,6 +142,7 @@ class Compute:
         known to have: memory that ran out, a device that is gone."""
         self._preparers = DaemonThreads("prepare", settings.prepare_workers)
         self._judge_thread = DaemonThreads("judge")
+        self._given_up: list[DaemonThreads] = []
         # no bound of its own: only so many jobs are let in
         self._ready: deque[_Ready] = deque()
 
@@ -155,28 +159,22 @@ class Compute:
     @property
     def stuck(self) -> bool:
         """Tell whether a thread hangs now, or so many were left behind that the machine does."""
-        pools = (self._preparers, self._judge_thread)
-        return any(pool.busy_for_s > self._stuck_s or pool.hanging >= _HANGING_MAX for pool in pools)
+        return self.refusing or any(pool.busy_for_s > self._stuck_s for pool in self._pools)
+
+    @property
+    def refusing(self) -> bool:
+        """Tell whether so many threads were left behind that every frame ends as Failed at once."""
+        return bool(self._given_up)
 
     async def judge(self, job: Job) -> Outcome:
         """Return what the pipeline says about one frame. Never raises on a bad frame."""
+        if self.refusing:
+            return _refused(job)
         entered = await self._admission.enter(job.decide_by, promised=job.promised)
         if entered is None:
             return Failed(Reason.OVERLOAD, f"no time for it behind {self.in_work} others", job.model.ref)
         try:
-            outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-            turn = self._turn()
-            prepared = await self._preparers.submit(partial(self._prepare_and_hand_over, job, outcome, turn))
-            if prepared is None:
-                return await outcome
-            is_new = await job.is_new
-            if isinstance(prepared, Failed):
-                self._look_for_trouble(prepared)
-                return prepared
-            if not is_new:
-                return _abandoned_ready(prepared)
-            self._hand_over(prepared, turn)
-            return await outcome
+            return await self._judge(job)
         except ThreadStuck as exc:
             return Failed(Reason.INTERNAL_ERROR, str(exc), job.model.ref)
         finally:
@@ -186,18 +184,40 @@ class Compute:
         """Replace threads that hang, until cancelled."""
         while True:
             await asyncio.sleep(_WATCH_S)
-            replaced = [pool.replace_stuck(self._stuck_s) for pool in (self._preparers, self._judge_thread)]
+            replaced = [pool.replace_stuck(self._stuck_s) for pool in self._pools]
+            self._given_up = [pool for pool in self._pools if pool.hanging >= _HANGING_MAX]
             if any(replaced):
                 self.on_trouble(f"a thread hung for {self._stuck_s:g} s")
 
     def on_judge_thread(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        """Return what `work` returns, or raises, on the one thread that may use a model."""
+        """Return what `work` returns, or raises, on the one thread that may use a model. Raises ThreadStuck."""
+        if self._judge_thread in self._given_up:
+            raise ThreadStuck(_TOO_MANY_HANG)
         return self._judge_thread.submit(work)
 
     def close(self) -> None:
         """Let the threads go; a frame in work is finished and forgotten."""
         self._preparers.close()
         self._judge_thread.close()
+
+    @property
+    def _pools(self) -> tuple[DaemonThreads, DaemonThreads]:
+        return self._preparers, self._judge_thread
+
+    async def _judge(self, job: Job) -> Outcome:
+        outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        turn = self._turn()
+        prepared = await self._preparers.submit(partial(self._prepare_and_hand_over, job, outcome, turn))
+        if prepared is None:
+            return await outcome
+        is_new = await job.is_new
+        if isinstance(prepared, Failed):
+            self._look_for_trouble(prepared)
+            return prepared
+        if not is_new:
+            return _abandoned_ready(prepared)
+        self._hand_over(prepared, turn)
+        return await outcome
 
     def _look_for_trouble(self, outcome: Outcome) -> None:
         if isinstance(outcome, Failed) and outcome.reason is Reason.INTERNAL_ERROR:
@@ -230,6 +250,8 @@ class Compute:
     def _prepare(self, job: Job, outcome: asyncio.Future[Outcome]) -> _Ready | Failed:
         if not job.wanted():
             return _abandoned(job)
+        if self.refusing:  # it waited while the others hung
+            return _refused(job)
         began = time.perf_counter()
         frame: Frame | None = None
         loaded: float | None = None
@@ -288,6 +310,10 @@ def _judge_group(group: list[_Ready]) -> list[Outcome]:
         log.exception("judge_failed")
         return [_not_judged(group[0], _one_line(exc))]
     return [Judged(inspection, model.ref, ready.load_ms) for inspection, ready in zip(inspections, group, strict=True)]
+
+
+def _refused(job: Job) -> Failed:
+    return Failed(Reason.INTERNAL_ERROR, _TOO_MANY_HANG, job.model.ref)
 
 
 def _abandoned(job: Job, frame: Frame | None = None, load_ms: float | None = None) -> Failed:

@@ -134,13 +134,13 @@ class SessionRecorder:
             try:
                 self._write(waiting)
                 self.fault = None
-            except OSError as exc:
+            except Exception as exc:  # noqa: BLE001 - the supervised boundary: logged there, and recording goes on
                 self._refuse(exc)
                 self._drop_part()
                 refused_until = self._clock.monotonic() + _RETRY_S
         try:
             self._writer.close()
-        except OSError as exc:
+        except Exception as exc:  # noqa: BLE001 - as above
             self._refuse(exc)
         if not self.parts:
             with contextlib.suppress(OSError):
@@ -168,10 +168,10 @@ class SessionRecorder:
         )
         return RecordedPart(event, unix_ns(arrival.received_at), frame, waiting.verdict)
 
-    def _refuse(self, exc: OSError) -> None:
-        self.fault = f"{self.folder}: {exc.strerror or exc}"
-        log.error("part_not_recorded", error=self.fault)
-        with contextlib.suppress(OSError):
+    def _refuse(self, exc: Exception) -> None:
+        self.fault = f"{self.folder}: {getattr(exc, 'strerror', None) or str(exc) or type(exc).__name__}"
+        log.error("part_not_recorded", error=self.fault, exc_info=None if isinstance(exc, OSError) else exc)
+        with contextlib.suppress(Exception):  # what broke the file may keep it from getting its index
             self._writer.close()
 
     def _drop_part(self) -> None:
@@ -180,7 +180,8 @@ class SessionRecorder:
 
     def _make_room(self) -> None:
         """Delete the oldest files of all sessions beyond what may be kept."""
-        for path in surplus(self._settings.folder, round(self._settings.keep_gb * 2**30)):
+        keep_bytes = round(self._settings.keep_gb * 2**30)
+        for path in surplus(self._settings.folder, keep_bytes, writing=self._writer.path):
             try:
                 path.unlink()
                 if path.parent != self.folder and not any(path.parent.iterdir()):
@@ -190,8 +191,11 @@ class SessionRecorder:
                 log.warning("recording_not_deleted", file=str(path), error=exc.strerror)
 
 
-def surplus(root: Path, keep_bytes: int) -> list[Path]:
-    """Return the oldest recordings below `root` that go beyond `keep_bytes`, oldest first; none that is in work."""
+def surplus(root: Path, keep_bytes: int, *, writing: Path | None = None) -> list[Path]:
+    """Return the oldest recordings below `root` that go beyond `keep_bytes`, oldest first; none that is in work.
+
+    writing: the file that the caller itself writes, which may lie where files have no locks.
+    """
     found = []
     for path in root.glob(f"*/*{SUFFIX}"):
         with contextlib.suppress(OSError):
@@ -203,7 +207,7 @@ def surplus(root: Path, keep_bytes: int) -> list[Path]:
         if excess <= 0:
             break
         with contextlib.suppress(OSError):
-            if not in_work(path):
+            if path != writing and not in_work(path):
                 chosen.append(path)
                 excess -= size
     return chosen

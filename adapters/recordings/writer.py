@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -36,13 +38,16 @@ _SIGNATURES: Final = (
     (b"II*\0", "tiff"),
     (b"MM\0*", "tiff"),
 )
+_NO_LOCKS: Final = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What a file system without locks says; some network drives are."""
 
 
 class SessionWriter:
     """Writes parts into `folder`, in a new file whenever the last one has reached `file_bytes`.
 
     Every part is a chunk of its own and handed to the operating system at once: a process that is killed loses at most
-    the part it was writing, and a damaged chunk costs one part. Not thread-safe.
+    the part it was writing, and a damaged chunk costs one part. A file that cannot take its first part is removed. Not
+    thread-safe.
 
     Raises:
         OSError: from `write` and `close`, where the disk does not take it.
@@ -84,11 +89,11 @@ class SessionWriter:
         """Append one part."""
         if self._file is not None and self._file_bytes is not None and self._file.size >= self._file_bytes:
             self.close()
-        if self._file is None:
-            self._files += 1
-            self._file = _SessionFile(self._folder / f"{self._files:04d}{SUFFIX}", self._info)
         self.parts += 1
-        self._file.write(part, self.parts)
+        if self._file is None:
+            self._file = self._begin_file(part)
+        else:
+            self._file.write(part, self.parts)
 
     def close(self) -> None:
         """Write the index of the file in work, which readers find parts by."""
@@ -96,13 +101,32 @@ class SessionWriter:
         if file is not None:
             file.close()
 
+    def _begin_file(self, part: RecordedPart) -> _SessionFile:
+        path = self._folder / f"{self._files + 1:04d}{SUFFIX}"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            stream = path.open("xb")
+        except FileExistsError:
+            self._files += 1  # it failed before and could not be removed either: the next try takes the next name
+            raise
+        try:
+            file = _SessionFile(path, stream, self._info)
+            file.write(part, self.parts)
+        except BaseException:
+            with suppress(OSError):
+                stream.close()
+            with suppress(OSError):
+                path.unlink()
+            raise
+        self._files += 1
+        return file
+
 
 class _SessionFile:
-    def __init__(self, path: Path, info: SessionInfo) -> None:
+    def __init__(self, path: Path, stream: BinaryIO, info: SessionInfo) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._stream: BinaryIO = path.open("xb")
-        fcntl.flock(self._stream, fcntl.LOCK_EX)  # see in_work; ends with the file, or with the process
+        self._stream = stream
+        _lock(stream, fcntl.LOCK_EX)  # see in_work; ends with the file, or with the process
         # pictures do not shrink, and the JSON beside them is small
         self._mcap = Writer(self._stream, compression=CompressionType.NONE, chunk_size=1 << 62)
         self._mcap.start(profile="cangate", library=f"cangate {info.version}")
@@ -158,10 +182,13 @@ class _SessionFile:
 
 
 def in_work(path: Path) -> bool:
-    """Tell whether a process, this one or another, is writing this file. Raises OSError."""
+    """Tell whether a process, this one or another, is writing this file; never so where files have no locks.
+
+    Raises OSError.
+    """
     with path.open("rb") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            _lock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
     return False
@@ -175,6 +202,14 @@ def session_folder(root: Path, station: str, started_at: datetime) -> Path:
 def picture_format(encoded: bytes) -> str:
     """Return what kind of image `encoded` is, as viewers call it: png, jpeg, bmp, tiff; empty where it is none."""
     return next((name for signature, name in _SIGNATURES if encoded.startswith(signature)), "")
+
+
+def _lock(file: BinaryIO, operation: int) -> None:
+    try:
+        fcntl.flock(file, operation)
+    except OSError as exc:
+        if exc.errno not in _NO_LOCKS:
+            raise
 
 
 def _with_imports(file: FileDescriptor) -> FileDescriptorSet:

@@ -15,6 +15,9 @@ from service.errors import UsageError
 _OUT_OF_ORDER = 32
 """Parts that may have been written before one that arrived earlier: as many as a station has in work, and late ones."""
 
+_LATEST_NS = 2**64 - 1
+"""What a recording has room for, in the year 2554; a camera may send any year."""
+
 _OFFSET = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d+)?)")
 
 
@@ -68,6 +71,7 @@ def moment_ns(text: str, *, start_ns: int) -> int:
 
 
 def unix_ns(moment: datetime) -> int:
-    """Return an aware time as Unix time in nanoseconds, exact to the microsecond."""
+    """Return an aware time as Unix time in nanoseconds, exact to the microsecond; no less than 0, nor over 64 bits."""
     since = moment - datetime.fromtimestamp(0, UTC)
-    return ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1000
+    exact_ns = ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1000
+    return min(max(exact_ns, 0), _LATEST_NS)

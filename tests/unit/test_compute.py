@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -10,20 +11,21 @@ from functools import partial
 
 import pytest
 
-from schemas.messages import Reason
+from schemas.messages import ImageRef, Reason
 from schemas.settings import ComputeSettings, IntakeSettings
 from service.admission import Admission
 from service.compute import Compute, Failed, Job, Judged, Outcome
 from service.errors import FrameMissing, RoiNotFound
 from service.pipeline.types import Frame, Inspection, Prepared
+from service.threads import ThreadStuck
 from tests.support.line import CLOCK, OneFrame, ScriptedPipeline
 from tests.support.waiting import eventually
 
 
 class Hall:
-    def __init__(self, pipeline: ScriptedPipeline, *, stuck_s: float = 20.0) -> None:
+    def __init__(self, pipeline: ScriptedPipeline, *, stuck_s: float, loader: OneFrame | None) -> None:
         self.pipeline = pipeline
-        self.loader = OneFrame()
+        self.loader = loader or OneFrame()
         self.troubles: list[str] = []
         admission = Admission(IntakeSettings(capacity=100), clock=CLOCK, places=20)
         self.compute = Compute(self.loader, admission=admission, settings=ComputeSettings(stuck_s=stuck_s), max_batch=4)
@@ -43,8 +45,10 @@ class Hall:
 
 
 @asynccontextmanager
-async def a_hall(pipeline: ScriptedPipeline, *, stuck_s: float = 20.0) -> AsyncIterator[Hall]:
-    hall = Hall(pipeline, stuck_s=stuck_s)
+async def a_hall(
+    pipeline: ScriptedPipeline, *, stuck_s: float = 20.0, loader: OneFrame | None = None
+) -> AsyncIterator[Hall]:
+    hall = Hall(pipeline, stuck_s=stuck_s, loader=loader)
     watching = asyncio.create_task(hall.compute.watch())
     try:
         yield hall
@@ -68,6 +72,52 @@ async def test_compute_replaces_a_judging_thread_that_hangs() -> None:
         assert isinstance(await hall.judge(), Judged)
         assert not hall.compute.stuck
         assert hall.compute.in_work == 0
+
+
+class HungDrive(OneFrame):
+    """Frames lie on a network drive that hangs until `back`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.back = threading.Event()
+
+    def load(self, image: ImageRef | None, frame_bytes: bytes | None) -> Frame:
+        frame = super().load(image, frame_bytes)
+        assert self.back.wait(60)
+        return frame
+
+
+async def test_compute_takes_no_work_while_too_many_threads_hang() -> None:
+    """A few are replaced; then frames are refused at once, those that wait too, until the drive is back."""
+    drive = HungDrive()
+    async with a_hall(ScriptedPipeline(), stuck_s=0.1, loader=drive) as hall:
+        outcomes = await asyncio.gather(*(hall.judge() for _ in range(40)))
+        assert all(isinstance(outcome, Failed) for outcome in outcomes)
+        assert (hall.compute.refusing, hall.compute.stuck, hall.compute.in_work) == (True, True, 0)
+        # two that hang, two in their place, and perhaps two more before it is seen that these hang as well
+        assert 3 <= drive.loads <= 6
+        loads = drive.loads
+        refused = await hall.judge()
+        assert isinstance(refused, Failed)
+        assert (refused.reason, refused.detail) == (Reason.INTERNAL_ERROR, "too many threads hang")
+        assert drive.loads == loads
+        assert await hall.compute.on_judge_thread(lambda: "free") == "free"
+        drive.back.set()
+        await eventually(lambda: not hall.compute.refusing)
+        assert isinstance(await hall.judge(), Judged)
+
+
+async def test_compute_proves_no_model_while_too_many_judging_threads_hang() -> None:
+    """Each proof would cost one more thread."""
+    async with a_hall(ScriptedPipeline(), stuck_s=0.1) as hall:
+        hall.pipeline.hold()
+        while not hall.compute.refusing:
+            assert isinstance(await hall.judge(), Failed)
+        with pytest.raises(ThreadStuck):
+            await hall.compute.on_judge_thread(lambda: None)
+        hall.pipeline.release()
+        await eventually(lambda: not hall.compute.refusing)
+        assert isinstance(await hall.judge(), Judged)
 
 
 class Breaking(ScriptedPipeline):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from adapters.pictures import Overlay, PictureStore
 from schemas.messages import Decision
@@ -44,6 +46,14 @@ def offer(store: PictureStore, seq: int, grey: int = 128) -> None:
 def files(root: Path) -> list[Path]:
     """Return the files of a store, oldest first."""
     return sorted(root.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Return as soon as the store's thread has brought `condition` about."""
+    give_up = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.001)
 
 
 def decode(jpeg: bytes | None) -> np.ndarray:
@@ -136,6 +146,22 @@ def test_unwritable_store_is_a_fault_until_it_can_be_written(open_store: OpenSto
     offer(store, 2)
     store.close()
     assert (store.fault, store.has("e2")) == (None, True)
+
+
+def test_store_goes_on_after_a_defect(open_store: OpenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody expected costs its picture, is a fault until the next is written, and is logged with its trace."""
+    store = open_store()
+    with monkeypatch.context() as meanwhile, capture_logs() as logged:
+        meanwhile.setattr("numpy.savez", lambda *_, **__: 1 // 0)
+        offer(store, 1)
+        offer(store, 2)
+        wait_for(lambda: not store.has("e2"))
+    assert str(store.fault) == f"{tmp_path}: integer division or modulo by zero"
+    assert [(line["event"], line["exc_info"]) for line in logged] == [("picture_not_written", True)]
+    assert files(tmp_path) == []
+    offer(store, 3)
+    store.close()
+    assert (store.fault, store.has("e3")) == (None, True)
 
 
 async def test_damaged_or_deleted_files_are_no_picture(open_store: OpenStore, tmp_path: Path) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+from mcap.reader import make_reader
+from structlog.testing import capture_logs
 
 from adapters.clock import SystemClock
 from adapters.recordings.reader import Session
@@ -38,6 +43,8 @@ class Disk:
         self.asked.append(image.uri)
         if image.uri.endswith("gone.png"):
             raise FrameMissing("the image does not exist")
+        if image.uri.endswith("odd.png"):
+            raise RuntimeError("a defect")
         return b"fetched"
 
 
@@ -130,6 +137,97 @@ def test_recorder_goes_on_after_the_disk_has_refused(tmp_path: Path, monkeypatch
     recording.close()
     assert recording.fault is None
     assert [part.event.event_id for part in Session.open(recording.folder).parts()] == ["e2"]
+
+
+@pytest.mark.parametrize(
+    ("captured_at", "published_ns"),
+    [
+        (datetime(1970, 1, 1, 0, 0, 5, tzinfo=timezone(timedelta(hours=2))), 0),
+        (datetime(2900, 1, 1, tzinfo=UTC), 2**64 - 1),
+    ],
+)
+def test_recorder_takes_any_time_of_capture(tmp_path: Path, captured_at: datetime, published_ns: int) -> None:
+    """A camera may have any clock; MCAP has 64 bits for it, the event itself keeps what was said."""
+    recording = recorder(tmp_path, Disk())
+    odd = arrival("e1")
+    recording.offer(replace(odd, event=odd.event.model_copy(update={"captured_at": captured_at})), None, b"frame")
+    recording.offer(arrival("e2"), None, b"frame")
+    recording.close()
+    assert (recording.fault, recording.parts) == (None, 2)
+    session = Session.open(recording.folder)
+    assert [(part.event.event_id, part.event.captured_at) for part in session.parts()] == [
+        ("e1", captured_at),
+        ("e2", None),
+    ]
+    with session.files[0].open("rb") as file:
+        messages = [message for _, channel, message in make_reader(file).iter_messages() if "frame" in channel.topic]
+    assert published_ns in [message.publish_time for message in messages]
+
+
+def test_recorder_goes_on_after_a_defect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody expected costs its part, is a fault until the next one is written, and is logged with its trace."""
+    monkeypatch.setattr("adapters.recordings.recorder._RETRY_S", 0.0)
+    recording = recorder(tmp_path, Disk())
+    recording.offer(arrival("e1"), None, b"frame")
+    with capture_logs() as logged:
+        recording.offer(arrival("e2", uri="file:///odd.png"), None, None)
+        wait_for(lambda: recording.parts_dropped == 1)
+    assert str(recording.fault) == f"{recording.folder}: a defect"
+    assert [str(line["exc_info"]) for line in logged] == ["a defect"]
+    recording.offer(arrival("e3"), None, b"frame")
+    recording.close()
+    assert (recording.fault, recording.parts) == (None, 2)
+    assert [part.event.event_id for part in Session.open(recording.folder).parts()] == ["e1", "e3"]
+
+
+@pytest.mark.parametrize("step", ["start", "flush"])
+def test_recorder_leaves_no_files_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """A file that cannot be begun, or has no room for its first part, is removed; its number is used again."""
+
+    def full(_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("adapters.recordings.recorder._RETRY_S", 0.0)
+    recording = recorder(tmp_path, Disk())
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(f"mcap.writer.Writer.{step}", full)
+        for number in range(3):
+            recording.offer(arrival(f"e{number}"), None, b"frame")
+        wait_for(lambda: recording.parts_dropped == 3)
+        assert recording.fault == f"{recording.folder}: No space left on device"
+        assert list(recording.folder.iterdir()) == []
+    recording.offer(arrival("e3"), None, b"frame")
+    recording.close()
+    assert [path.name for path in recording.folder.iterdir()] == ["0001.mcap"]
+    assert [part.event.event_id for part in Session.open(recording.folder).parts()] == ["e3"]
+
+
+def test_recorder_takes_the_next_name_where_one_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that failed and could not be removed either does not end recording."""
+    monkeypatch.setattr("adapters.recordings.recorder._RETRY_S", 0.0)
+    recording = recorder(tmp_path, Disk())
+    (recording.folder / "0001.mcap").write_bytes(b"")
+    for number in range(2):
+        recording.offer(arrival(f"e{number}"), None, b"frame")
+    recording.close()
+    assert (recording.parts, recording.parts_dropped) == (1, 1)
+    assert [part.event.event_id for part in Session.open(recording.folder / "0002.mcap").parts()] == ["e1"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_recorder_needs_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """A network drive may have none: files are written and make room all the same, but for the one in work."""
+
+    def no_locks(_file: object, _operation: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("adapters.recordings.writer.fcntl.flock", no_locks)
+    recording = recorder(tmp_path, Disk(), file_mb=1, keep_gb=0.0001, queue_mb=8)
+    for number in range(3):
+        recording.offer(arrival(f"e{number}"), None, bytes(MB))
+    recording.close()
+    assert (recording.fault, recording.parts) == (None, 3)
+    assert [path.name for path in recording.folder.iterdir()] == ["0003.mcap"]
 
 
 def test_recorder_refuses_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
