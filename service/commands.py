@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable
 
 import structlog
@@ -80,6 +80,6 @@ def _text(args: dict[str, JsonValue], name: str) -> str:
 
 def _positive(args: dict[str, JsonValue], name: str) -> float:
     value = args.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
-        raise UsageError(f"args.{name} must be a positive number")
-    return float(value)
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= sys.float_info.max:
+        return float(value)
+    raise UsageError(f"args.{name} must be a positive number")

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -69,13 +69,23 @@ class Failed:
 Outcome = Judged | Failed
 
 
+@dataclass(slots=True)
+class Stages:
+    """What of a frame is done: written on the threads, read by whoever gives the frame up meanwhile."""
+
+    frame: Frame | None = None
+    load_ms: float | None = None
+    roi_ms: float | None = None
+    normalize_ms: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """One frame to be judged.
 
     decide_by: when its outcome must be there, on `Clock.monotonic`. wanted: asked before each costly step; stops a job
     whose answer is too late. promised: it is not turned away for want of room. is_new: told once the journal was asked;
-    a frame is made ready meanwhile, but costs no inference where its event was answered before.
+    a frame is made ready meanwhile, but costs no inference where its event was answered before. done: its stages.
     """
 
     image: ImageRef | None
@@ -85,6 +95,16 @@ class Job:
     wanted: Callable[[], bool]
     is_new: asyncio.Future[bool]
     promised: bool = False
+    done: Stages = field(default_factory=Stages)
+
+    def failed(self, reason: Reason, why: str) -> Failed:
+        """Return that the frame could not be judged, with the stages that are done."""
+        done = self.done
+        return Failed(reason, why, self.model.ref, done.frame, done.load_ms, done.roi_ms, done.normalize_ms)
+
+    def missed(self) -> Failed:
+        """Return that nobody waited for the frame when its turn came."""
+        return self.failed(Reason.DEADLINE_MISSED, "nobody waited for it when its turn came")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +113,6 @@ class _Ready:
 
     prepared: Prepared
     job: Job
-    load_ms: float
     outcome: asyncio.Future[Outcome]
 
 
@@ -215,7 +234,7 @@ class Compute:
             self._look_for_trouble(prepared)
             return prepared
         if not is_new:
-            return _abandoned_ready(prepared)
+            return prepared.job.missed()
         self._hand_over(prepared, turn)
         return await outcome
 
@@ -230,7 +249,10 @@ class Compute:
 
     def _tell(self, batch: Sequence[_Ready], done: asyncio.Future[list[Outcome]]) -> None:
         fault = done.exception()
-        outcomes = done.result() if fault is None else [_not_judged(ready, str(fault)) for ready in batch]
+        if fault is None:
+            outcomes = done.result()
+        else:
+            outcomes = [ready.job.failed(Reason.INTERNAL_ERROR, str(fault)) for ready in batch]
         for ready, outcome in zip(batch, outcomes, strict=True):
             if not ready.outcome.done():
                 ready.outcome.set_result(outcome)
@@ -249,27 +271,26 @@ class Compute:
 
     def _prepare(self, job: Job, outcome: asyncio.Future[Outcome]) -> _Ready | Failed:
         if not job.wanted():
-            return _abandoned(job)
+            return job.missed()
         if self.refusing:  # it waited while the others hung
             return _refused(job)
         began = time.perf_counter()
-        frame: Frame | None = None
         loaded: float | None = None
         try:
             frame = self._loader.load(job.image, job.frame_bytes)
             loaded = time.perf_counter()
+            job.done.frame, job.done.load_ms = frame, (loaded - began) * 1000
             if not job.wanted():
-                return _abandoned(job, frame, (loaded - began) * 1000)
-            return _Ready(job.model.pipeline.prepare(frame), job, (loaded - began) * 1000, outcome)
+                return job.missed()
+            prepared = job.model.pipeline.prepare(frame)
+            job.done.roi_ms, job.done.normalize_ms = prepared.times.roi, prepared.times.normalize
+            return _Ready(prepared, job, outcome)
         except FrameError as exc:
-            failed = Failed(exc.reason, str(exc), job.model.ref)
+            failed = job.failed(exc.reason, str(exc))
         except Exception as exc:  # the supervised boundary: a defect ends in a fail-safe verdict
             log.exception("prepare_failed")
-            failed = Failed(Reason.INTERNAL_ERROR, _one_line(exc), job.model.ref)
-        if loaded is None:
-            return failed
-        until_it_failed_ms = (time.perf_counter() - loaded) * 1000
-        return replace(failed, frame=frame, load_ms=(loaded - began) * 1000, roi_ms=until_it_failed_ms)
+            failed = job.failed(Reason.INTERNAL_ERROR, _one_line(exc))
+        return failed if loaded is None else replace(failed, roi_ms=(time.perf_counter() - loaded) * 1000)
 
     def _hand_over(self, ready: _Ready, turn: _Turn) -> None:
         self._ready.append(ready)
@@ -282,10 +303,6 @@ class Compute:
         return _judge_batch(batch)
 
 
-def _not_judged(ready: _Ready, why: str) -> Failed:
-    return _with_stages(ready, Failed(Reason.INTERNAL_ERROR, why, ready.job.model.ref))
-
-
 def _judge_batch(batch: list[_Ready]) -> list[Outcome]:
     outcomes: dict[int, Outcome] = {}
     wanted: dict[int, list[_Ready]] = {}
@@ -294,7 +311,7 @@ def _judge_batch(batch: list[_Ready]) -> list[Outcome]:
             # a batch is judged by one pipeline; around an activation it may hold frames of two
             wanted.setdefault(id(ready.job.model), []).append(ready)
         else:
-            outcomes[id(ready)] = _abandoned_ready(ready)
+            outcomes[id(ready)] = ready.job.missed()
     for group in wanted.values():
         outcomes.update(zip(map(id, group), _judge_group(group), strict=True))
     return [outcomes[id(ready)] for ready in batch]
@@ -308,31 +325,15 @@ def _judge_group(group: list[_Ready]) -> list[Outcome]:
         if len(group) > 1:  # one bad frame must not take its neighbours along
             return [outcome for ready in group for outcome in _judge_group([ready])]
         log.exception("judge_failed")
-        return [_not_judged(group[0], _one_line(exc))]
-    return [Judged(inspection, model.ref, ready.load_ms) for inspection, ready in zip(inspections, group, strict=True)]
+        return [group[0].job.failed(Reason.INTERNAL_ERROR, _one_line(exc))]
+    return [
+        Judged(inspection, model.ref, ready.job.done.load_ms or 0.0)
+        for inspection, ready in zip(inspections, group, strict=True)
+    ]
 
 
 def _refused(job: Job) -> Failed:
     return Failed(Reason.INTERNAL_ERROR, _TOO_MANY_HANG, job.model.ref)
-
-
-def _abandoned(job: Job, frame: Frame | None = None, load_ms: float | None = None) -> Failed:
-    return Failed(Reason.DEADLINE_MISSED, "nobody waited for it when its turn came", job.model.ref, frame, load_ms)
-
-
-def _abandoned_ready(ready: _Ready) -> Failed:
-    return _with_stages(ready, _abandoned(ready.job))
-
-
-def _with_stages(ready: _Ready, failed: Failed) -> Failed:
-    times = ready.prepared.times
-    return replace(
-        failed,
-        frame=ready.prepared.frame,
-        load_ms=ready.load_ms,
-        roi_ms=times.roi,
-        normalize_ms=times.normalize,
-    )
 
 
 def _one_line(exc: Exception) -> str:

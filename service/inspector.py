@@ -150,7 +150,7 @@ class Inspector:
         if said is not None:
             return said, None
         is_new: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        work = self._begin(arrival, deadline, is_new)
+        begun = self._begin(arrival, deadline, is_new)
         await asyncio.sleep(_HEAD_START_S)  # the frame is made ready while the journal is asked, and first of all
         known = None
         try:
@@ -162,9 +162,10 @@ class Inspector:
         answer = self._known(known, deadline)
         if answer is not None:
             return answer, None
-        if isinstance(work, Failed):
-            return work, None
-        return await self._in_time(work, arrival, deadline, page), work
+        if isinstance(begun, Failed):
+            return begun, None
+        job, work = begun
+        return await self._in_time(job, work, arrival, deadline, page), work
 
     async def _said_earlier(self, arrival: Arrival, deadline: Deadline) -> Failed | Answer | None:
         """Return what was answered long ago, or that nobody knows it any more; None where that may have been nothing.
@@ -210,7 +211,7 @@ class Inspector:
 
     def _begin(
         self, arrival: Arrival, deadline: Deadline, is_new: asyncio.Future[bool]
-    ) -> Failed | asyncio.Task[Outcome]:
+    ) -> Failed | tuple[Job, asyncio.Task[Outcome]]:
         """Start the inspection, or say why there can be none."""
         if arrival.refusal is not None:
             return Failed(arrival.refusal.reason, arrival.refusal.detail)
@@ -228,9 +229,11 @@ class Inspector:
             is_new=is_new,
             promised=arrival.promised,
         )
-        return asyncio.create_task(self._compute.judge(job), name=f"judge {arrival.event.event_id}")
+        return job, asyncio.create_task(self._compute.judge(job), name=f"judge {arrival.event.event_id}")
 
-    async def _in_time(self, work: asyncio.Task[Outcome], arrival: Arrival, deadline: Deadline, page: Page) -> Outcome:
+    async def _in_time(
+        self, job: Job, work: asyncio.Task[Outcome], arrival: Arrival, deadline: Deadline, page: Page
+    ) -> Outcome:
         """Return what comes first: the outcome of `work`, or a missed deadline."""
         done, _ = await asyncio.wait({work}, timeout=deadline.decide_by - self._clock.monotonic())
         # both may have come: the process was frozen, or the event loop held up
@@ -239,7 +242,7 @@ class Inspector:
         late = asyncio.create_task(self._record_late(work, arrival, page, self._clock.now()))
         self._late.add(late)
         late.add_done_callback(self._late.discard)
-        return Failed(Reason.DEADLINE_MISSED, "the inspection took too long")
+        return job.failed(Reason.DEADLINE_MISSED, "the inspection took too long")
 
     async def _record_late(
         self, work: asyncio.Task[Outcome], arrival: Arrival, page: Page, missed_at: datetime

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import sys
 from importlib import import_module
 from importlib.metadata import version
@@ -116,4 +117,6 @@ def main() -> None:
 
 
 def _complain(message: str) -> None:
+    for handler in logging.getLogger().handlers:  # what was logged comes before the line that ends it
+        handler.flush()
     errors.print(f"cangate: {' '.join(message.split())}", style="red", markup=False)

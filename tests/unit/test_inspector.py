@@ -165,6 +165,9 @@ async def test_inspector_decides_before_the_deadline_when_work_takes_too_long() 
         answer = await asked
         assert answer.verdict.reason is Reason.DEADLINE_MISSED
         assert CLOCK.monotonic() <= answer.deadline_monotonic + 0.5
+        ran = {name for name, value in answer.verdict.stages_ms if value is not None}
+        assert ran == {"load", "roi", "normalize"}
+        assert (answer.verdict.model, answer.verdict.image is not None) == (MODEL, True)
         line.pipeline.release()
         await eventually(lambda: line.journal.rows["e1"].late is not None)
     late = line.journal.rows["e1"].late
