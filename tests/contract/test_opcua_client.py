@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 from asyncua import ua
 
+from adapters.opcua.client.diagnosis import Diagnosis, PlcFault
 from adapters.simulation.broker import free_port
 from adapters.simulation.plc_server import PlcServer
 from schemas.messages import Decision, Gate
@@ -72,6 +73,29 @@ async def test_zero_is_never_a_trigger(plc: PlcServer) -> None:
         assert first.event.event_id != second.event.event_id
         await plc.node("trigger").write_value(6, ua.VariantType.UInt32)
         assert (await asyncio.wait_for(intake.arrivals.get(), 10)).event.trigger_id == 6
+
+
+async def test_first_trigger_of_a_node_that_had_no_value_is_judged(plc: PlcServer) -> None:
+    """Bad until the PLC program gives it, as after a start of both; what is Bad at a reconnect is not judged again."""
+    trigger, adapter = plc.node("trigger"), plc_client(plc.mapping() | {"result_trigger_id": ""})
+    nothing = ua.DataValue(ua.Variant(None), ua.StatusCode(ua.UInt32(ua.StatusCodes.BadWaitingForInitialData)))
+    await plc.server.write_attribute_value(trigger.nodeid, nothing)
+    async with serving(adapter) as intake:
+        for number in (1, 2):
+            await plc.node("part_id").write_value(f"C-{number}")
+            await trigger.write_value(number, ua.VariantType.UInt32)
+            arrival = await asyncio.wait_for(intake.arrivals.get(), 10)
+            assert (arrival.event.trigger_id, arrival.event.part_id) == (number, f"C-{number}")
+            assert (await asyncio.wait_for(plc.result(), 10)).part_id == f"C-{number}"
+
+        await plc.server.write_attribute_value(trigger.nodeid, nothing)
+        assert adapter._connection is not None
+        adapter._connection.abort(Diagnosis(PlcFault.CONNECTION_LOST, "by the test"))
+        await eventually(lambda: adapter.fault is None)
+        for number in (2, 3):
+            await trigger.write_value(number, ua.VariantType.UInt32)
+        assert (await asyncio.wait_for(intake.arrivals.get(), 10)).event.trigger_id == 3
+        assert intake.arrivals.empty()
 
 
 async def test_every_trigger_of_a_burst_keeps_its_own_texts(plc: PlcServer) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Hashable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -22,10 +23,10 @@ from adapters.opcua.client.triggers import GivenTrigger, TriggerMemory, TriggerW
 from adapters.opcua.events import DefaultEventIds, TriggerTexts, trigger_arrival
 from adapters.opcua.server import PKI
 from adapters.telemetry import Metrics
-from schemas.messages import Status
+from schemas.messages import Reason, Status
 from schemas.settings import OpcUaClientSettings, OpcUaLogin
 from service.errors import SinkUnavailable, UsageError
-from service.ports import Answer, Clock, CommandHandler, Intake
+from service.ports import Answer, Clock, CommandHandler, Intake, Refusal
 
 log = structlog.get_logger(__name__)
 
@@ -198,6 +199,10 @@ class OpcUaClientAdapter:
             received_monotonic=self._clock.monotonic() - trigger.age_s,
             source=self.name,
         )
+        if trigger.unknown:
+            words = ", ".join(trigger.unknown)
+            detail = f"{words}: may be another part's, for the PLC went on before a look and its stamps do not tell"
+            arrival = replace(arrival, refusal=Refusal(Reason.FRAME_REFUSED, detail))
         self._asked.add(arrival.event.event_id)
         intake.submit(arrival)
 

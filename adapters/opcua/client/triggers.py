@@ -2,7 +2,7 @@
 
 A trigger counts when its value changes to something that is not 0. What stands in the node when a connection is made is
 looked at with care (`TriggerMemory`): nothing is judged twice, and what was given while the PLC was out of reach is not
-forgotten. The texts beside a trigger are those that were written before it (`TextHistory`).
+forgotten. The texts beside a trigger are those that were written before it (`PlcTexts`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -22,7 +22,7 @@ from adapters.opcua.client.coercion import Coercion
 from adapters.opcua.client.connection import PlcConnection
 from adapters.opcua.client.diagnosis import Diagnosis, PlcFault, PlcUnusable, status_name
 from adapters.opcua.client.nodes import SOURCES, PlcNode
-from adapters.opcua.client.texts import LARGEST_SLACK, Reading, TextHistory, held, stamp_of, texts_beside
+from adapters.opcua.client.texts import LARGEST_SLACK, PlcTexts, Reading, Told, held, is_bad, stamp_of
 from adapters.opcua.events import TriggerTexts
 from adapters.telemetry import Metrics
 from service.errors import SinkUnavailable
@@ -44,10 +44,14 @@ _CURRENT_TIME: Final = ua.NodeId(ua.Int32(ua.ObjectIds.Server_ServerStatus_Curre
 
 @dataclass(frozen=True, slots=True)
 class GivenTrigger:
-    """A trigger to be judged. `age_s` is how long ago we were told of it, or how long it had stood in the PLC."""
+    """A trigger to be judged. `age_s` is how long ago we were told of it, or how long it had stood in the PLC.
+
+    unknown: words whose texts may be another part's, so that this one must be refused.
+    """
 
     value: int
     texts: TriggerTexts
+    unknown: Sequence[str]
     age_s: float
 
 
@@ -60,10 +64,14 @@ class TriggerMemory:
       that node nobody can tell, and it is taken as answered;
     - the connection was lost for a while: it is not the last one that was seen;
     - the PLC itself restarted meanwhile: it is another one, or the same number with other texts beside it.
+
+    Where the node has no value then (it is Bad), the same holds for the first one that it gets; but after the start of
+    the service that one is a change, and taken as new where nobody can tell.
     """
 
     def __init__(self) -> None:
         self._last: int | None = None
+        self._had_none = False
         self._texts = TriggerTexts()
         self._plc_started: object = None
         self._plc_restarted = False
@@ -80,10 +88,14 @@ class TriggerMemory:
         self._plc_started = plc_started
         self._answered_in_plc = answered_in_plc
 
+    def has_none(self) -> None:
+        """Note that the node has no value: it is Bad."""
+        self._had_none = True
+
     def take(self, value: int, texts: TriggerTexts, *, standing: bool) -> bool:
         """Note a value of the trigger; tell whether it is a new one that must be judged."""
         if self._last is None:
-            unanswered = self._answered_in_plc is not None and value != self._answered_in_plc
+            unanswered = self._had_none if self._answered_in_plc is None else value != self._answered_in_plc
             new = unanswered and value not in self._answered
         else:
             new = value != self._last or (standing and self._plc_restarted and texts != self._texts)
@@ -117,14 +129,13 @@ class TriggerWatch:
         self._coercion = coercion
         self._memory = memory
         self._metrics = metrics
-        self._texts = {node.word: TextHistory() for node in self._nodes[1:]}
-        self._changes: deque[tuple[ua.DataValue, float]] = deque()
+        self._texts = PlcTexts(node.word for node in self._nodes[1:])
+        self._number = 0  # of publish responses and looks: the order in which things were told
+        self._changes: deque[Told] = deque()
         self._news = asyncio.Event()
         self._subscription: int | None = None
         connection.lost.add_done_callback(self._on_lost)
         self._silence_s = _SILENT_S
-        self._slack = timedelta()
-        self._since: datetime | None = None
 
     async def start(self, *, sampling_ms: float, publishing_ms: float) -> None:
         """Subscribe. Raises PlcUnusable where the server refuses an item."""
@@ -148,7 +159,7 @@ class TriggerWatch:
         keep_alive_s = float(made.RevisedPublishingInterval) * int(made.RevisedMaxKeepAliveCount) / 1000
         self._silence_s = max(_SILENT_S, 3 * keep_alive_s)
         revised_ms = max(float(result.RevisedSamplingInterval) for result in results)
-        self._slack = min(timedelta(milliseconds=revised_ms), LARGEST_SLACK)
+        self._texts.slack = min(timedelta(milliseconds=revised_ms), LARGEST_SLACK)
         log.info(
             "plc_subscribed",
             publishing_ms=float(made.RevisedPublishingInterval),
@@ -167,26 +178,23 @@ class TriggerWatch:
         standing = True
         while True:
             changes = await self._wait()
-            for number, (change, told_at) in enumerate(changes, start=1):
+            values = [0 if is_bad(change.value) else self._coercion.trigger(held(change.value)) for change in changes]
+            for number, (change, value) in enumerate(zip(changes, values, strict=True), start=1):
+                if is_bad(change.value):  # no value, so no change either
+                    self._memory.has_none()
+                    continue
                 # earlier ones of a burst: what the PLC holds by now belongs to a later one
-                is_newest = number == len(changes)
-                reading = await self._read() if standing or (is_newest and not self._are_told(change)) else None
-                texts = texts_beside(
-                    change, self._texts, reading if is_newest else None, slack=self._slack, since=self._since
-                )
-                self._since = stamp_of(change)
-                value = self._coercion.trigger(held(change))
+                is_newest = not any(values[number:])
+                looks = standing or (value != 0 and is_newest and not self._texts.are_told(change))
+                reading = await self._read() if looks else None
+                texts, unknown = self._texts.beside(change, reading if is_newest else None)
                 if self._memory.take(value, texts, standing=standing):
-                    waited_s = asyncio.get_running_loop().time() - told_at
-                    stood_s = _age_s(change, reading) if standing and reading else 0.0
-                    yield GivenTrigger(value, texts, max(waited_s, stood_s))
+                    waited_s = asyncio.get_running_loop().time() - change.at
+                    stood_s = _age_s(change.value, reading) if standing and reading else 0.0
+                    yield GivenTrigger(value, texts, unknown, max(waited_s, stood_s))
                 standing = False
 
-    def _are_told(self, change: ua.DataValue) -> bool:
-        """Tell whether no text can be missing: a look takes a millisecond or two, and the gate waits for it."""
-        return all(history.is_told(stamp_of(change), self._since) for history in self._texts.values())
-
-    async def _wait(self) -> list[tuple[ua.DataValue, float]]:
+    async def _wait(self) -> list[Told]:
         while not self._changes:
             if self._connection.lost.done():
                 raise SinkUnavailable(self._connection.lost.result())
@@ -203,18 +211,21 @@ class TriggerWatch:
         return changes
 
     async def _read(self) -> Reading:
+        self._number += 1
+        number = self._number
         rows = await self._connection.read([*(node.node_id for node in self._nodes), _CURRENT_TIME])
-        values = [row[0] for row in rows]
-        texts = dict(zip(self._texts, values[1:-1], strict=True))
-        for word, value in texts.items():
-            self._texts[word].note(value)
-        return Reading(values[0], texts, held(values[-1]))
+        trigger, *texts, now = (row[0] for row in rows)
+        seen = {node.word: text for node, text in zip(self._nodes[1:], texts, strict=True)}
+        for word, text in seen.items():
+            self._texts.note(word, text, number)
+        return Reading(trigger, seen, held(now), number)
 
     def _on_lost(self, _lost: asyncio.Future[str]) -> None:
         self._news.set()
 
     def _on_publish(self, result: ua.PublishResult) -> None:
         self._news.set()
+        self._number += 1
         for notification in result.NotificationMessage.NotificationData or ():
             if isinstance(notification, ua.DataChangeNotification):
                 for item in notification.MonitoredItems:
@@ -227,14 +238,14 @@ class TriggerWatch:
 
     def _take(self, node: PlcNode, value: ua.DataValue) -> None:
         if node is not self._nodes[0]:
-            self._texts[node.word].note(value)
-        elif value.StatusCode is None or not value.StatusCode.is_bad():  # a Bad value is no value, so no change either
-            if value.StatusCode is not None and value.StatusCode.value & _OVERFLOW == _OVERFLOW:
-                self._metrics.refused.labels("opcua-client", "trigger_overflow").inc()
-                log.error("plc_triggers_lost", reason="the PLC's queue overflowed")
-            self._changes.append((value, asyncio.get_running_loop().time()))
-            if len(self._changes) > _QUEUE:
-                self._connection.abort(Diagnosis(PlcFault.CONNECTION_LOST, f"more than {_QUEUE} triggers are waiting"))
+            self._texts.note(node.word, value, self._number)
+            return
+        if value.StatusCode is not None and value.StatusCode.value & _OVERFLOW == _OVERFLOW:
+            self._metrics.refused.labels("opcua-client", "trigger_overflow").inc()
+            log.error("plc_triggers_lost", reason="the PLC's queue overflowed")
+        self._changes.append(Told(value, self._number, asyncio.get_running_loop().time()))
+        if len(self._changes) > _QUEUE:
+            self._connection.abort(Diagnosis(PlcFault.CONNECTION_LOST, f"more than {_QUEUE} triggers are waiting"))
 
 
 def _item(handle: int, node_id: ua.NodeId, sampling_ms: float) -> ua.MonitoredItemCreateRequest:
