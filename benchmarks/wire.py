@@ -66,9 +66,9 @@ class NoJournal:
         """Know no sink."""
         return None
 
-    async def answered(self, *, after: int, limit: int) -> Sequence[JournalEntry]:  # noqa: ARG002 - the port's
+    async def answered(self, *, after: int, limit: int) -> tuple[Sequence[JournalEntry], int | None]:  # noqa: ARG002
         """Know nothing."""
-        return []
+        return [], None
 
     async def unanswered(self) -> Sequence[JournalEntry]:
         """Know nothing."""
