@@ -50,7 +50,7 @@ class Admission:
     def __init__(self, settings: IntakeSettings, *, clock: Clock, places: int) -> None:
         self._capacity = settings.capacity
         self._newest_first = settings.order is IntakeOrder.NEWEST
-        self._places_max = self._places = min(places, settings.capacity)
+        self.places = self._places = min(places, settings.capacity)
         self._good = 0
         self._clock = clock
         self._inside = 0
@@ -100,7 +100,7 @@ class Admission:
         if not in_time:
             self._places = max(1, self._places - 1)
             self._good = 0
-        elif self._places < self._places_max:
+        elif self._places < self.places:
             self._good += 1
             if self._good >= _GOOD:
                 self._places += 1

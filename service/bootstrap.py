@@ -27,7 +27,6 @@ from adapters.systemd import Systemd
 from adapters.telemetry import Metrics
 from schemas.messages import FaultCode
 from schemas.settings import Settings, is_loopback
-from service.admission import Admission
 from service.commands import StationCommands
 from service.compute import Compute, LoadedModel
 from service.deadline import Margin
@@ -86,15 +85,7 @@ def build(
     device = compute_device(settings.compute, stations=process.stations)
     models = ActiveModel(settings.model, device=device)
     frames = AllowListedFrames(settings.images)
-    # batching gains nothing on a CPU and makes the first of a batch wait for the last
-    max_batch = 1 if device.type == "cpu" else settings.compute.max_batch
-    compute = Compute(
-        frames,
-        # while one batch is judged the next one is made ready
-        admission=Admission(settings.intake, clock=clock, places=settings.compute.prepare_workers + 2 * max_batch - 1),
-        settings=settings.compute,
-        max_batch=max_batch,
-    )
+    compute = Compute.of(settings.compute, settings.intake, frames, device, clock)
     recovery = Recovery(compute, models, clock=clock)
     compute.on_trouble = recovery.report
     margin = Margin(settings.deadline.margin_ms, clock=clock)

@@ -8,19 +8,21 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import structlog
 
 from schemas.messages import ImageRef, ModelRef, Reason
-from schemas.settings import ComputeSettings
+from schemas.settings import ComputeSettings, IntakeSettings
 from service.admission import Admission
 from service.errors import FrameError
 from service.pipeline.types import Frame, Inspection, Prepared
-from service.ports import FrameLoader
+from service.ports import Clock, FrameLoader
 from service.threads import DaemonThreads, ThreadStuck
 
 if TYPE_CHECKING:  # importing it takes seconds (torch), which only who loads a model must spend
+    import torch
+
     from service.pipeline.pipeline import Pipeline
 
 log = structlog.get_logger(__name__)
@@ -155,7 +157,7 @@ class Compute:
         self._loader = loader
         self._admission = admission
         self._stuck_s = settings.stuck_s
-        self._max_batch = max_batch
+        self.max_batch = max_batch
         self.on_trouble: Callable[[str], None] = lambda _: None
         """Told, on the event loop, when a thread had to be replaced or judging failed for no fault that the frame is
         known to have: memory that ran out, a device that is gone."""
@@ -165,10 +167,26 @@ class Compute:
         # no bound of its own: only so many jobs are let in
         self._ready: deque[_Ready] = deque()
 
+    @classmethod
+    def of(
+        cls, settings: ComputeSettings, intake: IntakeSettings, loader: FrameLoader, device: torch.device, clock: Clock
+    ) -> Self:
+        """Return one as wide as settings and device make it."""
+        # batching gains nothing on a CPU and makes the first of a batch wait for the last
+        max_batch = 1 if device.type == "cpu" else settings.max_batch
+        # while one batch is judged the next one is made ready
+        admission = Admission(intake, clock=clock, places=settings.prepare_workers + 2 * max_batch - 1)
+        return cls(loader, admission=admission, settings=settings, max_batch=max_batch)
+
     @property
     def in_work(self) -> int:
         """Return how many frames are in work or wait for their turn."""
         return self._admission.in_work
+
+    @property
+    def places(self) -> int:
+        """Return how many frames are let in at the same time."""
+        return self._admission.places
 
     @property
     def has_room(self) -> bool:
@@ -298,7 +316,7 @@ class Compute:
 
     def _judge_next(self, batch: list[_Ready]) -> list[Outcome]:
         """Take into `batch` what waits and judge it; nothing where an earlier turn took all there was."""
-        while self._ready and len(batch) < self._max_batch:
+        while self._ready and len(batch) < self.max_batch:
             batch.append(self._ready.popleft())
         return _judge_batch(batch)
 

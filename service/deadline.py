@@ -58,6 +58,10 @@ class Margin:
             slow = sorted(self._waited_s)[math.ceil(0.99 * len(self._waited_s)) - 1]
             self.seconds = self.transit_s + self._enough_for(slow)
 
+    def share(self, allowed_ms: float) -> float:
+        """Return how much of the margin a deadline can spare: of a short one most is left for the inspection."""
+        return min(1.0, allowed_ms / 4000 / self.seconds) if self.seconds else 1.0
+
     def _enough_for(self, taken_s: float) -> float:
         return min(self._LONGEST_S, max(self._SHORTEST_S, taken_s * self._SPARE))
 
@@ -85,8 +89,7 @@ class Deadline:
             start = arrival.received_at
         at = start + timedelta(milliseconds=allowed_ms)
         monotonic = arrival.received_monotonic + (at - arrival.received_at).total_seconds()
-        # of a short deadline most is left for the inspection
-        share = min(1.0, allowed_ms / 4000 / margin.seconds) if margin.seconds else 1.0
+        share = margin.share(allowed_ms)
         return cls(
             at=at,
             monotonic=monotonic,

@@ -25,7 +25,6 @@ from schemas.base import UtcDatetime, Value
 from schemas.messages import ModelRef, Reason, StagesMs
 from schemas.recipe import Recipe
 from schemas.settings import ComputeSettings, DeadlineSettings, IntakeSettings, LogSettings
-from service.admission import Admission
 from service.compute import Compute, Failed, Job, LoadedModel
 from service.deadline import Margin
 from service.device import compute_device
@@ -157,20 +156,16 @@ def measure_speed(trial: SpeedTrial, progress: StageProgress) -> Speed:
     pipeline = package.build_pipeline(device)
     frames = _Frames()
     frames.read(trial.files, trial.max_bytes, partial(progress, "read"))
-    # both as in the service: batches on a GPU only, and one is made ready while another is judged
-    max_batch = 1 if device.type == "cpu" else trial.compute.max_batch
-    places = trial.compute.prepare_workers + 2 * max_batch - 1
-    admission = Admission(IntakeSettings(capacity=sys.maxsize), clock=trial.clock, places=places)
-    compute = Compute(trial.loader, admission=admission, settings=trial.compute, max_batch=max_batch)
+    compute = Compute.of(trial.compute, IntakeSettings(capacity=sys.maxsize), trial.loader, device, trial.clock)
     line = _Line(compute, LoadedModel(pipeline, package.ref), frames)
     try:
-        alone, together = asyncio.run(_both_loads(line, trial.seconds, places, progress))
+        alone, together = asyncio.run(_both_loads(line, trial.seconds, compute.places, progress))
     finally:
         compute.close()
     one_at_a_time, full_load = alone.as_load(), together.as_load()
     deadline_ms = trial.deadline.default_ms
-    # a short deadline keeps a quarter at most, see Deadline.of
-    margin_ms = min(1000 * Margin(trial.deadline.margin_ms, clock=trial.clock).seconds, deadline_ms / 4)
+    margin = Margin(trial.deadline.margin_ms, clock=trial.clock)
+    margin_ms = 1000 * margin.seconds * margin.share(deadline_ms)
     return Speed(
         created_at=datetime.now(UTC),
         model=package.ref,
@@ -184,7 +179,7 @@ def measure_speed(trial: SpeedTrial, progress: StageProgress) -> Speed:
             torch_threads=torch.get_num_threads(),
             opencv_threads=cv2.getNumThreads(),
             workers=trial.compute.prepare_workers,
-            max_batch=max_batch,
+            max_batch=compute.max_batch,
         ),
         frames=frames.used(len(trial.files)),
         refused=tuple(frames.refused.values()),

@@ -155,8 +155,8 @@ async def test_secured_plant_works_and_prints_no_secret(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "named"),
     [
-        ("CANGATE_MQTT", GUESS, 'error parsing value for field "mqtt"'),
-        ("CANGATE_MQTT", f'{{"password": "{GUESS}"', 'error parsing value for field "mqtt"'),
+        ("CANGATE_MQTT", GUESS, "CANGATE_MQTT must be JSON"),
+        ("CANGATE_MQTT", f'{{"password": "{GUESS}"', "CANGATE_MQTT must be JSON"),
         ("CANGATE_MQTT__PASSWORDS", GUESS, "unknown key mqtt.passwords"),
         ("CANGATE_MQTT__PORT", GUESS, "mqtt.port"),
         ("CANGATE_MQTT__PASSWORD", GUESS, "mqtt.username is empty"),
