@@ -28,7 +28,7 @@ def cangate(*arguments: object, cwd: Path, **env: str) -> subprocess.CompletedPr
         env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **env},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=250,
         check=False,
     )
 

@@ -12,7 +12,7 @@ from adapters.drill.line import DrillLine, drill_line
 from adapters.drill.model import DrillModel, drill_model
 from adapters.drill.scenarios import SCENARIOS, Scenario, play
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture(scope="module")

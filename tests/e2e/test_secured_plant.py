@@ -175,7 +175,7 @@ def test_complaint_about_a_setting_does_not_quote_it(tmp_path: Path, variable: s
         env={**os.environ, **_ENVIRONMENT, variable: value},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=250,
         check=False,
     )
     assert done.returncode == 2, done.stderr
@@ -197,7 +197,7 @@ def test_endpoint_with_a_password_is_shown_nowhere(tmp_path: Path, command: str,
         env={**os.environ, **_ENVIRONMENT},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=250,
         check=False,
     )
     assert (done.returncode, done.stdout) == (2, "")
@@ -214,7 +214,7 @@ def test_database_password_is_masked_where_settings_are_shown(tmp_path: Path) ->
         env={**os.environ, "PYTHONPATH": str(ROOT), "CANGATE_JOURNAL__URL": f"postgresql://u:{GUESS}@db:5432/x"},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=250,
         check=True,
     )
     assert 'url = "postgresql://u:**********@db:5432/x"' in done.stdout

@@ -68,7 +68,6 @@ def comparison_in(report: Path) -> Comparison:
     return Comparison.model_validate_json((report / "comparison.json").read_bytes())
 
 
-@pytest.mark.timeout(300)  # four processes that import torch, on a machine that others use
 def test_compare_puts_models_side_by_side(
     cangate: CommandLine, store: Path, ok: Path, damaged: Path, masks: Path, tmp_path: Path
 ) -> None:

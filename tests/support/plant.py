@@ -105,7 +105,7 @@ def make_plant(folder: Path) -> SecuredPlant:
         env={**os.environ, "CANGATE": str(command)},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=250,
         check=False,
     )
     assert done.returncode == 0, done.stderr
