@@ -7,6 +7,7 @@ import hashlib
 import re
 import threading
 from collections import OrderedDict
+from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -195,13 +196,12 @@ class PictureStore:
     def _write(self, key: str, frame: Frame, findings: _Findings) -> None:
         self._root.mkdir(parents=True, exist_ok=True)
         unfinished = self._path(key, ".part")
-        try:
+        with ExitStack() as undo:  # half a picture is none
+            undo.callback(self._remove, key)
             unfinished.write_bytes(self._encode(_reduce(frame.bgr)))
             findings.save(self._path(key, ".npz"))
             unfinished.replace(self._path(key, ".jpg"))
-        except Exception:
-            self._remove(key)
-            raise
+            undo.pop_all()
 
     def _remove(self, key: str) -> None:
         for suffix in (".jpg", ".npz", ".part"):

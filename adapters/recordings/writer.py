@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -109,17 +109,20 @@ class SessionWriter:
         except FileExistsError:
             self._files += 1  # it failed before and could not be removed either: the next try takes the next name
             raise
-        try:
+        with ExitStack() as undo:  # a file without a whole part is none
+            undo.callback(_discard, path, stream)
             file = _SessionFile(path, stream, self._info)
             file.write(part, self.parts)
-        except BaseException:
-            with suppress(OSError):
-                stream.close()
-            with suppress(OSError):
-                path.unlink()
-            raise
+            undo.pop_all()
         self._files += 1
         return file
+
+
+def _discard(path: Path, stream: BinaryIO) -> None:
+    with suppress(OSError):
+        stream.close()
+    with suppress(OSError):
+        path.unlink()
 
 
 class _SessionFile:

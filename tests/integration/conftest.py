@@ -1,4 +1,4 @@
-"""What tests of the command line share: `cangate` itself, a small model, and parts that it has never seen."""
+"""What tests share: `cangate` itself, a small model, parts that it has never seen, and what the page shows."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.support.cli import CommandLine
+from tests.support.hmi import HmiBench
 from tests.support.parts import draw_part, small_store, write_parts
 
 _FIRST_DAMAGED = 400
@@ -47,3 +48,9 @@ def masks(tmp_path_factory: pytest.TempPathFactory) -> Path:
         difference = cv2.absdiff(draw_part(seed, damaged=True), draw_part(seed)).max(axis=2)
         cv2.imwrite(str(folder / f"part{index + 1}.png"), np.where(difference > 10, 255, 0).astype(np.uint8))
     return folder
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> HmiBench:
+    """A station for the page to show, with nothing judged yet."""
+    return HmiBench(tmp_path / "pictures")

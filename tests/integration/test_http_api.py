@@ -6,7 +6,6 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator
-from pathlib import Path
 from urllib.parse import quote
 
 import cv2
@@ -20,11 +19,6 @@ from service.errors import UsageError
 from tests.support.hmi import HmiBench, make_answer, make_frame, make_verdict, served, serving
 
 ODD_EVENT_IDS = ["plain", "a/b", "a/b/image", "image", "100%", "a%2Fb", "ü → x", "a?b#c", "a+b c", "//x", "x/", "'\"<>"]
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> HmiBench:
-    return HmiBench(tmp_path / "pictures")
 
 
 @pytest.fixture

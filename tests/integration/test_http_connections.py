@@ -33,11 +33,6 @@ sys.stdin.read()
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> HmiBench:
-    return HmiBench(tmp_path / "pictures")
-
-
-@pytest.fixture
 def certificates(tmp_path: Path) -> Path:
     pki = tmp_path / "pki"
     PlantAuthority.create(pki, name="plant", days=5).issue("cangate", hosts=["127.0.0.1"], uri="urn:cangate", days=5)

@@ -23,11 +23,6 @@ QUICK = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> HmiBench:
-    return HmiBench(tmp_path / "pictures")
-
-
-@pytest.fixture
 def users(tmp_path: Path) -> Path:
     path = tmp_path / "users"
     path.write_text(f"anna:operator:{QUICK.hash('right')}\n")

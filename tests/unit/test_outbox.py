@@ -345,27 +345,17 @@ async def test_outbox_delivers_what_the_journal_could_not_tell_at_start(mute: st
     assert seqs(restarted) == [6]
 
 
-async def test_outbox_of_a_new_sink_repeats_no_history_that_is_told_late() -> None:
-    """The journal has never heard of the sink, as it tells later."""
+@pytest.mark.parametrize("earlier", [0, 2])
+async def test_outbox_of_a_new_sink_repeats_no_history_that_is_told_late(earlier: int) -> None:
+    """The journal has never heard of the sink, or of any run, as it tells later; what is new is noted as ever."""
     journal = MuteJournal()
-    await stored(journal, 1, 2)
+    await stored(journal, *range(1, earlier + 1))
     async with an_exit(journal) as out:
-        await out.send(3)
+        await out.send(earlier + 1)
         await out.sink.wait_for(1)
         journal.heard.set()
-        await eventually(lambda: journal.confirmations == {"recorder": 3})
-    assert seqs(out) == [3]
-
-
-async def test_outbox_knows_no_earlier_run_where_there_was_none() -> None:
-    """A first start beside a journal that cannot be read yet is noted like any other once it can."""
-    journal = MuteJournal()
-    async with an_exit(journal) as out:
-        await out.send(1)
-        await out.sink.wait_for(1)
-        journal.heard.set()
-        await eventually(lambda: journal.confirmations == {"recorder": 1})
-    assert seqs(out) == [1]
+        await eventually(lambda: journal.confirmations == {"recorder": earlier + 1})
+    assert seqs(out) == [earlier + 1]
 
 
 async def test_what_is_new_does_not_wait_for_a_journal_that_hangs() -> None:

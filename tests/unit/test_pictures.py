@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -48,12 +47,10 @@ def files(root: Path) -> list[Path]:
     return sorted(root.iterdir(), key=lambda path: path.stat().st_mtime_ns)
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
+def wait_for(store: PictureStore, condition: Callable[[], bool]) -> None:
     """Return as soon as the store's thread has brought `condition` about."""
-    give_up = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < give_up
-        time.sleep(0.001)
+    with store._changed:
+        assert store._changed.wait_for(condition, 20)
 
 
 def decode(jpeg: bytes | None) -> np.ndarray:
@@ -155,7 +152,7 @@ def test_store_goes_on_after_a_defect(open_store: OpenStore, tmp_path: Path, mon
         meanwhile.setattr("numpy.savez", lambda *_, **__: 1 // 0)
         offer(store, 1)
         offer(store, 2)
-        wait_for(lambda: not store.has("e2"))
+        wait_for(store, lambda: not store.has("e2"))
     assert str(store.fault) == f"{tmp_path}: integer division or modulo by zero"
     assert [(line["event"], line["exc_info"]) for line in logged] == [("picture_not_written", True)]
     assert files(tmp_path) == []
