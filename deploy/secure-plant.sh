@@ -37,10 +37,10 @@ for name in "$@"; do hosts="$hosts --host=$name"; done
 # shellcheck disable=SC2086 # one word an option
 issue broker cangate $hosts
 # clients are reached under no name: with one they could pose as the broker
-issue camera gate plc operator engineer
+issue camera gate plc operator engineer tester
 
 touch "$broker/passwd"
-for name in cangate camera gate plc operator engineer; do
+for name in cangate camera gate plc operator engineer tester; do
     [ -e "$plant/passwords/$name" ] && continue
     od -An -N18 -tx1 /dev/urandom | tr -d ' \n' >"$plant/passwords/$name"
     case $name in
@@ -85,5 +85,14 @@ key_file = "$pki/cangate.key"
 
 [images]
 roots = ["$plant/frames"]
+
+[model]
+name = ""                                # of \`cangate train\`; without a model every event is ERROR/model_unavailable
+EOF
+[ -e "$plant/tester.env" ] || cat >"$plant/tester.env" <<EOF
+CANGATE_MQTT__USERNAME=tester
+CANGATE_MQTT__PASSWORD_FILE=$plant/passwords/tester
+CANGATE_MQTT__CERT_FILE=$pki/tester.pem
+CANGATE_MQTT__KEY_FILE=$pki/tester.key
 EOF
 echo "$plant is ready: mosquitto -c mosquitto/mosquitto.conf, cangate run -c config.toml; passwords/ goes to its owners"

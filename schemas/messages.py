@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import IntEnum, StrEnum
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, JsonValue, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, JsonValue, StringConstraints, model_validator
 
 from schemas.base import Message, UtcDatetime
 
@@ -25,7 +25,14 @@ NUL is no character of a text in PostgreSQL (nor of an MQTT string), and half a 
 PartId = Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")]
 ImageUri = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$")]
-UInt32 = Annotated[int, Field(ge=0, le=0xFFFF_FFFF)]
+
+
+def _whole(value: object) -> object:
+    """Return 500 for 500.0: to JSON, and to JSON Schema's "integer", they are the same number."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+UInt32 = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=0xFFFF_FFFF)]
 NonNegative = Annotated[int, Field(ge=0)]
 
 
@@ -113,7 +120,7 @@ class ImageEvent(Message):
     part_id: PartId | None = None
     trigger_id: UInt32 | None = None
     captured_at: UtcDatetime | None = None
-    deadline_ms: Annotated[int, Field(gt=0, le=MAX_DEADLINE_MS)] | None = None
+    deadline_ms: Annotated[int, BeforeValidator(_whole), Field(gt=0, le=MAX_DEADLINE_MS)] | None = None
     simulated: bool = False
     replayed: bool = False
 
@@ -304,6 +311,27 @@ class CommandName(StrEnum):
     RESUME = "resume"
     RESET_FAULT = "reset_fault"
     PING = "ping"
+
+
+COMMAND_MEANINGS = {
+    CommandName.ACTIVATE_MODEL: (
+        '{"name": "canister", "version": "2"}',
+        "judges by that version once its golden frames prove it",
+    ),
+    CommandName.ROLLBACK_MODEL: ('{} or {"name": "canister"}', "judges by the version that was active before"),
+    CommandName.SET_THRESHOLD: (
+        '{"threshold": 0.31}',
+        "makes a new version with that tau of the model that judges, and activates it",
+    ),
+    CommandName.PAUSE: (
+        "{}",
+        "every event is answered `ERROR/model_unavailable` until `resume`; a restart ends it, too",
+    ),
+    CommandName.RESUME: ("{}", "judges again"),
+    CommandName.RESET_FAULT: ("{}", "see the fault codes; loads the model where none is loaded"),
+    CommandName.PING: ("{}", "nothing; the reply says the state"),
+}
+"""For each command its `args`, by example, and its effect."""
 
 
 class Command(Message):

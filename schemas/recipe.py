@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
@@ -85,12 +86,14 @@ class NormalizeRecipe(Value):
     clahe_tiles: Positive = 8
 
 
+_EMBEDDER = re.compile(r"starter|filters|timm:[A-Za-z0-9_.\-/]+")
+
+
 class EmbedRecipe(Value):
     """Patch embedding."""
 
     embedder: str = Field(
         default="starter",
-        pattern=r"^(starter|filters|timm:[A-Za-z0-9_.\-/]+)$",
         description=f"starter, filters, timm:BACKBONE, {' or '.join(PRESETS)}",
     )
     weights: str = Field(
@@ -117,6 +120,13 @@ class EmbedRecipe(Value):
             return given
         stated = {key: value for key, value in given.items() if key != "embedder" and value is not None}
         return {**preset, **stated}
+
+    @field_validator("embedder")
+    @classmethod
+    def _is_known(cls, embedder: str) -> str:
+        if not _EMBEDDER.fullmatch(embedder):
+            raise ValueError(f"must be starter, filters, timm:BACKBONE, {' or '.join(PRESETS)}, not {embedder!r}")
+        return embedder
 
     @model_validator(mode="after")
     def _fits_the_embedder(self) -> Self:

@@ -294,9 +294,14 @@ class AcceptanceSettings(Value):
 class ModelSettings(Value):
     """Which model package judges."""
 
-    name: str = ""
-    version: str = "active"
+    name: str = Field(default="", description="empty: none, and every event is answered ERROR/model_unavailable")
+    version: str = Field(default="active", description="active, or the number of one")
     store: Path = Path("models")
+
+    @property
+    def reference(self) -> str:
+        """Return NAME, or NAME@VERSION where one is pinned."""
+        return self.name if self.version == "active" else f"{self.name}@{self.version}"
 
 
 class ComputeSettings(Value):

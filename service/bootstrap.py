@@ -79,7 +79,7 @@ def build(
     settings: Settings, journal: Journal, *, process: Process | None = None, take_free_http_port: bool = False
 ) -> Service:
     """Wire the service of one station from its settings. Raises UsageError where a setting cannot be used."""
-    _refuse_open_doors(settings)
+    refuse_open_doors(settings)
     process = process or Process.of([settings])
     clock, metrics = SystemClock(), Metrics()
     device = compute_device(settings.compute, stations=process.stations)
@@ -288,7 +288,7 @@ def _for_itself(settings: Settings) -> Iterator[tuple[str, str]]:
         yield from (("opcua.client", f"{mapping[word].text} at {client.endpoint}") for word in SINKS if word in mapping)
 
 
-def _refuse_open_doors(settings: Settings) -> None:
+def refuse_open_doors(settings: Settings) -> None:
     """Refuse to listen beyond this machine without authentication, unless that was asked for in so many words."""
     for name, listener in (("http", settings.http), ("opcua.server", settings.opcua.server)):
         told_so = "anonymous" in listener.model_fields_set

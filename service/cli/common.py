@@ -52,7 +52,7 @@ def load_settings(path: Path | None) -> Settings:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise UsageError(f"{where}: not TOML: {' '.join(str(exc).split())}") from exc
     except ValidationError as exc:
-        raise UsageError(f"{where}: {describe(exc)}") from exc
+        raise UsageError(f"{where}: {describe(exc, _with_variable)}") from exc
     except SettingsError as exc:
         raise UsageError(f"environment: {_no_json(exc)}") from exc
 
@@ -70,15 +70,22 @@ def _no_json(error: SettingsError) -> str:
     return f'{" or ".join(names)} must be JSON: a list is written ["a", "b"], a section {{"key": "value"}}'
 
 
-def describe(exc: ValidationError) -> str:
-    """Return the findings of `exc` in one line, each with the key it is about."""
+def _with_variable(key: str) -> str:
+    """Return the key, and which variable of the environment has set it: no file is to blame for that."""
+    variable = "CANGATE_" + key.replace(".", "__").upper()
+    setting = [name for name in sorted(os.environ) if name.upper() == variable or name.startswith(f"{variable}__")]
+    return f"{key} (from {setting[0]})" if setting else key
+
+
+def describe(exc: ValidationError, named: Callable[[str], str] = str) -> str:
+    """Return the findings of `exc` in one line, each with the key it is about, as `named` calls it."""
     findings = []
     for error in exc.errors(include_url=False, include_input=False):
-        key = ".".join(str(part) for part in error["loc"])
+        key = named(".".join(str(part) for part in error["loc"]))
         if error["type"] == "extra_forbidden":
             findings.append(f"unknown key {key}")
         else:
-            said = " ".join(error["msg"].split())
+            said = " ".join(error["msg"].split()).removeprefix("Value error, ")
             findings.append(f"{key}: {said}" if key else said)
     return "; ".join(findings)
 

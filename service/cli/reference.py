@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator
 from enum import Enum
 from typing import Any
 
+from prometheus_client.parser import text_string_to_metric_families
 from pydantic import BaseModel
 
-from schemas.base import Message
-from schemas.messages import FAULT_MEANINGS, MESSAGES, FaultCode, Gate, Reason
+from adapters.telemetry import Metrics
+from schemas.messages import COMMAND_MEANINGS, FAULT_MEANINGS, MESSAGES, FaultCode
 from schemas.settings import Settings
 from schemas.tags import NAMESPACE_URI, Access, Tag
 from schemas.topics import Leaf
@@ -23,6 +24,22 @@ _TOPICS = {
     Leaf.COMMAND: ("anyone allowed", "1, no", "Command"),
     Leaf.REPLY: ("service", "1, no", "CommandReply; to the response topic where one is given"),
 }
+
+
+HTTP = {
+    "/": "the operators' page",
+    "/api/verdicts?limit=&before=&decision=&part_id=": (
+        "stored verdicts, a list, newest first: at most `limit` (1 to 500, else 50), with a `seq` below `before`, "
+        "with that `decision`, of that `part_id`; 422 for what these cannot be, 503 where the journal cannot be read"
+    ),
+    "/api/verdicts/{event_id}": "the verdict on one event, with its exact bytes; 404 where there is none",
+    "/api/verdicts/{event_id}/image?overlay=boxes|heatmap|none": "its picture, JPEG; 404 where none is kept",
+    "/api/status": "Status",
+    "/healthz": "200 while the process and its loop live",
+    "/readyz": "200 where parts can be judged, else 503; `reasons` say what is missing",
+    "/metrics": "for Prometheus",
+}
+"""Every address and what it answers. An event id is percent-encoded, slashes included."""
 
 
 def render_reference() -> str:
@@ -45,15 +62,22 @@ def render_reference() -> str:
             "## Messages",
             "",
             "JSON, UTF-8. Times are RFC 3339 UTC with `Z`. A reader ignores fields it does not know.",
-            *(line for message in MESSAGES for line in _message(message)),
+            *(line for message in MESSAGES for line in _message(message.__name__, message.model_json_schema())),
+            *(line for name, schema in _parts().items() for line in _message(name, schema)),
             "",
-            "### Reasons",
+            "### Raw frames",
             "",
-            ", ".join(f"`{reason}`" for reason in Reason),
+            "On `image-ready/raw` the payload is the picture, JPEG or PNG. The fields of `ImageReady`, but for",
+            "`image` and `schema`, are MQTT 5 user properties, as text.",
             "",
-            "### Gate",
+            "### Commands",
             "",
-            ", ".join(f"`{gate}`" for gate in Gate),
+            "The reply's `result` names the model after the first three, else the state.",
+            "",
+            *_table(
+                ("command", "`args`, for example", "effect"),
+                ((f"`{name}`", f"`{args}`", effect) for name, (args, effect) in COMMAND_MEANINGS.items()),
+            ),
             "",
             "### Fault codes",
             "",
@@ -81,6 +105,18 @@ def render_reference() -> str:
                 ),
             ),
             "",
+            "## HTTP",
+            "",
+            "At `http.host`:`http.port`; where `http.anonymous` is false with an HTTP Basic login, `/healthz` apart.",
+            "",
+            *_table(("GET", "answer"), ((f"`{path}`", answer) for path, answer in HTTP.items())),
+            "",
+            "### Metrics",
+            "",
+            "Of the station; `/metrics` says those of Python and the process as well.",
+            "",
+            *_table(("name", "type", "meaning"), _metrics()),
+            "",
             "## Settings",
             "",
             "TOML; each key also as `CANGATE_SECTION__KEY` in the environment.",
@@ -91,17 +127,35 @@ def render_reference() -> str:
     )
 
 
-def _message(message: type[Message]) -> Iterator[str]:
-    schema = message.model_json_schema(mode="validation")
-    yield from ("", f"### {message.__name__}", "", (message.__doc__ or "").strip().splitlines()[0], "")
+def _parts() -> dict[str, dict[str, Any]]:
+    """Return the schemas of what the messages are made of, by name, in alphabetical order."""
+    found: dict[str, dict[str, Any]] = {}
+    for message in MESSAGES:
+        found |= message.model_json_schema().get("$defs", {})
+    return {name: schema for name, schema in sorted(found.items()) if "description" in schema}
+
+
+def _message(name: str, schema: dict[str, Any]) -> Iterator[str]:
+    """Yield the section of one model or enumeration."""
+    yield from ("", f"### {name}", "", schema.get("description", "").strip().splitlines()[0], "")
+    if "enum" in schema:
+        yield ", ".join(f"`{value}`" for value in schema["enum"])
+        return
     required = schema.get("required", [])
     yield from _table(
         ("field", "type", "required"),
         (
-            (f"`{name}`", _type(field), "yes" if name in required else "no")
-            for name, field in schema["properties"].items()
+            (f"`{field}`", _type(of_field), "yes" if field in required else "no")
+            for field, of_field in schema["properties"].items()
         ),
     )
+
+
+def _metrics() -> Iterator[tuple[str, str, str]]:
+    for family in text_string_to_metric_families(Metrics().text().decode()):
+        if family.name.startswith("cangate_") and not family.name.endswith("_created"):
+            counts = family.type == "counter"
+            yield f"`{family.name}{'_total' if counts else ''}`", family.type, family.documentation
 
 
 def _type(field: dict[str, Any]) -> str:
@@ -122,7 +176,14 @@ def _settings(model: type[BaseModel], path: str) -> Iterator[tuple[str, str, str
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             yield from _settings(inner, f"{path}{name}.")
         else:
-            yield f"`{path}{name}`", f"`{_plain(field.default)}`", field.description or ""
+            yield f"`{path}{name}`", f"`{_plain(field.default)}`", field.description or _choices(inner)
+
+
+def _choices(annotation: object) -> str:
+    """Return what a setting may be where that is one of a few words."""
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return ", ".join(str(choice.value) for choice in annotation)
+    return ""
 
 
 def _plain(value: object) -> str:

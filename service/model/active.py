@@ -37,12 +37,12 @@ class ActiveModel:
 
     async def load(self) -> None:
         """Load the configured model; where that fails there is no model, and `fault` says why."""
-        name, version = self._settings.name, self._settings.version
+        name = self._settings.name
         if not name:
             return
         async with self._exchange:
             try:
-                await self._take(name if version == "active" else f"{name}@{version}")
+                await self._take(self._settings.reference)
             except PackageError as exc:
                 self.fault = str(exc)
                 log.error("model_unavailable", model=name, error=self.fault)
@@ -74,9 +74,14 @@ class ActiveModel:
             package.check_golden(current.pipeline)
 
     async def rollback(self, name: str | None) -> LoadedModel:
-        """Go back to the version that was active before. Raises PackageError; the old one stays."""
+        """Go back to the version that was active before. Raises PackageError; the old one stays.
+
+        Refused where another station of the same store, or a person, has activated something since: what came before
+        that is not what came before here.
+        """
         async with self._exchange:
             name = name or self._name()
+            await asyncio.to_thread(self._refuse_rollback_of_others, name)
             await asyncio.to_thread(self._registry.rollback, name, device=self._device)
             return await self._take(name)
 
@@ -96,6 +101,17 @@ class ActiveModel:
         async with self._exchange:
             self.current, self.fault = None, "the model was unloaded"
             log.info("model_unloaded")
+
+    def _refuse_rollback_of_others(self, name: str) -> None:
+        judging = None if self.current is None else self.current.ref
+        if self._settings.version != "active" or judging is None or judging.name != name:
+            return
+        active = self._registry.active(name)
+        if active not in (None, judging.version):
+            raise PackageError(
+                f"{name}@{active} was activated elsewhere while {name}@{judging.version} judges here: "
+                "activate the version that is wanted"
+            )
 
     def _stored(self) -> list[StoredModel]:
         registry = self._registry

@@ -8,11 +8,14 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import argon2
 import pytest
 
-from service.cli.reference import render_reference
+from adapters.hmi.api import build_api
+from adapters.telemetry import Metrics
+from service.cli.reference import HTTP, render_reference
 
 pytestmark = pytest.mark.e2e
 
@@ -133,6 +136,7 @@ def test_config_show_masks_secrets(tmp_path: Path) -> None:
     assert "hunter2" not in done.stdout + done.stderr
     shown = tmp_path / "shown.toml"
     shown.write_text(done.stdout)
+    (tmp_path / "data" / "frames").mkdir(parents=True)
     assert cangate("config", "check", "-c", shown, cwd=tmp_path).returncode == 0
 
 
@@ -181,6 +185,14 @@ def test_export_json_schema_writes_every_message(tmp_path: Path) -> None:
 def test_interface_reference_is_up_to_date() -> None:
     """docs/interface.md is what `cangate export reference` writes."""
     assert (ROOT / "docs" / "interface.md").read_text() == render_reference()
+
+
+def test_interface_reference_has_every_address() -> None:
+    """What the API answers is what integrators read of."""
+    nothing: Any = None
+    api = build_api(bridge=nothing, pictures=nothing, metrics=Metrics(), version="0")
+    answered = {path.replace(":path", "") for route in api.routes if (path := getattr(route, "path", ""))}
+    assert answered - {"/openapi.json"} == {address.partition("?")[0] for address in HTTP} - {"/"}
 
 
 def test_demo_ends_by_itself(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from schemas.settings import ModelSettings
-from service.errors import PackageRefused
+from service.errors import PackageError, PackageRefused
 from service.model.active import ActiveModel
 from service.model.package import read_package, seal
 from service.model.registry import ModelRegistry
@@ -72,6 +72,17 @@ async def test_threshold_is_set_on_a_version_that_never_was_active(
     models = await _loaded(registry, "3")
     assert (await models.set_threshold(0.75)).ref.version == "4"
     assert (await models.rollback(None)).ref.version == "3"
+
+
+async def test_rollback_of_what_another_station_activated_is_refused(registry: ModelRegistry) -> None:
+    """Stations may share a store; what judges here stays."""
+    here, there = await _loaded(registry, "active"), await _loaded(registry, "active")
+    before = here.current
+    await there.set_threshold(0.75)
+    with pytest.raises(PackageError, match="bars@3 was activated elsewhere while bars@2 judges here"):
+        await here.rollback(None)
+    assert here.current == before
+    assert registry.active("bars") == "3"
 
 
 async def test_rollback_after_an_activation_goes_to_what_judged(registry: ModelRegistry) -> None:

@@ -78,6 +78,13 @@ def test_image_ready_needs_only_id_and_image() -> None:
     assert (event.part_id, event.trigger_id, event.captured_at, event.deadline_ms) == (None, None, None, None)
 
 
+def test_whole_numbers_may_be_written_with_a_fraction() -> None:
+    """JSON and JSON Schema know no difference between 500 and 500.0, and some PLC libraries write all numbers so."""
+    event = ImageReady.model_validate_json(json.dumps({**EVENT, "trigger_id": 7.0, "deadline_ms": 500.0}))
+    assert (event.trigger_id, event.deadline_ms) == (7, 500)
+    assert b'"trigger_id":7,' in event.to_json()
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -1,0 +1,66 @@
+"""What a start would find out, found out before: for `cangate config check`."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from adapters.clock import SystemClock
+from adapters.frames import AllowListedFrames
+from adapters.hmi.front import Front, tls_context
+from adapters.journal import SqlJournal
+from adapters.mqtt.access import read_access as read_broker_access
+from adapters.opcua.client.access import read_access as read_plc_access
+from adapters.opcua.client.nodes import read_mapping
+from adapters.opcua.security import ServerSecurity
+from adapters.telemetry import Metrics
+from schemas.settings import ModelSettings, Settings
+from service.bootstrap import refuse_open_doors
+from service.device import compute_device
+from service.errors import PackageError
+from service.model.package import read_package
+from service.model.registry import ModelRegistry
+
+
+def look_at(settings: Settings) -> Iterator[str]:
+    """Read every file and folder that the settings name; yield what a station can start with and will not work with.
+
+    Nothing is connected to, listened on or written.
+
+    Raises:
+        UsageError: a start would be refused.
+    """
+    station = settings.station.id
+    refuse_open_doors(settings)
+    compute_device(settings.compute)
+    AllowListedFrames(settings.images)
+    SqlJournal(settings.journal, station=station, clock=SystemClock())
+    if settings.mqtt.enabled:
+        read_broker_access(settings.mqtt, station=station)
+    # a certificate that is missing is made at the start, by whoever the service runs as
+    with tempfile.TemporaryDirectory(prefix="cangate-check-") as scratch:
+        if settings.opcua.server.enabled:
+            ServerSecurity.load(settings.opcua.server, Path(scratch))
+        client = settings.opcua.client
+        if client.endpoint:
+            read_mapping(client, station=station)
+            read_plc_access(client, client.endpoint, station=station, pki=Path(scratch))
+    if settings.http.enabled:
+        Front(FastAPI(), settings.http, Metrics())
+        tls_context(settings.http)
+    if not (settings.mqtt.enabled or settings.opcua.server.enabled or settings.opcua.client.endpoint):
+        yield "neither mqtt nor opcua is on: no event can come"
+    yield from _look_at_model(settings.model)
+
+
+def _look_at_model(settings: ModelSettings) -> Iterator[str]:
+    if not settings.name:
+        yield "model.name is empty: every event is answered ERROR/model_unavailable until a model is activated"
+        return
+    try:
+        read_package(ModelRegistry(settings.store).resolve(settings.reference))
+    except PackageError as exc:
+        yield f"model: {exc}"
