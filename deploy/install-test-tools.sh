@@ -8,6 +8,7 @@ command -v mosquitto >/dev/null || missing="$missing mosquitto"
 command -v mosquitto_sub >/dev/null || missing="$missing mosquitto-clients"
 command -v chromium >/dev/null || missing="$missing chromium"
 command -v npm >/dev/null || missing="$missing npm"
+command -v promtool >/dev/null || missing="$missing prometheus"
 # Debian keeps the server's programs out of PATH
 command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
 [ -n "$missing" ] || exit 0
@@ -35,7 +36,9 @@ fi
 for package in $missing; do
     $root apt-get install -y -qq --no-install-recommends "$package" >/dev/null || echo "could not install $package"
 done
-if [ -d /run/systemd/system ] && [ "${missing#*mosquitto}" != "$missing" ]; then
-    $root systemctl disable --now mosquitto >/dev/null 2>&1 || true
-fi
+for service in mosquitto prometheus; do
+    if [ -d /run/systemd/system ] && [ "${missing#*$service}" != "$missing" ]; then
+        $root systemctl disable --now "$service" >/dev/null 2>&1 || true
+    fi
+done
 exit 0
