@@ -41,7 +41,8 @@ def queries_of_the_dashboard() -> list[str]:
 
 def test_rules_do_what_they_say() -> None:
     """Prometheus' own tool reads them, and rings where it should and nowhere else."""
-    for arguments in (["check", "config", DEPLOY / "prometheus" / "prometheus.yml"], ["test", "rules", UNIT_TESTS]):
+    configuration = DEPLOY / "prometheus" / "prometheus.yml"
+    for arguments in (("check", "config", str(configuration)), ("test", "rules", str(UNIT_TESTS))):
         done = subprocess.run([tool("promtool"), *arguments], capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 
@@ -108,5 +109,8 @@ async def test_prometheus_scrapes_a_station_and_rings(tmp_path: Path) -> None:
 
         bench.view.state = StationState.FAULT
         await bench.server.publish_status(bench.view.status(), ready=False)
-        fault = 'ALERTS{alertname="StationFault", alertstate="firing", station="line1"}'
-        await eventually(lambda: ask(prometheus, fault), timeout_s=60, every_s=0.5)
+
+        async def rings() -> bool:
+            return bool(await ask(prometheus, 'ALERTS{alertname="StationFault", alertstate="firing", station="line1"}'))
+
+        await eventually(rings, timeout_s=60, every_s=0.5)
