@@ -64,17 +64,8 @@ class Front:
         self._site = site
         self._metrics = metrics
         self._hosts = frozenset(host.lower() for host in (settings.host, *settings.hosts))
-        self._book: PasswordBook | None = None
-        # a file that is named must be one, whether or not anybody is asked who he is
-        book = None if settings.users_file is None else PasswordBook(settings.users_file, key="http.users_file")
-        if settings.anonymous:
-            return
-        if book is None:
-            raise UsageError("http: nobody could log in: anonymous = false needs a users_file with users")
-        if not book:
-            raise UsageError(f"http: nobody could log in: {settings.users_file} has no users")
-        self._book = book
-        if settings.cert_file is None and not is_loopback(settings.host):
+        self._book = password_book(settings)
+        if self._book is not None and settings.cert_file is None and not is_loopback(settings.host):
             log.warning("http_passwords_in_the_clear", host=settings.host, better="http.cert_file and http.key_file")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -129,6 +120,23 @@ class Front:
         except ValueError:
             return False
         return True
+
+
+def password_book(settings: HttpSettings) -> PasswordBook | None:
+    """Return who may log in, None where nobody is asked who he is.
+
+    Raises:
+        UsageError: nobody could log in, or the users_file cannot be used.
+    """
+    # a file that is named must be one, whether or not anybody is asked
+    book = None if settings.users_file is None else PasswordBook(settings.users_file, key="http.users_file")
+    if settings.anonymous:
+        return None
+    if book is None:
+        raise UsageError("http: nobody could log in: anonymous = false needs a users_file with users")
+    if not book:
+        raise UsageError(f"http: nobody could log in: {settings.users_file} has no users")
+    return book
 
 
 def tls_context(settings: HttpSettings) -> ssl.SSLContext | None:

@@ -11,17 +11,12 @@ from importlib.metadata import version
 import structlog
 
 from adapters.mqtt.access import BrokerAccess, read_access
-from adapters.mqtt.codec import (
-    InvalidCommand,
-    Unusable,
-    is_reply_topic,
-    read_command,
-    read_image_ready,
-    read_raw_image,
-)
+from adapters.mqtt.codec import Unusable, read_image_ready, read_raw_image
+from adapters.mqtt.commands import Commands
 from adapters.mqtt.connection import Confirmation, Connection, Incoming, Outgoing
+from adapters.mqtt.culprit import Culprit
 from adapters.telemetry import Metrics
-from schemas.messages import CommandReply, Gate, GateCommand, StationState, Status
+from schemas.messages import Gate, GateCommand, StationState, Status
 from schemas.settings import MqttSettings
 from schemas.topics import Leaf, Prefix, StationTopics
 from service.errors import SinkRefused, SinkUnavailable, UsageError
@@ -35,7 +30,9 @@ _STEADY_S = 10.0
 """A connection that held this long was a good one: the next attempt after its loss is made at once."""
 
 _STATUS_EVERY_S = 1.0
-_COMMANDS_WAITING = 32
+_REFUSED_SHOWN_S = 2.0
+"""A message that was refused for what it is says so at least for as long as a status takes to show it."""
+
 _GOODBYE_S = 1.0
 _CLOSE_S = 0.5
 _EVENT_LEAVES = (Leaf.IMAGE_READY, Leaf.IMAGE_READY_RAW)
@@ -74,13 +71,13 @@ class MqttAdapter:
         self._topics = StationTopics(Prefix(settings.prefix), station)
         heard = (*_EVENT_LEAVES, Leaf.COMMAND) if settings.commands else _EVENT_LEAVES
         self._leaf_of = {self._topics.of(leaf): leaf for leaf in heard}
-        self._not_for_replies = {self._topics.of(leaf) for leaf in Leaf if leaf is not Leaf.REPLY}
         self._access: BrokerAccess | None = None
         self._connection: Connection | None = None
         self._fault: str | None = "not connected yet"
-        self._refused: dict[Leaf, str] = {}
+        self._culprit = Culprit()
+        self._refused: dict[Leaf, tuple[str, float]] = {}  # why, and when it was last said
         self._intake: Intake | None = None
-        self._commands: asyncio.Queue[Incoming] = asyncio.Queue(_COMMANDS_WAITING)
+        self._commands = Commands(self._topics, source=self.name, metrics=self._metrics, publish=self._publish_reply)
         self._status = Status(
             station=station, state=StationState.OFFLINE, since=clock.now(), version=version("cangate")
         )
@@ -95,11 +92,12 @@ class MqttAdapter:
 
     @property
     def refused(self) -> str | None:
-        """What the broker takes from us no longer, e.g. because of its access list; None while it takes everything.
+        """What the broker does not take from us, e.g. because of its access list; None while it takes everything.
 
-        No fault of the connection: every new message is offered once. A broker of MQTT 3.1.1 never says so.
+        No fault of the connection: every new message is offered once. A broker of MQTT 3.1.1 never says so, but for
+        closing the connection.
         """
-        return next((f"{leaf} is {refusal}" for leaf, refusal in self._refused.items()), None)
+        return next((f"{leaf} is {refusal}" for leaf, (refusal, _) in self._refused.items()), None)
 
     async def open(self) -> None:
         """Read what the settings name. A broker that is away is no error: it is tried again and again.
@@ -116,7 +114,7 @@ class MqttAdapter:
         self._intake = intake
         try:
             await together(
-                ("mqtt connection", self._stay_connected), ("mqtt commands", partial(self._carry_out, commands))
+                ("mqtt connection", self._stay_connected), ("mqtt commands", partial(self._commands.run, commands))
             )
         finally:
             self._intake = None
@@ -193,6 +191,10 @@ class MqttAdapter:
         message = Outgoing(self._topics.of(Leaf.STATUS), status.to_json(), retain=True)
         await self._confirmed(connection, {Leaf.STATUS: connection.publish(message)})
 
+    async def _publish_reply(self, reply: Outgoing) -> None:
+        connection = self._require_connection()
+        await self._confirmed(connection, {Leaf.REPLY: connection.publish(reply)})
+
     def _require_connection(self) -> Connection:
         if self._connection is None:
             raise SinkUnavailable(self._fault or "not connected")
@@ -214,13 +216,17 @@ class MqttAdapter:
                 raise (SinkRefused if answered else SinkUnavailable)(refusal)
 
     def _note_refusals(self, refusals: Mapping[Leaf, str | None]) -> None:
+        now = self._clock.monotonic()
         for leaf, refusal in refusals.items():
+            said, said_at = self._refused.get(leaf, (None, now))
             if refusal is None:
-                if self._refused.pop(leaf, None) is not None:
+                if said is not None and now - said_at >= _REFUSED_SHOWN_S:
+                    del self._refused[leaf]
                     log.info("mqtt_publish_accepted_again", leaf=leaf)
-            elif leaf is not Leaf.REPLY and self._refused.get(leaf) != refusal:  # a reply goes where its asker says
-                self._refused[leaf] = refusal
-                log.error("mqtt_publish_refused", topic=self._topics.of(leaf), reason=refusal)
+            elif leaf is not Leaf.REPLY:  # a reply goes where its asker says
+                self._refused[leaf] = (refusal, now)
+                if refusal != said:
+                    log.error("mqtt_publish_refused", topic=self._topics.of(leaf), reason=refusal)
 
     def _offline(self) -> Outgoing:
         status = self._status.model_copy(
@@ -246,7 +252,9 @@ class MqttAdapter:
 
     async def _serve(self, access: BrokerAccess) -> str:
         """Connect and stay until the connection is lost; return why."""
-        connection = Connection(access, clock=self._clock, on_message=self._on_message, will=self._offline())
+        connection = Connection(
+            access, clock=self._clock, on_message=self._on_message, will=self._offline(), culprit=self._culprit
+        )
         try:
             await connection.connect()
             # events of a kept session come before the subscription is confirmed: their answers must find a way out
@@ -270,7 +278,10 @@ class MqttAdapter:
         events = [self._topics.subscription(leaf, self._settings.share_group) for leaf in _EVENT_LEAVES]
         # a command is for every worker of a share group
         filters = [*events, self._topics.subscription(Leaf.COMMAND)] if self._settings.commands else events
-        refusals = await connection.subscribe(*filters)
+        # with a client id of its own choice, a worker that joins a share group finds its own events in its old session:
+        # each would be judged here and by another one. The name of a group that it has left nobody knows any more
+        plain = [self._topics.of(leaf) for leaf in _EVENT_LEAVES] if self._settings.share_group else []
+        refusals = await connection.subscribe(*filters, instead_of=plain)
         for topic_filter, refusal in zip(filters, refusals, strict=True):
             if refusal is not None:
                 log.warning("mqtt_subscription_refused", topic=topic_filter, reason=refusal)
@@ -289,7 +300,9 @@ class MqttAdapter:
         elif leaf is not Leaf.IMAGE_READY_RAW and len(message.payload) > self._settings.max_json_bytes:
             self._refuse(connection, message, Unusable("too_large", f"{len(message.payload)} bytes of JSON"))
         elif leaf is Leaf.COMMAND:
-            self._take_command(connection, message)
+            # before it is carried out: a command that brings the service down must not come again with the next start
+            connection.ack(message)
+            self._commands.take(message)
         else:
             self._take_event(connection, message, leaf, self._intake)
 
@@ -322,36 +335,3 @@ class MqttAdapter:
                 answered=partial(connection.ack, message),
             )
         )
-
-    def _take_command(self, connection: Connection, message: Incoming) -> None:
-        if self._commands.full():
-            self._refuse(connection, message, Unusable("overload", f"{_COMMANDS_WAITING} commands are waiting"))
-            return
-        self._commands.put_nowait(message)
-        # before it is carried out: a command that brings the service down must not come again with the next start
-        connection.ack(message)
-
-    async def _carry_out(self, commands: CommandHandler) -> None:
-        """Carry out commands one after the other: their order has a meaning."""
-        while True:
-            message = await self._commands.get()
-            topic = message.response_topic or self._topics.of(Leaf.REPLY)
-            if not is_reply_topic(topic) or topic in self._not_for_replies:
-                topic = self._topics.of(Leaf.REPLY)
-                reply = self._invalid(None, "the response topic cannot be used")
-            else:
-                command = read_command(message.payload)
-                if isinstance(command, InvalidCommand):
-                    reply = self._invalid(command.name, command.error)
-                else:
-                    reply = await commands.handle(command, self.name)
-            try:
-                connection = self._require_connection()
-                answer = Outgoing(topic, reply.to_json(), correlation_data=message.correlation_data)
-                await self._confirmed(connection, {Leaf.REPLY: connection.publish(answer)})
-            except SinkUnavailable as exc:
-                log.warning("mqtt_reply_lost", command=reply.command, error=str(exc))
-
-    def _invalid(self, name: str | None, error: str) -> CommandReply:
-        self._metrics.refused.labels(self.name, "invalid_command").inc()
-        return CommandReply(station=self._station, command=name, ok=False, error=error)

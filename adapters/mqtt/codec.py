@@ -14,9 +14,13 @@ from pydantic import JsonValue, ValidationError
 from pydantic_core import from_json, to_json
 
 from schemas.messages import Command, ImageEvent, ImageReady, ImageRef, RawImageReady, Reason
+from schemas.topics import Leaf
 from service.ports import Refusal
 
 _MAX_DETAIL = 200
+_REPLY_LEVELS = 32
+_REPLY_TOPIC_BYTES = 1024
+_TAKEN_LEAVES = frozenset(leaf.value for leaf in Leaf if leaf is not Leaf.REPLY)
 _DECIMAL = re.compile(r"[0-9]{1,10}")
 _INTEGERS = frozenset({"trigger_id", "deadline_ms"})
 _FLAGS = {"true": True, "false": False}
@@ -99,8 +103,19 @@ def read_command(payload: bytes) -> Command | InvalidCommand:
 
 
 def is_reply_topic(topic: str) -> bool:
-    """Tell whether a reply may be published to `topic` (MQTT 5 section 3.3.2.3.5: no wildcards)."""
-    return bool(topic) and not topic.startswith("$") and not any(character in topic for character in "+#\0")
+    """Tell whether a reply may be published to `topic`: a name without wildcards (MQTT 5 section 3.3.2.1).
+
+    At a name with more levels than it takes (mosquitto: 200), or with what is no text, a broker closes the connection:
+    whoever may command a station could keep it from its gate.
+    """
+    named = bool(topic) and topic.isprintable() and not topic.startswith("$") and not any(c in topic for c in "+#")
+    return named and topic.count("/") < _REPLY_LEVELS and len(topic.encode()) <= _REPLY_TOPIC_BYTES
+
+
+def is_taken_topic(topic: str, prefix: str) -> bool:
+    """Tell whether some station speaks or listens on `topic`, where a reply would be taken for a gate command, say."""
+    _, _, leaf = topic.removeprefix(f"{prefix}/").partition("/")
+    return topic.startswith(f"{prefix}/") and leaf in _TAKEN_LEAVES
 
 
 def first_error(error: ValidationError) -> str:

@@ -14,28 +14,37 @@ to the next turn of the loop.
 from __future__ import annotations
 
 import asyncio
-import math
 import socket
 import ssl
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
 from typing import TypeVar, cast
 
-from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.client import Client, ConnectFlags, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from adapters.mqtt.access import BrokerAccess
-from adapters.mqtt.faults import connack_fault
+from adapters.mqtt.culprit import Culprit
+from adapters.mqtt.faults import connack_fault, may_be_over_a_message
+from adapters.mqtt.packets import (
+    LARGEST_PACKET,
+    Incoming,
+    Outgoing,
+    incoming,
+    packet_bytes,
+    properties_of,
+    publish_properties,
+)
 from service.errors import SinkUnavailable
 from service.ports import Clock
+
+__all__ = ["Confirmation", "Connection", "Incoming", "Outgoing"]
 
 T = TypeVar("T")
 
@@ -54,39 +63,6 @@ _KEEP_ALIVE_LOOK_S = 1.0
 _AT_LEAST_ONCE = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Incoming:
-    """A message from the broker, with the time at which it came in."""
-
-    topic: str
-    payload: bytes
-    mid: int
-    qos: int
-    retain: bool
-    received_at: datetime
-    received_monotonic: float
-    correlation_data: bytes | None = None
-    response_topic: str | None = None
-    user_properties: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Outgoing:
-    """A message to the broker, always QoS 1.
-
-    expires_monotonic: from when on it is worthless (MQTT 5 message expiry). wanted: asked when it is about to leave; a
-    message that is no longer wanted counts as confirmed. The last two properties need MQTT 5.
-    """
-
-    topic: str
-    payload: bytes
-    retain: bool = False
-    expires_monotonic: float | None = None
-    wanted: Callable[[], bool] = lambda: True
-    correlation_data: bytes | None = None
-    user_properties: tuple[tuple[str, str], ...] = ()
-
-
 Confirmation = asyncio.Future[str | None]
 """None once the broker has accepted a message, else why it has not, in one line. Never an exception."""
 
@@ -99,6 +75,7 @@ class Connection:
         clock: stamps what comes in, and tells how long a message is still worth something.
         on_message: called on the event loop with every message; what has QoS 1 waits for `ack`.
         will: what the broker publishes when the connection breaks.
+        culprit: remembers at which message earlier connections to this broker were closed.
     """
 
     def __init__(
@@ -108,19 +85,23 @@ class Connection:
         clock: Clock,
         on_message: Callable[[Connection, Incoming], None],
         will: Outgoing | None = None,
+        culprit: Culprit | None = None,
     ) -> None:
         self._access = access
         self._clock = clock
         self._on_message = on_message
+        self._culprit = culprit or Culprit()
         self._loop = asyncio.get_running_loop()
         self._socket: socket.socket | None = None
         self._attached = False
         self._abandoned = False
         self._accepted: asyncio.Future[None] = self._loop.create_future()
         self._subscribed: asyncio.Future[Sequence[ReasonCode]] = self._loop.create_future()
+        self._resumed = False  # the broker has kept our session
         self._window = _MAX_UNCONFIRMED
+        self._largest = LARGEST_PACKET
         self._waiting: deque[tuple[Outgoing, Confirmation]] = deque()
-        self._unconfirmed: dict[int, Confirmation] = {}
+        self._unconfirmed: dict[int, tuple[Outgoing, Confirmation]] = {}  # oldest first
         self.lost: asyncio.Future[str] = self._loop.create_future()
         # None once the connection is lost; also unties the two objects, so that paho can tidy up its sockets
         self._client: Client | None = self._make_client(will)
@@ -133,8 +114,11 @@ class Connection:
         for warn in self._access.warnings:
             warn()
 
-    async def subscribe(self, *topic_filters: str) -> Sequence[str | None]:
+    async def subscribe(self, *topic_filters: str, instead_of: Sequence[str] = ()) -> Sequence[str | None]:
         """Subscribe with QoS 1. Returns for each filter None, or why the broker refused it.
+
+        instead_of: filters that a session which the broker has kept may hold from an earlier configuration. They go
+        right behind and not before, so that no message falls between the two; what waits in the session stays there.
 
         Raises:
             SinkUnavailable: the connection is lost.
@@ -142,15 +126,19 @@ class Connection:
         if self._client is None:
             raise SinkUnavailable(self.lost.result())
         self._client.subscribe([(topic_filter, _AT_LEAST_ONCE) for topic_filter in topic_filters])
+        if self._resumed and instead_of:
+            self._client.unsubscribe(list(instead_of))  # its answer tells nothing that we would act on
         self._client.loop_write()
         codes = await self._answered(self._subscribed, "the broker does not answer a subscription")
         return [str(code) if code.is_failure else None for code in codes]
 
     def publish(self, message: Outgoing) -> Confirmation:
-        """Publish `message` behind those published before it."""
+        """Publish `message` behind those published before it; what this broker does not take is refused at once."""
         confirmation: Confirmation = self._loop.create_future()
         if self._client is None:
             confirmation.set_result(self.lost.result())
+        elif (refusal := self._refusal(message)) is not None:
+            confirmation.set_result(refusal)
         else:
             self._waiting.append((message, confirmation))
             self._issue()
@@ -204,7 +192,7 @@ class Connection:
             client, cast("socket.socket", full)
         )
         client.on_socket_unregister_write = lambda _client, _userdata, free: self._has_room(cast("socket.socket", free))
-        client.on_connect = lambda _client, _userdata, _flags, code, properties: self._connected(code, properties)
+        client.on_connect = lambda _client, _userdata, flags, code, properties: self._connected(flags, code, properties)
         client.on_subscribe = lambda _client, _userdata, _mid, codes, _properties: self._suback(codes)
         client.on_publish = lambda _client, _userdata, mid, code, _properties: self._puback(mid, code)
         client.on_message = lambda _client, _userdata, message: self._received(message)
@@ -214,7 +202,8 @@ class Connection:
         return client
 
     def _issue(self) -> None:
-        while self._client is not None and self._waiting and len(self._unconfirmed) < self._window:
+        window = 1 if self._culprit.one_by_one else self._window
+        while self._client is not None and self._waiting and len(self._unconfirmed) < window:
             message, confirmation = self._waiting.popleft()
             if not message.wanted():
                 confirmation.set_result(None)
@@ -223,21 +212,18 @@ class Connection:
                 message.topic, message.payload, _AT_LEAST_ONCE, message.retain, self._properties(message)
             )
             # also where paho has no socket any more: it is about to say why, and `_lose` passes that on
-            self._unconfirmed[info.mid] = confirmation
+            self._unconfirmed[info.mid] = (message, confirmation)
             self._client.loop_write()
 
     def _properties(self, message: Outgoing) -> Properties | None:
-        if self._access.protocol != "5":
-            return None
-        properties = _properties_of(PacketTypes.PUBLISH)
-        if message.correlation_data is not None:
-            properties.CorrelationData = message.correlation_data
-        if message.expires_monotonic is not None:
-            left_s = message.expires_monotonic - self._clock.monotonic()
-            properties.MessageExpiryInterval = max(1, math.ceil(left_s))
-        if message.user_properties:
-            properties.UserProperty = list(message.user_properties)
-        return properties
+        return publish_properties(message, self._clock) if self._access.protocol == "5" else None
+
+    def _refusal(self, message: Outgoing) -> str | None:
+        """Say why `message` is not even offered: the broker would close the connection, and lose all else with it."""
+        size = packet_bytes(message, self._properties(message))
+        if size > self._largest:
+            return f"too large for the broker: {size} bytes, it takes {self._largest}"
+        return self._culprit.refusal(message)
 
     async def _answered(self, answer: asyncio.Future[T], silence: str) -> T:
         either: list[asyncio.Future[T] | asyncio.Future[str]] = [answer, self.lost]
@@ -247,22 +233,28 @@ class Connection:
             raise SinkUnavailable(self.lost.result())
         return answer.result()
 
-    def _accept(self, receive_maximum: int) -> None:
+    def _accept(self, *, resumed: bool, receive_maximum: int, largest: int) -> None:
+        self._resumed = resumed
         self._window = min(_MAX_UNCONFIRMED, receive_maximum)
+        self._largest = min(LARGEST_PACKET, largest)
         _settle(self._accepted, None)
 
     def _confirm(self, mid: int, refusal: str | None) -> None:
-        confirmation = self._unconfirmed.pop(mid, None)
-        if confirmation is not None:
+        message, confirmation = self._unconfirmed.pop(mid, (None, None))
+        if message is not None and confirmation is not None:
+            self._culprit.confirmed(message)
             confirmation.set_result(refusal)
             self._issue()
 
-    def _lose(self, reason: str) -> None:
+    def _lose(self, reason: str, *, over_a_message: bool = False) -> None:
         if self.lost.done():
             return
         self._client = None
         self.lost.set_result(reason)
-        for confirmation in (*self._unconfirmed.values(), *(confirmation for _, confirmation in self._waiting)):
+        if over_a_message and self._unconfirmed:
+            oldest, _ = next(iter(self._unconfirmed.values()))
+            self._culprit.lost_at(oldest)
+        for _, confirmation in (*self._unconfirmed.values(), *self._waiting):
             confirmation.set_result(reason)
         self._unconfirmed.clear()
         self._waiting.clear()
@@ -320,7 +312,7 @@ class Connection:
         access = self._access
         try:
             if access.protocol == "5":
-                properties = _properties_of(PacketTypes.CONNECT)
+                properties = properties_of(PacketTypes.CONNECT)
                 properties.SessionExpiryInterval = access.session_expiry_s
                 properties.ReceiveMaximum = _MAX_UNANSWERED
                 client.connect(
@@ -343,11 +335,17 @@ class Connection:
         if self._abandoned:
             self._shut_socket()
 
-    def _connected(self, code: ReasonCode, properties: Properties | None) -> None:
+    def _connected(self, flags: ConnectFlags, code: ReasonCode, properties: Properties | None) -> None:
         if code.is_failure:
             self._hand_over(partial(self._lose, connack_fault(str(code))))
-        else:
-            self._hand_over(partial(self._accept, getattr(properties, "ReceiveMaximum", _MAX_UNCONFIRMED)))
+            return
+        accept = partial(
+            self._accept,
+            resumed=flags.session_present,
+            receive_maximum=getattr(properties, "ReceiveMaximum", _MAX_UNCONFIRMED),
+            largest=getattr(properties, "MaximumPacketSize", LARGEST_PACKET),
+        )
+        self._hand_over(accept)
 
     def _suback(self, codes: Sequence[ReasonCode]) -> None:
         self._hand_over(partial(_settle, self._subscribed, codes))
@@ -356,39 +354,20 @@ class Connection:
         self._hand_over(partial(self._confirm, mid, f"refused by the broker: {code}" if code.is_failure else None))
 
     def _received(self, message: MQTTMessage) -> None:
-        self._hand_over(partial(self._on_message, self, _incoming(message, self._clock)))
+        self._hand_over(partial(self._on_message, self, incoming(message, self._clock)))
 
     def _disconnected(self, code: ReasonCode, *, by_broker: bool) -> None:
         # paho has a code for itself, too; "unspecified" stands for a closed socket
         detail = "" if code == "Unspecified error" and not by_broker else f": {code}"
         if not (self._accepted.done() or detail):
             detail = " before the broker answered" + ("" if self._access.tls else "; does it want TLS (mqtt.tls)?")
-        self._hand_over(partial(self._lose, f"{'closed by the broker' if by_broker else 'connection lost'}{detail}"))
+        reason = f"{'closed by the broker' if by_broker else 'connection lost'}{detail}"
+        self._hand_over(partial(self._lose, reason, over_a_message=may_be_over_a_message(str(code))))
 
 
 def _settle(answer: asyncio.Future[T], value: T) -> None:
     if not answer.done():
         answer.set_result(value)
-
-
-def _properties_of(packet_type: int) -> Properties:
-    return Properties(packet_type)  # type: ignore[no-untyped-call] # paho leaves it untyped
-
-
-def _incoming(message: MQTTMessage, clock: Clock) -> Incoming:
-    properties = message.properties
-    return Incoming(
-        topic=message.topic,
-        payload=bytes(message.payload),
-        mid=message.mid,
-        qos=message.qos,
-        retain=message.retain,
-        received_at=clock.now(),
-        received_monotonic=clock.monotonic(),
-        correlation_data=getattr(properties, "CorrelationData", None),
-        response_topic=getattr(properties, "ResponseTopic", None),
-        user_properties=tuple(getattr(properties, "UserProperty", ())),
-    )
 
 
 def _one_line(error: Exception) -> str:

@@ -16,6 +16,22 @@ _VERIFY_FAULTS = {  # X509_V_ERR_*, openssl/x509_vfy.h
 _NO_TLS = "does the broker speak TLS on this port (mqtt.port, mqtt.tls)?"
 _LOGIN_REFUSED = frozenset({"Not authorized", "Bad user name or password"})
 
+_OVER_NO_MESSAGE = frozenset(
+    {
+        "Normal disconnection",
+        "Server busy",
+        "Server shutting down",
+        "Keep alive timeout",
+        "Session taken over",
+        "Administrative action",
+        "Use another server",
+        "Server moved",
+        "Connection rate exceeded",
+        "Maximum connect time",
+    }
+)
+"""Reasons to close a connection that lie in no message (MQTT 5 section 3.14.2.1); 3.1.1 has none at all."""
+
 
 def handshake_fault(error: OSError) -> str:
     """Say why a TLS handshake failed."""
@@ -35,3 +51,8 @@ def connack_fault(code: str) -> str:
     """Say why the broker refused the connection; `code` is the reason code's name."""
     hint = "; look at mqtt.username and mqtt.password_file" if code in _LOGIN_REFUSED else ""
     return f"connection refused by the broker: {code}{hint}"
+
+
+def may_be_over_a_message(code: str) -> bool:
+    """Tell whether a connection that ended with the reason code `code` may have been closed for what was sent on it."""
+    return code not in _OVER_NO_MESSAGE

@@ -6,17 +6,14 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from fastapi import FastAPI
-
 from adapters.clock import SystemClock
 from adapters.frames import AllowListedFrames
-from adapters.hmi.front import Front, tls_context
+from adapters.hmi.front import password_book, tls_context
 from adapters.journal import SqlJournal
 from adapters.mqtt.access import read_access as read_broker_access
 from adapters.opcua.client.access import read_access as read_plc_access
 from adapters.opcua.client.nodes import read_mapping
 from adapters.opcua.security import ServerSecurity
-from adapters.telemetry import Metrics
 from schemas.settings import ModelSettings, Settings
 from service.bootstrap import refuse_open_doors
 from service.device import compute_device
@@ -49,7 +46,7 @@ def look_at(settings: Settings) -> Iterator[str]:
             read_mapping(client, station=station)
             read_plc_access(client, client.endpoint, station=station, pki=Path(scratch))
     if settings.http.enabled:
-        Front(FastAPI(), settings.http, Metrics())
+        password_book(settings.http)
         tls_context(settings.http)
     if not (settings.mqtt.enabled or settings.opcua.server.enabled or settings.opcua.client.endpoint):
         yield "neither mqtt nor opcua is on: no event can come"

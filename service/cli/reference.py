@@ -22,7 +22,11 @@ _TOPICS = {
     Leaf.GATE: ("service", "1, no", "GateCommand; the same expiry"),
     Leaf.STATUS: ("service", "1, yes", "Status; the last will says offline"),
     Leaf.COMMAND: ("anyone allowed", "1, no", "Command"),
-    Leaf.REPLY: ("service", "1, no", "CommandReply; to the response topic where one is given"),
+    Leaf.REPLY: (
+        "service",
+        "1, no",
+        "CommandReply; to the response topic where one is given that no station speaks or listens on",
+    ),
 }
 
 

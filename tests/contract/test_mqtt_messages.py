@@ -193,41 +193,6 @@ async def test_refused_publish_is_not_taken_for_a_delivered_one(tmp_path: Path) 
             await adapter.publish(answer_to())
 
 
-async def test_command_is_answered_where_it_asks_to_be() -> None:
-    """MQTT 5: the reply goes to the response topic with the correlation data, unless that is one of our own topics."""
-    async with (
-        private_mosquitto() as broker,
-        PlantClient(broker.port) as plant,
-        running(adapter_for(broker.port), RecordingIntake(), commands := RecordingCommands()),
-    ):
-        ping = b'{"command":"ping"}'
-        await plant.send("cmd", ping, response_topic="cangate/line1/reply/hmi-3", correlation_data=b"\x07")
-        reply = await plant.next("reply/hmi-3")
-        assert (json.loads(reply.payload)["ok"], reply.correlation_data) == (True, b"\x07")
-
-        await plant.send("cmd", ping, response_topic="cangate/line1/gate")
-        assert json.loads((await plant.next("reply")).payload)["error"] == "the response topic cannot be used"
-        assert (len(commands.taken), plant.waiting("gate")) == (1, 0)
-
-
-async def test_commands_beyond_the_queue_are_refused() -> None:
-    """One in work and thirty-two waiting; the rest is counted, and what was taken is carried out."""
-    commands = RecordingCommands()
-    commands.gate.clear()
-    metrics = Metrics()
-    async with (
-        private_mosquitto() as broker,
-        PlantClient(broker.port) as plant,
-        running(adapter_for(broker.port, metrics=metrics), RecordingIntake(), commands),
-    ):
-        for number in range(40):
-            await plant.send("cmd", b'{"command":"ping","args":{"number":%d}}' % number)
-        await eventually(lambda: _refused(metrics, "overload") == 7)
-        commands.gate.set()
-        await eventually(lambda: len(commands.taken) == 33)
-        assert [command.args["number"] for command in commands.taken] == list(range(33))
-
-
 async def test_prefix_of_several_levels_is_used_everywhere() -> None:
     """An ISA-95 path works as a prefix."""
     prefix = "acme/plant1/filling/line1"

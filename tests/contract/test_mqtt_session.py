@@ -262,6 +262,29 @@ async def test_share_group_delivers_each_event_to_one_worker() -> None:
             assert {json.loads((await plant.next("reply")).payload)["ok"] for _ in range(2)} == {True}
 
 
+async def test_worker_that_joins_a_share_group_leaves_its_own_subscription() -> None:
+    """With a client id of its own choice: each event is judged once, those that waited in its old session too."""
+    async with private_mosquitto() as broker, PlantClient(broker.port) as plant:
+        first, second = RecordingIntake(), RecordingIntake()
+        async with running(adapter_for(broker.port, client_id="a"), first):
+            await plant.send("image-ready", _event("alone"))
+            (await first.next()).answered()
+        await plant.send("image-ready", _event("waited"))
+        settings: dict[str, Any] = {"share_group": "inspectors"}
+        async with (
+            running(adapter_for(broker.port, client_id="a", **settings), first),
+            running(adapter_for(broker.port, client_id="b", **settings), second),
+        ):
+            assert (await first.next()).event.event_id == "waited"
+            for number in range(10):
+                await plant.send("image-ready", _event(f"e{number}"))
+            await plant.send("cmd", b'{"command":"ping"}')
+            for _ in range(2):  # both have had what came before it
+                await plant.next("reply")
+            seen = [intake.arrivals.get_nowait() for intake in (first, second) for _ in range(intake.arrivals.qsize())]
+            assert sorted(arrival.event.event_id for arrival in seen) == [f"e{number}" for number in range(10)]
+
+
 async def test_left_over_subscription_is_acknowledged_and_ignored() -> None:
     """A kept session may still hold subscriptions of an older configuration."""
     async with private_mosquitto() as broker, PlantClient(broker.port) as plant:

@@ -16,6 +16,7 @@ from adapters.mqtt.codec import (
     Request,
     Unusable,
     is_reply_topic,
+    is_taken_topic,
     read_command,
     read_image_ready,
     read_raw_image,
@@ -383,8 +384,34 @@ def test_invalid_command_is_answered_in_one_line(payload: bytes, name: str | Non
         ("a/+/b", False),
         ("a\0", False),
         ("$SYS", False),
+        ("Füller/3/Antwort 1", True),
+        ("a\u0001", False),
+        ("a\ufffe", False),
+        ("/".join("a" * 32), True),
+        ("/".join("a" * 33), False),
+        ("ü" * 512, True),
+        ("ü" * 512 + "a", False),
     ],
 )
-def test_reply_topic_has_no_wildcards(topic: str, usable: bool) -> None:
-    """A reply is published, so its topic is a name, not a filter."""
+def test_reply_topic_is_a_short_name(topic: str, usable: bool) -> None:
+    """A reply is published, so its topic is a name, not a filter, and none that a broker closes the connection at."""
     assert is_reply_topic(topic) is usable
+
+
+@pytest.mark.parametrize(
+    ("topic", "taken"),
+    [
+        ("acme/plant1/line1/gate", True),
+        ("acme/plant1/other/gate", True),
+        ("acme/plant1/other/image-ready/raw", True),
+        ("acme/plant1/other/cmd", True),
+        ("acme/plant1/other/reply", False),
+        ("acme/plant1/other/reply/hmi-3", False),
+        ("acme/plant1/gate", False),
+        ("acme/plant2/other/gate", False),
+        ("gate", False),
+    ],
+)
+def test_topics_of_every_station_are_taken(topic: str, taken: bool) -> None:
+    """Whoever asks must not have a reply told to a gate, of whichever station under the prefix."""
+    assert is_taken_topic(topic, "acme/plant1") is taken
