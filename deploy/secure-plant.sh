@@ -83,11 +83,11 @@ trusted_certs = "$opcua/trusted"
 cert_file = "$pki/cangate.pem"
 key_file = "$pki/cangate.key"
 
-[images]
-roots = ["$plant/frames"]
-
 [model]
 name = ""                                # of \`cangate train\`; without a model every event is ERROR/model_unavailable
+
+[images]
+roots = ["$plant/frames"]
 EOF
 [ -e "$plant/tester.env" ] || cat >"$plant/tester.env" <<EOF
 CANGATE_MQTT__USERNAME=tester

@@ -97,6 +97,9 @@ async def test_shipped_access_list_lets_nobody_speak_for_another(plant: SecuredP
                 ("camera", "verdict", "{}"),
                 ("engineer", "gate", '{"gate":"PASS"}'),
                 ("operator", "status", "{}"),
+                ("tester", "cmd", '{"command":"pause"}'),
+                ("tester", "gate", '{"gate":"PASS"}'),
+                ("tester", "verdict", "{}"),
             ]
             for name, leaf, payload in attempts:
                 said = await publish_as(plant, name, port, leaf, payload)

@@ -20,7 +20,9 @@ from asyncua import ua
 from asyncua.crypto import security_policies as policies
 from asyncua.crypto.uacrypto import CertProperties
 
+from adapters.recordings.reader import Session
 from adapters.simulation.broker import free_port
+from schemas.messages import Decision
 from tests.support.opcua import plain_client
 from tests.support.plant import HOST, ROOT, SecuredPlant, make_plant, mosquitto_client
 from tests.support.waiting import eventually
@@ -144,12 +146,38 @@ async def test_secured_plant_works_and_prints_no_secret(tmp_path: Path) -> None:
             check=True,
         )
         printed += done.stdout + done.stderr
-    names = ("cangate", "camera", "gate", "plc", "operator", "engineer")
+    names = ("cangate", "camera", "gate", "plc", "operator", "engineer", "tester")
     secrets = [GUESS, "PRIVATE KEY", "argon2id", *map(plant.password, names)]
     secrets += [key.read_text().splitlines()[1] for key in plant.pki.glob("*.key")]
     assert [secret for secret in secrets if secret in printed] == []
     assert "Traceback" not in printed
     assert re.search(r"login_refused.*user.*plc", printed)
+
+
+async def test_tester_records_a_secured_plant(tmp_path: Path) -> None:
+    """Events and their verdicts, with the service's configuration and the login that the script made for it."""
+    plant = await asyncio.to_thread(make_plant, tmp_path / "plant")
+    tester = dict(line.split("=", 1) for line in (plant.folder / "tester.env").read_text().splitlines())
+    async with plant.broker() as broker_port, service(plant, broker_port):
+        recording = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "service.cli", "record", "-c", str(plant.folder / "test.toml"), "--parts", "1"),
+            *("-o", str(tmp_path / "recordings")),
+            env={**os.environ, **tester, "PYTHONPATH": str(ROOT)},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        assert recording.stdout is not None
+        async with asyncio.timeout(120):
+            while b"recording line1" not in (line := await recording.stdout.readline()):
+                assert line, "it ended before it began"
+            event = json.dumps({"event_id": "e1", "image": {"uri": "file:///etc/passwd"}})
+            pub = ("mosquitto_pub", *plant.as_user("camera", broker_port), "-q", "1", "-t", "cangate/line1/image-ready")
+            assert (await mosquitto_client(*pub, "-m", event))[0] == 0
+            assert await recording.wait() == 0
+    (folder,) = (tmp_path / "recordings").iterdir()
+    (part,) = Session.open(folder).parts()
+    assert part.verdict is not None
+    assert (part.event.event_id, part.verdict.decision) == ("e1", Decision.ERROR)
 
 
 @pytest.mark.parametrize(
