@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -12,12 +13,13 @@ from typing import Final
 from pydantic import ValidationError
 
 from adapters.recordings.reader import Session
-from adapters.recordings.writer import picture_format
+from adapters.recordings.writer import SessionWriter, picture_format
 from schemas.base import rfc3339
 from schemas.messages import Decision
-from schemas.recordings import RecordedEvent, Truth
+from schemas.recordings import RecordedEvent, SessionInfo, Truth
 from service.errors import UsageError
 from service.model.dataset import list_frames
+from service.model.whole import draft_folder
 from service.pipeline.types import Progress
 from service.replay.labels import read_rows, truth_of
 from service.replay.parts import RecordedPart, unix_ns
@@ -70,6 +72,24 @@ def parts_of_folder(
             raise UsageError(f"{file.path}: its name or its row cannot name a part: {exc.errors()[0]['msg']}") from exc
         yield RecordedPart(event, at_ns, frame, None, in_folder if truth is None else truth)
         progress(number + 1, len(files))
+
+
+@contextmanager
+def whole_session(folder: Path, info: SessionInfo) -> Iterator[SessionWriter]:
+    """Lend a writer of the session `folder`, which is there once the block ends well; half a session looks whole.
+
+    Raises UsageError where `folder` is not empty or cannot be written.
+    """
+    real = folder.resolve()
+    try:
+        if real.exists() and any(real.iterdir()):
+            raise UsageError(f"{folder} is not empty: a session is written into a folder of its own")
+        with draft_folder(real.parent, ".cangate-session-") as draft:
+            with SessionWriter.create(draft, info) as writer:
+                yield writer
+            draft.rename(real)
+    except OSError as exc:
+        raise UsageError(f"cannot write {folder}: {exc.strerror}") from exc
 
 
 def export_to_folder(session: Session, folder: Path, progress: Progress) -> int:

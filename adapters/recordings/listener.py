@@ -27,6 +27,9 @@ _LEAVES: Final = (Leaf.IMAGE_READY, Leaf.IMAGE_READY_RAW, Leaf.VERDICT)
 _WAITING: Final = 64
 """Events that may wait for their verdict, each with its frame; the oldest is then recorded without one."""
 
+_SUSPICIOUS: Final = 8
+"""So many events without any verdict: a broker says nothing of a topic that a login may subscribe to and not read."""
+
 _REMEMBERED: Final = 4096
 """Event ids of recorded parts: a repeated verdict is no second part."""
 
@@ -75,6 +78,7 @@ class MqttListener:
         self._waiting: OrderedDict[str, _Heard] = OrderedDict()
         self._done: OrderedDict[str, None] = OrderedDict()
         self._handing_over: set[asyncio.Task[None]] = set()
+        self._verdict_heard = False
         self.listening = asyncio.Event()
         """Set while the broker sends what it hears."""
 
@@ -132,6 +136,9 @@ class MqttListener:
         if event_id in self._done or event_id in self._waiting:
             return
         self._waiting[event_id] = self._hear(arrival)
+        if len(self._waiting) == _SUSPICIOUS and not self._verdict_heard:
+            why = "is the service running, and may this login read the topic?"
+            log.warning("no_verdict_heard", topic=self._topics.of(Leaf.VERDICT), events=_SUSPICIOUS, ask=why)
         if len(self._waiting) > _WAITING:
             self._hand_over(self._waiting.popitem(last=False)[1], None)
 
@@ -140,6 +147,7 @@ class MqttListener:
             verdict = Verdict.model_validate_json(message.payload)
         except ValidationError:
             return
+        self._verdict_heard = True
         heard = self._waiting.pop(verdict.event_id, None)
         if heard is None:
             if verdict.event_id in self._done or verdict.replayed:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from adapters.frames import decode_image
 from adapters.recordings.reader import Session
 from schemas.settings import Settings
-from service.cli.common import console
-from service.cli.playback import Selection, direct_station, played_parts
+from service.cli.common import console, tell_troubles
+from service.cli.playback import Selection, direct_station, known_labels, played_parts
 from service.cli.replay_view import replay_view, watch
-from service.errors import CangateError, UsageError
-from service.replay.acceptance import Expectation
+from service.cli.report_folder import report_folder, writing
+from service.errors import CangateError
+from service.replay.acceptance import Acceptance, Expectation
 from service.replay.judge import AcceptanceJudge
-from service.replay.labels import Labels, read_labels
 from service.replay.player import Pace
 from service.replay.report import ACCEPTANCE, PAGE, PARTS, write_report
 from service.replay.tally import Tally
@@ -23,44 +25,50 @@ from service.replay.tally import Tally
 REPORTS = Path("reports")
 
 
-def acceptance_judge(settings: Settings, expect: Expectation, labels: Path | None) -> AcceptanceJudge:
-    """Return a judge with the rules of the plant. Raises UsageError where the labels cannot be read."""
+def acceptance_judge(settings: Settings, session: Session, expect: Expectation, labels: Path | None) -> AcceptanceJudge:
+    """Return a judge with the rules of the plant. Raises UsageError where the labels do not fit the session."""
     return AcceptanceJudge(
         expect=expect,
-        labels=Labels() if labels is None else read_labels(labels),
+        labels=known_labels(session, labels),
         rules=settings.acceptance,
         default_ms=settings.deadline.default_ms,
         decode=partial(decode_image, max_pixels=settings.images.max_pixels),
     )
 
 
-def report_folder(session: Session, out: Path | None) -> Path:
-    """Make the folder of a report, `reports/SESSION` where none is named. Raises UsageError."""
-    folder = out or REPORTS / session.path.stem
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in (PARTS, ACCEPTANCE, PAGE):
-            (folder / name).touch()
-    except OSError as exc:
-        raise UsageError(f"cannot write {exc.filename or folder}: {exc.strerror}") from exc
-    return folder
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A judge and where its report belongs: `reports/SESSION` where nothing else is named."""
 
+    judge: AcceptanceJudge
+    session: Session
+    out: Path | None = None
 
-def conclude(
-    judge: AcceptanceJudge, session: Session, folder: Path, *, via: str, speed: str, skipped: int, timed: bool
-) -> bool:
-    """Write the report, print the findings and tell whether the replay is accepted. Raises UsageError."""
-    acceptance = judge.judge(session.name, via=via, speed=speed, skipped=skipped, timed=timed)
-    try:
-        write_report(folder, acceptance, judge.rows, judge.galleries)
-    except OSError as exc:
-        raise UsageError(f"cannot write {exc.filename or folder}: {exc.strerror}") from exc
-    for finding in acceptance.findings:
-        mark = "[green]holds [/]" if finding.holds else "[red]BROKEN[/]"
-        console.print(f"{mark} {finding.rule}: {finding.text}", soft_wrap=True)
-    console.print(f"report in {folder / PAGE}", soft_wrap=True, markup=False)
-    console.print("accepted" if acceptance.accepted else "not accepted")
-    return acceptance.accepted
+    @property
+    def folder(self) -> Path:
+        """Return the folder of the report."""
+        return self.out or REPORTS / self.session.path.stem
+
+    def report(self) -> AbstractContextManager[Path]:
+        """Lend the draft of the report for the time of the replay; interrupted, it leaves nothing behind."""
+        return report_folder(self.folder, PARTS, ACCEPTANCE, PAGE)
+
+    def conclude(self, draft: Path, *, via: str, speed: str, skipped: int, timed: bool) -> Acceptance:
+        """Judge the replay and write the report. Raises UsageError."""
+        acceptance = self.judge.judge(
+            self.session.name, via=via, speed=speed, skipped=skipped, troubles=self.session.troubles, timed=timed
+        )
+        with writing(self.folder):
+            write_report(draft, acceptance, self.judge.rows, self.judge.galleries)
+        return acceptance
+
+    def tell(self, acceptance: Acceptance) -> None:
+        """Print the findings."""
+        for finding in acceptance.findings:
+            mark = "[green]holds [/]" if finding.holds else "[red]BROKEN[/]"
+            console.print(f"{mark} {finding.rule}: {finding.text}", soft_wrap=True)
+        console.print(f"report in {self.folder / PAGE}", soft_wrap=True, markup=False)
+        console.print("accepted" if acceptance.accepted else "not accepted")
 
 
 def refuse_unless_accepted(
@@ -68,13 +76,16 @@ def refuse_unless_accepted(
 ) -> None:
     """Play a session through a model at full speed. Raises CangateError where the replay is not accepted."""
     session = Session.open(session_path)
-    judge = acceptance_judge(settings, expect, labels)
+    judgement = Judgement(acceptance_judge(settings, session, expect, labels), session)
     station = direct_station(settings, store, model)
-    folder = report_folder(session, None)
     tally = Tally()
-    with replay_view(tally, session.count()) as view:
-        asyncio.run(watch(played_parts(session, Selection(), station, Pace(None), tally), view, judge))
-    for trouble in session.troubles:
-        console.print(trouble, style="yellow", markup=False, soft_wrap=True)
-    if not conclude(judge, session, folder, via="direct", speed="max", skipped=tally.skipped, timed=False):
-        raise CangateError(f"{model} is not accepted on {session_path}: it stays as it was, see {folder / PAGE}")
+    with judgement.report() as draft:
+        with replay_view(tally, session.count()) as view:
+            asyncio.run(watch(played_parts(session, Selection(), station, Pace(None), tally), view, judgement.judge))
+        acceptance = judgement.conclude(draft, via="direct", speed="max", skipped=tally.skipped, timed=False)
+    tell_troubles(session.troubles)
+    judgement.tell(acceptance)
+    if not acceptance.accepted:
+        raise CangateError(
+            f"{model} is not accepted on {session_path}: it stays as it was, see {judgement.folder / PAGE}"
+        )

@@ -17,13 +17,14 @@ from adapters.frames import AllowListedFrames
 from schemas.settings import Settings
 from service.cli.benchmark_rendered import SHOWN_PARTS, TRAINING_PARTS, rendered_frames, rendered_model
 from service.cli.common import ConfigOption, StoreOption, console, load_settings, stage_bars
-from service.cli.report_folder import report_folder, writing
+from service.cli.frame_folders import listed_frames, tell_ignored
 from service.errors import UsageError
 from service.evaluation.fresh_process import in_fresh_process
 from service.evaluation.speed import STAGES, Load, Speed, SpeedTrial, measure_speed
-from service.model.dataset import FrameFile, list_frames
+from service.model.dataset import FrameFile
 from service.model.package import ModelPackage, read_package
 from service.model.registry import ModelRegistry
+from service.model.whole import made_folder, naming, whole_file
 
 _SIZE = "1280x960"
 _SIDES = (160, 8192)
@@ -92,7 +93,10 @@ def benchmark(
         raise UsageError("--size is of rendered canisters, and FRAMES_DIR has pictures of its own")
     size_wh = _size(size or _SIZE, settings.images.max_pixels)
     with ExitStack() as stack:
-        draft = None if json_file is None else stack.enter_context(report_folder(json_file.parent))
+        draft = None
+        if json_file is not None:
+            stack.enter_context(made_folder(json_file.parent))
+            draft = stack.enter_context(whole_file(json_file))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cangate-benchmark-")))
         files = None if frames_dir is None else _listed(frames_dir)
         package = _model(model, store, folder, size_wh, settings)
@@ -104,8 +108,8 @@ def benchmark(
                 "benchmark", partial(measure_speed, _trial(package, files, seconds, settings)), progress
             )
         if draft is not None and json_file is not None:
-            with writing():
-                (draft / json_file.name).write_bytes(speed.model_dump_json(indent=2).encode() + b"\n")
+            with naming(json_file):
+                draft.write_bytes(speed.model_dump_json(indent=2).encode() + b"\n")
     _print(speed, "rendered canisters" if frames_dir is None else f"pictures of {frames_dir}")
 
 
@@ -127,13 +131,8 @@ def _size(text: str, max_pixels: int) -> tuple[int, int]:
 
 
 def _listed(folder: Path) -> tuple[FrameFile, ...]:
-    found = list_frames(folder)
-    if not found.frames:
-        raise UsageError(f"no pictures in {folder}")
-    if found.ignored:
-        console.print(
-            f"passed over, no pictures by their name: {', '.join(found.ignored)}", soft_wrap=True, markup=False
-        )
+    found = listed_frames(folder)
+    tell_ignored(found)
     return found.frames
 
 

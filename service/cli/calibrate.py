@@ -13,15 +13,16 @@ from rich.table import Table
 from adapters.frames import decode_image
 from schemas.recipe import ScoreStatistic
 from service.cli.common import ConfigOption, ModelArgument, StoreOption, console, load_settings, stage_bars
+from service.cli.frame_folders import listed_frames, tell_ignored
 from service.device import compute_device
 from service.errors import UsageError
 from service.evaluation.threshold_picture import threshold_picture
 from service.model.calibration import LimitMethod
-from service.model.dataset import FrameFile, list_frames
 from service.model.package import ModelPackage, read_package
 from service.model.recalibration import Choice, JudgedSet, choose, held_back_frames, judge_frames, publish_choice
 from service.model.registry import ModelRegistry
 from service.model.sweep import CONFIDENCE, Measure, Target, frames_to_claim
+from service.model.whole import made_folder, naming, whole_file
 
 
 def calibrate(
@@ -76,15 +77,16 @@ def calibrate(
     pipeline = package.build_pipeline(device)
     package.check_golden(pipeline)  # a threshold taken where the scores are others would be worth nothing
     decode = partial(decode_image, max_pixels=settings.images.max_pixels)
+    ok_frames, damaged_frames = (None if folder is None else listed_frames(folder) for folder in (ok, damaged))
     good, bad = JudgedSet(), JudgedSet()
     with stage_bars() as progress:
-        if ok is not None:
-            good = judge_frames(_frames(ok), package, pipeline, decode, partial(progress, "OK frames"))
-        if damaged is not None:
-            good_or_none = good if good.frames else None
-            bad = judge_frames(
-                _frames(damaged), package, pipeline, decode, partial(progress, "damaged frames"), other=good_or_none
-            )
+        if ok_frames is not None:
+            good = judge_frames(ok_frames.frames, package, pipeline, decode, partial(progress, "OK frames"))
+        if damaged_frames is not None:
+            told = partial(progress, "damaged frames")
+            other = good if good.frames else None
+            bad = judge_frames(damaged_frames.frames, package, pipeline, decode, told, other=other)
+    tell_ignored(*(found for found in (ok_frames, damaged_frames) if found is not None))
     choice = choose(
         calibration.held_back if ok is None else held_back_frames(good),
         bad,
@@ -121,13 +123,6 @@ def _target(recall: float | None, precision: float | None) -> Target | None:
     if precision is not None:
         return Target(measure=Measure.PRECISION, wanted=precision)
     return None
-
-
-def _frames(folder: Path) -> tuple[FrameFile, ...]:
-    found = list_frames(folder)
-    if not found.frames:
-        raise UsageError(f"no pictures in {folder}")
-    return found.frames
 
 
 def _reference(package: ModelPackage) -> str:
@@ -195,9 +190,7 @@ def _draw(out: Path, package: ModelPackage, choice: Choice, damaged: JudgedSet) 
     title = f"{package.ref.name}@{package.ref.version}, score {choice.statistic}"
     scores = choice.calibration.scores(choice.statistic), damaged.scores(choice.statistic)
     picture = cv2.imencode(".png", threshold_picture(title, *scores, choice.point))[1].tobytes()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "calibration.png").write_bytes(picture)
-    except OSError as exc:
-        raise UsageError(f"cannot write {exc.filename}: {exc.strerror}") from exc
-    console.print(f"curves in {out / 'calibration.png'}", soft_wrap=True)
+    file = out / "calibration.png"
+    with made_folder(out), whole_file(file) as draft, naming(file):
+        draft.write_bytes(picture)
+    console.print(f"curves in {file}", soft_wrap=True)

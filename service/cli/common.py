@@ -6,10 +6,10 @@ import json
 import os
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import ValidationError
@@ -21,14 +21,14 @@ from schemas.recipe import PRESETS, EmbedRecipe, Recipe
 from schemas.settings import Settings
 from service.errors import UsageError
 
+if TYPE_CHECKING:  # numpy behind it takes a while that `--help` need not spend
+    from service.pipeline.types import StageProgress
+
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)
 """Standard output, for results; what is no terminal has no width that names and paths would have to fit."""
 
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 """Standard error, for progress bars and the one line that says what is wrong."""
-
-StageProgress = Callable[[str, int, int], None]
-"""Told (stage, done, total) from time to time."""
 
 ConfigOption = Annotated[
     Path | None,
@@ -110,6 +110,12 @@ def with_embedder(
     except ValidationError as exc:
         raise UsageError(f"--embedder {embedder or recipe.embed.embedder}: {describe(exc)}") from exc
     return recipe.model_copy(update={"embed": embed})
+
+
+def tell_troubles(troubles: Iterable[str]) -> None:
+    """Print what of a session cannot be read."""
+    for trouble in troubles:
+        console.print(trouble, style="yellow", markup=False, soft_wrap=True)
 
 
 @contextmanager

@@ -10,7 +10,9 @@ import typer
 
 from adapters.frames import decode_image
 from adapters.recordings.reader import Session
-from service.cli.common import ConfigOption, StoreOption, console, load_settings, stage_bars
+from service.cli.common import ConfigOption, StoreOption, console, load_settings, stage_bars, tell_troubles
+from service.cli.playback import known_labels
+from service.cli.report_folder import report_folder, writing
 from service.cli.sessions import SessionArgument
 from service.cli.tables import result_table
 from service.device import compute_device
@@ -19,7 +21,6 @@ from service.model.package import read_package
 from service.model.registry import ModelRegistry
 from service.replay.comparison import Comparer, Comparison
 from service.replay.comparison_report import COMPARISON, PAGE, PARTS, model_name, write_comparison
-from service.replay.labels import Labels, read_labels
 
 
 def compare(
@@ -41,7 +42,7 @@ def compare(
     """Judge a recorded session with several models: where they agree, what each lets pass, what each costs.
 
     Escapes and over-rejects are counted where the session or --labels says what parts really were. The report shows the
-    parts that divide the models, side by side.
+    parts that divide the models, side by side. Exit status 1 where there are no parts, or something cannot be read.
 
     Example: cangate compare data/recordings/reference canister@2 canister@3 -o report
     """
@@ -49,16 +50,10 @@ def compare(
         raise UsageError("one model has nothing to be compared with: name two or more")
     settings = load_settings(config)
     recorded = Session.open(session)
-    known = Labels() if labels is None else read_labels(labels)
+    known = known_labels(recorded, labels)
     registry = ModelRegistry(store or settings.model.store)
     packages = [read_package(registry.resolve(reference)) for reference in models]
     folder = report or Path("reports") / f"{recorded.path.stem}-compared"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in (PARTS, COMPARISON, PAGE):
-            (folder / name).touch()
-    except OSError as exc:
-        raise UsageError(f"cannot write {exc.filename or folder}: {exc.strerror}") from exc
     device = compute_device(settings.compute)
     comparer = Comparer(
         packages,
@@ -67,20 +62,18 @@ def compare(
         labels=known,
     )
     total = recorded.count() or 0
-    with stage_bars() as progress:
-        for done, part in enumerate(recorded.parts(), 1):
-            comparer.take(part)
-            progress("parts", done, max(done, total))
-    comparison = comparer.summary(recorded.name)
-    try:
-        write_comparison(folder, comparison, comparer.rows, comparer.divided)
-    except OSError as exc:
-        raise UsageError(f"cannot write {exc.filename or folder}: {exc.strerror}") from exc
+    with report_folder(folder, PARTS, COMPARISON, PAGE) as draft:
+        with stage_bars() as progress:
+            for done, part in enumerate(recorded.parts(), 1):
+                comparer.take(part)
+                progress("parts", done, max(done, total))
+        comparison = comparer.summary(recorded.name, recorded.troubles)
+        with writing(folder):
+            write_comparison(draft, comparison, comparer.rows, comparer.divided)
     _print(comparison)
-    for trouble in recorded.troubles:
-        console.print(trouble, style="yellow", markup=False, soft_wrap=True)
+    tell_troubles(recorded.troubles)
     console.print(f"report in {folder / PAGE}", soft_wrap=True, markup=False)
-    if not comparison.parts:
+    if not comparison.parts or comparison.troubles:
         raise typer.Exit(1)
 
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from adapters.frames import decode_image
 from service.cli.common import ConfigOption, StoreOption, console, load_settings, stage_bars
 from service.cli.evaluate_several import compare_models
+from service.cli.frame_folders import listed_frames, tell_ignored
 from service.cli.report_folder import report_folder, writing
 from service.errors import UsageError
 from service.evaluation.comparison_report import COMPARISON_PAGE
@@ -19,7 +20,6 @@ from service.evaluation.metrics import Evaluation, Label
 from service.evaluation.report import METRICS, PAGE, RESULTS, write_report
 from service.evaluation.trial import Trial, run_trial
 from service.evaluation.truth import MaskFolder
-from service.model.dataset import FrameSet, list_frames
 from service.model.package import read_package
 from service.model.registry import ModelRegistry
 
@@ -63,7 +63,7 @@ def evaluate(
     """
     settings = load_settings(config)
     given = {Label.OK: ok, Label.DAMAGED: damaged, Label.UNKNOWN: frames}
-    folders = {label: _listed(folder) for label, folder in given.items() if folder is not None}
+    folders = {label: listed_frames(folder) for label, folder in given.items() if folder is not None}
     if not folders:
         raise UsageError("nothing to judge: give --ok, --damaged or --frames")
     if masks is not None and damaged is None:
@@ -80,11 +80,7 @@ def evaluate(
         compute=settings.compute,
     )
     trials = [trial(package=package.path, recipe=package.manifest.recipe) for package in packages]
-    for found in folders.values():
-        if found.ignored:
-            console.print(
-                f"passed over, no pictures by their name: {', '.join(found.ignored)}", soft_wrap=True, markup=False
-            )
+    tell_ignored(*folders.values())
     summaries = compare_models(packages, trials, report) if compare else [_evaluate_one(trials[0], report)]
     if masks is not None and not any(summary.boxes or summary.masks_refused for summary in summaries):
         console.print(f"[yellow]no mask in {masks} has the stem of a judged damaged frame[/]", soft_wrap=True)
@@ -92,18 +88,11 @@ def evaluate(
         raise typer.Exit(1)
 
 
-def _listed(folder: Path) -> FrameSet:
-    found = list_frames(folder)
-    if not found.frames:
-        raise UsageError(f"no pictures in {folder}")
-    return found
-
-
 def _evaluate_one(trial: Trial, report: Path) -> Evaluation:
-    with report_folder(report) as draft:
+    with report_folder(report, RESULTS, METRICS, PAGE) as draft:
         with stage_bars() as progress:
             result = run_trial(trial, lambda stage, done, total: progress(f"frames: {stage}", done, total))
-        with writing():
+        with writing(report):
             write_report(draft, result.evaluation, result.frames, result.galleries)
     _print(result.evaluation, report)
     return result.evaluation

@@ -16,7 +16,15 @@ from service.cli.report_folder import report_folder, writing
 from service.errors import UsageError
 from service.evaluation.comparison import Comparison, compare, unique_references
 from service.evaluation.comparison_figures import figures_of
-from service.evaluation.comparison_report import COMPARISON_PAGE, EXHIBITED, in_words, remarks, write_comparison
+from service.evaluation.comparison_report import (
+    COMPARISON_CSV,
+    COMPARISON_JSON,
+    COMPARISON_PAGE,
+    EXHIBITED,
+    in_words,
+    remarks,
+    write_comparison,
+)
 from service.evaluation.fresh_process import in_fresh_process
 from service.evaluation.metrics import Evaluation
 from service.evaluation.report import write_report
@@ -44,9 +52,9 @@ def compare_models(packages: Sequence[ModelPackage], trials: Sequence[Trial], re
     contenders = {reference: trials[place] for reference, place in zip(references, places, strict=True)}
     if len(places) < len(packages):
         console.print("[yellow]given twice, judged once: the same package by another name[/]")
-    with report_folder(report) as draft:
+    with report_folder(report, COMPARISON_CSV, COMPARISON_JSON, COMPARISON_PAGE) as draft:
         results, comparison, pictures = _judge(contenders)
-        with writing():
+        with writing(report):
             for reference, result in results.items():
                 (draft / reference).mkdir()
                 write_report(draft / reference, result.evaluation, result.frames, result.galleries)

@@ -12,9 +12,8 @@ from rich.table import Table
 
 from adapters.frames import decode_image
 from service.cli.common import ConfigOption, ModelArgument, StoreOption, console, errors, load_settings, stage_bars
+from service.cli.frame_folders import listed_frames, tell_ignored
 from service.device import compute_device
-from service.errors import UsageError
-from service.model.dataset import FrameFile, list_frames
 from service.model.extension import Effect, Extension
 from service.model.extension import extend as extend_model
 from service.model.package import read_package
@@ -48,16 +47,18 @@ def extend(
     device = compute_device(settings.compute)
     pipeline = package.build_pipeline(device)
     package.check_golden(pipeline)  # scores recorded where others come out could not be mixed with new ones
+    found = [listed_frames(folder) for folder in (ok_dir, damaged) if folder is not None]
     with stage_bars() as progress:
         extension = extend_model(
             package,
             pipeline,
-            _frames(ok_dir),
-            _frames(damaged) if damaged is not None else (),
+            found[0].frames,
+            found[1].frames if damaged is not None else (),
             decode=partial(decode_image, max_pixels=settings.images.max_pixels),
             workers=settings.compute.prepare_workers,
             progress=progress,
         )
+    tell_ignored(*found)
     _report(extension)
     if not accept and not (console.is_terminal and errors.is_terminal and typer.confirm("accept it as a new version?")):
         console.print("nothing was written; --accept writes the new version", soft_wrap=True)
@@ -68,13 +69,6 @@ def extend(
     if activate:
         registry.activate(package.ref.name, path.name, device=device)
         console.print(f"{reference} is active: its golden frames reproduce")
-
-
-def _frames(folder: Path) -> tuple[FrameFile, ...]:
-    frames = list_frames(folder).frames
-    if not frames:
-        raise UsageError(f"no pictures in {folder}")
-    return frames
 
 
 def _report(extension: Extension) -> None:

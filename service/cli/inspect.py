@@ -6,8 +6,8 @@ import csv
 import io
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -23,6 +23,7 @@ from adapters.frames import decode_image
 from schemas.base import Value
 from schemas.messages import Box, Decision, ModelRef, Reason, StagesMs
 from service.cli.common import ConfigOption, ModelArgument, StoreOption, console, errors, load_settings
+from service.cli.report_folder import writing
 from service.cli.tables import result_table
 from service.device import compute_device
 from service.errors import FrameError, UsageError
@@ -30,6 +31,7 @@ from service.evaluation.pictures import comparison_picture, mask_picture
 from service.model.dataset import Decode, FrameFile, printable, read_frame
 from service.model.package import read_package
 from service.model.registry import ModelRegistry
+from service.model.whole import made_folder, naming, whole_file
 from service.pipeline.pipeline import Pipeline
 from service.pipeline.types import Inspection
 
@@ -97,13 +99,15 @@ def inspect(
 
     Example: cangate inspect canister line1/*.png --csv results.csv -o pictures
     """
+    if csv_file is not None and json_file is not None and csv_file.resolve() == json_file.resolve():
+        raise UsageError(f"--csv and --json both name {json_file}: one would take the place of the other")
     settings = load_settings(config)
     package = read_package(ModelRegistry(store or settings.model.store).resolve(model))
     pipeline = package.build_pipeline(compute_device(settings.compute))
     decode = partial(decode_image, max_pixels=settings.images.max_pixels)
     rows = []
-    with _writing():
-        _make_room(out, csv_file, json_file)
+    pictures = nullcontext() if out is None else made_folder(out)
+    with _result(csv_file) as write_csv, _result(json_file) as write_json, pictures:
         stems = _stems(images)
         for path, stem in track(
             list(zip(images, stems, strict=True)),
@@ -116,11 +120,10 @@ def inspect(
             rows.append(row)
             if out is not None and inspection is not None:
                 title = f"{row.filename}   {package.ref.name}@{package.ref.version}"
-                _write_pictures(out, stem, inspection, title)
-        if csv_file is not None:
-            _replace(csv_file, _as_csv(rows))
-        if json_file is not None:
-            _replace(json_file, _ROWS.dump_json(rows, indent=2).decode() + "\n")
+                with writing(out):
+                    _write_pictures(out, stem, inspection, title)
+        write_csv(_as_csv(rows))
+        write_json(_ROWS.dump_json(rows, indent=2).decode() + "\n")
     console.print(_as_table(rows))
     if any(row.decision is Decision.ERROR for row in rows):
         raise typer.Exit(1)
@@ -176,22 +179,18 @@ def _inspect_one(
 
 
 @contextmanager
-def _writing() -> Iterator[None]:
-    """Map what goes wrong while results are written to one line."""
-    try:
-        yield
-    except OSError as exc:
-        raise UsageError(f"cannot write {exc.filename}: {exc.strerror}") from exc
+def _result(file: Path | None) -> Iterator[Callable[[str], None]]:
+    """Lend what writes a result, if it is wanted; what cannot be written is told before the first picture."""
+    if file is None:
+        yield lambda _: None
+        return
+    with made_folder(file.parent), whole_file(file) as draft:
 
+        def write(content: str) -> None:
+            with naming(file):
+                draft.write_text(content, encoding="utf-8", newline="")
 
-def _make_room(out: Path | None, *files: Path | None) -> None:
-    """Find out before the first picture whether results can be written."""
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-    for file in files:
-        if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.touch()
+        yield write
 
 
 def _stems(images: Sequence[Path]) -> list[str]:
@@ -213,16 +212,6 @@ def _write_pictures(out: Path, stem: str, inspection: Inspection, title: str) ->
     for kind, picture in pictures.items():
         # imwrite would fail in silence
         (out / f"{stem}_{kind}.png").write_bytes(cv2.imencode(".png", picture)[1].tobytes())
-
-
-def _replace(file: Path, content: str) -> None:
-    """Write a file whole or not at all."""
-    beside = file.with_name(f".{file.name}.part")
-    try:
-        beside.write_text(content, encoding="utf-8", newline="")
-        beside.replace(file)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _as_csv(rows: Sequence[InspectedImage]) -> str:

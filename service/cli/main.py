@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from service.cli.common import console, errors
+from service.cli.ending import INTERRUPTED, Ending, terminated_like_interrupted
 from service.errors import CangateError, UsageError
 
 _COMMANDS = {
@@ -35,10 +36,6 @@ _COMMANDS = {
     "certs": "Certificates for MQTT over TLS and OPC UA from an authority of the plant's own.",
     "export": "Write what integrators load into their own tools.",
 }
-
-
-INTERRUPTED = 130
-"""Exit status after Ctrl-C."""
 
 
 class _LateGroup(TyperGroup):
@@ -93,27 +90,37 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line: exit status 0 done, 1 failed, 2 unusable arguments or configuration (one line says why)."""
+    """Run the command line; the exit status is in `_run`."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file name may be anything
+    with terminated_like_interrupted() as ending:
+        status = _run(ending)
+    sys.exit(status)
+
+
+def _run(ending: Ending) -> int:
+    """Return 0 done, 1 failed, 2 unusable arguments or configuration, 130 interrupted, 143 terminated.
+
+    What is not 0 because something is wrong is told in one line.
+    """
     try:
-        status = app(prog_name="cangate", standalone_mode=False)
+        status: int = app(prog_name="cangate", standalone_mode=False) or 0
         if status == INTERRUPTED:  # typer keeps the KeyboardInterrupt to itself
-            _complain("interrupted")
+            raise KeyboardInterrupt  # noqa: TRY301 - as if it had not
     except typer.TyperException as exc:
         # the bare command prints its help this way
         _complain(exc.format_message() or "name one of the commands above")
-        status = 2
+        return 2
     except UsageError as exc:
         _complain(str(exc))
-        status = 2
+        return 2
     except CangateError as exc:
         _complain(str(exc))
-        status = 1
+        return 1
     except (KeyboardInterrupt, typer.Abort):
-        _complain("interrupted")
-        status = INTERRUPTED
-    sys.exit(status)
+        _complain(ending.word)
+        return ending.status
+    return status
 
 
 def _complain(message: str) -> None:

@@ -20,9 +20,13 @@ from service.errors import UsageError
 from service.model.package import read_package
 from service.model.registry import ModelRegistry
 from service.replay.direct import DirectStation
+from service.replay.labels import Labels, read_labels
 from service.replay.parts import RecordedPart
 from service.replay.player import Pace, Played, ReplayTarget, play
 from service.replay.tally import Tally
+
+_NAMED = 5
+"""So many labels of parts that are not there are named, and the others counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,18 @@ class Selection:
                 tally.skipped += 1
                 continue
             yield part
+
+
+def known_labels(session: Session, path: Path | None) -> Labels:
+    """Return what a CSV says of the parts of a session. Raises UsageError for rows that are about none of them."""
+    if path is None:
+        return Labels()
+    labels = read_labels(path)
+    strangers = labels.strangers(session.parts())
+    if strangers and not session.troubles:  # they may be the parts that cannot be read
+        more = f" and {len(strangers) - _NAMED} more" if len(strangers) > _NAMED else ""
+        raise UsageError(f"{path}: no part of {session.name} is {', '.join(strangers[:_NAMED])}{more}")
+    return labels
 
 
 async def played_parts(

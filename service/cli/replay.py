@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -18,13 +18,13 @@ from adapters.replay.opcua_client import OpcUaClientReplay
 from adapters.replay.opcua_server import OpcUaServerReplay
 from schemas.messages import Decision
 from schemas.settings import Settings
-from service.cli.acceptance import acceptance_judge, conclude, report_folder
-from service.cli.common import ConfigOption, StoreOption, console, load_settings
+from service.cli.acceptance import Judgement, acceptance_judge
+from service.cli.common import ConfigOption, StoreOption, console, load_settings, tell_troubles
 from service.cli.playback import Selection, direct_station, played_parts
 from service.cli.replay_view import replay_view, watch
 from service.cli.sessions import SessionArgument
 from service.errors import UsageError
-from service.replay.acceptance import Expectation
+from service.replay.acceptance import Acceptance, Expectation
 from service.replay.parts import moment_ns
 from service.replay.player import Pace, ReplayTarget
 from service.replay.tally import Tally
@@ -86,7 +86,7 @@ def replay(
     With --expect every verdict is compared, and acceptance in the configuration decides; parts.csv, acceptance.json
     and report.html say why.
 
-    Exit status 1 where a part was not answered, or the replay is not accepted.
+    Exit status 1 where a part was not answered, or the replay is not accepted; 130 after Ctrl-C, but with --loop.
 
     Example: cangate replay data/recordings/line1-20260131T080000.000000Z --speed max --model canister@3
 
@@ -109,25 +109,31 @@ def replay(
         raise UsageError("--labels belongs to --expect labels, and --out to --expect")
     if loop and expect is not None:
         raise UsageError("--loop never ends, and --expect judges at the end")
-    judge = None if expect is None else acceptance_judge(settings, expect, labels)
-    folder = None if expect is None else report_folder(recorded, report)
+    judgement = (
+        None if expect is None else Judgement(acceptance_judge(settings, recorded, expect, labels), recorded, report)
+    )
     share_interpreter()
     tally = Tally()
     whole = begin is None and end is None and only is None and not loop
+    acceptance: Acceptance | None = None
     interrupted = False
-    with replay_view(tally, recorded.count() if whole else None) as view:
-        try:
-            asyncio.run(watch(played_parts(recorded, selection, target, pace, tally, loop=loop), view, judge))
-        except KeyboardInterrupt:
-            interrupted = True
-    for trouble in recorded.troubles:
-        console.print(trouble, style="yellow", markup=False, soft_wrap=True)
-    accepted = judge is None
-    if judge is not None and folder is not None and not interrupted:
-        timed = pace.speed is not None and via is not Via.DIRECT
-        accepted = conclude(judge, recorded, folder, via=via, speed=speed, skipped=tally.skipped, timed=timed)
+    playing = played_parts(recorded, selection, target, pace, tally, loop=loop)
+    try:
+        with nullcontext() if judgement is None else judgement.report() as draft:
+            with replay_view(tally, recorded.count() if whole else None) as view:
+                asyncio.run(watch(playing, view, None if judgement is None else judgement.judge))
+            if judgement is not None and draft is not None:
+                timed = pace.speed is not None and via is not Via.DIRECT
+                acceptance = judgement.conclude(draft, via=via, speed=speed, skipped=tally.skipped, timed=timed)
+    except KeyboardInterrupt:
+        interrupted = True
+    tell_troubles(recorded.troubles)
+    if judgement is not None and acceptance is not None and not interrupted:
+        judgement.tell(acceptance)
     _summarise(tally)
-    if tally.unanswered or not tally.parts or not accepted:
+    if interrupted and not loop:
+        raise KeyboardInterrupt  # the summary is of a part of what was asked for
+    if tally.unanswered or not tally.parts or not (acceptance is None or acceptance.accepted):
         raise typer.Exit(1)
 
 

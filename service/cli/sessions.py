@@ -6,7 +6,6 @@ from collections import Counter
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
-from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -15,13 +14,12 @@ from pydantic import TypeAdapter, ValidationError
 from rich.markup import escape
 from rich.table import Table
 
-from adapters.recordings.folders import PARTS_CSV, export_to_folder, parts_of_folder
+from adapters.recordings.folders import PARTS_CSV, export_to_folder, parts_of_folder, whole_session
 from adapters.recordings.reader import Session
-from adapters.recordings.writer import SessionWriter
 from schemas.base import rfc3339
 from schemas.messages import StationId
 from schemas.recordings import SessionInfo
-from service.cli.common import ConfigOption, console, load_settings, stage_bars
+from service.cli.common import ConfigOption, console, load_settings, stage_bars, tell_troubles
 from service.cli.tables import result_table
 from service.errors import UsageError
 
@@ -40,7 +38,8 @@ def list_sessions(config: ConfigOption = None) -> None:
     """
     root = load_settings(config).record.folder
     table = result_table("session", "station", "begun", "parts", "MB", "from")
-    folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    entries = root.iterdir() if root.is_dir() else ()
+    folders = sorted(path for path in entries if path.is_dir() and not path.name.startswith("."))
     for folder in folders:
         try:
             session = Session.open(folder)
@@ -90,8 +89,7 @@ def show(session: SessionArgument) -> None:
     else:
         table.add_row("parts", "none")
     console.print(table)
-    for trouble in recorded.troubles:
-        console.print(trouble, style="yellow", markup=False, soft_wrap=True)
+    tell_troubles(recorded.troubles)
     if recorded.troubles:
         raise typer.Exit(1)
 
@@ -122,15 +120,11 @@ def import_folder(
     count = labelled = 0
     with stage_bars() as progress:
         parts = parts_of_folder(folder, labels=labels, rate_hz=rate, start=now, progress=partial(progress, "pictures"))
-        first = next(parts)  # what is wrong with the folder shows before anything is written
-        try:
-            with SessionWriter.create(session, info) as writer:
-                for part in chain([first], parts):
-                    writer.write(part)
-                    count += 1
-                    labelled += part.label is not None
-        except OSError as exc:
-            raise UsageError(f"cannot write {session}: {exc.strerror}") from exc
+        with whole_session(session, info) as writer:
+            for part in parts:
+                writer.write(part)
+                count += 1
+                labelled += part.label is not None
     console.print(f"{count} parts, {labelled} of them with a label, are in {session}", soft_wrap=True, markup=False)
 
 
@@ -149,7 +143,6 @@ def export_session(
     with stage_bars() as progress:
         written = export_to_folder(recorded, folder, partial(progress, "parts"))
     console.print(f"{written} frames are in {folder}, see {folder / PARTS_CSV}", soft_wrap=True, markup=False)
-    for trouble in recorded.troubles:
-        console.print(trouble, style="yellow", markup=False, soft_wrap=True)
+    tell_troubles(recorded.troubles)
     if recorded.troubles:
         raise typer.Exit(1)

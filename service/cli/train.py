@@ -13,10 +13,10 @@ from rich.table import Table
 from adapters.frames import decode_image
 from schemas.recipe import Recipe, RoiMethod
 from service.cli.common import EMBEDDERS, ConfigOption, console, load_settings, stage_bars, with_embedder
+from service.cli.frame_folders import listed_frames, tell_ignored
 from service.device import compute_device
-from service.errors import UsageError
 from service.model.calibration import LimitMethod
-from service.model.dataset import FrameSet, list_frames
+from service.model.dataset import FrameSet
 from service.model.manifest import ModelManifest
 from service.model.package import read_package
 from service.model.registry import ModelRegistry, check_model_name
@@ -74,9 +74,7 @@ def train(
     recipe = with_embedder(_with_roi(settings.recipe, roi), embedder, weights, pack_weights=pack_weights)
     registry = ModelRegistry(store or settings.model.store)
     check_model_name(name)
-    found = list_frames(ok_dir)
-    if not found.frames:
-        raise UsageError(f"no pictures in {ok_dir}")
+    found = listed_frames(ok_dir)
     device = compute_device(settings.compute)
     with registry.draft(name) as directory:  # before the training: a store that cannot be written is told now
         with stage_bars() as progress:
@@ -114,10 +112,7 @@ def _with_roi(recipe: Recipe, roi: RoiMethod | None) -> Recipe:
 
 def _report(manifest: ModelManifest, found: FrameSet) -> None:
     training, calibration = manifest.training, manifest.calibration
-    if found.ignored:
-        console.print(
-            f"passed over, no pictures by their name: {', '.join(found.ignored)}", soft_wrap=True, markup=False
-        )
+    tell_ignored(found)
     for duplicate in training.duplicates:
         console.print(
             f"left out: {duplicate.name} shows the very pixels of {duplicate.same_as}", soft_wrap=True, markup=False

@@ -10,12 +10,11 @@ from itertools import pairwise
 
 import numpy as np
 
-from service.evaluation.plots import RIGHT, Plot, Point, Ticks
+from service.evaluation.plots import LEFT, RIGHT, Plot, Point, Ticks
 
 SIZE_WH = (1120, 430)
 RADIUS_PX = (7.0, 30.0)
 """Of the smallest mark there is, and of that of the model which takes most memory: areas are as the memory."""
-_LEFT = 60
 _LINE_PX, _LETTER_PX = 15, 7.2
 """Height of a line of a label and width of a letter at the font size of the page, generously."""
 _LEADING = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
@@ -53,7 +52,7 @@ def tradeoff_svg(marks: Sequence[Mark], accuracy: str) -> str:
     y_range = _widened(
         [end for mark in marks for end in (mark.accuracy, *(mark.interval or ()))], share=0.1, least=0.01
     )
-    plot = Plot(x_range, y_range, SIZE_WH, left=_LEFT)
+    plot = Plot(x_range, y_range, SIZE_WH)
     largest = max((mark.memory_bytes or 0 for mark in marks), default=0)
     radii = [_radius(mark.memory_bytes, largest) for mark in marks]
     centres = [plot.at((time, mark.accuracy)) for time, mark in zip(times, marks, strict=True)]
@@ -158,7 +157,7 @@ def _covered(label: Rectangle, taken: Sequence[Rectangle]) -> float:
     """Return how much of what is taken, or of the outside, a label would cover, px squared."""
     left, top, right, bottom = label
     area = (right - left) * (bottom - top)
-    inside = max(0.0, min(right, SIZE_WH[0]) - max(left, _LEFT)) * max(0.0, min(bottom, SIZE_WH[1] - 45) - max(top, 0))
+    inside = max(0.0, min(right, SIZE_WH[0]) - max(left, LEFT)) * max(0.0, min(bottom, SIZE_WH[1] - 45) - max(top, 0))
     return 4 * (area - inside) + sum(
         max(0.0, min(right, other[2]) - max(left, other[0])) * max(0.0, min(bottom, other[3]) - max(top, other[1]))
         for other in taken

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tempfile
 import zipfile
@@ -10,30 +9,29 @@ import zlib
 from pathlib import Path
 
 from service.errors import PackageNotFound, PackageRefused, UsageError
-from service.model.package import BACKBONE, BANK, MANIFEST, SUMS, ModelPackage, read_package, write_package
+from service.model.package import BACKBONE, BANK, MANIFEST, SUMS, ModelPackage, is_package, read_package, write_package
 from service.model.registry import ModelRegistry, check_model_name
+from service.model.whole import naming, whole_file
 
 LARGEST_PACKAGE = 2 << 30
 """Bytes once unpacked."""
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _MEMBER = re.compile(rf"{'|'.join(map(re.escape, (MANIFEST, BANK, BACKBONE, SUMS)))}|golden/[0-9]+\.png")
 
 
 def export_package(package: ModelPackage, file: Path) -> None:
     """Write the files of `package` into the ZIP `file`, at once or not at all; the same package gives the same bytes.
 
-    Raises UsageError where it cannot be written.
+    Raises UsageError where it cannot be written, or would lie inside a package: that holds what was packed, no more.
     """
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        with zipfile.ZipFile(draft, "w") as archive:
-            for path in sorted(path for path in package.path.rglob("*") if path.is_file()):
-                # no date: it is not part of a package
-                member = zipfile.ZipInfo(path.relative_to(package.path).as_posix())
-                archive.writestr(member, path.read_bytes(), zipfile.ZIP_DEFLATED)
-        draft.replace(file)
-    except OSError as exc:
-        draft.unlink(missing_ok=True)
-        raise UsageError(f"cannot write {file}: {exc.strerror}") from exc
+    around = next((folder for folder in file.resolve().parents if is_package(folder)), None)
+    if around is not None:
+        raise UsageError(f"{file} would lie in the package {around}, which is never changed")
+    with whole_file(file) as draft, naming(file), zipfile.ZipFile(draft, "w") as archive:
+        for path in sorted(path for path in package.path.rglob("*") if path.is_file()):
+            # no date: it is not part of a package
+            member = zipfile.ZipInfo(path.relative_to(package.path).as_posix())
+            archive.writestr(member, path.read_bytes(), zipfile.ZIP_DEFLATED)
 
 
 def import_package(file: Path, registry: ModelRegistry, name: str | None = None) -> Path:
@@ -55,6 +53,8 @@ def import_package(file: Path, registry: ModelRegistry, name: str | None = None)
             raise PackageRefused(f"{file}: damaged, or no ZIP of a package") from exc
         try:
             package = read_package(directory)
+            for _ in package.golden_frames():
+                pass  # whether their scores are right shows at the activation, where the model will judge
         except (PackageNotFound, PackageRefused) as exc:
             raise PackageRefused(f"{file}: {str(exc).replace(f'package {directory}: ', '')}") from exc
         target = check_model_name(name or package.manifest.name)
@@ -73,6 +73,9 @@ def _unpack(file: Path, directory: Path) -> None:
             raise PackageRefused(f"{file}: {strange[0][:80]!r} does not belong to a package")
         if len({member.filename for member in members}) < len(members):
             raise PackageRefused(f"{file}: holds a file twice")
+        strange = [member.filename for member in members if member.compress_type not in _COMPRESSIONS]
+        if strange:
+            raise PackageRefused(f"{file}: {strange[0]} is neither stored nor deflated")
         if sum(member.file_size for member in members) > LARGEST_PACKAGE:
             raise PackageRefused(f"{file}: larger than {LARGEST_PACKAGE} bytes")
         for member in members:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,14 +46,15 @@ class ReadFrame:
 def list_frames(directory: Path) -> FrameSet:
     """List the pictures in `directory` and below it, told by their suffix; hidden files and folders are passed over.
 
+    Linked folders are searched as well. A folder that can be reached twice counts once, a loop of links included.
+
     Raises UsageError where it cannot be listed.
     """
     found: list[FrameFile] = []
     ignored: list[str] = []
     try:
         next(directory.iterdir(), None)  # os.walk would pass over a directory that is not there in silence
-        for folder, below, files in os.walk(directory, onerror=_raise):
-            below[:] = [name for name in below if not name.startswith(".")]
+        for folder, files in _folders(directory):
             for path in (Path(folder, file) for file in files if not file.startswith(".")):
                 name = printable(path.relative_to(directory).as_posix())
                 if path.suffix.lower() in SUFFIXES:
@@ -83,6 +85,22 @@ def natural_key(name: str) -> tuple[tuple[tuple[int, str], ...], str]:
     """Return a sort key that counts: part2 before part10; ties (part2, part02) in the order of their characters."""
     pieces = re.findall(r"[0-9]+|[^0-9]+", name)
     return tuple((int(piece), "") if piece[0] in "0123456789" else (-1, piece.casefold()) for piece in pieces), name
+
+
+def _folders(directory: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield every folder with its files; those that are linked last, so that a folder goes by its real name first."""
+    seen: set[tuple[int, int]] = set()
+    waiting = deque([directory])
+    while waiting:
+        for folder, below, files in os.walk(waiting.popleft(), onerror=_raise):
+            status = Path(folder).stat()
+            below[:] = sorted(name for name in below if not name.startswith("."))
+            if (status.st_dev, status.st_ino) in seen:
+                below.clear()
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            waiting.extend(path for path in (Path(folder, name) for name in below) if path.is_symlink())
+            yield folder, files
 
 
 def _raise(error: OSError) -> None:

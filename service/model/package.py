@@ -15,6 +15,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,10 @@ MANIFEST, BANK, BACKBONE, SUMS = "model.json", "memory.safetensors", "backbone.s
 GOLDEN_TOLERANCE = 1e-3
 """How far a golden score may be off, as a distance. The same machine repeats it to 1e-5; another CPU or a GPU rounds
 differently and may move a pixel of the mask; a wrong colour order, resize or weight moves it by far more."""
+
+LARGEST_GOLDEN_PX = 1 << 28
+"""Of a golden frame: several times what `images.max_pixels` lets any other frame have."""
+_PNG_HEADER = struct.Struct(">8x4x4sII")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,10 +113,10 @@ class ModelPackage:
     def golden_frames(self) -> Iterator[tuple[GoldenFrame, Frame]]:
         """Yield each golden frame with what is expected of it. Raises PackageRefused where one cannot be decoded."""
         for golden in self.manifest.golden:
-            bgr = cv2.imdecode(np.fromfile(self.path / golden.file, np.uint8), cv2.IMREAD_COLOR)
+            bgr = _decode_png((self.path / golden.file).read_bytes())
             if bgr is None:
-                raise self._refused(f"{golden.file} is no picture")
-            yield golden, Frame(np.asarray(bgr, np.uint8), uri=golden.name)
+                raise self._refused(f"{golden.file} is no whole PNG of up to {LARGEST_GOLDEN_PX} pixels")
+            yield golden, Frame(bgr, uri=golden.name)
 
     def check_golden(self, pipeline: Pipeline) -> float:
         """Return the largest deviation of a golden score. Raises PackageRefused where it is above the tolerance."""
@@ -163,13 +168,9 @@ def read_package(path: Path) -> ModelPackage:
     try:
         _verify(path)
         manifest = _parse_manifest(path, (path / MANIFEST).read_bytes())
-        vectors = load_tensors((path / BANK).read_bytes()).get("vectors")
+        vectors = _read_vectors(path)
     except OSError as exc:
         raise PackageRefused(f"package {path}: cannot read {exc.filename}: {exc.strerror}") from exc
-    except safetensors.SafetensorError as exc:
-        raise PackageRefused(f"package {path}: {BANK}: {exc}") from exc
-    if vectors is None or vectors.dtype != np.float32 or vectors.ndim != 2 or not len(vectors):
-        raise PackageRefused(f"package {path}: {BANK} holds no (M, D) float32 vectors")
     if vectors.shape[1] != manifest.embedder.dim or not np.isfinite(vectors).all():
         raise PackageRefused(f"package {path}: {BANK} does not hold finite vectors of length {manifest.embedder.dim}")
     wanted = {golden.file for golden in manifest.golden} | ({BACKBONE} if manifest.recipe.embed.pack_weights else set())
@@ -179,9 +180,14 @@ def read_package(path: Path) -> ModelPackage:
     return ModelPackage(path, identity, manifest, vectors)
 
 
+def is_package(path: Path) -> bool:
+    """Tell whether a package, perhaps a damaged one, lies in `path`."""
+    return (path / MANIFEST).is_file() or (path / SUMS).is_file()
+
+
 def package_id(path: Path) -> str:
     """Return the id of the package in `path` without verifying its files. Raises PackageNotFound, PackageRefused."""
-    if not (path / MANIFEST).is_file() and not (path / SUMS).is_file():
+    if not is_package(path):
         raise PackageNotFound(f"no model package in {path}")
     try:
         return hashlib.sha256((path / SUMS).read_bytes()).hexdigest()
@@ -259,11 +265,26 @@ def _verify(path: Path) -> None:
     for name in sorted({MANIFEST, BANK} | listed.keys()):
         if name not in present:
             raise PackageRefused(f"package {path}: {name} is missing")
+        if not (path / name).is_file():  # a pipe would never end
+            raise PackageRefused(f"package {path}: {name} is no file")
         if _digest(path / name) != listed.get(name):
             raise PackageRefused(f"package {path}: {name} is not what was packed (tampered with or damaged)")
     strangers = sorted(present - listed.keys())
     if strangers:
         raise PackageRefused(f"package {path}: {', '.join(strangers)} does not belong to it")
+
+
+def _read_vectors(path: Path) -> FloatArray:
+    """Return the vectors (M, D) float32 of the bank. Raises OSError, PackageRefused."""
+    try:
+        vectors = load_tensors((path / BANK).read_bytes()).get("vectors")
+    except safetensors.SafetensorError as exc:
+        raise PackageRefused(f"package {path}: {BANK}: {exc}") from exc
+    except (KeyError, TypeError, ValueError):  # of a type that numpy has not, as bfloat16 and the small floats are
+        vectors = None
+    if vectors is None or vectors.dtype != np.float32 or vectors.ndim != 2 or not len(vectors):
+        raise PackageRefused(f"package {path}: {BANK} holds no (M, D) float32 vectors")
+    return vectors
 
 
 def _parse_manifest(path: Path, document: bytes) -> ModelManifest:
@@ -273,6 +294,18 @@ def _parse_manifest(path: Path, document: bytes) -> ModelManifest:
         first = exc.errors(include_url=False, include_input=False)[0]
         key = ".".join(str(part) for part in first["loc"])
         raise PackageRefused(f"package {path}: {MANIFEST}: {key}: {first['msg']}") from exc
+
+
+def _decode_png(content: bytes) -> BgrImage | None:
+    """Return a picture, None for what is none; what declares more than may be is not decoded."""
+    try:
+        kind, width, height = _PNG_HEADER.unpack_from(content)
+        if kind != b"IHDR" or width * height > LARGEST_GOLDEN_PX:
+            return None
+        bgr = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    except (struct.error, cv2.error):
+        return None
+    return None if bgr is None else np.asarray(bgr, np.uint8)
 
 
 def _files(path: Path) -> set[str]:

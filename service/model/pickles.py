@@ -47,7 +47,14 @@ _MALFORMED = (
     TypeError,
     ValueError,
 )
+_MAKES_NO_TUPLE = re.compile(
+    "(BIN)?INT[12]?|LONG[14]?|(BIN)?FLOAT|NONE|NEWTRUE|NEWFALSE|(SHORT_)?(BIN)?(STRING|UNICODE|BYTES)8?|BYTEARRAY8"
+    "|(EMPTY_)?(LIST|DICT)|(STACK_)?GLOBAL|REDUCE"
+)
+"""Operations that leave something else than a tuple on the stack; what they call, see `_STAND_INS`, returns none."""
 _PLAIN_NUMBER = re.compile(r"[fiu][1248]|b1")
+_MOST_DIMENSIONS = 64
+"""Of an array of numpy."""
 
 
 class _Refusal(ValueError):
@@ -78,7 +85,7 @@ def read_pickled_bank(path: Path) -> PickledBank:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # a text with an unknown escape: the file's, not ours
-            _check_size(document)
+            _check_operations(document)
             return _bank_in(_Unpickler(io.BytesIO(document)).load())
     except _Refusal as exc:
         raise PackageRefused(f"{path}: {exc}") from exc
@@ -131,14 +138,28 @@ def imported_manifest(
         raise UsageError(f"{tau} cannot be a threshold") from exc
 
 
-def _check_size(document: bytes) -> None:
-    """Refuse what would make the unpickler reserve memory out of proportion; `genops` checks every stated length."""
+def _check_operations(document: bytes) -> None:
+    """Refuse what would take memory or time out of proportion; `genops` checks every stated length.
+
+    The unpickler reserves room up to the largest memo entry. A tuple is hashed with all that is in it, as often as it
+    is in it: one that holds the same tuple twice, and that again, sixty times over, would be hashed for ever as the key
+    of a dict. So none may be fetched from the memo; lists and dicts have no hash.
+    """
     if len(document) > LARGEST_FILE:
         raise _Refusal(f"larger than {LARGEST_FILE} bytes")
+    before, memoized, tuples = "", set[int](), set[int]()
     for count, (opcode, argument, _) in enumerate(pickletools.genops(document)):
-        entry = int(argument or 0) if opcode.name in {"PUT", "BINPUT", "LONG_BINPUT"} else 0
+        name, entry = opcode.name, 0
+        if name in {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}:
+            entry = len(memoized) if argument is None else int(argument)
+            memoized.add(entry)
+            if not _MAKES_NO_TUPLE.fullmatch(before):
+                tuples.add(entry)
+        elif name == "DUP" or (name in {"GET", "BINGET", "LONG_BINGET"} and int(argument or 0) in tuples):
+            raise _Refusal("holds something twice that may be a tuple, which no memory bank does")
         if max(count, entry) > LARGEST_COUNT:
             raise _Refusal(f"more than {LARGEST_COUNT} parts, which no memory bank has")
+        before = name
 
 
 class _Unpickler(pickle.Unpickler):
@@ -150,7 +171,7 @@ class _Unpickler(pickle.Unpickler):
             raise _Refusal(f"asks for {asked!r}; only plain types and numpy arrays of numbers are read") from None
 
     def persistent_load(self, pid: object) -> object:
-        raise _Refusal(f"refers to something outside of it, {str(pid)[:80]!r}")
+        raise _Refusal(f"refers to something outside of it, {_told(pid)!r}")
 
 
 class _Function:
@@ -175,7 +196,7 @@ class _DType:
 
     def __init__(self, code: object, _align: object = False, _copy: object = True) -> None:
         if not isinstance(code, str) or not _PLAIN_NUMBER.fullmatch(code):
-            raise _Refusal(f"holds numpy values of the type {str(code)[:80]!r}; only plain numbers are read")
+            raise _Refusal(f"holds numpy values of the type {_told(code)!r}; only plain numbers are read")
         self.dtype = np.dtype(code)
 
     def __setstate__(self, state: tuple[object, ...]) -> None:
@@ -205,10 +226,12 @@ class _Array:
             content = content.encode("latin-1")
         if not isinstance(content, bytes | bytearray) or not isinstance(dtype, _DType):
             raise _Refusal("holds a numpy array that is not made of plain numbers")
-        if not isinstance(shape, tuple) or not all(type(side) is int and side >= 0 for side in shape):
-            raise _Refusal(f"holds a numpy array of the shape {str(shape)[:80]}")
+        if not isinstance(shape, tuple) or len(shape) > _MOST_DIMENSIONS:
+            raise _Refusal("holds a numpy array of a shape that cannot be")
+        if not all(type(side) is int and 0 <= side <= LARGEST_FILE for side in shape):
+            raise _Refusal("holds a numpy array of a shape that cannot be")
         if math.prod(shape) * dtype.dtype.itemsize != len(content):
-            raise _Refusal(f"holds a numpy array of the shape {str(shape)[:80]} in {len(content)} bytes")
+            raise _Refusal(f"holds a numpy array of the shape {shape} in {len(content)} bytes")
         flat = np.frombuffer(content, dtype.dtype)
         self.array = flat.reshape(shape, order="F" if order == "F" else "C")
         return self
@@ -226,10 +249,15 @@ def _scalar(dtype: object, content: object = b"") -> object:
     return _Array().fill(content, dtype, (), "C").array.item()
 
 
-def _encode(text: str, codec: str) -> bytes:
-    if codec not in {"latin1", "latin-1"}:
-        raise _Refusal(f"asks for the codec {codec[:80]!r}")
+def _encode(text: str, codec: object) -> bytes:
+    if codec not in ("latin1", "latin-1"):
+        raise _Refusal(f"asks for the codec {_told(codec)!r}")
     return text.encode("latin-1")
+
+
+def _told(value: object) -> str:
+    """Return a number or a text for people, of anything else its type: a small list may be endless in words."""
+    return str(value)[:80] if isinstance(value, int | float | str) else f"({type(value).__name__.strip('_').lower()})"
 
 
 _STAND_INS: dict[tuple[str, str], object] = {
@@ -258,10 +286,10 @@ def _bank_in(content: object) -> PickledBank:
         raise _Refusal("the bank holds numbers that are not finite")
     feat_dim = content.get("feat_dim")
     if feat_dim is not None and feat_dim != vectors.shape[1]:
-        raise _Refusal(f"says feat_dim {str(feat_dim)[:80]}, its vectors have {vectors.shape[1]} numbers")
+        raise _Refusal(f"says feat_dim {_told(feat_dim)}, its vectors have {vectors.shape[1]} numbers")
     tau = content.get("tau")
     if isinstance(tau, _Array) and tau.array.size == 1:
         tau = tau.array.item()
     if tau is not None and not (isinstance(tau, int | float) and 0 < tau < math.inf):
-        raise _Refusal(f"says tau {str(tau)[:80]}, which cannot be a threshold")
+        raise _Refusal(f"says tau {_told(tau)}, which cannot be a threshold")
     return PickledBank(np.ascontiguousarray(vectors), None if tau is None else float(tau))

@@ -6,8 +6,6 @@ import contextlib
 import errno
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +18,7 @@ from schemas.messages import ModelRef, Sha256
 from service.errors import PackageNotFound, PackageRefused, UsageError
 from service.model.manifest import ModelManifest, ModelName, ModelVersion
 from service.model.package import ModelPackage, package_id, read_package, seal, write_package
+from service.model.whole import draft_folder
 
 CPU = torch.device("cpu")
 POINTER = "active.json"
@@ -143,24 +142,17 @@ class ModelRegistry:
     def draft(self, name: str) -> Iterator[Path]:
         """Lend an empty directory beside the versions of `name`; what is not published from it is gone afterwards.
 
+        So are the drafts of trainings that were killed.
+
         Raises UsageError: the name cannot be one, or the store cannot be written.
         """
-        check_model_name(name)
-        folder = self.store / name
-        made = [each for each in (folder, *folder.parents) if not each.exists()]
+        folder = self.store / check_model_name(name)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            directory = Path(tempfile.mkdtemp(prefix=".draft-", dir=folder))
-            directory.chmod(0o755)
-        except OSError as exc:
-            raise UsageError(f"cannot write {exc.filename or folder}: {exc.strerror}") from exc
-        try:
-            yield directory
+            with draft_folder(folder, ".draft-") as directory:
+                yield directory
         finally:
-            shutil.rmtree(directory, ignore_errors=True)
             with contextlib.suppress(OSError):  # not empty: the name has versions
-                for each in made or [folder]:
-                    each.rmdir()
+                folder.rmdir()
 
     def add_with_threshold(self, name: str, tau: float, *, judging: ModelRef | None = None) -> str:
         """Publish a copy with another `tau`; return its version. Raises UsageError.

@@ -106,7 +106,10 @@ class Finding(Value):
 
 
 class Acceptance(Value):
-    """`acceptance.json`: everything a replay is judged by."""
+    """`acceptance.json`: everything a replay is judged by.
+
+    troubles: places of the session that cannot be read; nobody knows how many parts they held.
+    """
 
     format: Literal["cangate/acceptance/1"] = "cangate/acceptance/1"
     created_at: UtcDatetime
@@ -118,6 +121,7 @@ class Acceptance(Value):
     models: tuple[ModelRef, ...]
     parts: int
     skipped: int
+    troubles: tuple[str, ...] = ()
     compared: int
     changes: dict[Change, int]
     changes_recorded: dict[Change, int]
@@ -203,7 +207,9 @@ def slack_ms(verdict: Verdict, allowed_ms: int) -> float:
     return allowed_ms - (verdict.decided_at - start).total_seconds() * 1000
 
 
-def findings(rows: Sequence[ComparedPart], rules: AcceptanceSettings, *, timed: bool) -> Iterator[Finding]:
+def findings(
+    rows: Sequence[ComparedPart], rules: AcceptanceSettings, *, unreadable: int, timed: bool
+) -> Iterator[Finding]:
     """Yield every rule that applies, and whether it holds.
 
     A share is allowed what the recording has against the same expectation, and what the rule adds.
@@ -211,6 +217,7 @@ def findings(rows: Sequence[ComparedPart], rules: AcceptanceSettings, *, timed: 
     Args:
         rows: every part that was played.
         rules: of the plant.
+        unreadable: places of the session that cannot be read.
         timed: the replay kept the pace, so that the time left to the deadline means something.
     """
     compared = [row for row in rows if row.change not in (Change.UNKNOWN, Change.UNANSWERED)]
@@ -219,6 +226,8 @@ def findings(rows: Sequence[ComparedPart], rules: AcceptanceSettings, *, timed: 
         text=f"{len(compared)} parts compared, {rules.parts_min} asked for",
         holds=len(compared) >= rules.parts_min,
     )
+    # what became of the parts that were recorded there is what the whole replay was to find out
+    yield Finding(rule="readable", text=f"{unreadable} places of the session cannot be read", holds=unreadable == 0)
     unanswered = sum(row.change is Change.UNANSWERED for row in rows)
     yield Finding(rule="answers", text=f"{unanswered} parts got no verdict", holds=unanswered == 0)
     damaged = [row for row in compared if row.expected is Decision.DAMAGED]

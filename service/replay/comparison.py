@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -80,13 +79,14 @@ class PairFigures(Value):
 
 
 class Comparison(Value):
-    """`comparison.json`."""
+    """`comparison.json`. troubles: places of the session that cannot be read; nobody knows how many parts they held."""
 
     format: Literal["cangate/comparison/1"] = "cangate/comparison/1"
     created_at: UtcDatetime
     session: str
     parts: int
     skipped: int
+    troubles: tuple[str, ...] = ()
     labelled_ok: int
     labelled_damaged: int
     models: tuple[ModelFigures, ...]
@@ -132,14 +132,15 @@ class Comparer:
         if not row.agreed and isinstance(frame, Frame):
             self.divided.offer(self._distance(row), row, lambda: _picture(frame.bgr, row))
 
-    def summary(self, session: str) -> Comparison:
-        """Return the figures over everything judged so far."""
+    def summary(self, session: str, troubles: Sequence[str]) -> Comparison:
+        """Return the figures over everything judged so far. troubles: what of the session cannot be read."""
         labels = [row.label for row in self.rows]
         return Comparison(
             created_at=datetime.now(UTC),
             session=session,
             parts=len(self.rows),
             skipped=self.skipped,
+            troubles=tuple(troubles),
             labelled_ok=labels.count(Decision.OK),
             labelled_damaged=labels.count(Decision.DAMAGED),
             models=tuple(self._figures(index, package) for index, package in enumerate(self.packages)),
@@ -220,8 +221,11 @@ def _pair(rows: Sequence[ComparedFrame], pair: tuple[int, int]) -> PairFigures:
 def mcnemar_p(first: int, second: int) -> float:
     """Return the two-sided p of the exact McNemar test: `first` and `second` parts that only one of two is right on."""
     trials = first + second
-    tail = sum(math.comb(trials, count) for count in range(min(first, second) + 1))
-    return float(min(1.0, 2 * tail / 2.0**trials))
+    ways = tail = 1  # in whole numbers, which a float cannot hold beyond 1,023 parts
+    for count in range(min(first, second)):
+        ways = ways * (trials - count) // (count + 1)
+        tail += ways
+    return float(min(1.0, 2 * tail / 2**trials))
 
 
 def _picture(bgr: BgrImage, row: ComparedFrame) -> bytes:

@@ -12,6 +12,7 @@ from schemas.base import rfc3339
 from service.evaluation.gallery import Gallery
 from service.evaluation.page import definitions, figure, note, page, percent, picture, table
 from service.replay.comparison import ComparedFrame, Comparison, ModelFigures, label_of
+from service.replay.report import unreadable
 from service.replay.scatter import scatter_panel
 
 PARTS, COMPARISON, PAGE = "parts.csv", "comparison.json", "report.html"
@@ -59,6 +60,7 @@ def as_html(comparison: Comparison, rows: Sequence[ComparedFrame], divided: Gall
         "<h2>Agreement</h2>",
         _agreement(comparison, names),
         *_scatters(comparison, rows, names),
+        *unreadable(comparison.troubles),
         *_divided(divided, names),
         "<h2>What the figures mean</h2>",
         _meanings(),
@@ -82,6 +84,8 @@ def _about(comparison: Comparison) -> str:
 def _notes(comparison: Comparison) -> Iterable[str]:
     if comparison.skipped:
         yield note(f"Parts whose frame was not recorded: {comparison.skipped}; nobody can judge them now.")
+    if comparison.troubles:
+        yield note(f"Places of the session that cannot be read: {len(comparison.troubles)}; their parts are missing.")
     if not comparison.labelled_ok and not comparison.labelled_damaged:
         yield note("Nobody knows what these parts really were: where models differ, this page cannot say who is right.")
 

@@ -70,10 +70,15 @@ class AcceptanceJudge:
             gallery = self.galleries.setdefault(row.change, Gallery())
             gallery.offer(abs(row.shift or 0.0), row, lambda: self._picture(played))
 
-    def judge(self, session: str, *, via: str, speed: str, skipped: int, timed: bool) -> Acceptance:
-        """Return the judgement over all parts so far. timed: the replay kept the recorded pace, with deadlines."""
+    def judge(
+        self, session: str, *, via: str, speed: str, skipped: int, troubles: Sequence[str], timed: bool
+    ) -> Acceptance:
+        """Return the judgement over all parts so far.
+
+        troubles: what of the session cannot be read. timed: the replay kept the recorded pace, with deadlines.
+        """
         rows = self.rows
-        found = tuple(findings(rows, self.rules, timed=timed))
+        found = tuple(findings(rows, self.rules, unreadable=len(troubles), timed=timed))
         return Acceptance(
             created_at=datetime.now(UTC),
             session=session,
@@ -84,6 +89,7 @@ class AcceptanceJudge:
             models=tuple(self._models.values()),
             parts=len(rows),
             skipped=skipped,
+            troubles=tuple(troubles),
             compared=sum(row.change not in (Change.UNKNOWN, Change.UNANSWERED) for row in rows),
             changes=count_changes(row.change for row in rows),
             changes_recorded=count_changes(row.before for row in rows),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,22 +13,30 @@ from service.errors import UsageError
 from service.replay.parts import RecordedPart
 
 KEYS = ("event_id", "filename", "part_id")
-"""Columns by which a row finds its part; the first one that a file has counts."""
+"""Columns by which a row finds its part; the first one that a row fills counts."""
 
 _TRUTHS: Mapping[str, Truth] = {"ok": Decision.OK, "damaged": Decision.DAMAGED}
 
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """Truths by the value of one column; `key` is that column."""
+    """Truths by what a row names: an event, which is called after its file where a folder was imported, or a part."""
 
-    key: str = KEYS[0]
-    truths: Mapping[str, Truth] = field(default_factory=dict)
+    by_event: Mapping[str, Truth] = field(default_factory=dict)
+    by_part: Mapping[str, Truth] = field(default_factory=dict)
 
     def of(self, part: RecordedPart) -> Truth | None:
         """Return what `part` really was: as this file says, else as the session does."""
-        name = part.event.part_id if self.key == "part_id" else part.event.event_id
-        return self.truths.get(name or "", part.label)
+        event = part.event
+        return self.by_event.get(event.event_id) or self.by_part.get(event.part_id or "") or part.label
+
+    def strangers(self, parts: Iterable[RecordedPart]) -> list[str]:
+        """Return what rows name that is none of `parts`, in the order of the file."""
+        events, names = dict.fromkeys(self.by_event), dict.fromkeys(self.by_part)
+        for part in parts:
+            events.pop(part.event.event_id, None)
+            names.pop(part.event.part_id or "", None)
+        return [*events, *names]
 
 
 def read_labels(path: Path) -> Labels:
@@ -38,15 +46,18 @@ def read_labels(path: Path) -> Labels:
     """
     rows = list(read_rows(path))
     columns = rows[0][1] if rows else {}
-    key = next((name for name in KEYS if name in columns), None)
-    if key is None or "label" not in columns:
+    if "label" not in columns or not any(key in columns for key in KEYS):
         raise UsageError(f"{path}: needs the columns label and one of {', '.join(KEYS)}")
-    truths = {}
+    by_event, by_part = dict[str, Truth](), dict[str, Truth]()
     for line, row in rows:
         truth = truth_of(row, path, line)
-        if truth is not None:
-            truths[row[key]] = truth
-    return Labels(key, truths)
+        if truth is None:
+            continue
+        key = next((key for key in KEYS if row.get(key)), None)
+        if key is None:
+            raise UsageError(f"{path}, line {line}: a label, and nothing that says of which part")
+        (by_part if key == "part_id" else by_event)[row[key]] = truth
+    return Labels(by_event, by_part)
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:

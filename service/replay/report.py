@@ -13,6 +13,7 @@ from schemas.messages import Decision
 from service.evaluation.gallery import Exhibit, Gallery
 from service.evaluation.metrics import Label
 from service.evaluation.page import definitions, figure, note, page, picture, table
+from service.evaluation.report import LISTED
 from service.replay.acceptance import Acceptance, Change, ComparedPart, Percentiles
 from service.replay.judge import told_models
 from service.replay.scatter import scatter_panel
@@ -74,6 +75,7 @@ def as_html(acceptance: Acceptance, rows: Sequence[ComparedPart], galleries: Gal
         *_scores(acceptance, rows),
         "<h2>Time</h2>",
         _times(acceptance),
+        *unreadable(acceptance.troubles),
         *(part for change in _KINDS if change in galleries for part in _gallery(change, galleries[change])),
         "<h2>What the figures mean</h2>",
         _meanings(),
@@ -98,6 +100,15 @@ def _notes(acceptance: Acceptance) -> Iterable[str]:
         yield note(f"Parts of which nothing is known to hold them against: {unknown}; no rule looks at them.")
     if len(acceptance.models) > 1:
         yield note("More than one model judged while this was played.")
+
+
+def unreadable(troubles: Sequence[str]) -> Iterable[str]:
+    """Yield the part of a page that names what of a session cannot be read, where there is something."""
+    if troubles:
+        yield f"<h2>What cannot be read of the session: {len(troubles)}</h2>"
+        yield table(("place",), [(trouble,) for trouble in troubles[:LISTED]], kind="words")
+        if len(troubles) > LISTED:
+            yield f'<p class="muted">The first {LISTED}.</p>'
 
 
 def _decisions(rows: Sequence[ComparedPart]) -> str:

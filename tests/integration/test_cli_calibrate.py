@@ -187,8 +187,10 @@ def test_calibrate_counts_a_copied_frame_once(
     """A copy makes no threshold surer."""
     folder = shutil.copytree(frames / "other", tmp_path / "copies")
     shutil.copy(folder / "part1.png", folder / "part9.png")
+    (folder / "notes.txt").touch()
     outcome = cangate("calibrate", "bars", "--ok", folder, "--dry-run", "--store", registry.store)
     assert "left out: part9.png is part1.png once more" in outcome.stdout
+    assert "passed over, no pictures by their name: notes.txt" in outcome.stdout
     assert f"{OTHER} OK frames" in outcome.stdout
 
 

@@ -148,6 +148,8 @@ def test_evaluate_refuses_what_is_not_there_in_one_line(
     empty, blocked = tmp_path / "empty", tmp_path / "blocked"
     empty.mkdir()
     blocked.touch()
+    odd = tmp_path / "odd"
+    (odd / "report.html").mkdir(parents=True)
     rest = ("-o", tmp_path / "report", "--store", store)
     for given, named in (
         (("other", "--ok", ok, *rest), "other"),
@@ -158,9 +160,11 @@ def test_evaluate_refuses_what_is_not_there_in_one_line(
         (("bars", "--ok", ok, "--masks", masks, *rest), "--damaged"),
         (("bars", "--ok", ok, "-o", blocked / "report", "--store", store), "blocked"),
         (("bars", "--ok", ok, "--store", store), "-o"),
+        (("bars", "--ok", ok, "-o", odd, "--store", store), "odd/report.html: it is a folder"),
     ):
         assert named in cangate("evaluate", *given).one_line_error()
     assert not (tmp_path / "report").exists()
+    assert [path.name for path in odd.iterdir()] == ["report.html"]
 
 
 def test_evaluate_says_that_frames_are_copies(cangate: CommandLine, store: Path, ok: Path, tmp_path: Path) -> None:

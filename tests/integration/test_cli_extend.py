@@ -95,10 +95,12 @@ def test_extend_leaves_out_what_the_model_knows(
 ) -> None:
     """Frames of the training and copies among the new ones are named and not counted twice."""
     new = write_new(tmp_path / "new", range(100, 102))
+    (new / "notes.txt").touch()
     (new / "copy.png").write_bytes((new / "new100.png").read_bytes())
     (new / "old.png").write_bytes((trained_on / "part3.png").read_bytes())
     done = cangate("models", "extend", "bars", new, "--store", registry.store, "--accept")
     assert "left out: old.png is part3.png of bars@1" in done.stdout
+    assert "passed over, no pictures by their name: notes.txt" in done.stdout
     assert "left out: new100.png is copy.png" in done.stdout
     assert len(read_package(registry.resolve("bars@2")).manifest.training.frames) == 12
     again = cangate("models", "extend", "bars@2", new, "--store", registry.store).one_line_error()

@@ -120,6 +120,32 @@ def test_inspect_refuses_results_that_cannot_be_written(
     assert "good.png" in line
 
 
+def test_inspect_writes_into_links_and_devices(
+    cangate: CommandLine, store: Path, images: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Neither becomes a file; a device that is full is named, and the results elsewhere are not lost by it."""
+    link, target, device = tmp_path / "link.csv", tmp_path / "target.csv", tmp_path / "device.json"
+    link.symlink_to(target)
+    device.symlink_to("/dev/full")
+    line = cangate("inspect", "bars", *images, "--store", store, "--csv", link, "--json", device).one_line_error()
+    assert line == f"cangate: cannot write {device}: No space left on device"
+    assert device.is_char_device()
+    assert cangate("inspect", "bars", *images, "--store", store, "--csv", link).status == 0
+    assert link.is_symlink()
+    assert target.read_text().startswith("filename,s,decision,")
+
+
+def test_inspect_refuses_two_results_in_one_file(
+    cangate: CommandLine, store: Path, images: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """By whatever names."""
+    link, target = tmp_path / "link", tmp_path / "target"
+    link.symlink_to(target)
+    line = cangate("inspect", "bars", *images, "--store", store, "--csv", link, "--json", target).one_line_error()
+    assert "--csv and --json both name" in line
+    assert not target.exists()
+
+
 def test_inspect_needs_an_image(cangate: CommandLine, store: Path) -> None:
     """Without one there is nothing to judge."""
     assert "IMAGE" in cangate("inspect", "bars", "--store", store).one_line_error()

@@ -138,15 +138,22 @@ def test_weights_are_read_as_safetensors_reads_them(weights: Path) -> None:
         torch.testing.assert_close(tensor, expected[name], rtol=0, atol=0)
 
 
+NO_SAFETENSORS = (b"", b"no tensors", b"\x02\0\0\0\0\0\0\0[]", b"\xff" * 64, b"PK\x03\x04" + bytes(64), b"\0\0\0{" * 9)
+
+
 @pytest.mark.parametrize(
-    "content", [b"", b"no tensors", b"\x02\0\0\0\0\0\0\0{}", b"\x02\0\0\0\0\0\0\0[]", b"\xff" * 64]
+    ("content", "words"),
+    [
+        (b"\x02\0\0\0\0\0\0\0{}", ""),
+        *((content, "it is no safetensors file$") for content in NO_SAFETENSORS),
+    ],
 )
-def test_a_file_without_a_network_is_refused_by_its_path(content: bytes, tmp_path: Path) -> None:
+def test_a_file_without_a_network_is_refused_by_its_path(content: bytes, words: str, tmp_path: Path) -> None:
     """Whatever it is, one line says that it is no starter network; a file that is missing is said to be."""
     path = tmp_path / "starter.safetensors"
     path.write_bytes(content)
 
-    with pytest.raises(UsageError, match="holds no starter network"):
+    with pytest.raises(UsageError, match=f"holds no starter network: {words}"):
         build_embedder(EmbedRecipe(weights=str(path)), CPU)
     path.unlink()
     with pytest.raises(UsageError, match="no weights"):

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from adapters.recordings.reader import Session
+from service.cli.replay_view import ReplayView
 from service.model.registry import ModelRegistry
+from service.replay.comparison import Comparer
 from tests.support.cli import CommandLine
 from tests.support.parts import publish, train_parts, write_parts
 from tests.support.recordings import drawn_part, write_session
@@ -122,6 +126,98 @@ def test_activation_is_not_fooled_by_an_empty_session(
     done = cangate("models", "activate", "bars", 2, "--store", store, "--require-replay", file)
     assert done.status == 1
     assert "BROKEN parts_min: 0 parts compared" in done.stdout
+
+
+@pytest.fixture(params=["cut off", "corrupt"])
+def half_lost(request: pytest.FixtureRequest, session: Path, tmp_path: Path) -> Path:
+    """The session without its second half, or with a chunk that is spoilt."""
+    folder = tmp_path / "half"
+    folder.mkdir()
+    content = bytearray((session / "0001.mcap").read_bytes())
+    if request.param == "corrupt":
+        content[content.index(b"C-000004")] ^= 1
+    else:
+        content = content[: len(content) // 2]
+    (folder / "0001.mcap").write_bytes(content)
+    return folder
+
+
+def test_session_that_is_lost_in_part_is_not_accepted(
+    cangate: CommandLine, half_lost: Path, store: Path, tmp_path: Path
+) -> None:
+    """However right what is left of it is judged: what cannot be read is a broken rule, and named in the report."""
+    out = tmp_path / "report"
+    model = ("--model", "bars@1", "--store", store)
+    done = cangate("replay", half_lost, "--speed", "max", *model, "--expect", "recorded", "-o", out)
+    assert done.status == 1
+    assert "BROKEN readable: 1 places of the session cannot be read" in done.stdout
+    summary = json.loads((out / "acceptance.json").read_text())
+    assert (summary["accepted"], summary["differing"]) == (False, 0)
+    (trouble,) = summary["troubles"]
+    assert trouble.startswith("0001.mcap: ")
+    assert f"<td>{trouble}</td>" in (out / "report.html").read_text()
+    registry = ModelRegistry(store)
+    before = registry.active("bars")
+    done = cangate("models", "activate", "bars", 2, "--store", store, "--require-replay", half_lost)
+    assert (done.status, registry.active("bars")) == (1, before)
+
+
+def test_compare_of_a_session_that_is_lost_in_part_says_so(cangate: CommandLine, half_lost: Path, store: Path) -> None:
+    """Exit status 1, and the place in the report."""
+    done = cangate("compare", half_lost, "bars@1", "bars@2", "--store", store, "-o", "out")
+    assert done.status == 1
+    (trouble,) = json.loads(Path("out/comparison.json").read_text())["troubles"]
+    assert trouble in done.stdout
+    assert trouble in Path("out/report.html").read_text()
+
+
+@pytest.mark.parametrize("command", ["replay", "compare", "models"])
+def test_labels_of_other_parts_are_refused(
+    cangate: CommandLine, session: Path, store: Path, tmp_path: Path, command: str
+) -> None:
+    """Some are named; nothing is judged as if nobody had said anything."""
+    labels = tmp_path / "labels.csv"
+    labels.write_text("filename,label\ne1,ok\n" + "".join(f"other{number}.png,ok\n" for number in range(7)))
+    arguments = {
+        "replay": ("replay", session, "--speed", "max", "--model", "bars@1", "--expect", "labels"),
+        "compare": ("compare", session, "bars@1", "bars@2"),
+        "models": ("models", "activate", "bars", 2, "--require-replay", session, "--expect", "labels"),
+    }[command]
+    told = cangate(*arguments, "--labels", labels, "--store", store).one_line_error()
+    assert "no part of reference is other0.png, other1.png" in told
+    assert "and 2 more" in told
+    assert not Path("reports").exists()
+
+
+@pytest.mark.parametrize("way", ["plain", "judged", "compared", "looped"])
+def test_replay_that_is_interrupted_says_how_far_it_came(
+    cangate: CommandLine, session: Path, store: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """Exit status 130 and no report; a loop has no other end, so that is a good one."""
+    taken = []
+
+    def interrupting(take: Callable[..., None]) -> Callable[..., None]:
+        def taking(self: object, part: object) -> None:
+            take(self, part)
+            taken.append(part)
+            if len(taken) == 3:
+                signal.raise_signal(signal.SIGINT)
+
+        return taking
+
+    monkeypatch.setattr(ReplayView, "take", interrupting(ReplayView.take))
+    monkeypatch.setattr(Comparer, "take", interrupting(Comparer.take))
+    replay = ("replay", session, "--speed", "max", "--model", "bars@1", "--store", store)
+    done = {
+        "plain": lambda: cangate(*replay),
+        "judged": lambda: cangate(*replay, "--expect", "recorded", "-o", "out"),
+        "compared": lambda: cangate("compare", session, "bars@1", "bars@2", "--store", store, "-o", "out"),
+        "looped": lambda: cangate(*replay, "--loop"),
+    }[way]()
+    assert done.status == (0 if way == "looped" else 130)
+    assert done.stderr == ("" if way == "looped" else "cangate: interrupted\n")
+    assert way == "compared" or done.stdout.startswith("replay: 3 parts")
+    assert not Path("out").exists()
 
 
 def test_compare_says_where_models_differ(cangate: CommandLine, session: Path, store: Path) -> None:

@@ -71,6 +71,22 @@ def test_import_refuses_a_csv_by_name(
     assert not (tmp_path / "s").exists()
 
 
+def test_import_that_fails_leaves_no_half_a_session(cangate: CommandLine, tmp_path: Path, pictures: Path) -> None:
+    """A picture that cannot be read, in the middle: once it is mended, the same command works."""
+    third = pictures / "ok" / "part2.png"
+    content = third.read_bytes()
+    third.unlink()
+    third.symlink_to("gone")
+    assert "part2.png" in cangate("sessions", "import", pictures, tmp_path / "new" / "s").one_line_error()
+    assert not (tmp_path / "new").exists()
+    third.unlink()
+    third.write_bytes(content)
+    (tmp_path / "new" / "s").mkdir(parents=True)
+    assert cangate("sessions", "import", pictures, tmp_path / "new" / "s").status == 0
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["s"]
+    assert "is not empty" in cangate("sessions", "import", pictures, tmp_path / "new" / "s").one_line_error()
+
+
 def test_export_goes_back_to_folders(cangate: CommandLine, tmp_path: Path) -> None:
     """Frames byte for byte, sorted by what is known of them; the CSV labels them again at the next import."""
     parts = [drawn_part(0), drawn_part(1, damaged=True), recorded_part(2, frame=None)]
@@ -108,12 +124,14 @@ def test_list_shows_every_session(cangate: CommandLine, tmp_path: Path) -> None:
     """Also one that was never closed, and a folder that is none."""
     write_session(tmp_path / "r" / "a", [recorded_part(0)])
     (tmp_path / "r" / "b").mkdir()
+    (tmp_path / "r" / ".cangate-session-abcd1234").mkdir()  # an import at work
     config = tmp_path / "config.toml"
     config.write_text(f'[record]\nfolder = "{tmp_path / "r"}"\n')
     done = cangate("sessions", "list", "-c", config)
     assert done.status == 0
     assert "line1" in done.stdout
     assert "no .mcap file" in done.stdout
+    assert ".cangate" not in done.stdout
 
 
 def test_replay_direct_repeats_the_line(cangate: CommandLine, tmp_path: Path, store: Path) -> None:

@@ -43,10 +43,12 @@ def row(
     return compare_part(played, 1, BEGIN, expect=expect, label=truth, default_ms=500)  # type: ignore[arg-type] # narrowed
 
 
-def broken(rows: Sequence[ComparedPart], *, timed: bool = False, **rules: object) -> list[str]:
+def broken(rows: Sequence[ComparedPart], *, unreadable: int = 0, timed: bool = False, **rules: object) -> list[str]:
     """Return the names of the rules that do not hold."""
     settings = AcceptanceSettings.model_validate(rules)
-    return [finding.rule for finding in findings(rows, settings, timed=timed) if not finding.holds]
+    return [
+        finding.rule for finding in findings(rows, settings, unreadable=unreadable, timed=timed) if not finding.holds
+    ]
 
 
 @pytest.mark.parametrize(
@@ -91,6 +93,11 @@ def test_one_worse_part_breaks_one_rule(rows: list[ComparedPart], rule: str) -> 
     assert broken(rows) == [rule]
 
 
+def test_what_cannot_be_read_proves_nothing() -> None:
+    """However well the parts do that are left."""
+    assert broken([row(OK, OK), row(DAMAGED, DAMAGED)], unreadable=1) == ["readable"]
+
+
 def test_rules_allow_shares() -> None:
     """A share counts over the parts that can fall short: damaged ones for escapes, OK ones for over-rejects."""
     rows = [row(DAMAGED, OK), *[row(DAMAGED, DAMAGED)] * 9, row(OK, DAMAGED), *[row(OK, OK)] * 99]
@@ -111,8 +118,8 @@ def test_labels_allow_what_the_recording_missed_itself() -> None:
 
 def test_rules_that_are_off_do_not_appear() -> None:
     """What nobody asked for is no finding; asked for, it is one even where nothing can be said of it."""
-    names = [finding.rule for finding in findings([row(OK, OK)], AcceptanceSettings(), timed=True)]
-    assert names == ["parts_min", "answers", "escapes_max", "over_rejects_max", "errors_max"]
+    names = [finding.rule for finding in findings([row(OK, OK)], AcceptanceSettings(), unreadable=0, timed=True)]
+    assert names == ["parts_min", "readable", "answers", "escapes_max", "over_rejects_max", "errors_max"]
     assert broken([row(OK, OK)], score_shift_max=0.01, box_iou_min=0.9, slack_min_ms=0, timed=True) == []
     assert broken([row(ERROR, ERROR).model_copy(update={"s": None})], score_shift_max=0.01) == ["score_shift_max"]
 

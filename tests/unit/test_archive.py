@@ -12,7 +12,7 @@ import torch
 from service.errors import PackageNotFound, PackageRefused, UsageError
 from service.model import archive
 from service.model.archive import export_package, import_package
-from service.model.package import read_package
+from service.model.package import read_package, write_package
 from service.model.registry import ModelRegistry
 from service.model.training import TrainedModel
 from tests.support.cli import CommandLine
@@ -78,6 +78,53 @@ def test_archive_with_a_strange_member_is_refused(exported: Path, tmp_path: Path
     with pytest.raises(PackageRefused, match="does not belong to a package"):
         import_package(exported, ModelRegistry(tmp_path / "line2"))
     assert not (tmp_path / "line2").exists()
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_archive_packed_otherwise_is_refused(
+    registry: ModelRegistry, exported: Path, tmp_path: Path, compression: int
+) -> None:
+    """Nothing but what the export writes is unpacked: every further decoder has errors of its own."""
+    folder = registry.store / "bars" / "1"
+    with zipfile.ZipFile(exported, "w", compression) as changed:
+        for path in (path for path in folder.rglob("*") if path.is_file()):
+            changed.write(path, path.relative_to(folder).as_posix())
+    with pytest.raises(PackageRefused, match="neither stored nor deflated"):
+        import_package(exported, ModelRegistry(tmp_path / "line2"))
+
+
+def test_archive_with_a_golden_frame_that_is_none_is_refused(
+    trained: TrainedModel, tmp_path: Path, exported: Path
+) -> None:
+    """Its digest is right, so that only a look at the frame tells; nothing is published."""
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    write_package(folder, trained.manifest, trained.vectors, {**trained.golden, "golden/1.png": b""})
+    with zipfile.ZipFile(exported, "w") as changed:
+        for path in (path for path in folder.rglob("*") if path.is_file()):
+            changed.write(path, path.relative_to(folder).as_posix())
+    with pytest.raises(PackageRefused, match=r"golden/1\.png is no whole PNG"):
+        import_package(exported, ModelRegistry(tmp_path / "line2"))
+    assert not (tmp_path / "line2").exists()
+
+
+def test_export_follows_a_link(registry: ModelRegistry, exported: Path, tmp_path: Path) -> None:
+    """What it names is written; the link stays."""
+    link = tmp_path / "link.zip"
+    link.symlink_to(tmp_path / "target.zip")
+    export_package(registry.read("bars", "1"), link)
+    assert link.is_symlink()
+    assert (tmp_path / "target.zip").read_bytes() == exported.read_bytes()
+
+
+@pytest.mark.parametrize("version", ["1", "2"])
+def test_export_into_a_package_is_refused(registry: ModelRegistry, trained: TrainedModel, version: str) -> None:
+    """Be it the exported one or another: a file that was not packed breaks it."""
+    publish(registry, trained)
+    package = registry.read("bars", "1")
+    with pytest.raises(UsageError, match="would lie in the package"):
+        export_package(package, registry.store / "bars" / version / "golden" / "bars.zip")
+    assert registry.read("bars", version).ref.version == version
 
 
 def test_archive_that_was_tampered_with_is_refused(registry: ModelRegistry, exported: Path, tmp_path: Path) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import struct
 import subprocess
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +19,7 @@ from safetensors.numpy import save_file
 from schemas.recipe import RoiMethod, RoiRecipe
 from service.errors import PackageNotFound, PackageRefused
 from service.model.manifest import PIPELINE_VERSION, ModelManifest
-from service.model.package import read_package, write_package
+from service.model.package import read_package, seal, write_package
 from service.model.training import TrainedModel
 from service.pipeline.patch_scores import RINGS
 from tests.support.parts import train_parts, write_parts
@@ -176,6 +179,48 @@ def test_package_with_an_unusable_bank_is_refused(
     (path / "SHA256SUMS").write_text("\n".join([*kept, sealed.stdout.strip()]) + "\n")
     with pytest.raises(PackageRefused, match=r"memory\.safetensors"):
         read_package(path)
+
+
+@pytest.mark.parametrize("kind", ["BF16", "F8_E4M3", "F4", "F64"])
+def test_package_with_a_bank_of_another_type_is_refused(package: Path, kind: str) -> None:
+    """Also where numpy has no such type."""
+    size = {"BF16": 16, "F8_E4M3": 8, "F4": 4, "F64": 64}[kind]
+    header = json.dumps({"vectors": {"dtype": kind, "shape": [2, 4], "data_offsets": [0, size]}}).encode()
+    (package / "memory.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(size))
+    seal(package, ModelManifest.model_validate_json((package / "model.json").read_bytes()))
+    with pytest.raises(PackageRefused, match=r"memory\.safetensors"):
+        read_package(package)
+
+
+def png_of(width: int, height: int) -> bytes:
+    """Return a PNG that declares a size and holds next to nothing."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + content
+
+
+@pytest.mark.parametrize("picture", [b"", b"\x89PNG\r\n\x1a\n", b"no picture, but long enough", png_of(60_000, 60_000)])
+def test_package_with_a_golden_frame_that_is_none_is_refused(
+    trained: TrainedModel, tmp_path: Path, picture: bytes
+) -> None:
+    """No bytes, no picture, or one that declares more pixels than may be."""
+    (tmp_path / "odd").mkdir()
+    write_package(tmp_path / "odd", trained.manifest, trained.vectors, {**trained.golden, "golden/2.png": picture})
+    read = read_package(tmp_path / "odd")
+    with pytest.raises(PackageRefused, match=r"golden/2\.png is no whole PNG"):
+        list(read.golden_frames())
+
+
+def test_package_with_a_pipe_is_refused(package: Path) -> None:
+    """Nobody waits for its other end."""
+    (package / "golden" / "2.png").unlink()
+    os.mkfifo(package / "golden" / "2.png")
+    with pytest.raises(PackageRefused, match=r"golden/2\.png is no file"):
+        read_package(package)
 
 
 def test_manifest_is_readable_json(package: Path) -> None:

@@ -117,6 +117,8 @@ def test_pickle_that_asks_for_anything_else_is_refused_by_name(
     assert not marker.exists()
 
 
+THRICE = b"".join(b"0" + b"h%c" % number * 3 + b"\x87q%c" % (number + 1) for number in range(60))
+"""Sixty times over: a tuple of three times the tuple before."""
 HAND_MADE = {
     "system in the oldest way": (b"(S'true'\nios\nsystem\n.", "asks for 'os.system'"),
     "system through a dotted name": (
@@ -135,7 +137,14 @@ HAND_MADE = {
     "bytes of a terabyte": (b"\x80\x05\x96" + (1 << 40).to_bytes(8, "little") + b"x.", "truncated"),
     "deep nesting": (
         pickle.dumps({"coreset": BANK}, 2)[:-1] + b"S'tau'\n" + b"]" * 4_900 + b"a" * 4_899 + b"s.",
-        "damaged",
+        r"says tau \(list\)",
+    ),
+    "tuple without an end, as a key": (b"}N\x85q\x00" + THRICE + b"Ns.", "something twice"),
+    "tuple behind what leaves it on the stack": (b"}N\x85(uq\x00h\x00Ns.", "something twice"),
+    "tuple doubled on the stack": (b"}N\x852\x86Ns.", "something twice"),
+    "codec without an end": (
+        b"c_codecs\nencode\n(S'x'\n]q\x00" + b"".join(b"0]q%c(h%ch%ce" % (n + 1, n, n) for n in range(60)) + b"tR.",
+        r"codec '\(list\)'",
     ),
     "itself": (b"}q\x00S'coreset'\nh\x00s.", "no array"),
     "unknown escape in a text": (b"S'\\q'\n.", "holds a str"),
@@ -185,6 +194,17 @@ def test_pickle_without_a_usable_bank_is_refused(path: pathlib.Path, content: ob
     """What it holds instead is said."""
     path.write_bytes(pickle.dumps(content))
     with pytest.raises(PackageRefused, match=words):
+        read_pickled_bank(path)
+
+
+@pytest.mark.parametrize("key", ["tau", "feat_dim"])
+def test_list_without_an_end_is_not_put_into_words(path: pathlib.Path, key: str) -> None:
+    """A kilobyte that takes for ever to print."""
+    endless: list[object] = []
+    for _ in range(60):
+        endless = [endless] * 10
+    path.write_bytes(pickle.dumps({"coreset": BANK, key: endless}))
+    with pytest.raises(PackageRefused, match=rf"says {key} \(list\)"):
         read_pickled_bank(path)
 
 

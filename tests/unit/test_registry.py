@@ -148,6 +148,18 @@ def test_drafts_are_no_versions(registry: ModelRegistry, trained: TrainedModel) 
         assert registry.names() == ["bars"]
 
 
+def test_drafts_of_the_dead_are_removed(registry: ModelRegistry, trained: TrainedModel) -> None:
+    """A killed training leaves one that nobody holds; what still lives, or is none, stays."""
+    publish(registry, trained)
+    folder = registry.store / "bars"
+    (folder / ".draft-abcd1234" / "golden").mkdir(parents=True)
+    (folder / ".draft-by-hand").mkdir()
+    with registry.draft("bars") as living, registry.draft("bars"):
+        assert living.is_dir()
+        assert len([entry for entry in folder.iterdir() if entry.name.startswith(".draft-")]) == 3
+    assert {entry.name for entry in folder.iterdir()} == {"1", ".draft-by-hand"}
+
+
 def test_versions_published_at_once_get_different_numbers(registry: ModelRegistry, trained: TrainedModel) -> None:
     """Four trainings that end together make four versions, each of which knows its number."""
     together = threading.Barrier(4)

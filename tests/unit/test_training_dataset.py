@@ -30,6 +30,20 @@ def test_frames_are_listed_in_natural_order_with_subfolders(tmp_path: Path) -> N
     assert found.ignored == ("notes.txt",)
 
 
+def test_linked_folders_are_searched_once(tmp_path: Path) -> None:
+    """Wherever they lie, by their real name where they have one here, and in spite of loops."""
+    frames, elsewhere = tmp_path / "frames", tmp_path / "elsewhere"
+    for folder in (frames / "b", elsewhere / "deep"):
+        folder.mkdir(parents=True)
+        (folder / "part.png").touch()
+    (frames / "a").symlink_to(frames / "b")
+    (frames / "linked").symlink_to(elsewhere)
+    (frames / "again").symlink_to(elsewhere / "deep")
+    (frames / "b" / "loop").symlink_to(frames)
+    (elsewhere / "loop").symlink_to(tmp_path)
+    assert [file.name for file in list_frames(frames).frames] == ["again/part.png", "b/part.png"]
+
+
 def test_an_empty_directory_has_no_frames(tmp_path: Path) -> None:
     """Nothing is found where there is nothing."""
     assert list_frames(tmp_path).frames == ()

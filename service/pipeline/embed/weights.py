@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -35,13 +36,23 @@ def read_tensors(content: bytes) -> dict[str, torch.Tensor]:
     The pipeline imports nothing but the libraries of its trade, and this format is plain enough to be read here. Raises
     ValueError, KeyError, TypeError, RuntimeError or AttributeError for anything else.
     """
-    length = int.from_bytes(content[:8], "little")
-    header: dict[str, Any] = json.loads(content[8 : 8 + length])
-    header.pop("__metadata__", None)
+    values, header = _split(content)
     kinds = {"F32": torch.float32, "F16": torch.float16, "I64": torch.int64}
     tensors: dict[str, torch.Tensor] = {}
     for name, entry in header.items():
-        start, stop = (8 + length + offset for offset in entry["data_offsets"])
-        values = torch.frombuffer(bytearray(content[start:stop]), dtype=kinds[entry["dtype"]])
-        tensors[name] = values.reshape(entry["shape"])
+        start, stop = entry["data_offsets"]
+        tensor = torch.frombuffer(bytearray(values[start:stop]), dtype=kinds[entry["dtype"]])
+        tensors[name] = tensor.reshape(entry["shape"])
     return tensors
+
+
+def _split(content: bytes) -> tuple[bytes, dict[str, Any]]:
+    """Return the values and what the header says of them. Raises ValueError where `content` has no such header."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = None
+    with suppress(ValueError, RecursionError):
+        header = json.loads(content[8:start].decode())
+    if not isinstance(header, dict):
+        raise ValueError("it is no safetensors file")  # noqa: TRY004 - of the file, not of an argument
+    header.pop("__metadata__", None)
+    return content[start:], header

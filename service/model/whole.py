@@ -1,0 +1,129 @@
+"""What is written whole or not at all: folders that get their name in the end, files that take the place of others."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import secrets
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from service.errors import UsageError
+
+_RANDOM = re.compile(r"[a-z0-9_]{8}")
+"""What `tempfile` puts behind a prefix."""
+
+
+@contextmanager
+def draft_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """Lend an empty hidden folder in `parent`, see `made_folder`; what is not moved away from it is gone afterwards.
+
+    A draft is locked while it is lent: those of the same prefix that nobody holds are what killed processes left
+    behind, and are removed.
+
+    Raises UsageError where nothing can be written.
+    """
+    with made_folder(parent):
+        try:
+            _remove_orphans(parent, prefix)
+            draft, lock = _locked_draft(parent, prefix)
+        except OSError as exc:
+            raise UsageError(f"cannot write {exc.filename or parent}: {exc.strerror}") from exc
+        try:
+            yield draft
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+            os.close(lock)
+
+
+@contextmanager
+def made_folder(folder: Path) -> Iterator[None]:
+    """Make a folder where there is none; it is gone again if nothing came of it. Raises UsageError."""
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise UsageError(f"cannot write {exc.filename or folder}: {exc.strerror}") from exc
+    try:
+        yield
+    finally:
+        for each in made:
+            with suppress(OSError):  # it holds what was written
+                each.rmdir()
+
+
+@contextmanager
+def whole_file(target: Path) -> Iterator[Path]:
+    """Lend a path to write to; what lies there takes the place of `target` once the block ends well.
+
+    A link stays one: the file that it names is replaced. What is there and no regular file, a device or a pipe, is
+    never replaced: the bytes are written into it.
+
+    Raises UsageError where `target` cannot be written, before the block is entered if that can be known.
+    """
+    with naming(target):
+        special = target.exists() and not stat.S_ISREG(target.stat().st_mode)
+        real = target.resolve()
+    if special:
+        with tempfile.TemporaryDirectory(prefix="cangate-") as folder:
+            draft = Path(folder, "content")
+            draft.touch()
+            yield draft
+            with naming(target), draft.open("rb") as content, target.open("wb") as sink:
+                shutil.copyfileobj(content, sink)
+        return
+    draft = real.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        with naming(target):
+            draft.touch()
+        yield draft
+        with naming(target):
+            draft.replace(real)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(target: Path) -> Iterator[None]:
+    """Map what goes wrong while `target` is written, under whatever name, to one line that names it."""
+    try:
+        yield
+    except OSError as exc:
+        raise UsageError(f"cannot write {target}: {exc.strerror}") from exc
+
+
+def _locked_draft(parent: Path, prefix: str) -> tuple[Path, int]:
+    """Return a new folder and the descriptor that holds its lock."""
+    while True:
+        draft = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        try:
+            draft.chmod(0o755)
+            lock = os.open(draft, os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # somebody tidied up before it was locked
+        with suppress(OSError):  # a file system without locks: nobody removes orphans there either
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if draft.exists():
+            return draft, lock
+        os.close(lock)
+
+
+def _remove_orphans(parent: Path, prefix: str) -> None:
+    for path in parent.iterdir():
+        if path.name.startswith(prefix) and _RANDOM.fullmatch(path.name.removeprefix(prefix)):
+            with suppress(OSError):  # it is held, somebody else's, or gone
+                _remove_unless_held(path)
+
+
+def _remove_unless_held(draft: Path) -> None:
+    lock = os.open(draft, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(draft, ignore_errors=True)
+    finally:
+        os.close(lock)

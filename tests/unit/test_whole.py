@@ -1,0 +1,77 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from service.errors import UsageError
+from service.model.whole import whole_file
+
+
+def write(target: Path, content: str) -> None:
+    with whole_file(target) as draft:
+        draft.write_text(content)
+
+
+def test_file_takes_the_place_of_another(tmp_path: Path) -> None:
+    """And nothing is left beside it."""
+    target = tmp_path / "results.csv"
+    write(target, "old")
+    write(target, "new")
+    assert target.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_file_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    """The old content, and no half a file."""
+    target = tmp_path / "results.csv"
+    write(target, "old")
+    with pytest.raises(KeyboardInterrupt), whole_file(target) as draft:  # noqa: PT012 - it is interrupted while writing
+        draft.write_text("ha")
+        raise KeyboardInterrupt
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_link_stays_one(tmp_path: Path, there: bool) -> None:
+    """The file that it names is replaced, or made."""
+    link, target = tmp_path / "latest.csv", tmp_path / "elsewhere" / "results.csv"
+    target.parent.mkdir()
+    if there:
+        target.write_text("old")
+    link.symlink_to(target)
+    write(link, "new")
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+
+
+def test_pipe_gets_the_bytes(tmp_path: Path) -> None:
+    """As a device does: it is written into and stays what it is."""
+    pipe, read = tmp_path / "pipe", list[str]()
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()))
+    reader.start()
+    write(pipe, "new")
+    reader.join()
+    assert read == ["new"]
+    assert pipe.is_fifo()
+
+
+def test_device_that_is_full_is_named(tmp_path: Path) -> None:
+    """It is written into, through a link as well."""
+    device = tmp_path / "device"
+    device.symlink_to("/dev/full")
+    with pytest.raises(UsageError, match=r"^cannot write .*/device: No space left on device$"):
+        write(device, "new")
+    assert device.is_char_device()
+
+
+def test_file_in_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """Before anything is done for it."""
+    with pytest.raises(UsageError, match=r"nowhere/results\.csv"), whole_file(tmp_path / "nowhere" / "results.csv"):
+        pytest.fail("nothing is lent")
