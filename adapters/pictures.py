@@ -166,6 +166,9 @@ class PictureStore:
             return self._encode(findings.draw(_decode(jpeg), overlay))
         except (OSError, ValueError, KeyError, BadZipFile, cv2.error) as exc:
             # deleted or damaged by somebody else: for the reader there is no picture
+            if isinstance(exc, FileNotFoundError):  # other errors may pass, as too many open files do
+                with self._changed:
+                    self._kept.pop(key, None)
             log.warning("picture_unreadable", path=str(self._path(key, ".jpg")), error=str(exc))
             return None
 

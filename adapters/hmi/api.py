@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 from fastapi import APIRouter, FastAPI, HTTPException, Query, Response
 from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from adapters.hmi.bridge import Bridge
 from adapters.pictures import Overlay, PictureStore
@@ -38,10 +38,16 @@ class Readiness(BaseModel):
 class Page(BaseModel):
     """What a reader may ask of /api/verdicts; `before` is a seq."""
 
+    model_config = ConfigDict(extra="forbid")
+
     limit: Annotated[int, Field(ge=1, le=500)] = 50
     before: Annotated[int, Field(ge=0, le=_MAX_SEQ)] | None = None
     decision: Decision | None = None
     part_id: PartId | None = None
+
+    def query(self) -> VerdictQuery:
+        """Return it as the journal takes it."""
+        return VerdictQuery(self.limit, self.before, self.decision, self.part_id)
 
 
 def build_api(*, bridge: Bridge, pictures: PictureStore, metrics: Metrics, version: str) -> FastAPI:
@@ -62,9 +68,8 @@ def _records(bridge: Bridge, pictures: PictureStore) -> APIRouter:
     @router.get("")
     async def verdicts(page: Annotated[Page, Query()]) -> Response:
         """Return stored verdicts, newest first, each with its exact bytes."""
-        query = VerdictQuery(page.limit, page.before, page.decision, page.part_id)
         try:
-            rows = await bridge.verdicts(query)
+            rows = await bridge.verdicts(page.query())
         except JournalError as exc:
             raise _unavailable(exc) from exc
         return Response(b"[" + b",".join(rows) + b"]", media_type=_JSON)

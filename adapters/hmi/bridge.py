@@ -15,8 +15,8 @@ T = TypeVar("T")
 class Bridge:
     """Carries questions from the thread of the pages to the loop of the service, and the answers back.
 
-    Journal and station belong to that loop. While it is stuck no question is answered: the clock of the page stands
-    still and /healthz times out, as they should.
+    Journal and station belong to that loop. While it is stuck no question is answered: a page says so and turns grey,
+    and /healthz times out, as they should.
     """
 
     def __init__(self, view: StationView, journal: Journal) -> None:

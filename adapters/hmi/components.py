@@ -2,49 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from datetime import datetime
+import asyncio
+from datetime import UTC, datetime
 
 from nicegui import ui
 
+from adapters.hmi.bridge import Bridge
+from adapters.hmi.feed import Part, Recent
 from adapters.hmi.words import (
     DECISION_ICON,
     GATE_ICON,
     NOTHING,
     REASON_TEXT,
     STATE_ICON,
+    Mode,
+    age_text,
     clock_text,
     count_text,
+    history_url,
+    isolated,
     latency_text,
+    moment_text,
     part_name,
-    picture_url,
-    score_text,
+    score_texts,
 )
-from adapters.pictures import Overlay
 from schemas.messages import Gate, Status, Verdict
 
-_ROWS = 12
+PATIENCE_S = 2.0
+"""How long a page waits for the service, which answers in milliseconds while its loop lives."""
 
 
-def _block(classes: str, tag: str = "div") -> ui.element:
+def block(classes: str, tag: str = "div") -> ui.element:
+    """Return an element of a class."""
     return ui.element(tag).classes(classes)
 
 
-class Header:
-    """Station, state, model and clock; below it why the station is not well."""
+class Silence:
+    """A banner for when the service no longer answers though its server does; what is below it turns grey."""
 
-    def __init__(self, station: str) -> None:
-        with _block("top", "header"):
-            with _block("bar"):
+    def __init__(self) -> None:
+        with block("silence hidden").props("role=alert") as self._banner:
+            self._text = ui.label()
+        self._heard_at = datetime.now(UTC)
+
+    async def ask(self, bridge: Bridge) -> Status | None:
+        """Return the state of the station, None where nobody answers."""
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                status = await bridge.status()
+        except TimeoutError:
+            self._text.set_text(f"service does not answer since {clock_text(self._heard_at)}")
+            self._banner.classes(replace="silence")
+            return None
+        self._heard_at = datetime.now(UTC)
+        self._banner.classes(replace="silence hidden")
+        return status
+
+
+class Header:
+    """Station, state, the two pages, model and clock; below it why the station is not well."""
+
+    def __init__(self, station: str, *, is_live: bool) -> None:
+        with block("top", "header"):
+            with block("bar"):
                 ui.label(station).classes("station")
-                with _block("state") as self._state:
+                with block("state") as self._state:
                     self._icon = ui.icon("autorenew")
                     self._word = ui.label()
+                with block("tabs", "nav"):
+                    self._tab("Live", "./", is_here=is_live)
+                    self._history = self._tab("History", history_url(), is_here=not is_live)
                 self._model = ui.label().classes("model")
                 self._clock = ui.label().classes("clock")
-            with _block("trouble").props("role=alert") as self._fault:
+            with block("trouble").props("role=alert") as self._fault:
                 ui.icon("report_problem")
                 self._fault_text = ui.label()
+
+    @staticmethod
+    def _tab(word: str, address: str, *, is_here: bool) -> ui.element:
+        with block("tab here" if is_here else "tab", "a").props(f"href={address}") as tab:
+            ui.label(word)
+        return tab
 
     def show(self, status: Status, now: datetime) -> None:
         """Show the state of the station at `now`; the clock stands still when nothing comes any more."""
@@ -57,32 +95,43 @@ class Header:
         self._fault.classes(replace="trouble hidden" if status.fault is None else "trouble")
         self._fault_text.set_text("" if status.fault is None else status.fault.text)
 
+    def lead_to(self, verdict: Verdict | None) -> None:
+        """Let the history open at `verdict`, at its newest where there is none."""
+        self._history.props["href"] = history_url(event=None if verdict is None else verdict.event_id)
+
 
 class Hero:
     """The verdict, to be read from three metres away."""
 
     def __init__(self) -> None:
-        with _block("hero", "section").props("aria-live=polite") as self._hero:
-            with _block("verdict"):
+        with block("hero", "section").props("aria-live=polite") as self._hero:
+            with block("verdict"):
                 self._icon = ui.icon("hourglass_empty")
                 self._word = ui.label()
-            self._part = ui.label().classes("part")
-            with _block("facts"):
+            with block("facts"):
+                self._part = ui.label().classes("part")
+                self._age = ui.label().classes("age")
+            with block("facts"):
                 self._reason = ui.label().classes("reason")
                 self._latency = ui.label().classes("latency")
-            with _block("meter"):
-                self._fill = _block("fill")
-                _block("tick")
-            with _block("facts"):
+            with block("meter"):
+                self._fill = block("fill")
+                block("tick")
+            with block("facts"):
                 self._score = ui.label().classes("score")
                 self._mark = ui.label().classes("mark")
 
-    def show(self, verdict: Verdict | None) -> None:
-        """Show `verdict`, or that there is none yet."""
-        if verdict is None:
-            self._hero.classes(replace="hero none unscored")
-            self._word.set_text("WAITING")
-            self._part.set_text("no part yet")
+    def show(self, part: Part | None, mode: Mode, now: datetime) -> None:
+        """Show the verdict on `part`, or that there is none yet; one of the past only where a person chose it."""
+        if part is None:
+            self._wait("hourglass_empty", "no part is chosen" if mode.is_chosen else "no part yet")
+            return
+        verdict = part.verdict
+        self._age.set_text(age_text(verdict.decided_at, now))
+        if mode is Mode.PAST:
+            self._wait("history", part_name(verdict))
+            self._reason.set_text(f"{verdict.decision.value} before the restart")
+            self._latency.set_text(moment_text(verdict.decided_at, now))
             return
         unscored = " unscored" if verdict.score is None else ""
         self._hero.classes(replace=f"hero {verdict.decision.value}{unscored}")
@@ -93,139 +142,66 @@ class Hero:
         self._latency.set_text(latency_text(verdict))
         score, tau = verdict.score, verdict.threshold
         if score is not None and tau is not None:
-            self._score.set_text(f"s {score:.3f} {'≥' if score >= tau else '<'} τ {tau:.3f}")
+            score_word, tau_word = score_texts(score, tau)
+            self._score.set_text(f"s {score_word} {'≥' if score >= tau else '<'} τ {tau_word}")
             # the limit is the middle of the meter
             share = min(1.0, score / (2 * tau)) if tau > 0 else 1.0
             self._fill.style(replace=f"width: {share:.1%}")
         marks = [
+            ("too late for the gate", part.too_late),
             ("close to the limit", verdict.uncertain),
             ("simulated", verdict.simulated),
             ("replayed", verdict.replayed),
+            ("before the restart", part.past),
         ]
         self._mark.set_text(" · ".join(word for word, true in marks if true))
 
-
-class Picture:
-    """The picture of the part that is shown, live or held."""
-
-    def __init__(self, on_overlay: Callable[[], None], on_live: Callable[[], None]) -> None:
-        with _block("picture", "section"):
-            self._image = _block("frame", "img").props('alt=""')
-            with _block("absent") as self._absent:
-                ui.icon("image_not_supported")
-                ui.label("no picture of this part is kept")
-            with _block("mode") as self._mode:
-                self._mode_icon = ui.icon("sensors")
-                self._mode_text = ui.label()
-            self._live = ui.button("Back to live", icon="sensors", on_click=on_live).props("unelevated no-caps")
-            self._overlay = ui.toggle(
-                {Overlay.BOXES.value: "Boxes", Overlay.HEATMAP.value: "Heat", Overlay.NONE.value: "Plain"},
-                value=Overlay.BOXES.value,
-                on_change=on_overlay,
-            ).props("unelevated no-caps toggle-color=grey-3 toggle-text-color=black")
-            self._caption = ui.label().classes("caption")
-
-    def show(self, verdict: Verdict | None, *, held: bool, kept: bool) -> None:
-        """Show the picture of `verdict`; `held` where a person chose it, `kept` where there is one."""
-        self._mode.classes(replace="mode held" if held else "mode")
-        self._mode_icon.set_name("pause_circle" if held else "sensors")
-        self._mode_text.set_text("HELD" if held else "LIVE")
-        self._live.classes(replace="live" if held else "live hidden")
-        shown = verdict is not None and kept
-        self._image.classes(replace="frame" if shown else "frame hidden")
-        self._absent.classes(replace="absent" if verdict is not None and not kept else "absent hidden")
-        if verdict is None:
-            self._caption.set_text("")
-            return
-        count = len(verdict.boxes)
-        boxes = "" if count == 0 else " · 1 box" if count == 1 else f" · {count} boxes"
-        self._caption.set_text(f"{part_name(verdict)} · {clock_text(verdict.decided_at)}{boxes}")
-        url = picture_url(verdict, self._overlay.value)
-        if shown and self._image.props.get("src") != url:
-            self._image.props["src"] = url
+    def _wait(self, icon: str, part: str) -> None:
+        self._hero.classes(replace="hero none unscored")
+        self._icon.set_name(icon)
+        self._word.set_text("WAITING")
+        self._part.set_text(part)
+        for label in (self._reason, self._latency, self._mark):
+            label.set_text("")
 
 
 class Counters:
     """The gate lamp and what was counted."""
 
     def __init__(self) -> None:
-        with _block("counters", "section"):
-            with _block("gate") as self._gate:
-                self._gate_icon = ui.icon("help_outline")
-                with _block("gate-words"):
-                    ui.label("GATE").classes("title")
+        with block("counters", "section"):
+            with block("gate") as self._gate:
+                self._gate_icon = ui.icon(GATE_ICON[None])
+                with block("gate-words"):
+                    self._gate_title = ui.label("GATE").classes("title")
                     self._gate_word = ui.label(NOTHING).classes("value")
-            self._ok = self._tile("OK", "OK")
-            self._damaged = self._tile("DAMAGED", "DAMAGED")
-            self._error = self._tile("ERROR", "ERROR")
-            self._rejected = self._tile("REJECTED", "rate")
+            self._ok, _ = self._tile("OK", "OK")
+            self._damaged, _ = self._tile("DAMAGED", "DAMAGED")
+            self._error, _ = self._tile("ERROR", "ERROR")
+            self._rejected, self._base = self._tile("REJECTED", "rate")
 
     @staticmethod
-    def _tile(title: str, kind: str) -> ui.label:
-        with _block(f"tile {kind}"):
+    def _tile(title: str, kind: str) -> tuple[ui.label, ui.label]:
+        with block(f"tile {kind}"):
             ui.label(title).classes("title")
-            return ui.label("0").classes("value")
+            value = ui.label("0").classes("value")
+            return value, ui.label("since start").classes("base")
 
-    def show(self, status: Status, verdicts: Sequence[Verdict]) -> None:
-        """Show the counts since start, and gate and reject rate of the newest `verdicts`."""
+    def show(self, status: Status, recent: Recent, shown: Part | None) -> None:
+        """Show the counts since start, reject rate and gate; whose gate that is, where it is not that of `shown`."""
         self._ok.set_text(count_text(status.counts.ok))
         self._damaged.set_text(count_text(status.counts.damaged))
         self._error.set_text(count_text(status.counts.error))
-        if not verdicts:
-            self._rejected.set_text(NOTHING)
-            return
-        gate = verdicts[-1].gate
-        self._gate.classes(replace=f"gate {gate.value}")
+        parts = recent.at_gate
+        last = parts[-1] if parts else None
+        gate = None if last is None else last.gate
+        self._gate.classes(replace="gate" if gate is None else f"gate {gate.value}")
         self._gate_icon.set_name(GATE_ICON[gate])
-        self._gate_word.set_text(gate.value)
-        rejected = sum(verdict.gate is Gate.REJECT for verdict in verdicts)
-        self._rejected.set_text(f"{rejected / len(verdicts):.0%}")
-
-
-class Parts:
-    """The newest parts as a table; a row shows its part when it is clicked."""
-
-    _COLUMNS = ("Verdict", "Part", "s", "Latency", "Time")
-    _BODY = r"""
-        <q-tr :props="props" :class="[props.row.decision, props.row.held ? 'picked' : '']" tabindex="0"
-              @click="$parent.$emit('pick', props.row.seq)" @keydown.enter="$parent.$emit('pick', props.row.seq)">
-          <q-td class="what"><q-icon :name="props.row.icon" />{{ props.row.decision }}</q-td>
-          <q-td class="part" :title="props.row.part">{{ props.row.part }}</q-td>
-          <q-td class="number">{{ props.row.score }}</q-td>
-          <q-td class="number">{{ props.row.latency }}</q-td>
-          <q-td class="number">{{ props.row.time }}</q-td>
-        </q-tr>
-    """
-
-    def __init__(self, on_pick: Callable[[int], None]) -> None:
-        with _block("parts", "section"):
-            columns = [
-                {
-                    "name": name,
-                    "label": name,
-                    "field": name,
-                    "align": "left" if name in ("Verdict", "Part") else "right",
-                }
-                for name in self._COLUMNS
-            ]
-            self._table = ui.table(rows=[], columns=columns, row_key="seq").props(
-                'flat dense dark no-data-label="no part yet"'
-            )
-            self._table.add_slot("body", self._BODY)
-            self._table.on("pick", lambda event: on_pick(int(event.args)))
-
-    def show(self, verdicts: Sequence[Verdict], held_seq: int | None) -> None:
-        """Show the newest of `verdicts`, newest first."""
-        self._table.rows = [
-            {
-                "seq": verdict.seq,
-                "decision": verdict.decision.value,
-                "icon": DECISION_ICON[verdict.decision],
-                "part": part_name(verdict),
-                "score": score_text(verdict.score),
-                "latency": latency_text(verdict),
-                "time": clock_text(verdict.decided_at),
-                "held": verdict.seq == held_seq,
-            }
-            for verdict in reversed(verdicts[-_ROWS:])
-        ]
+        self._gate_word.set_text(NOTHING if gate is None else gate.value)
+        is_of_another = last is not None and last is not shown
+        self._gate_title.set_text(
+            f"GATE NOW,\n{isolated(part_name(last.verdict))}" if last and is_of_another else "GATE"
+        )
+        rejected = sum(part.gate is Gate.REJECT for part in parts)
+        self._rejected.set_text(f"{rejected / len(parts):.0%}" if parts else NOTHING)
+        self._base.set_text(f"of last {len(parts)}" if parts else "since start")

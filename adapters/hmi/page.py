@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cache
-from pathlib import Path
 
 from nicegui import app as nicegui_app
 from nicegui import ui
 from starlette.requests import Request
 
-from adapters.hmi.bridge import Bridge
-from adapters.hmi.components import Counters, Header, Hero, Parts, Picture
-from adapters.hmi.feed import Feed
+from adapters.hmi.components import Counters
+from adapters.hmi.feed import Part
+from adapters.hmi.history import HistoryPage
+from adapters.hmi.picture import Step
+from adapters.hmi.rows import Rows
+from adapters.hmi.shown import SHOWN, PartPage, Shown
 from adapters.hmi.trend import Trend
-from adapters.pictures import PictureStore
-from schemas.messages import Verdict
+from adapters.hmi.words import Mode, age_text
+from schemas.messages import Decision, Status
 
-_TICK_S = 0.25
-"""How often a page looks for news: nobody reads faster, and a fast line costs no more than a slow one."""
-
-_CSS = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+_ROWS = 12
 
 FAVICON = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 24 24"><rect width="24" height="24" rx="5" fill="#101820"/>'
@@ -29,23 +27,9 @@ FAVICON = (
 )
 
 
-SHOWN = "cangate.shown"
-"""Key of the ASGI scope: which station's page is wanted, since NiceGUI has one set of pages for a process."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """What a page shows."""
-
-    station: str
-    feed: Feed
-    bridge: Bridge
-    pictures: PictureStore
-
-
 @cache
 def configure_pages() -> None:
-    """Tell NiceGUI how pages are made, and that `GET /` is the operators' page of the station that was asked."""
+    """Tell NiceGUI how pages are made: the operators' page and the history of the station that was asked."""
     nicegui_app.config.add_run_config(
         reload=False,
         title="cangate",
@@ -65,54 +49,62 @@ def configure_pages() -> None:
 
     @ui.page("/", response_timeout=10)
     async def operators_page(request: Request) -> None:
-        shown: Shown = request.scope[SHOWN]
-        ui.page_title(f"{shown.station} · cangate")
-        await StationPage(shown).tick()
+        await StationPage(request.scope[SHOWN]).tick()
+
+    @ui.page("/history", response_timeout=10)
+    async def history_page(request: Request) -> None:
+        page = HistoryPage(request.scope[SHOWN], request.query_params)
+        await page.open()
+        await page.tick()
 
 
-class StationPage:
-    """One open page: shows the newest part, or the one that a person holds."""
+class StationPage(PartPage):
+    """The line now: the newest part, or the one that a person holds."""
 
     def __init__(self, shown: Shown) -> None:
+        super().__init__(shown, name="live")
         self._feed = shown.feed
-        self._bridge = shown.bridge
-        self._pictures = shown.pictures
-        self._held: Verdict | None = None
-        self._drawn_version = -1
-        ui.add_css(_CSS)
-        with ui.element("main").classes("page"):
-            self._header = Header(shown.station)
-            self._picture = Picture(on_overlay=self._draw, on_live=self._go_live)
-            self._hero = Hero()
+        self._held: Part | None = None
+        with self._main:
             self._counters = Counters()
             self._trend = Trend(on_pick=self._hold)
-            self._parts = Parts(on_pick=self._hold)
-        ui.timer(_TICK_S, self.tick, immediate=False)
+            self._rows = Rows(_ROWS, empty="no part yet", on_pick=self._hold)
 
-    async def tick(self) -> None:
-        """Show what is new."""
-        status = await self._bridge.status()
-        recent = self._feed.recent
-        self._header.show(status, datetime.now(UTC))
-        self._counters.show(status, recent.verdicts)
-        if self._drawn_version != recent.version:
-            self._draw()
+    @property
+    def _part(self) -> Part | None:
+        return self._held or self._feed.recent.newest
 
-    def _draw(self) -> None:
-        recent = self._feed.recent
-        self._drawn_version = recent.version
-        shown = self._held or recent.newest
-        held_seq = None if self._held is None else self._held.seq
-        self._hero.show(shown)
-        kept = shown is not None and self._pictures.has(shown.event_id)
-        self._picture.show(shown, held=self._held is not None, kept=kept)
-        self._trend.show(recent.verdicts, held_seq)
-        self._parts.show(recent.verdicts, held_seq)
+    def _mode(self, now: datetime) -> Mode:
+        part = self._part
+        if self._held is not None:
+            return Mode.HELD
+        if part is not None and part.past:
+            return Mode.PAST
+        return Mode.STOPPED if part is not None and age_text(part.verdict.decided_at, now) else Mode.LIVE
 
-    def _hold(self, seq: int) -> None:
+    def _show_status(self, status: Status) -> None:
+        self._counters.show(status, self._feed.recent, self._part)
+
+    def _draw_others(self, now: datetime) -> None:
+        parts = self._feed.recent.parts
+        held_seq = None if self._held is None else self._held.verdict.seq
+        self._trend.show(parts, held_seq)
+        self._rows.show(parts[: -_ROWS - 1 : -1], held_seq, now)
+
+    async def _hold(self, seq: int) -> None:
         self._held = self._feed.recent.find(seq) or self._held
         self._draw()
 
-    def _go_live(self) -> None:
-        self._held = None
+    async def _step(self, step: Step) -> None:
+        if step is Step.LIVE:
+            self._held = None
+        elif self._part is not None:
+            seq, parts = self._part.verdict.seq, self._feed.recent.parts
+            if step is Step.NEWER:
+                beyond = [part for part in parts if part.verdict.seq > seq]
+            else:
+                beyond = [part for part in reversed(parts) if part.verdict.seq < seq]
+            if step is Step.DAMAGED:
+                beyond = [part for part in beyond if part.verdict.decision is Decision.DAMAGED]
+            self._held = beyond[0] if beyond else self._held
         self._draw()

@@ -12,21 +12,24 @@ import uvicorn
 from nicegui import app as nicegui_app
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from adapters.clock import SystemClock
 from adapters.hmi.api import build_api
 from adapters.hmi.bridge import Bridge
 from adapters.hmi.connections import BoundedServer
-from adapters.hmi.feed import LENGTH, Feed
+from adapters.hmi.feed import LENGTH, Feed, read_verdicts
 from adapters.hmi.front import Front, tls_context
-from adapters.hmi.page import SHOWN, Shown
+from adapters.hmi.shown import SHOWN, Shown
 from adapters.hmi.thread import HTTP_THREAD
 from adapters.pictures import PictureStore
 from adapters.telemetry import Metrics
-from schemas.messages import Status, Verdict
+from schemas.messages import Status
 from schemas.settings import HttpSettings
 from service.errors import JournalError, UsageError
 from service.ports import Answer, CommandHandler, Intake, Journal, StationView, VerdictQuery
 
 log = structlog.get_logger(__name__)
+
+_PAGES = ("/", "/history", "/favicon.ico")
 
 _GRACE_S = 1
 """How long requests in work may take once the server is told to stop."""
@@ -64,6 +67,7 @@ class HmiServer:
         self._settings = settings
         self._journal = journal
         self._take_free_port = take_free_port
+        self._clock = SystemClock()
         self._feed = Feed()
         self._server: uvicorn.Server | None = None
         self._serving: asyncio.Future[None] | None = None
@@ -93,7 +97,7 @@ class HmiServer:
         except JournalError as exc:
             log.warning("page_starts_empty", error=str(exc))
         else:
-            self._feed.start([Verdict.model_validate_json(row) for row in reversed(rows)])
+            self._feed.start(read_verdicts(reversed(rows)))
 
     async def run(self, intake: Intake, commands: CommandHandler) -> None:  # noqa: ARG002 - the page only shows
         """Stay with the server until cancelled; start it again where it has failed."""
@@ -115,7 +119,7 @@ class HmiServer:
         """Remember a new verdict for the pages and count it."""
         self._metrics.observe(answer)
         if not answer.repeated:
-            self._feed.add(answer.verdict)
+            self._feed.add(answer, self._clock.monotonic())
 
     async def publish_status(self, status: Status, *, ready: bool) -> None:  # noqa: ARG002 - the page asks the view
         """Note the state of the station in the metrics."""
@@ -174,7 +178,9 @@ class _Site:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         path = scope["path"]
-        if path in ("/", "/favicon.ico") or path.startswith("/_nicegui"):
+        if scope.get("method") == "HEAD":  # answered as GET is; uvicorn keeps the body back
+            scope = {**scope, "method": "GET"}
+        if path in _PAGES or path.startswith("/_nicegui"):
             await nicegui_app({**scope, SHOWN: self._shown}, receive, send)
         else:
             raw_path = scope["raw_path"].decode("utf-8", errors="replace")

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from nicegui import ui
 from nicegui.events import EChartPointClickEventArguments
 
-from adapters.hmi.feed import LENGTH
-from adapters.hmi.words import part_name, score_text
-from schemas.messages import Decision, Verdict
+from adapters.hmi.feed import LENGTH, Part
+from adapters.hmi.words import part_name, score_text, score_texts
+from schemas.messages import Decision
 
 _MUTED = "#93a4b5"
 _LINE = "#2a3744"
 _TEXT = "#eef3f8"
 _STEP = 0.05
+_FAINT = 0.4
 _CROSS = "path://M2 0L5 3L8 0L10 2L7 5L10 8L8 10L5 7L2 10L0 8L3 5L0 2Z"
 _MARKS = {
     Decision.OK: ("#2fd07f", "circle", 8),
@@ -29,18 +30,19 @@ _TOOLTIP = "p => p.data.name + '\\n' + p.seriesName + '   s ' + p.data.score + '
 class Trend:
     """A chart of the last parts: one mark each, its shape and colour the decision, and the limit as a line."""
 
-    def __init__(self, on_pick: Callable[[int], None]) -> None:
-        def pick(event: EChartPointClickEventArguments) -> None:
+    def __init__(self, on_pick: Callable[[int], Awaitable[None]]) -> None:
+        async def pick(event: EChartPointClickEventArguments) -> None:
             point: object = event.data  # what `_mark` sent, not the number that NiceGUI declares
             if isinstance(point, dict):
-                on_pick(int(point["seq"]))
+                await on_pick(int(point["seq"]))
 
         with ui.element("section").classes("trend"):
             ui.label(f"Score s and limit τ, last {LENGTH} parts").classes("heading")
             self._chart = ui.echart(_options(), on_point_click=pick).classes("chart")
 
-    def show(self, verdicts: Sequence[Verdict], held_seq: int | None) -> None:
-        """Show `verdicts`, oldest first; the one that is held stands out."""
+    def show(self, parts: Sequence[Part], held_seq: int | None) -> None:
+        """Show `parts`, oldest first; the one that is held stands out, those from before the restart are faint."""
+        verdicts = [part.verdict for part in parts]
         options = self._chart.options
         options["xAxis"]["data"] = [verdict.seq for verdict in verdicts]
         limits = [None if verdict.threshold is None else round(verdict.threshold, 4) for verdict in verdicts]
@@ -52,9 +54,9 @@ class Trend:
         line["endLabel"]["formatter"] = f"τ {score_text(limit)}"
         for series, decision in zip(marks, _MARKS, strict=True):
             series["data"] = [
-                _mark(index, verdict, floor=low, held=verdict.seq == held_seq)
-                for index, verdict in enumerate(verdicts)
-                if verdict.decision is decision
+                _mark(index, part, floor=low, held=part.verdict.seq == held_seq)
+                for index, part in enumerate(parts)
+                if part.verdict.decision is decision
             ]
         self._chart.update()
 
@@ -67,17 +69,21 @@ def _span(values: Sequence[float | None]) -> tuple[float, float]:
     return round(low * _STEP, 2), round(math.ceil((max(known) + room) / _STEP) * _STEP, 2)
 
 
-def _mark(index: int, verdict: Verdict, *, floor: float, held: bool) -> dict[str, object]:
+def _mark(index: int, part: Part, *, floor: float, held: bool) -> dict[str, object]:
+    verdict = part.verdict
+    score_word, tau_word = score_texts(verdict.score, verdict.threshold)
     score = floor if verdict.score is None else verdict.score  # without a score it lies on the axis
     mark: dict[str, object] = {
         "value": [index, round(score, 4)],
         "seq": verdict.seq,
         "name": part_name(verdict),
-        "score": score_text(verdict.score),
-        "tau": score_text(verdict.threshold),
+        "score": score_word,
+        "tau": tau_word,
     }
     if held:
         mark |= {"symbolSize": 20, "itemStyle": {"borderColor": _TEXT, "borderWidth": 3}}
+    elif part.past:
+        mark |= {"itemStyle": {"opacity": _FAINT}}
     return mark
 
 

@@ -2,13 +2,45 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
-from urllib.parse import quote
+from enum import StrEnum
+from urllib.parse import quote, urlencode
 
 from schemas.messages import Decision, Gate, Reason, StationState, Verdict
 
+
+class Mode(StrEnum):
+    """Why a part is shown."""
+
+    LIVE = "live"
+    STOPPED = "stopped"
+    PAST = "past"
+    HELD = "held"
+    HISTORY = "history"
+
+    @property
+    def is_chosen(self) -> bool:
+        """Tell whether a person chose the part."""
+        return self in (Mode.HELD, Mode.HISTORY)
+
+
+MODE_ICON = {
+    Mode.LIVE: "sensors",
+    Mode.STOPPED: "hourglass_empty",
+    Mode.PAST: "history",
+    Mode.HELD: "pause_circle",
+    Mode.HISTORY: "history",
+}
+MODE_TEXT = {
+    Mode.LIVE: "LIVE",
+    Mode.STOPPED: "LAST PART",
+    Mode.PAST: "BEFORE THE RESTART",
+    Mode.HELD: "HELD",
+    Mode.HISTORY: "HISTORY",
+}
 DECISION_ICON = {Decision.OK: "check_circle", Decision.DAMAGED: "cancel", Decision.ERROR: "warning"}
-GATE_ICON = {Gate.PASS: "arrow_forward", Gate.REJECT: "block"}
+GATE_ICON = {Gate.PASS: "arrow_forward", Gate.REJECT: "block", None: "help_outline"}
 STATE_ICON = {
     StationState.READY: "play_circle",
     StationState.BUSY: "autorenew",
@@ -24,23 +56,46 @@ REASON_TEXT = {
     Reason.FRAME_CORRUPT: "picture damaged",
     Reason.FRAME_REFUSED: "picture refused",
     Reason.ROI_NOT_FOUND: "no canister found",
-    Reason.MODEL_UNAVAILABLE: "no model loaded",
+    Reason.MODEL_UNAVAILABLE: "no model, or station paused",
     Reason.OVERLOAD: "too many parts at once",
     Reason.INTERNAL_ERROR: "internal error",
 }
 NOTHING = "--"
 
+_DIRECTIONS = re.compile("[\u202a-\u202e\u2066-\u2069]")
+"""Characters that turn the direction of what follows them, beyond their own text."""
+
+_DECIMALS = range(3, 18)
+"""Three are enough to read, 17 tell any two numbers apart."""
+
 
 def part_name(verdict: Verdict) -> str:
-    """Return what a person calls the part: its id, else its trigger, else its event."""
-    if verdict.part_id:
-        return verdict.part_id
-    return verdict.event_id if verdict.trigger_id is None else f"#{verdict.trigger_id}"
+    """Return what a person calls the part: its id, else its trigger, else its event; it turns no text around it."""
+    trigger = verdict.event_id if verdict.trigger_id is None else f"#{verdict.trigger_id}"
+    return without_directions(verdict.part_id or trigger)
+
+
+def without_directions(text: str) -> str:
+    """Return `text` without the characters that turn the direction of what follows."""
+    return _DIRECTIONS.sub("", text)
+
+
+def isolated(text: str) -> str:
+    """Return `text` for a place among other words, whose order it leaves alone whatever its script."""
+    return f"\u2068{text}\u2069"
 
 
 def score_text(score: float | None) -> str:
     """Return a score with three decimals."""
     return NOTHING if score is None else f"{score:.3f}"
+
+
+def score_texts(score: float | None, limit: float | None) -> tuple[str, str]:
+    """Return a score and its limit with as many decimals as tell them apart."""
+    if score is None or limit is None or score == limit:
+        return score_text(score), score_text(limit)
+    pairs = ((f"{score:.{decimals}f}", f"{limit:.{decimals}f}") for decimals in _DECIMALS)
+    return next((pair for pair in pairs if pair[0] != pair[1]), (repr(score), repr(limit)))
 
 
 def latency_text(verdict: Verdict) -> str:
@@ -61,6 +116,31 @@ def clock_text(moment: datetime) -> str:
     return f"{moment.astimezone():%H:%M:%S}"
 
 
+def moment_text(moment: datetime, now: datetime) -> str:
+    """Return the time of day at the station, with the date where that is not today's."""
+    there, today = moment.astimezone(), now.astimezone()
+    if there.date() == today.date():
+        return clock_text(moment)
+    return f"{there:%d %b %H:%M}" if there.year == today.year else f"{there:%d %b %Y %H:%M}"
+
+
+def age_text(moment: datetime, now: datetime) -> str:
+    """Return how long ago `moment` was; nothing below a minute."""
+    minutes = int((now - moment).total_seconds()) // 60
+    if minutes < 1:
+        return ""
+    if minutes < 60:
+        return f"{minutes} min ago"
+    hours = minutes // 60
+    return f"{hours} h ago" if hours < 48 else f"{hours // 24} days ago"
+
+
 def picture_url(verdict: Verdict, overlay: str) -> str:
     """Return where the picture of a part is, seen from the page."""
     return f"api/verdicts/{quote(verdict.event_id, safe='')}/image?overlay={overlay}"
+
+
+def history_url(**asked: object) -> str:
+    """Return the address of the history, seen from the page, with what is asked of it."""
+    query = urlencode({name: value for name, value in asked.items() if value is not None})
+    return f"history?{query}" if query else "history"

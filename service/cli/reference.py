@@ -32,9 +32,10 @@ _TOPICS = {
 
 HTTP = {
     "/": "the operators' page",
+    "/history?event=&part=&decision=&before=": "its history; `event` opens one part",
     "/api/verdicts?limit=&before=&decision=&part_id=": (
         "stored verdicts, a list, newest first: at most `limit` (1 to 500, else 50), with a `seq` below `before`, "
-        "with that `decision`, of that `part_id`; 422 for what these cannot be, 503 where the journal cannot be read"
+        "with that `decision`, of that `part_id`; 422 for what these cannot be and for other words, 503 where the journal cannot be read"
     ),
     "/api/verdicts/{event_id}": "the verdict on one event, with its exact bytes; 404 where there is none",
     "/api/verdicts/{event_id}/image?overlay=boxes|heatmap|none": "its picture, JPEG; 404 where none is kept",
@@ -43,7 +44,7 @@ HTTP = {
     "/readyz": "200 where parts can be judged, else 503; `reasons` say what is missing",
     "/metrics": "for Prometheus",
 }
-"""Every address and what it answers. An event id is percent-encoded, slashes included."""
+"""Every address and what it answers."""
 
 
 def render_reference() -> str:
@@ -112,6 +113,7 @@ def render_reference() -> str:
             "## HTTP",
             "",
             "At `http.host`:`http.port`; where `http.anonymous` is false with an HTTP Basic login, `/healthz` apart.",
+            "An event id in an address is percent-encoded, slashes included. HEAD is answered like GET.",
             "",
             *_table(("GET", "answer"), ((f"`{path}`", answer) for path, answer in HTTP.items())),
             "",

@@ -192,7 +192,7 @@ def test_interface_reference_has_every_address() -> None:
     """What the API answers is what integrators read of."""
     nothing: Any = None
     api = build_api(bridge=nothing, pictures=nothing, metrics=Metrics(), version="0")
-    assert set(api.openapi()["paths"]) == {address.partition("?")[0] for address in HTTP} - {"/"}
+    assert set(api.openapi()["paths"]) == {address.partition("?")[0] for address in HTTP} - {"/", "/history"}
 
 
 def test_demo_ends_by_itself(tmp_path: Path) -> None:

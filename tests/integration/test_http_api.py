@@ -69,10 +69,10 @@ async def test_verdicts_can_be_filtered(bench: HmiBench, client: httpx.AsyncClie
 
 
 async def test_unusable_query_values_are_422(client: httpx.AsyncClient) -> None:
-    """Rather than guessed at or ignored."""
+    """Rather than guessed at or ignored; nor is a name that means nothing."""
     queries = (
         "limit=0 limit=501 limit=-1 limit=x limit= before=x before=-1 before=9223372036854775808 "
-        f"decision=ok decision=BROKEN decision= part_id=%00 part_id={'x' * 257}"
+        f"decision=ok decision=BROKEN decision= Limit=1 part=A part_id=%00 part_id={'x' * 257}"
     ).split()
     answers = {query: (await client.get(f"/api/verdicts?{query}")).status_code for query in queries}
     assert answers == dict.fromkeys(queries, 422)
@@ -138,6 +138,17 @@ async def test_status_is_the_contract_message(bench: HmiBench, client: httpx.Asy
     answer = await client.get("/api/status")
     assert bench.view.status() == Status.model_validate_json(answer.content)
     assert answer.json()["schema"] == "cangate/status/1"
+
+
+async def test_head_is_answered_as_get_without_the_body(bench: HmiBench, client: httpx.AsyncClient) -> None:
+    """Supervisors and load balancers ask so."""
+    await bench.judge(make_verdict(1), make_frame())
+    paths = "/api/verdicts /api/verdicts/e1 /api/verdicts/e1/image /api/status /healthz /readyz /metrics / /history"
+    for path in paths.split():
+        head, got = await client.head(path), await client.get(path)
+        assert (head.status_code, head.content) == (200, b""), path
+        assert head.headers["content-type"] == got.headers["content-type"], path
+    assert (await client.head("/api/nothing")).status_code == 404
 
 
 async def test_probes_tell_living_from_ready(bench: HmiBench, client: httpx.AsyncClient) -> None:

@@ -54,10 +54,12 @@ def make_verdict(
     score: float | None = None,
     boxes: Sequence[tuple[int, int, int, int]] = (),
     size_wh: tuple[int, int] = (320, 240),
+    decided_at: datetime | None = None,
+    replayed: bool = False,
 ) -> Verdict:
-    """Return the verdict number `seq` of a shift with a part every second."""
+    """Return the verdict number `seq`, unless told otherwise of a long past shift with a part every second."""
     judged = decision is not Decision.ERROR
-    moment = SHIFT_START + timedelta(seconds=seq)
+    moment = decided_at or SHIFT_START + timedelta(seconds=seq)
     default_score = 0.9 if decision is Decision.DAMAGED else 0.4
     return Verdict(
         station="line1",
@@ -81,12 +83,14 @@ def make_verdict(
         stages_ms=StagesMs(load=6.1, roi=12.0, normalize=2.2, embed=15.3, score=1.9, boxes=0.4)
         if judged
         else StagesMs(),
+        replayed=replayed,
     )
 
 
-def make_answer(verdict: Verdict, *, repeated: bool = False) -> Answer:
-    """Return `verdict` on its way to the sinks."""
-    return Answer(verdict, verdict.to_json(), time.monotonic() + 0.5, repeated=repeated)
+def make_answer(verdict: Verdict, *, repeated: bool = False, left_s: float = 0.5) -> Answer:
+    """Return `verdict` on its way to the sinks, `left_s` before its deadline."""
+    deadline = time.monotonic() + left_s
+    return Answer(verdict, verdict.to_json(), deadline, repeated=repeated, for_gate=not verdict.replayed)
 
 
 def make_frame(width: int = 320, height: int = 240, grey: int = 128) -> Frame:
@@ -167,13 +171,20 @@ class HmiBench:
             take_free_port=take_free_port,
         )
 
-    async def judge(self, verdict: Verdict, frame: Frame | None = None, anomaly_map: np.ndarray | None = None) -> None:
-        """Store, picture and publish a verdict."""
-        self.view.counts[verdict.decision] += 1
+    async def judge(
+        self,
+        verdict: Verdict,
+        frame: Frame | None = None,
+        anomaly_map: np.ndarray | None = None,
+        *,
+        left_s: float = 0.5,
+    ) -> None:
+        """Store, picture and publish a verdict, `left_s` before its deadline."""
+        self.view.counts[verdict.decision] += not verdict.replayed
         if frame is not None:
             judged = verdict.decision is not Decision.ERROR
             self.pictures.offer(verdict, make_inspection(frame, verdict, anomaly_map) if judged else None, frame)
-        answer = make_answer(verdict)
+        answer = make_answer(verdict, left_s=left_s)
         event = ImageEvent(event_id=verdict.event_id, part_id=verdict.part_id)
         arrival = Arrival(event, None, verdict.received_at, time.monotonic(), "test")
         await self.journal.accept(arrival, verdict.received_at)

@@ -172,6 +172,7 @@ async def test_damaged_or_deleted_files_are_no_picture(open_store: OpenStore, tm
     jpegs[1].write_bytes(b"no jpeg")
     jpegs[2].with_suffix(".npz").write_bytes(b"no arrays")
     assert [await store.image(f"e{seq}", Overlay.BOXES) for seq in (1, 2, 3)] == [None, None, None]
+    assert not store.has("e1")
 
 
 def test_other_files_in_the_directory_are_left_alone(open_store: OpenStore, tmp_path: Path) -> None:

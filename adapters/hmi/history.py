@@ -1,0 +1,208 @@
+"""The history: what the journal knows of parts, searched and paged as the API does it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from datetime import datetime
+
+from nicegui import ui
+from pydantic import ValidationError
+
+from adapters.hmi.api import Page
+from adapters.hmi.components import PATIENCE_S, block
+from adapters.hmi.feed import Part, read_verdicts
+from adapters.hmi.picture import Step
+from adapters.hmi.rows import Rows
+from adapters.hmi.shown import PartPage, Shown
+from adapters.hmi.words import Mode, history_url, without_directions
+from schemas.messages import Decision
+from service.errors import JournalError
+
+_ROWS = 25
+_ALL = ""
+
+
+class HistoryPage(PartPage):
+    """Parts of the past, newest first.
+
+    The journal is asked when a person does something, never by the clock.
+
+    Args:
+        shown: the station.
+        asked: of the address: `event` opens one part; `part` and `decision` choose among them, `before` (a seq) is
+            where to begin.
+    """
+
+    def __init__(self, shown: Shown, asked: Mapping[str, str]) -> None:
+        super().__init__(shown, name="history")
+        self._event_id = asked.get("event")
+        self._before: int | str | None = asked.get("before")
+        """Below which seq the page of the list begins; None for the newest."""
+
+        self._below = 0
+        """The seq that follows below the page; 0 where none does."""
+
+        self._chosen: Part | None = None
+        self._parts: Sequence[Part] = ()
+        self._turn = asyncio.Lock()
+        decision = asked.get("decision", _ALL)
+
+        async def search() -> None:
+            await self._act(self._search_newest())
+
+        with self._main:
+            with block("search", "section"):
+                self._part_id = ui.input("Part id, exactly", value=asked.get("part", ""))
+                self._part_id.props("outlined dense dark clearable").on("keydown.enter", search)
+                ui.button(icon="search", on_click=search).props('unelevated color=dark aria-label="search"')
+                self._decision = ui.toggle(
+                    {_ALL: "All"} | {each.value: each.value for each in Decision},
+                    value=decision if decision in Decision.__members__ else _ALL,
+                    on_change=search,
+                ).props("unelevated no-caps toggle-color=grey-3 toggle-text-color=black")
+            self._rows = Rows(_ROWS, empty="nothing found", on_pick=lambda seq: self._act(self._pick(seq)))
+            with block("paging", "nav"):
+                _button("Newest", search)
+                self._newer = _button("Newer", lambda: self._act(self._load_newer()))
+                self._older = _button("Older", lambda: self._act(self._load_older()))
+                self._note = ui.label().classes("note").props("role=status")
+
+    async def open(self) -> None:
+        """Show what the address asks for."""
+        await self._act(self._open())
+
+    async def _open(self) -> None:
+        if not self._event_id:
+            await self._search()
+            return
+        row = await self._shown.bridge.verdict(self._event_id)
+        for verdict in read_verdicts([row] if row else []):
+            self._chosen = Part(verdict)
+            self._before = verdict.seq + _ROWS // 2
+        await self._load()
+        if self._chosen is None:
+            self._note.set_text("there is no verdict on this event")
+
+    @property
+    def _part(self) -> Part | None:
+        return self._chosen
+
+    def _mode(self, now: datetime) -> Mode:  # noqa: ARG002 - whenever it was
+        return Mode.HISTORY
+
+    def _draw_others(self, now: datetime) -> None:
+        self._rows.show(self._parts, None if self._chosen is None else self._chosen.verdict.seq, now)
+        self._newer.set_enabled(self._before is not None)
+        self._older.set_enabled(self._below > 0)
+
+    async def _act(self, action: Coroutine[object, object, None]) -> None:
+        """Do what a person wants, one thing at a time, and say where the journal does not go along."""
+        async with self._turn:
+            self._note.set_text("")
+            try:
+                async with asyncio.timeout(PATIENCE_S):
+                    await action
+            except TimeoutError:
+                self._note.set_text("the journal does not answer")
+            except JournalError as exc:
+                self._note.set_text(f"journal: {exc}")
+            except ValidationError as exc:
+                self._note.set_text(f"{exc.errors()[0]['loc'][0]}: {exc.errors()[0]['msg']}")
+            self._draw()
+
+    async def _search(self) -> None:
+        await self._load()
+        self._choose(self._parts[:1])
+
+    async def _search_newest(self) -> None:
+        self._before = None
+        await self._search()
+
+    async def _pick(self, seq: int) -> None:
+        self._choose([part for part in self._parts if part.verdict.seq == seq])
+
+    async def _step(self, step: Step) -> None:
+        if step is Step.LIVE:
+            ui.navigate.to("./")
+        elif self._chosen is not None:
+            go = {Step.OLDER: self._go_older, Step.NEWER: self._go_newer, Step.DAMAGED: self._go_damaged}[step]
+            await self._act(go(self._chosen.verdict.seq))
+
+    async def _go_older(self, seq: int) -> None:
+        if not self._older_than(seq):
+            await self._load_older()
+        self._choose(self._older_than(seq)[:1])
+
+    async def _go_newer(self, seq: int) -> None:
+        if not self._newer_than(seq):
+            await self._load_newer()
+        self._choose(self._newer_than(seq)[-1:])
+
+    async def _go_damaged(self, seq: int) -> None:
+        found = [Part(verdict) for verdict in read_verdicts(await self._read(1, seq, Decision.DAMAGED))]
+        if not found:
+            self._note.set_text("no damaged part further back")
+        elif found[0].verdict.seq not in [part.verdict.seq for part in self._parts]:
+            self._before = found[0].verdict.seq + 1
+            await self._load()
+        self._choose(found)
+
+    def _older_than(self, seq: int) -> Sequence[Part]:
+        return [part for part in self._parts if part.verdict.seq < seq]
+
+    def _newer_than(self, seq: int) -> Sequence[Part]:
+        return [part for part in self._parts if part.verdict.seq > seq]
+
+    async def _load_older(self) -> None:
+        if self._below:
+            self._before = self._parts[-1].verdict.seq
+            await self._load()
+
+    async def _load_newer(self) -> None:
+        """Turn to the page that ends right above this one: the journal is asked for what is older, so it is tried for.
+
+        Numbers follow each other, so the first try is right where nothing is filtered out.
+        """
+        top, self._before = self._parts[:1], None
+        await self._load()
+        if not top or not self._newer_than(top[0].verdict.seq):
+            return
+        seq, width, too_few, too_many = top[0].verdict.seq, 0, 0, 0
+        while not self._newer_than(seq) or self._below > seq:
+            if self._newer_than(seq):
+                too_many = width
+            else:
+                too_few = width
+            width = (too_few + too_many) // 2 if too_many else max(_ROWS, 4 * too_few)
+            self._before = seq + 1 + width
+            await self._load()
+
+    async def _load(self) -> None:
+        rows = await self._read(_ROWS + 1, self._before, self._decision.value or None)
+        parts = [Part(verdict) for verdict in read_verdicts(rows)]
+        self._parts = parts[:_ROWS]
+        self._below = parts[_ROWS].verdict.seq if len(parts) > _ROWS else 0
+
+    def _choose(self, parts: Sequence[Part]) -> None:
+        """Show the first of `parts`, where there is one, and its address."""
+        if not parts:
+            return
+        self._chosen = parts[0]
+        event_id, part_id, decision = self._chosen.verdict.event_id, self._part_id.value, self._decision.value
+        ui.navigate.history.replace(history_url(event=event_id, part=part_id or None, decision=decision or None))
+
+    async def _read(self, limit: int, before: int | str | None, decision: str | None) -> Sequence[bytes]:
+        """Return stored verdicts on the part that is searched for, if one is.
+
+        Raises:
+            JournalError: they cannot be read.
+            ValidationError: they cannot be asked for.
+        """
+        part_id = without_directions(self._part_id.value or "").strip()
+        asked = {"limit": limit, "before": before, "decision": decision, "part_id": part_id or None}
+        return await self._shown.bridge.verdicts(Page.model_validate(asked).query())
+
+
+def _button(word: str, on_click: Callable[[], Awaitable[None]]) -> ui.button:
+    return ui.button(word, on_click=on_click).props("unelevated no-caps color=dark")
