@@ -1,4 +1,4 @@
-"""Takes the picture of the operators' page for the README: `python benchmarks/page_picture.py [-o docs/page.png]`.
+"""Takes the picture of the operators' page for the README: `python -m benchmarks.page_picture [-o docs/page.png]`.
 
 Runs `cangate demo` and waits until a damaged part is shown. Needs Chromium, as the page test does.
 """

@@ -73,7 +73,7 @@ class Tag(Enum):
     ResultSeq = TagSpec(TagType.UINT32, Access.READ, 0, "written last of one result")
     ResultPartId = TagSpec(TagType.STRING, Access.READ, "", "part id of the result")
     ResultEventId = TagSpec(TagType.STRING, Access.READ, "", "event id of the result")
-    ResultTriggerId = TagSpec(TagType.UINT32, Access.READ, 0, "trigger id of the result")
+    ResultTriggerId = TagSpec(TagType.UINT32, Access.READ, 0, "trigger that this result answers; 0: none")
     Verdict = TagSpec(TagType.UINT16, Access.READ, 0, "0 none or invalid, 1 OK, 2 DAMAGED, 3 ERROR")
     Reject = TagSpec(TagType.BOOLEAN, Access.READ, True, "true unless the part may pass")
     ResultValid = TagSpec(TagType.BOOLEAN, Access.READ, False, "false from trigger until result")

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace, TracebackType
+from types import TracebackType
 from typing import Any, Self
 
 import sqlalchemy as sa
 import structlog
-from pydantic import ValidationError
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from adapters.journal.database import Database
+from adapters.journal.pages import merged, select_page
 from adapters.journal.redo import SHARED_MEMORY
+from adapters.journal.rows import EventRows
 from adapters.journal.said import Left, Said
 from adapters.journal.schema import events, key_of, sinks
 from adapters.journal.sequence import SequenceMark
-from schemas.messages import ImageEvent, ImageRef, Verdict
 from schemas.settings import JournalSettings
 from service.errors import JournalConflict, JournalError
 from service.ports import Answer, Arrival, Clock, JournalEntry, VerdictQuery
@@ -49,6 +49,7 @@ class SqlJournal:
         self._station = station
         self._keep = timedelta(days=settings.keep_days)
         self._clock = clock
+        self._rows = EventRows(station, clock)
         self._database = Database(settings)
         path = settings.folder / "journal" if self._database.dialect == "postgresql" else self._database.path
         self._mark = None if path is None else SequenceMark(path.with_name(f"{path.name}.{station}.seq"))
@@ -114,13 +115,15 @@ class SqlJournal:
         """Note an event; return what is known of it where it was noted before, else None."""
         left = None if self._said is None else self._said.left_of(key_of(arrival.event.event_id))
         if left is not None:
-            return self._left_entry(left)
-        row = self._row(arrival, deadline_at)
+            return self._rows.left_entry(left)
+        row = self._rows.row(arrival, deadline_at)
 
         def work(connection: Connection) -> JournalEntry | None:
             if connection.execute(self._note_event, row).rowcount:
                 return None
-            return self._entry(connection.execute(self._select().where(events.c.event_id == row["event_id"])).one())
+            return self._rows.entry(
+                connection.execute(self._select().where(events.c.event_id == row["event_id"])).one()
+            )
 
         known = await self._database.write(work)
         if known is None and self._said is not None:
@@ -133,12 +136,7 @@ class SqlJournal:
         self._highest = max(self._highest, verdict.seq)
         if self._said is None:
             return False
-        return self._said.keep(
-            key_of(verdict.event_id),
-            verdict.seq,
-            answer.verdict_json,
-            row=lambda: self._row(arrival, _deadline_at(answer, arrival)),
-        )
+        return self._said.keep(verdict, answer.verdict_json, row=lambda: self._rows.row_of_answered(answer, arrival))
 
     async def store(self, answered: Sequence[tuple[Answer, Arrival]]) -> None:
         """Store verdicts with their exact bytes, in one commit; the first verdict on an event stands.
@@ -164,7 +162,7 @@ class SqlJournal:
             if connection.execute(self._store_verdict, rows).rowcount < len(rows):
                 # some were stored before, or could not be noted when they came
                 for answer, arrival in answered:
-                    connection.execute(self._note_event, self._row(arrival, _deadline_at(answer, arrival)))
+                    connection.execute(self._note_event, self._rows.row_of_answered(answer, arrival))
                 connection.execute(self._store_verdict, rows)
             if self._mark is not None:
                 self._mark.stored(highest)
@@ -211,10 +209,10 @@ class SqlJournal:
 
         def work(connection: Connection) -> tuple[list[JournalEntry], int | None]:
             rows = connection.execute(statement).all()
-            return self._entries(rows), rows[-1].seq if len(rows) == limit else None
+            return self._rows.entries(rows), rows[-1].seq if len(rows) == limit else None
 
         entries, read = await self._database.read(work)
-        by_seq = {each.seq: self._left_entry(each) for each in left if read is None or each.seq <= read}
+        by_seq = {each.seq: self._rows.left_entry(each) for each in left if read is None or each.seq <= read}
         by_seq |= {entry.seq: entry for entry in entries if entry.seq is not None}
         return [entry for _, entry in sorted(by_seq.items())], read
 
@@ -222,7 +220,7 @@ class SqlJournal:
         """Return events that were accepted and never answered, oldest first."""
         # by seq, which is indexed, and comes with the verdict
         statement = self._select().where(events.c.seq.is_(None)).order_by(events.c.received_at)
-        return await self._database.read(lambda connection: self._entries(connection.execute(statement)))
+        return await self._database.read(lambda connection: self._rows.entries(connection.execute(statement)))
 
     async def last_seq(self) -> int:
         """Return a seq that no verdict so far has exceeded: the highest one, where all of them could be stored."""
@@ -250,25 +248,22 @@ class SqlJournal:
         return await self._database.read(lambda connection: list(connection.execute(statement).scalars()))
 
     async def find(self, event_id: str) -> bytes | None:
-        """Return the verdict bytes of an event."""
-        statement = sa.select(events.c.verdict).where(
-            events.c.station == self._station, events.c.event_id == key_of(event_id)
-        )
+        """Return the verdict bytes of an event, from when they are said."""
+        key = key_of(event_id)
+        said = None if self._said is None else self._said.find(key)
+        if said is not None:
+            return said.verdict_json
+        statement = sa.select(events.c.verdict).where(events.c.station == self._station, events.c.event_id == key)
         return await self._database.read(lambda connection: connection.execute(statement).scalar())
 
     async def page(self, query: VerdictQuery) -> Sequence[bytes]:
-        """Return verdict bytes, newest first."""
-        statement = sa.select(events.c.verdict).where(events.c.station == self._station, events.c.seq.is_not(None))
-        if query.before is not None:
-            statement = statement.where(events.c.seq < query.before)
-        decision: sa.ColumnElement[str] = events.c.decision
-        if query.part_id is not None:
-            statement = statement.where(events.c.part_id == query.part_id)
-            decision = decision + ""  # no column of an index: a part has fewer verdicts than a decision
-        if query.decision is not None:
-            statement = statement.where(decision == query.decision.value)
-        statement = statement.order_by(events.c.seq.desc()).limit(query.limit)
-        return await self._database.read(lambda connection: list(connection.execute(statement).scalars()))
+        """Return verdict bytes, newest first, from when they are said."""
+        # looked at first: what is stored while the database is read may be missing there, and gone here by then
+        unstored = () if self._said is None else self._said.unstored
+        statement = select_page(self._station, query)
+        return merged(
+            await self._database.read(lambda connection: connection.execute(statement).all()), unstored, query
+        )
 
     async def forget(self, before: datetime) -> int:
         """Delete events that were received before `before` and answered; return how many.
@@ -338,59 +333,5 @@ class SqlJournal:
         if self._said is not None:
             self._said.stored(seq)
 
-    def _row(self, arrival: Arrival, deadline_at: datetime) -> dict[str, Any]:
-        event = arrival.event
-        return {
-            "station": self._station,
-            "event_id": key_of(event.event_id),
-            "part_id": event.part_id,
-            "source": arrival.source,
-            "event": event.model_dump_json(include=set(ImageEvent.model_fields)).encode(),
-            "image": None if arrival.image is None else arrival.image.to_json(),
-            "received_at": arrival.received_at,
-            "deadline_at": deadline_at,
-            "deadline_monotonic": arrival.received_monotonic + (deadline_at - arrival.received_at).total_seconds(),
-            "epoch": self._clock.epoch,
-            "correlation_data": arrival.correlation_data,
-        }
-
     def _select(self) -> sa.Select[Any]:
         return sa.select(events).where(events.c.station == self._station)
-
-    def _entries(self, rows: Iterable[sa.Row[Any]]) -> list[JournalEntry]:
-        entries = []
-        for row in rows:
-            try:
-                entries.append(self._entry(row))
-            except JournalError as exc:
-                log.error("journal_row_unreadable", event_id=row.event_id, seq=row.seq, error=str(exc))
-        return entries
-
-    def _left_entry(self, left: Left) -> JournalEntry:
-        # a row in the redo log may lack what came with a later version
-        row = {**dict.fromkeys(events.c.keys()), **left.row}
-        return self._entry(SimpleNamespace(**row | {"seq": left.seq, "verdict": left.verdict_json}))
-
-    def _entry(self, row: sa.Row[Any] | SimpleNamespace) -> JournalEntry:
-        try:
-            event = ImageEvent.model_validate_json(row.event)
-            image = None if row.image is None else ImageRef.model_validate_json(row.image)
-            if row.verdict is not None:
-                Verdict.model_validate_json(row.verdict)
-        except ValidationError as exc:
-            raise JournalError(f"the record of an event is damaged: {exc.errors()[0]['msg']}") from exc
-        return JournalEntry(
-            event=event,
-            image=image,
-            source=row.source,
-            received_at=row.received_at,
-            deadline_at=row.deadline_at,
-            deadline_monotonic=row.deadline_monotonic if row.epoch == self._clock.epoch else None,
-            seq=row.seq,
-            verdict_json=row.verdict,
-            correlation_data=row.correlation_data,
-        )
-
-
-def _deadline_at(answer: Answer, arrival: Arrival) -> datetime:
-    return arrival.received_at + timedelta(seconds=answer.deadline_monotonic - arrival.received_monotonic)

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from adapters.journal.database import one_line
 from adapters.journal.redo import RedoLog
+from adapters.journal.schema import key_of
 from schemas.messages import Verdict
 
 log = structlog.get_logger(__name__)
@@ -43,14 +44,21 @@ class _Event(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
-    """What a run that crashed had said and not stored. row: of the event, without the station."""
+class Unstored:
+    """A verdict that was said and is not stored yet. event_id: the key that stands for it."""
 
     event_id: str
-    row: Row
     seq: int
+    part_id: str | None
     decision: str
     verdict_json: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Left(Unstored):
+    """What a run that crashed had said and not stored. row: of the event, without the station."""
+
+    row: Row
 
 
 class Said:
@@ -67,12 +75,22 @@ class Said:
         name = hashlib.sha256(f"{database}|{path.resolve()}|{station}".encode()).hexdigest()[:24]
         self._log = RedoLog(memory, f"cangate-{name}.redo")
         self._left: dict[str, Left] = {}
+        self._kept: dict[int, Unstored] = {}  # of this run, by seq: as many as the log has room for
         self._noted: dict[str, bytes] = {}
 
     @property
     def left(self) -> Sequence[Left]:
         """What the last run left and is not stored yet, in the order of seq."""
         return sorted(self._left.values(), key=lambda left: left.seq)
+
+    @property
+    def unstored(self) -> Sequence[Unstored]:
+        """What the last run and this one said and is not stored yet."""
+        return [*self._left.values(), *self._kept.values()]
+
+    def find(self, event_id: str) -> Unstored | None:
+        """Return what was said of an event, by its key, and is not stored yet: the first, which stands."""
+        return next((each for each in self.unstored if each.event_id == event_id), None)
 
     def left_of(self, event_id: str) -> Left | None:
         """Return what the last run said of an event and is not stored yet."""
@@ -96,13 +114,18 @@ class Said:
             del self._noted[next(iter(self._noted))]
         self._noted[row["event_id"]] = _event(row)
 
-    def keep(self, event_id: str, seq: int, verdict_json: bytes, row: Callable[[], Row]) -> bool:
+    def keep(self, verdict: Verdict, verdict_json: bytes, row: Callable[[], Row]) -> bool:
         """Keep a verdict; tell whether there was room. row: makes that of an event which was not made ready."""
-        event = self._noted.pop(event_id, None) or _event(row())
-        return self._log.put(seq, _LENGTH.pack(len(event)) + event + verdict_json)
+        key = key_of(verdict.event_id)
+        event = self._noted.pop(key, None) or _event(row())
+        is_kept = self._log.put(verdict.seq, _LENGTH.pack(len(event)) + event + verdict_json)
+        if is_kept:
+            self._kept[verdict.seq] = Unstored(key, verdict.seq, verdict.part_id, verdict.decision.value, verdict_json)
+        return is_kept
 
     def stored(self, seq: int) -> None:
         """Forget a verdict: the database has it, or never will."""
+        self._kept.pop(seq, None)
         self._log.drop(seq)
 
     def settled(self, left: Left) -> None:
@@ -130,4 +153,4 @@ def _read(record: bytes) -> Left:
     verdict, row = Verdict.model_validate_json(verdict_json), _Event.model_validate_json(event).model_dump()
     if row["correlation_data"] is not None:
         row["correlation_data"] = bytes.fromhex(row["correlation_data"])
-    return Left(row["event_id"], row, verdict.seq, verdict.decision.value, verdict_json)
+    return Left(row["event_id"], verdict.seq, row["part_id"], verdict.decision.value, verdict_json, row)

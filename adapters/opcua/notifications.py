@@ -39,6 +39,10 @@ class WrittenValue(ua.DataValue):
         """Return it as it is on the wire (OPC 10000-6, 5.2.2.17)."""
         return to_binary(ua.DataValue, self)
 
+    def is_news_after(self, before: ua.DataValue | None) -> bool:
+        """Tell whether who was told of `before` must be told of this."""
+        return before is None or before.Value != self.Value or before.StatusCode != self.StatusCode
+
 
 class ResultValue(WrittenValue):
     """A value that belongs to one result, or says that it has none yet."""
@@ -46,6 +50,10 @@ class ResultValue(WrittenValue):
 
 class ResultEnd(WrittenValue):
     """The ResultSeq of one result, written when all of its values are."""
+
+    def is_news_after(self, before: ua.DataValue | None) -> bool:  # noqa: ARG002 - whatever it was
+        """Tell that each result is news: a PLC that asks again for the last one waits for the end of it, too."""
+        return True
 
 
 def field_key(field: ua.SimpleAttributeOperand) -> FieldKey:

@@ -17,6 +17,7 @@ from typing import Final, TypeVar
 import structlog
 from asyncua import ua
 
+from adapters.opcua.asked import AskedTriggers
 from adapters.opcua.events import DefaultEventIds, TriggerTexts, trigger_arrival
 from adapters.opcua.listener import StationServer
 from adapters.opcua.machine_vision.service import add_vision_system
@@ -70,7 +71,7 @@ class OpcUaServerAdapter:
         self._commands: CommandHandler | None = None
         self._vision: VisionSystem | None = None
         self._event_ids = DefaultEventIds(station, datetime.fromtimestamp(0, UTC))
-        self._asked: set[str] = set()
+        self._asked = AskedTriggers()
         self._ring = ResultRing()
         self._queue = 0
 
@@ -143,20 +144,21 @@ class OpcUaServerAdapter:
         """Write all tags of one result, ResultSeq last, before the event loop does anything else.
 
         A repeated answer is written only where a trigger asked for it: the PLC waits for ResultValid. So is one that
-        is not for the gate, with Reject true: a replay sees what was judged, and no gate opens.
+        is not for the gate, with Reject true: a replay sees what was judged, and no gate opens. ResultTriggerId is the
+        trigger that asked, whichever the verdict names: by it the PLC knows its part.
 
         Raises:
             SinkUnavailable: the server is not open.
         """
         tags = self._open_tags()
-        asked_here = answer.verdict.event_id in self._asked
-        self._asked.discard(answer.verdict.event_id)
+        asked_by = self._asked.take(answer)
         self._queue = max(0, self._queue - 1)
-        if (answer.repeated or not answer.for_gate) and not asked_here:
+        if (answer.repeated or not answer.for_gate) and asked_by is None:
             return
         now, seq = self._clock.now(), result_seq(answer.verdict.seq)
         tags.write({Tag.Busy: self._busy}, now)
-        tags.write_result(self._result(answer) | self._counts(answer, seq, tags), seq, now)
+        result = self._result(answer, answer.verdict.trigger_id if asked_by is None else asked_by)
+        tags.write_result(result | self._counts(answer, seq, tags), seq, now)
         if self._vision is not None and not answer.repeated:
             _beside(self._vision.add, answer)
 
@@ -188,13 +190,13 @@ class OpcUaServerAdapter:
             raise SinkUnavailable("the server is not open")
         return self._tags
 
-    def _result(self, answer: Answer) -> dict[Tag, TagValue]:
+    def _result(self, answer: Answer, trigger_id: int | None) -> dict[Tag, TagValue]:
         verdict, monotonic = answer.verdict, self._clock.monotonic()
         shown = self._ring.show(answer, monotonic)
         return {
             Tag.ResultPartId: verdict.part_id or "",
             Tag.ResultEventId: verdict.event_id,
-            Tag.ResultTriggerId: verdict.trigger_id or 0,
+            Tag.ResultTriggerId: trigger_id or 0,
             Tag.Verdict: int(VerdictCode.of(verdict.decision)),
             Tag.Reject: answer.gate_at(monotonic) is not Gate.PASS,
             Tag.ResultValid: True,
@@ -245,7 +247,7 @@ class OpcUaServerAdapter:
 
     def _submit(self, arrival: Arrival, intake: Intake, tags: TagSpace, more: dict[Tag, TagValue]) -> None:
         """Hand over a part for which Ready was shown: whatever has come in since by other ways, it is judged."""
-        self._asked.add(arrival.event.event_id)
+        self._asked.add(arrival.event.event_id, arrival.event.trigger_id or 0)
         # Nothing may pass on the strength of the result before: until the new one the tags say reject.
         waiting: dict[Tag, TagValue] = {Tag.Verdict: int(VerdictCode.NONE), Tag.Reject: True, Tag.ResultValid: False}
         tags.write(waiting, arrival.received_at, kind=ResultValue)

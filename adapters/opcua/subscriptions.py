@@ -341,7 +341,7 @@ class _MonitoredItems(MonitoredItemService):
             return
         values = item.mvalue
         before, values.old_dvalue, values.current_dvalue = values.current_dvalue, values.current_dvalue, value
-        if before is None or before.Value != value.Value or before.StatusCode != value.StatusCode:
+        if value.is_news_after(before):
             told = ua.MonitoredItemNotification(ua.UInt32(item.client_handle or 0), value)
             await self.isub.enqueue_datachange_event(self._monitored_datachange[handle], told, item.queue_size)
 

@@ -186,7 +186,7 @@ class PlcServer:
             held = {word: value.Value for word, value in zip(words, read, strict=True) if value is not None}
             seq = written.Value.Value if written.Value is not None else 0
             changed, before = seq != before, seq
-            if changed:
+            if changed and seq:  # 0 is no result: one that is asked for again goes by it
                 result = PlcResult(
                     seq=seq,
                     trigger_id=held.get("result_trigger_id", 0),

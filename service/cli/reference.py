@@ -35,7 +35,8 @@ HTTP = {
     "/history?event=&part=&decision=&before=": "its history; `event` opens one part",
     "/api/verdicts?limit=&before=&decision=&part_id=": (
         "stored verdicts, a list, newest first: at most `limit` (1 to 500, else 50), with a `seq` below `before`, "
-        "with that `decision`, of that `part_id`; 422 for what these cannot be and for other words, 503 where the journal cannot be read"
+        "with that `decision`, of that `part_id`; 422 for what these cannot be and for other words, "
+        "503 where the journal cannot be read"
     ),
     "/api/verdicts/{event_id}": "the verdict on one event, with its exact bytes; 404 where there is none",
     "/api/verdicts/{event_id}/image?overlay=boxes|heatmap|none": "its picture, JPEG; 404 where none is kept",

@@ -13,10 +13,11 @@ import pytest
 import sqlalchemy as sa
 
 from adapters.journal import SqlJournal
+from adapters.journal.database import T, Work
 from adapters.journal.schema import key_of
 from schemas.messages import Decision, Gate, ImageEvent, JudgedImage, Reason, StagesMs, Verdict
 from schemas.settings import JournalSettings
-from service.errors import JournalConflict, UsageError
+from service.errors import JournalConflict, JournalError, UsageError
 from service.ports import Answer, Arrival, Journal, VerdictQuery
 from tests.support.line import CLOCK, MODEL, arrival
 from tests.support.memory_journal import MemoryJournal
@@ -26,16 +27,18 @@ from tests.support.postgresql import PostgresqlServer
 @pytest.fixture(params=["memory", "sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
 async def journal(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Journal]:
     if request.param == "memory":
-        yield MemoryJournal()
+        in_memory = MemoryJournal()
+        in_memory.secures = True
+        yield in_memory
     elif request.param == "sqlite":
         settings = JournalSettings(url=f"sqlite:///{tmp_path / 'journal.sqlite'}")
-        async with SqlJournal(settings, station="line1", clock=CLOCK) as opened:
+        async with SqlJournal(settings, station="line1", clock=CLOCK, memory=tmp_path) as opened:
             yield opened
     else:
         server: PostgresqlServer = request.getfixturevalue("postgresql")
         with server.database() as name:
             settings = JournalSettings(url=server.url(name), folder=tmp_path)
-            async with SqlJournal(settings, station="line1", clock=CLOCK) as opened:
+            async with SqlJournal(settings, station="line1", clock=CLOCK, memory=tmp_path) as opened:
                 yield opened
 
 
@@ -164,6 +167,58 @@ async def test_journal_pages_newest_first(journal: Journal) -> None:
     assert list(await journal.page(VerdictQuery(decision=Decision.OK, part_id="P-e2"))) == []
 
 
+async def say(journal: Journal, seq: int, decision: Decision = Decision.ERROR) -> tuple[Answer, Arrival]:
+    """Say a verdict on a new event, as the dispatcher does before it is published."""
+    event = await accept(journal, f"e{seq}")
+    answer = answer_to(event, seq, decision)
+    assert journal.secure(answer, event)
+    return answer, event
+
+
+async def test_journal_finds_what_was_said_before_it_is_stored(journal: Journal) -> None:
+    """Whoever heard a verdict and asks for it finds it at once, its exact bytes; and again when it is stored."""
+    event = await accept(journal, "e1")
+    answer = answer_to(event, 1)
+    answer = replace(answer, verdict_json=b" " + answer.verdict_json + b"\r\n")
+    assert journal.secure(answer, event)
+    assert await journal.find("e1") == answer.verdict_json
+    assert list(await journal.page(VerdictQuery())) == [answer.verdict_json]
+    await journal.store([(answer, event)])
+    assert await journal.find("e1") == answer.verdict_json
+    assert list(await journal.page(VerdictQuery())) == [answer.verdict_json]
+
+
+async def test_journal_pages_what_was_said_among_what_is_stored(journal: Journal) -> None:
+    """In its place by seq, by the same filters, within the same limit."""
+    decisions = [Decision.OK, Decision.DAMAGED, Decision.OK, Decision.ERROR, Decision.OK]
+    said = [await say(journal, seq, decision) for seq, decision in enumerate(decisions, start=1)]
+    await journal.store([said[0], said[2], said[3]])
+    texts = [answer.verdict_json for answer, _ in said]
+    assert list(await journal.page(VerdictQuery())) == texts[::-1]
+    assert list(await journal.page(VerdictQuery(limit=2))) == [texts[4], texts[3]]
+    assert list(await journal.page(VerdictQuery(before=3))) == [texts[1], texts[0]]
+    assert list(await journal.page(VerdictQuery(before=3, limit=1))) == [texts[1]]
+    assert list(await journal.page(VerdictQuery(part_id="P-e2"))) == [texts[1]]
+    assert list(await journal.page(VerdictQuery(decision=Decision.OK))) == [texts[4], texts[2], texts[0]]
+    assert list(await journal.page(VerdictQuery(decision=Decision.OK, part_id="P-e2"))) == []
+
+
+async def test_journal_forgets_what_it_will_never_store(journal: Journal) -> None:
+    """A verdict whose number was used before goes, and the one that has the number stays."""
+    first, _ = await say(journal, 1)
+    event = await accept(journal, "e2")
+    second = answer_to(event, 2)
+    assert journal.secure(second, event)
+    await journal.store([(second, event)])
+    other = await accept(journal, "e3")
+    conflicting = answer_to(other, 2)
+    assert journal.secure(conflicting, other)
+    with pytest.raises(JournalConflict):
+        await journal.store([(conflicting, other)])
+    assert await journal.find("e3") is None
+    assert list(await journal.page(VerdictQuery())) == [second.verdict_json, first.verdict_json]
+
+
 async def test_journal_keeps_confirmations_per_sink(journal: Journal) -> None:
     """How far a sink has confirmed is remembered for each sink."""
     await journal.confirm("mqtt", 3)
@@ -263,6 +318,40 @@ async def test_sql_journal_is_there_after_a_restart(database: JournalSettings) -
         assert await journal.confirmed("mqtt") == 41
     async with SqlJournal(database, station="line2", clock=CLOCK) as other:
         assert await other.last_seq() == 0
+
+
+@pytest.mark.parametrize("is_before", [True, False])
+async def test_sql_journal_pages_what_is_stored_while_it_reads(
+    database: JournalSettings, tmp_path: Path, is_before: bool
+) -> None:
+    """Stored just before the database is read, or just behind: there once."""
+    async with SqlJournal(database, station="line1", clock=CLOCK, memory=tmp_path) as journal:
+        said = [await say(journal, seq) for seq in (1, 2, 3)]
+        read = journal._database.read
+
+        async def read_beside_a_commit(work: Work[T]) -> T:
+            if is_before:
+                await journal.store(said)
+            found = await read(work)
+            await journal.store(said)
+            return found
+
+        journal._database.read = read_beside_a_commit  # type: ignore[method-assign] # the moment in between
+        assert list(await journal.page(VerdictQuery())) == [answer.verdict_json for answer, _ in reversed(said)]
+
+
+async def test_sql_journal_finds_what_was_said_while_its_database_is_away(database: JournalSettings) -> None:
+    """It need not be asked."""
+    async with SqlJournal(database, station="line1", clock=CLOCK) as journal:
+        answer, _ = await say(journal, 1)
+
+        async def away(_: Work[T]) -> T:
+            raise JournalError("the database does not answer")
+
+        journal._database.read = away  # type: ignore[assignment, method-assign] # as a server that was stopped
+        assert await journal.find("e1") == answer.verdict_json
+        with pytest.raises(JournalError):
+            await journal.find("e2")
 
 
 async def test_sql_journal_commits_together_what_comes_together(database: JournalSettings) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import resource
 import signal
 import subprocess
@@ -19,9 +20,15 @@ from adapters.journal.redo import SLOT_BYTES, SLOTS, RedoLog
 from adapters.journal.sequence import SequenceMark
 from schemas.messages import ImageEvent
 from schemas.settings import JournalSettings
+from service.deadline import Margin
+from service.dispatch import Dispatcher
 from service.errors import JournalError
-from tests.support.line import CLOCK, arrival
+from service.journal_health import JournalHealth
+from service.outbox import Outbox
+from service.ports import Answer, VerdictQuery
+from tests.support.line import CLOCK, RecordingSink, arrival
 from tests.support.verdicts import failed_answer
+from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 
@@ -173,6 +180,8 @@ async def test_what_cannot_be_stored_yet_is_known_all_the_same(tmp_path: Path, m
             assert known is not None
             assert known.verdict_json == answer.verdict_json
             assert await journal.last_seq() == 61
+            assert await journal.find("e1") == answer.verdict_json
+            assert list(await journal.page(VerdictQuery(limit=1))) == [answer.verdict_json]
             (entry,), _ = await journal.answered(after=60, limit=10)
             assert (entry.seq, entry.verdict_json) == (61, answer.verdict_json)
         following = arrival("e2")
@@ -191,6 +200,51 @@ async def test_what_is_stored_leaves_nothing_behind(tmp_path: Path, memory: Path
             await journal.store([(answer, event)])
         assert names(memory)
     assert not names(memory)
+
+
+async def test_no_more_is_remembered_than_the_log_has_room_for(tmp_path: Path, memory: Path) -> None:
+    """What is not safe is not said yet, so nobody may find it."""
+    async with opened(tmp_path, memory) as journal:
+        said = [(failed_answer(arrival(f"e{seq}"), seq), arrival(f"e{seq}")) for seq in range(1, SLOTS + 3)]
+        assert [journal.secure(answer, event) for answer, event in said] == [True] * SLOTS + [False] * 2
+        assert len(await journal.page(VerdictQuery(limit=200))) == SLOTS
+        assert await journal.find(f"e{SLOTS + 1}") is None
+        await journal.store(said)
+        assert len(await journal.page(VerdictQuery(limit=200))) == SLOTS + 2
+
+
+class Asking(RecordingSink):
+    """A sink beside which whoever hears a verdict asks the journal for it."""
+
+    def __init__(self, journal: SqlJournal) -> None:
+        super().__init__()
+        self._journal = journal
+        self.found: list[tuple[bytes | None, list[bytes]]] = []
+
+    async def publish(self, answer: Answer) -> None:
+        newest = list(await self._journal.page(VerdictQuery(limit=1)))
+        self.found.append((await self._journal.find(answer.verdict.event_id), newest))
+        await super().publish(answer)
+
+
+async def test_who_hears_a_verdict_finds_it(tmp_path: Path, memory: Path) -> None:
+    """The dispatcher stores after it has published; nobody who asks in between may hear that there is none."""
+    async with opened(tmp_path, memory) as journal, asyncio.TaskGroup() as running:
+        sink, margin = Asking(journal), Margin(25, clock=CLOCK)
+        outbox = Outbox(sink, journal=None, clock=CLOCK)
+        dispatcher = Dispatcher(journal, [outbox], clock=CLOCK, margin=margin, health=JournalHealth())
+        tasks = [running.create_task(part.run()) for part in (outbox, dispatcher)]
+        for seq in range(1, 21):
+            event = arrival(f"e{seq}")
+            await journal.accept(event, event.received_at)
+            dispatcher.dispatch(failed_answer(event, seq, left_s=60), event)
+            await sink.wait_for(seq)
+        said = [answer.verdict_json for answer in sink.published]
+        assert sink.found == [(text, [text]) for text in said]
+        await eventually(lambda: dispatcher.idle)
+        assert list(await journal.page(VerdictQuery())) == said[::-1]
+        for task in tasks:
+            task.cancel()
 
 
 async def test_memory_is_not_enough_against_a_loss_of_power(tmp_path: Path, memory: Path) -> None:

@@ -95,6 +95,24 @@ async def test_result_that_the_next_trigger_overtakes_is_told_with_its_own_tags_
     assert steps == [step(2, WAITING if queue == 1 else JUDGED[DAMAGED])]
 
 
+@pytest.mark.parametrize("queue", [1, 10])
+async def test_result_that_is_asked_for_again_is_told_again(
+    station: ServedStation, flooder: Client, queue: int
+) -> None:
+    """ResultSeq is the one that was told, and comes all the same, behind the tags of its result."""
+    async with subscribed(station, flooder, dict.fromkeys(SUBSCRIBED, queue)) as subscriber:
+        adapter = station.adapter
+        assert adapter._tags is not None
+        for trigger in (1, 2):
+            await station.write({Tag.TriggerEventId: "event-1", Tag.Trigger: trigger})
+            assert adapter._tags.number(Tag.ResultValid) is False
+            await adapter.publish(answer(verdict(1), repeated=True))
+            assert await asyncio.wait_for(subscriber.steps.get(), 10) == step(1, JUDGED[OK])
+        await adapter.publish(answer(verdict(2, DAMAGED)))
+        assert await subscriber.steps_until(2) == [step(2, JUDGED[DAMAGED])]
+    await station.write({Tag.TriggerEventId: ""})
+
+
 @pytest.mark.parametrize("small", [Tag.Verdict, Tag.Reject, Tag.ResultEventId])
 async def test_result_whose_tags_found_no_room_is_not_told_of(
     station: ServedStation, flooder: Client, small: Tag

@@ -91,6 +91,16 @@ def test_sample_rejects_at_the_deadline_and_ignores_what_comes_later(gate: Gate)
     assert (gate.passed, outputs["ResultAck"]) == ([False], 8)
 
 
+@pytest.mark.parametrize("other", [0, 41])
+def test_sample_passes_nothing_on_the_result_of_an_event_that_came_another_way(gate: Gate, other: int) -> None:
+    """An OK over MQTT, without a trigger id or with one of its own, while the part waits: then its own answer comes."""
+    trigger = gate.part()
+    outputs = gate.run({**OK, "ResultSeq": 7, "ResultTriggerId": other})
+    assert (gate.passed, outputs["Waiting"], outputs["ResultAck"]) == ([], True, 7)
+    gate.run({"Verdict": 2, "Reject": True, "ResultSeq": 8, "ResultTriggerId": trigger})
+    assert gate.passed == [False]
+
+
 def test_sample_stops_trusting_a_heart_that_stands_still(gate: Gate) -> None:
     """Two seconds without a beat: what waits is rejected, nothing is triggered, until it beats again."""
     gate.tags["Deadline"] = 60.0

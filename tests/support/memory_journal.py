@@ -23,7 +23,8 @@ class MemoryJournal:
     """Keeps everything in a dict.
 
     failing: every call raises, as with a full disk; failing_reads: also those that read a verdict. secures: what is
-    said outlives a crash, as in shared memory. rotten: numbers whose records cannot be read.
+    said outlives a crash, as in shared memory; said: that of it which is not stored yet, by seq. rotten: numbers whose
+    records cannot be read.
     """
 
     def __init__(self) -> None:
@@ -32,6 +33,7 @@ class MemoryJournal:
         self.failing = False
         self.failing_reads = True
         self.secures = False
+        self.said: dict[int, Answer] = {}
         self.rotten: set[int] = set()
 
     fault: str | None = None
@@ -52,11 +54,14 @@ class MemoryJournal:
         return None
 
     def secure(self, answer: Answer, arrival: Arrival) -> bool:  # noqa: ARG002 - the port's
+        if self.secures:
+            self.said[answer.verdict.seq] = answer
         return self.secures
 
     async def store(self, answered: Sequence[tuple[Answer, Arrival]]) -> None:
         self._check()
         for answer, arrival in answered:
+            self.said.pop(answer.verdict.seq, None)
             if answer.verdict.event_id not in self.rows:
                 self._note(arrival, arrival.received_at)
             row = self.rows[answer.verdict.event_id]
@@ -97,6 +102,9 @@ class MemoryJournal:
         return [row.entry.event.event_id for row in reversed(self._by_seq())][:limit]
 
     async def find(self, event_id: str) -> bytes | None:
+        for answer in self.said.values():
+            if answer.verdict.event_id == event_id:
+                return answer.verdict_json
         if self.failing_reads:
             self._check()
         row = self.rows.get(event_id)
@@ -104,16 +112,10 @@ class MemoryJournal:
 
     async def page(self, query: VerdictQuery) -> Sequence[bytes]:
         self._check()
-        found = []
-        for row in reversed(self._by_seq()):
-            assert row.entry.verdict_json is not None
-            verdict = Verdict.model_validate_json(row.entry.verdict_json)
-            if query.before is not None and verdict.seq >= query.before:
-                continue
-            if query.decision not in (None, verdict.decision) or query.part_id not in (None, verdict.part_id):
-                continue
-            found.append(row.entry.verdict_json)
-        return found[: query.limit]
+        found = {row.seq or 0: row.entry.verdict_json for row in self._by_seq()}
+        found |= {seq: answer.verdict_json for seq, answer in self.said.items()}
+        texts = [text for _, text in sorted(found.items(), reverse=True) if text is not None]
+        return [text for text in texts if _is_wanted(Verdict.model_validate_json(text), query)][: query.limit]
 
     def _note(self, arrival: Arrival, deadline_at: datetime) -> None:
         deadline = arrival.received_monotonic + (deadline_at - arrival.received_at).total_seconds()
@@ -138,6 +140,11 @@ class MemoryJournal:
     def _check(self) -> None:
         if self.failing:
             raise JournalError("disk full")
+
+
+def _is_wanted(verdict: Verdict, query: VerdictQuery) -> bool:
+    is_before = query.before is None or verdict.seq < query.before
+    return is_before and query.decision in (None, verdict.decision) and query.part_id in (None, verdict.part_id)
 
 
 class SlowJournal(MemoryJournal):

@@ -11,6 +11,7 @@ from pathlib import Path
 from asyncua import Client, Node, ua
 
 from adapters.clock import SystemClock
+from adapters.opcua.asked import AskedTriggers
 from adapters.opcua.events import DefaultEventIds
 from adapters.opcua.ring import ResultRing
 from adapters.opcua.server import OpcUaServerAdapter
@@ -132,7 +133,7 @@ class ServedStation:
             {tag: tag.spec.start for tag in Tag}, clock.now(), absent=ua.StatusCodes.BadWaitingForInitialData
         )
         adapter._event_ids = DefaultEventIds(STATION, clock.now())
-        adapter._asked.clear()
+        adapter._asked = AskedTriggers()
         adapter._ring = ResultRing()
         while not self.intake.arrivals.empty():
             self.intake.arrivals.get_nowait()

@@ -19,7 +19,7 @@ SEQ, WAITING = 0, 0
 TAGS: Final = (1, 2, 3)
 
 _results = st.tuples(*[st.integers(1, 3)] * len(TAGS))
-_steps = st.lists(_results | st.sampled_from(["trigger", "publish"]), max_size=40)
+_steps = st.lists(_results | st.sampled_from(["trigger", "repeat", "publish"]), max_size=40)
 _queue_sizes = st.lists(st.integers(1, 4), min_size=4, max_size=4)
 
 
@@ -29,13 +29,23 @@ class Station:
     def __init__(self, queue_sizes: list[int]) -> None:
         self.changes = ChangeQueue()
         self.values: dict[int, int] = {}
+        self._written: dict[int, WrittenValue] = {}
         self._queue_sizes = queue_sizes
 
     def write(self, tag: int, value: int, kind: type[WrittenValue]) -> None:
-        if self.values.get(tag) != value:
-            told = ua.MonitoredItemNotification(ua.UInt32(tag), kind(ua.Variant(value, ua.VariantType.UInt32)))
-            self.changes.add(tag, told, self._queue_sizes[tag])
-        self.values[tag] = value
+        written = kind(ua.Variant(value, ua.VariantType.UInt32))
+        if written.is_news_after(self._written.get(tag)):
+            self.changes.add(tag, ua.MonitoredItemNotification(ua.UInt32(tag), written), self._queue_sizes[tag])
+        self._written[tag], self.values[tag] = written, value
+
+    def write_result(self, values: tuple[int, ...], seq: int) -> None:
+        for tag, value in zip(TAGS, values, strict=True):
+            self.write(tag, value, ResultValue)
+        self.write(SEQ, seq, ResultEnd)
+
+    def trigger(self) -> None:
+        for tag in TAGS:
+            self.write(tag, WAITING, ResultValue)
 
     def published(self) -> Iterator[tuple[int, int]]:
         """Take one message; yield handles and values in its order."""
@@ -68,14 +78,15 @@ def test_sequence_is_told_with_the_tags_of_its_result(
                 if station.changes:
                     hear()
             elif step == "trigger":
-                for tag in TAGS:
-                    station.write(tag, WAITING, ResultValue)
+                station.trigger()
+            elif step == "repeat":
+                station.trigger()
+                if results:
+                    station.write_result(results[-1], len(results))
             else:
                 assert isinstance(step, tuple)
                 results.append(step)
-                for tag, value in zip(TAGS, step, strict=True):
-                    station.write(tag, value, ResultValue)
-                station.write(SEQ, len(results), ResultEnd)
+                station.write_result(step, len(results))
         while station.changes:
             hear()
     assert seen == station.values

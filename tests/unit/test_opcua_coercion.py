@@ -88,6 +88,12 @@ def test_sequence_rises_and_wraps_within_its_type_and_skips_zero(kind: ua.Varian
     assert second.Value != first.Value
 
 
+@pytest.mark.parametrize(("kind", "shown"), [*((kind, 0) for kind in INTEGERS), (T.Double, 0.0), (T.String, "0")])
+def test_no_result_is_zero(kind: ua.VariantType, shown: object) -> None:
+    """No result has it, so every result is a change."""
+    assert on_the_wire(coercion(result_seq=kind).result("result_seq", replace(RESULT, seq=0))) == shown
+
+
 @given(st.data(), st.sampled_from(TRIGGERS), st.sampled_from([*INTEGERS, T.Double, T.String]))
 def test_trigger_comes_back_as_it_was_given(
     data: st.DataObject, kind: ua.VariantType, result_kind: ua.VariantType

@@ -13,6 +13,7 @@ from typing import Final
 import structlog
 from asyncua import ua
 
+from adapters.opcua.asked import AskedTriggers
 from adapters.opcua.client.access import PlcAccess, read_access
 from adapters.opcua.client.coercion import Coercion
 from adapters.opcua.client.connection import PlcConnection
@@ -73,7 +74,7 @@ class OpcUaClientAdapter:
         self._fault: str | None = "not connected yet"
         self._memory = TriggerMemory()
         self._event_ids = DefaultEventIds(station, datetime.fromtimestamp(0, UTC))
-        self._asked: set[str] = set()
+        self._asked = AskedTriggers()
 
     @property
     def fault(self) -> str | None:
@@ -124,18 +125,24 @@ class OpcUaClientAdapter:
     async def publish(self, answer: Answer) -> None:
         """Write the result, the sequence last; one repeated, or not for the gate, only where a trigger asked for it.
 
+        What names the trigger is the one that asked, whichever the verdict names: by it the PLC knows its part.
+
         Raises:
             SinkUnavailable: not every node was confirmed.
         """
-        asked_here = answer.verdict.event_id in self._asked
-        self._asked.discard(answer.verdict.event_id)
-        if not (answer.for_gate or asked_here):
+        verdict, asked_by = answer.verdict, self._asked.take(answer)
+        if not answer.for_gate and asked_by is None:
             return
-        if answer.verdict.trigger_id is not None:
-            self._memory.answered(answer.verdict.trigger_id)
-        if answer.repeated and not asked_here:
+        if verdict.trigger_id is not None:
+            self._memory.answered(verdict.trigger_id)
+        if answer.repeated and asked_by is None:
             return
-        await self._require_results().write(answer)
+        try:
+            await self._require_results().write(answer, verdict.trigger_id if asked_by is None else asked_by)
+        except SinkUnavailable:
+            if asked_by is not None and not answer.repeated:  # a repetition is not tried again
+                self._asked.put_back(verdict.event_id, asked_by)
+            raise
 
     async def publish_status(self, status: Status, *, ready: bool) -> None:  # noqa: ARG002 - there is no node for it
         """Show the heartbeat.
@@ -203,7 +210,7 @@ class OpcUaClientAdapter:
             words = ", ".join(trigger.unknown)
             detail = f"{words}: may be another part's, for the PLC went on before a look and its stamps do not tell"
             arrival = replace(arrival, refusal=Refusal(Reason.FRAME_REFUSED, detail))
-        self._asked.add(arrival.event.event_id)
+        self._asked.add(arrival.event.event_id, trigger.value)
         intake.submit(arrival)
 
 

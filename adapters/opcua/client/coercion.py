@@ -36,7 +36,7 @@ PlcValue: TypeAlias = bool | int | float | str
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One result in our words. `trigger_id` and `part_id` are 0 and "" where the event had none."""
+    """One result in our words; `seq` 0 is none. `trigger_id` and `part_id` are 0 and "" where the event had none."""
 
     seq: int
     verdict: VerdictCode
@@ -183,12 +183,16 @@ def _trigger_id(kind: ua.VariantType, types: Mapping[str, ua.VariantType]) -> En
 def _seq(kind: ua.VariantType, _: Mapping[str, ua.VariantType]) -> Encode:
     if kind in _INTEGERS:
         largest = min(_INTEGERS[kind].stop, len(_TRIGGERS)) - 1
-        return lambda result: (result.seq - 1) % largest + 1  # 0 skipped: it means no result yet
+        return lambda result: _wrapped(result.seq, largest)
     if kind is _DOUBLE:
-        return lambda result: float((result.seq - 1) % 0xFFFF_FFFF + 1)
+        return lambda result: float(_wrapped(result.seq, len(_TRIGGERS) - 1))
     if kind is _STRING:
-        return lambda result: str((result.seq - 1) % 0xFFFF_FFFF + 1)
+        return lambda result: str(_wrapped(result.seq, len(_TRIGGERS) - 1))
     raise _Unsuitable("cannot count results")
+
+
+def _wrapped(seq: int, largest: int) -> int:
+    return (seq - 1) % largest + 1 if seq else 0  # skipped: it means no result
 
 
 _ENCODERS: Final[dict[str, Callable[[ua.VariantType, Mapping[str, ua.VariantType]], Encode]]] = {

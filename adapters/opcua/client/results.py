@@ -23,6 +23,7 @@ log = structlog.get_logger(__name__)
 _SEQUENCE: Final = "result_seq"
 _PAYLOAD: Final = tuple(word for word in SINKS if word not in {_SEQUENCE, "heartbeat"})
 _START_WORDS: Final = ("verdict", "reject")
+_NOTHING: Final = Result(seq=0, verdict=VerdictCode.NONE, reject=True)
 _SPARED: Final = ("score", "result_part_id")
 """What a gate can do without."""
 
@@ -42,6 +43,7 @@ class ResultWriter:
     ) -> None:
         self._connection = connection
         self._nodes = {word: nodes[word].node_id for word in SINKS if word in nodes}
+        self._standing = nodes[_SEQUENCE].value  # in the PLC, as far as is known
         self._coercion = coercion
         self._clock = clock
         self._one_at_a_time = asyncio.Lock()  # fair: in the order of the calls, which is the order of seq
@@ -49,21 +51,22 @@ class ResultWriter:
 
     async def start(self) -> None:
         """Write what holds before the first result: verdict 0, reject true. Raises SinkUnavailable."""
-        nothing = Result(seq=1, verdict=VerdictCode.NONE, reject=True)
-        await self._write({word: self._coercion.result(word, nothing) for word in _START_WORDS if word in self._nodes})
+        await self._write({word: self._coercion.result(word, _NOTHING) for word in _START_WORDS if word in self._nodes})
 
-    async def write(self, answer: Answer) -> None:
-        """Write one result; return when every node is confirmed.
+    async def write(self, answer: Answer, trigger_id: int | None) -> None:
+        """Write one result, for the trigger that asked if there is one; return when every node is confirmed.
 
         Raises:
             SinkUnavailable: a node was not confirmed. The sequence was not written then, or is not known to be.
         """
         async with self._one_at_a_time:
-            result = self._result(answer)
+            if answer.repeated:
+                await self._make_way(answer.verdict.seq)
+            result = self._result(answer, trigger_id)
             await self._write_payload(result)
             if not result.reject and answer.gate_at(self._clock.monotonic()) is not Gate.PASS:
-                await self._write_payload(self._result(answer))  # the payload took too long: take the PASS back
-            await self._write({_SEQUENCE: self._coercion.result(_SEQUENCE, result)})
+                await self._write_payload(self._result(answer, trigger_id))  # it took too long: take the PASS back
+            await self._write_sequence(result)
 
     async def beat(self, heartbeat: int) -> None:
         """Show the heartbeat where it is mapped and has risen. Raises SinkUnavailable."""
@@ -71,7 +74,16 @@ class ResultWriter:
             await self._write({"heartbeat": self._coercion.heartbeat(heartbeat)})
             self._beat = heartbeat
 
-    def _result(self, answer: Answer) -> Result:
+    async def _make_way(self, seq: int) -> None:
+        """Where the result that is asked for again stands in the PLC, take it away: it waits for a change of `seq`.
+
+        With verdict 0 and reject true first: who acts on any change must not find the PASS of before.
+        """
+        if self._coercion.result(_SEQUENCE, replace(_NOTHING, seq=seq)).Value == self._standing:
+            await self.start()
+            await self._write_sequence(_NOTHING)
+
+    def _result(self, answer: Answer, trigger_id: int | None) -> Result:
         verdict = answer.verdict
         code = VerdictCode.of(verdict.decision)
         reject = answer.gate_at(self._clock.monotonic()) is not Gate.PASS
@@ -83,7 +95,7 @@ class ResultWriter:
             reject=reject,
             score=verdict.score,
             part_id=verdict.part_id or "",
-            trigger_id=verdict.trigger_id or 0,
+            trigger_id=trigger_id or 0,
         )
 
     async def _write_payload(self, result: Result) -> None:
@@ -96,6 +108,11 @@ class ResultWriter:
             left_out = replace(result, part_id="", score=None)
             refused = await self._refused({word: self._coercion.result(word, left_out) for word in spared})
         self._give_up(refused)
+
+    async def _write_sequence(self, result: Result) -> None:
+        sequence = self._coercion.result(_SEQUENCE, result)
+        await self._write({_SEQUENCE: sequence})
+        self._standing = sequence.Value
 
     async def _write(self, values: Mapping[str, ua.Variant]) -> None:
         self._give_up(await self._refused(values))

@@ -1,0 +1,182 @@
+"""A PLC with a server of its own that asks again for what was answered: it sees an answer to its trigger."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+import pytest_asyncio
+from asyncua import ua
+
+from adapters.opcua.client.diagnosis import Diagnosis, PlcFault
+from adapters.simulation.broker import free_port
+from adapters.simulation.plc_server import PlcServer
+from schemas.messages import Verdict
+from service.errors import SinkUnavailable
+from tests.support.opcua import RecordingIntake, answer, verdict
+from tests.support.plc import plc_client, serving
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+SAID = verdict(5, event_id="e1", part_id="C-1", trigger_id=1)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def served() -> AsyncIterator[PlcServer]:
+    """Serve one PLC for all tests: to start a server takes a second."""
+    async with PlcServer(free_port()) as plc:
+        yield plc
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def plc(served: PlcServer) -> PlcServer:
+    """Return the PLC as it is after its start."""
+    await served.start_again()
+    return served
+
+
+class Program:
+    """Notes at each change of `result_seq` what stands beside it, as a PLC program does that acts on it."""
+
+    WORDS = ("result_seq", "result_trigger_id", "verdict", "reject", "result_part_id")
+
+    def __init__(self, plc: PlcServer) -> None:
+        self.steps: list[list[object]] = []
+        self._aspace = plc.server.iserver.aspace
+        self._ids = [plc.node(word).nodeid for word in self.WORDS]
+        self._before = self._look()[0]
+        _, self._handle = self._aspace.add_datachange_callback(self._ids[0], ua.AttributeIds.Value, self._on_sequence)
+
+    def leave(self) -> None:
+        """Look no more."""
+        self._aspace.delete_datachange_callback(self._handle)
+
+    def _look(self) -> list[object]:
+        read = [self._aspace.read_attribute_value(node_id, ua.AttributeIds.Value).Value for node_id in self._ids]
+        return [None if value is None else value.Value for value in read]
+
+    async def _on_sequence(self, _: int, __: ua.DataValue) -> None:
+        seen = self._look()
+        if seen[0] != self._before:
+            self.steps.append(seen)
+        self._before = seen[0]
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def program(plc: PlcServer) -> AsyncIterator[Program]:
+    """Look at the results as the PLC does."""
+    looking = Program(plc)
+    yield looking
+    looking.leave()
+
+
+async def ask(plc: PlcServer, intake: RecordingIntake, said: Verdict) -> int:
+    """Give a trigger for an event; return its number when the service has it."""
+    trigger = await plc.trigger(said.part_id or "", event_id=said.event_id)
+    arrival = await asyncio.wait_for(intake.arrivals.get(), 10)
+    assert (arrival.event.trigger_id, arrival.event.event_id) == (trigger, said.event_id)
+    return trigger
+
+
+async def test_result_that_stands_there_makes_way_for_its_repetition(plc: PlcServer, program: Program) -> None:
+    """The sequence goes by 0, where nothing passes, and each trigger finds its own number."""
+    adapter = plc_client(plc.mapping())
+    async with serving(adapter, RecordingIntake()) as intake:
+        await ask(plc, intake, SAID)
+        await adapter.publish(answer(SAID))
+        for _ in range(2):
+            await ask(plc, intake, SAID)
+            await adapter.publish(answer(SAID, repeated=True))
+    assert program.steps == [
+        [5, 1, 1, False, "C-1"],
+        [0, 1, 0, True, "C-1"],
+        [5, 2, 1, False, "C-1"],
+        [0, 2, 0, True, "C-1"],
+        [5, 3, 1, False, "C-1"],
+    ]
+
+
+async def test_repetition_after_another_result_is_a_change_as_it_is(plc: PlcServer, program: Program) -> None:
+    """Nothing more is written than for any other result."""
+    adapter, other = plc_client(plc.mapping()), verdict(6, event_id="e2", part_id="C-2", trigger_id=2)
+    async with serving(adapter, RecordingIntake()) as intake:
+        for said in (SAID, other):
+            await ask(plc, intake, said)
+            await adapter.publish(answer(said))
+        await ask(plc, intake, SAID)
+        await adapter.publish(answer(SAID, repeated=True))
+    assert [step[:2] for step in program.steps] == [[5, 1], [6, 2], [5, 3]]
+
+
+async def test_repetition_that_comes_too_late_says_reject(plc: PlcServer, program: Program) -> None:
+    """The part was due when it was first asked for."""
+    adapter = plc_client(plc.mapping())
+    async with serving(adapter, RecordingIntake()) as intake:
+        await ask(plc, intake, SAID)
+        await adapter.publish(answer(SAID))
+        await ask(plc, intake, SAID)
+        await adapter.publish(answer(SAID, in_s=-1.0, repeated=True))
+    assert [step[:4] for step in program.steps] == [[5, 1, 1, False], [0, 1, 0, True], [5, 2, 1, True]]
+
+
+async def test_each_trigger_of_an_event_gets_its_result(plc: PlcServer, program: Program) -> None:
+    """Both were given before the first was answered; what another way in asks is not the PLC's."""
+    adapter = plc_client(plc.mapping())
+    async with serving(adapter, RecordingIntake()) as intake:
+        for _ in range(2):
+            await ask(plc, intake, SAID)
+        await asyncio.gather(
+            adapter.publish(answer(SAID)),
+            adapter.publish(answer(SAID, repeated=True)),
+            adapter.publish(answer(SAID, repeated=True)),
+        )
+    assert [step[:2] for step in program.steps] == [[5, 1], [0, 1], [5, 2]]
+
+
+async def test_event_that_came_another_way_is_answered_under_the_trigger_that_asked(
+    plc: PlcServer, program: Program
+) -> None:
+    """Its verdict names no trigger; a first try that fails takes nothing away from the second."""
+    adapter = plc_client(plc.mapping())
+    said = answer(verdict(5, event_id="e1", part_id="C-1", trigger_id=None))
+    async with serving(adapter, RecordingIntake()) as intake:
+        trigger = await ask(plc, intake, said.verdict)
+        results, adapter._results = adapter._results, None
+        with pytest.raises(SinkUnavailable):
+            await adapter.publish(said)
+        adapter._results = results
+        await adapter.publish(said)
+    assert program.steps == [[5, trigger, 1, False, "C-1"]]
+
+
+async def test_part_that_is_only_replayed_is_shown_though_the_first_try_failed(
+    plc: PlcServer, program: Program
+) -> None:
+    """It is none of the gate's, and written because a trigger asked for it."""
+    adapter, said = plc_client(plc.mapping()), replace(answer(SAID), for_gate=False)
+    async with serving(adapter, RecordingIntake()) as intake:
+        await ask(plc, intake, SAID)
+        results, adapter._results = adapter._results, None
+        with pytest.raises(SinkUnavailable):
+            await adapter.publish(said)
+        adapter._results = results
+        await adapter.publish(said)
+    assert [step[:4] for step in program.steps] == [[5, 1, 1, True]]
+
+
+async def test_result_that_is_tried_again_is_not_told_twice(plc: PlcServer, program: Program) -> None:
+    """It was written, and the connection lost before that was confirmed: the sequence does not move a second time."""
+    adapter = plc_client(plc.mapping())
+    async with serving(adapter, RecordingIntake()) as intake:
+        await ask(plc, intake, SAID)
+        await adapter.publish(answer(SAID))
+        assert adapter._connection is not None
+        adapter._connection.abort(Diagnosis(PlcFault.CONNECTION_LOST, "by the test"))
+        await eventually(lambda: adapter.fault is None)
+        await adapter.publish(answer(SAID))
+        await ask(plc, intake, SAID)
+        await adapter.publish(answer(SAID, repeated=True))
+    assert [step[:2] for step in program.steps] == [[5, 1], [0, 1], [5, 2]]

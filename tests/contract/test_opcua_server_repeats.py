@@ -1,0 +1,135 @@
+"""A PLC that asks again for what was answered: it gets the same result, as one of its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from asyncua import ua
+from asyncua.common.subscription import DataChangeEvent
+
+from adapters.clock import SystemClock
+from schemas.messages import Decision, Reason, Verdict
+from schemas.tags import Tag
+from tests.support.opcua import ServedStation, answer, verdict
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+async def test_repeated_answer_is_shown_only_to_the_trigger_that_asked(station: ServedStation) -> None:
+    """A repeat that another way in asked for leaves the tags alone; a PLC that asks again gets its result again."""
+    first, second = verdict(1, event_id="e1"), verdict(2, event_id="e2")
+    await station.adapter.publish(answer(first))
+    await station.adapter.publish(answer(second))
+    await station.adapter.publish(answer(first, repeated=True))
+    assert await station.read(Tag.ResultSeq, Tag.CountOk) == [2, 2]
+
+    await station.write({Tag.TriggerEventId: "e1", Tag.Trigger: 1})
+    assert await station.read(Tag.ResultValid, Tag.Busy) == [False, True]
+    await station.adapter.publish(answer(first, repeated=True))
+    shown = (Tag.ResultValid, Tag.Busy, Tag.ResultSeq, Tag.ResultEventId, Tag.Verdict, Tag.CountOk, Tag.Results)
+    newest_first = [said.to_json().decode() for said in (second, first)]
+    assert await station.read(*shown) == [True, False, 1, "e1", 1, 2, newest_first]
+
+
+async def repeat(station: ServedStation, said: Verdict, *, in_s: float = 10.0) -> None:
+    """Let the PLC ask again for what was judged before."""
+    await station.write({Tag.TriggerEventId: said.event_id, Tag.Trigger: 1})
+    await station.adapter.publish(answer(said, in_s=in_s, repeated=True))
+    await station.write({Tag.Trigger: 0, Tag.TriggerEventId: ""})
+
+
+async def test_results_are_the_newest_whatever_is_repeated(station: ServedStation) -> None:
+    """A repetition is no newer verdict: in its place among the last eight, or older than all of them."""
+    for seq in range(11, 19):
+        await station.adapter.publish(answer(verdict(seq)))
+        if seq == 12:
+            await repeat(station, verdict(10))
+    for said in (verdict(9), verdict(14)):
+        await repeat(station, said)
+        shown, ring = await station.read(Tag.ResultSeq, Tag.Results)
+        assert shown == said.seq
+        assert isinstance(ring, list)
+        assert [Verdict.model_validate_json(text).seq for text in ring] == list(range(18, 10, -1))
+
+
+async def test_repeated_result_says_what_it_said_when_it_was_new(station: ServedStation) -> None:
+    """Minutes later neither its latency nor whether it missed its deadline has changed; only the gate stays shut."""
+    in_time, late, missed = verdict(1), verdict(2), verdict(3, Decision.ERROR, reason=Reason.DEADLINE_MISSED)
+    shown = (Tag.ResultSeq, Tag.DeadlineMissed, Tag.LatencyMs)
+    first = {}
+    for said, in_s in ((in_time, 10.0), (late, -0.1), (missed, -0.1)):
+        decided = SystemClock().monotonic() - 0.25
+        await station.adapter.publish(replace(answer(said, in_s=in_s), decided_monotonic=decided))
+        first[said.seq] = await station.read(*shown)
+    assert [seen[:2] for seen in first.values()] == [[1, False], [2, True], [3, True]]
+    for said in (in_time, late, missed):
+        await repeat(station, said, in_s=-100.0)
+        assert await station.read(*shown, Tag.Reject) == [*first[said.seq], True]
+
+
+async def test_repeated_result_of_an_earlier_run_says_what_its_verdict_does(station: ServedStation) -> None:
+    """When its tags were written then, nobody knows any more."""
+    for said in (verdict(1), verdict(2, Decision.ERROR, reason=Reason.DEADLINE_MISSED)):
+        await repeat(station, said, in_s=-100.0)
+        missed = said.reason is Reason.DEADLINE_MISSED
+        assert await station.read(Tag.DeadlineMissed, Tag.LatencyMs, Tag.Reject) == [missed, said.latency_ms, True]
+
+
+async def test_result_that_a_repeated_one_overwrites_is_unacknowledged_too(station: ServedStation) -> None:
+    """The same result once more overwrites nothing."""
+    first, second = verdict(1), verdict(2)
+    await station.adapter.publish(answer(first))
+    await station.write({Tag.ResultAck: 1})
+    await station.adapter.publish(answer(second))
+    for said, unacknowledged in ((second, 0), (first, 1), (second, 1)):
+        await repeat(station, said)
+        assert await station.read(Tag.ResultSeq, Tag.UnackedResults) == [said.seq, unacknowledged]
+
+
+async def test_each_trigger_of_an_event_gets_its_result(station: ServedStation) -> None:
+    """Both were given before the first was answered: each finds its own number, beside the verdict as it was said."""
+    said = verdict(5, Decision.DAMAGED, event_id="e1", trigger_id=7)
+    await station.write({Tag.TriggerEventId: "e1", Tag.Trigger: 7})
+    await station.write({Tag.Trigger: 8})
+    shown = (Tag.ResultTriggerId, Tag.ResultSeq, Tag.ResultValid, Tag.Verdict, Tag.Busy, Tag.CountDamaged)
+    await station.adapter.publish(answer(said))
+    assert await station.read(*shown) == [7, 5, True, 2, True, 1]
+    await station.adapter.publish(answer(said, repeated=True))
+    assert await station.read(*shown) == [8, 5, True, 2, False, 1]
+    assert await station.read(Tag.Results) == [[said.to_json().decode()]]
+    await station.adapter.publish(answer(said, repeated=True))  # another way in asked
+    assert await station.read(*shown) == [8, 5, True, 2, False, 1]
+    await station.write({Tag.TriggerEventId: ""})
+
+
+async def test_trigger_of_an_event_that_came_another_way_gets_its_number(station: ServedStation) -> None:
+    """A camera says it over MQTT, the PLC gives a trigger with the same id; another number's result stays its own."""
+    await station.write({Tag.TriggerEventId: "e1", Tag.Trigger: 7})
+    await station.adapter.publish(answer(verdict(1, event_id="e1", trigger_id=None)))
+    assert await station.read(Tag.ResultTriggerId, Tag.Busy) == [7, False]
+
+    await station.write({Tag.TriggerEventId: "e2", Tag.Trigger: 8})
+    named = verdict(2, event_id="e2", trigger_id=123)
+    await station.adapter.publish(answer(named))
+    assert await station.read(Tag.ResultTriggerId, Tag.Busy) == [123, True]
+    await station.adapter.publish(answer(named, repeated=True))
+    assert await station.read(Tag.ResultTriggerId, Tag.Busy) == [8, False]
+    await station.write({Tag.TriggerEventId: ""})
+
+
+async def test_subscriber_of_result_seq_alone_hears_a_repetition(station: ServedStation) -> None:
+    """The number is the one that it heard last; that it comes again is the answer."""
+    said = verdict(4, event_id="e4")
+    await station.adapter.publish(answer(said))
+    async with await station.client.create_subscription(10) as subscription:
+        await subscription.subscribe_data_change(
+            [station.node(Tag.ResultSeq)], queuesize=10, sampling_interval=ua.Duration(0)
+        )
+        heard = []
+        for _ in range(3):
+            event = await subscription.next_event(10)
+            assert isinstance(event, DataChangeEvent)
+            heard.append(event.value)
+            await repeat(station, said)
+    assert heard == [4, 4, 4]
