@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Enum, Gauge, Histogram, generate_latest
 
-from schemas.messages import StationState, Status
+from schemas.messages import Decision, Reason, StationState, Status
 from service.ports import Answer
 
 _SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0)
+
+
+_DECISIONS = {
+    Reason.SCORE_BELOW_THRESHOLD: Decision.OK,
+    Reason.SCORE_AT_OR_ABOVE_THRESHOLD: Decision.DAMAGED,
+}
+"""Of every other reason: ERROR."""
 
 
 class Metrics:
@@ -35,6 +42,8 @@ class Metrics:
         self._verdicts = Counter(
             "cangate_verdicts", "Verdicts, by decision and reason.", ["decision", "reason"], registry=own
         )
+        for reason in Reason:  # from zero on: the first one is a rise, too
+            self._verdicts.labels(_DECISIONS.get(reason, Decision.ERROR).value, reason.value)
         self._latency = Histogram(
             "cangate_latency_seconds", "Image-ready received to verdict decided.", buckets=_SECONDS, registry=own
         )

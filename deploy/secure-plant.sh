@@ -57,6 +57,10 @@ done
 cp "$pki/ca.pem" "$pki/crl.pem" "$pki/broker.pem" "$pki/broker.key" "$broker/"
 cp "$pki/ca.pem" "$pki/crl.pem" "$opcua/trusted/"
 [ -e "$broker/acl" ] || cp "$here/mosquitto/acl" "$broker/acl"
+for name in camera gate operator engineer tester; do
+    grep -q "^user $name\$" "$broker/acl" ||
+        echo "$broker/acl gives $name no rights; see $here/mosquitto/acl" >&2
+done
 [ -e "$broker/mosquitto.conf" ] || sed -e "s|/etc/cangate/mosquitto|$broker|" -e "s|/var/lib/mosquitto/|$broker/data/|" \
     "$here/mosquitto/mosquitto.conf" >"$broker/mosquitto.conf"
 if [ "$(id -u)" -eq 0 ] && id mosquitto >/dev/null 2>&1; then # the broker becomes this user before it reads its files

@@ -21,8 +21,9 @@ LENGTH = 100
 class Part:
     """A part as a page shows it.
 
-    gate: what holds at the gate, REJECT where a PASS came too late to be said; None where the gate heard nothing of
-    this part in this run: it is replayed, or `past`, judged before the restart.
+    gate: what was to be said to the gate when the verdict went out, REJECT where it was too late for a PASS; None where
+    the gate has nothing to do with this part in this run: it is replayed, or `past`, judged before the restart. Whether
+    the gate heard it is up to broker and PLC; that they are away shows in the header.
     """
 
     verdict: Verdict

@@ -140,7 +140,7 @@ class HistoryPage(PartPage):
         self._choose(self._newer_than(seq)[-1:])
 
     async def _go_damaged(self, seq: int) -> None:
-        found = [Part(verdict) for verdict in read_verdicts(await self._read(1, seq, Decision.DAMAGED))]
+        found = [Part(verdict) for verdict in read_verdicts(await self._read(_ROWS, seq, Decision.DAMAGED))]
         if not found:
             self._note.set_text("no damaged part further back")
         elif found[0].verdict.seq not in [part.verdict.seq for part in self._parts]:
@@ -182,7 +182,8 @@ class HistoryPage(PartPage):
         rows = await self._read(_ROWS + 1, self._before, self._decision.value or None)
         parts = [Part(verdict) for verdict in read_verdicts(rows)]
         self._parts = parts[:_ROWS]
-        self._below = parts[_ROWS].verdict.seq if len(parts) > _ROWS else 0
+        last = parts[-1].verdict.seq if parts else 0
+        self._below = last if len(parts) > _ROWS else last - 1 if len(rows) > _ROWS else 0  # some may be unreadable
 
     def _choose(self, parts: Sequence[Part]) -> None:
         """Show the first of `parts`, where there is one, and its address."""

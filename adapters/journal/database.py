@@ -57,6 +57,10 @@ class Database:
     def __init__(self, settings: JournalSettings) -> None:
         self._engine, self.path, self._migrating = _open_engine(settings)
         self.dialect = self._engine.dialect.name
+        beside = None if self.path is None else self.path.parent
+        self.folder = settings.folder if self.dialect == "postgresql" else beside
+        """Where files are kept, None for a database in memory; made when the database is opened."""
+
         url = self._engine.url
         self.place = f"{self.dialect} {url.host or ''} {url.port or ''} {url.database or ''}"
         """Which database this is, whoever logs in to it."""
@@ -79,6 +83,7 @@ class Database:
         Raises:
             UsageError: it cannot be opened.
         """
+        self._make_folder()
         try:
             await self._writer.submit(self._open)
         except SQLAlchemyError as exc:
@@ -89,6 +94,13 @@ class Database:
             log.error("journal_not_opened", error=one_line(exc))
         if self.path is not None:
             self._checkpoints = asyncio.create_task(self._write_back(), name="journal checkpoints")
+
+    def _make_folder(self) -> None:
+        if self.folder is not None:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as exc:
+                raise UsageError(f"journal.url: {exc.filename}: {exc.strerror}") from exc
 
     async def close(self) -> None:
         """Finish what was begun and close."""
@@ -268,11 +280,9 @@ def _open_engine(settings: JournalSettings) -> tuple[Engine, Path | None, Migrat
         url = sa.make_url(settings.url)
         if url.drivername in ("postgresql", "postgresql+psycopg"):
             engine, migrating = _open_postgresql(url.set(drivername="postgresql+psycopg"))
-            settings.folder.mkdir(parents=True, exist_ok=True)
         elif url.get_backend_name() == "sqlite":
             if url.database not in (None, "", ":memory:"):
                 path = Path(str(url.database))
-                path.parent.mkdir(parents=True, exist_ok=True)
             engine = sa.create_engine(url)
         else:
             raise UsageError(f"journal.url: {url.drivername} is not supported, sqlite and postgresql+psycopg are")
@@ -280,8 +290,6 @@ def _open_engine(settings: JournalSettings) -> tuple[Engine, Path | None, Migrat
         raise UsageError(f"journal.url: {one_line(exc)}") from exc
     except ValueError as exc:  # a port that is no number, which may be the end of a password
         raise UsageError("journal.url: cannot be read; what is special in a password must be percent-encoded") from exc
-    except OSError as exc:
-        raise UsageError(f"journal.url: {exc.filename}: {exc.strerror}") from exc
     if engine.dialect.name == "sqlite":
         sync = settings.sync.upper()
 

@@ -103,6 +103,11 @@ class SqlJournal:
             self._said.close()
 
     @property
+    def folder(self) -> Path | None:
+        """Where its files are kept; None where it has none."""
+        return self._database.folder
+
+    @property
     def fault(self) -> str | None:
         """What a person must know about the journal, in one line."""
         return self._database.fault
@@ -248,7 +253,7 @@ class SqlJournal:
         return await self._database.read(lambda connection: list(connection.execute(statement).scalars()))
 
     async def find(self, event_id: str) -> bytes | None:
-        """Return the verdict bytes of an event, from when they are said."""
+        """Return the verdict bytes of an event; those in the redo log are not stored yet."""
         key = key_of(event_id)
         said = None if self._said is None else self._said.find(key)
         if said is not None:
@@ -257,7 +262,7 @@ class SqlJournal:
         return await self._database.read(lambda connection: connection.execute(statement).scalar())
 
     async def page(self, query: VerdictQuery) -> Sequence[bytes]:
-        """Return verdict bytes, newest first, from when they are said."""
+        """Return verdict bytes, newest first; those in the redo log are not stored yet."""
         # looked at first: what is stored while the database is read may be missing there, and gone here by then
         unstored = () if self._said is None else self._said.unstored
         statement = select_page(self._station, query)

@@ -142,9 +142,12 @@ class MqttAdapter:
             expires_monotonic=expires,
             correlation_data=answer.correlation_data,
         )
-        confirmations = {Leaf.VERDICT: connection.publish(verdict)}
+        ways = {Leaf.VERDICT: partial(connection.publish, verdict)}
         if not answer.repeated:
-            confirmations[Leaf.GATE] = self._publish_gate(connection, answer)
+            ways[Leaf.GATE] = partial(self._publish_gate, connection, answer)
+        # the gate need not wait for what may be the culprit
+        order = reversed(ways) if self._culprit.one_by_one else iter(ways)
+        confirmations = {leaf: ways[leaf]() for leaf in order}
         await self._confirmed(connection, confirmations)
 
     def _publish_gate(self, connection: Connection, answer: Answer) -> Confirmation:

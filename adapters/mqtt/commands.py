@@ -44,6 +44,8 @@ class _Asked:
 class Commands:
     """Has commands carried out one after the other, for their order has a meaning; each of them gets a reply.
 
+    A reply that finds no connection is lost, and the log says so.
+
     But `pause` goes ahead: who stops a line does not wait for a model that is being loaded. A `resume` that it
     overtakes is not carried out any more, else the line would run against the last word; one that comes after it waits
     for it. A command beyond those that may wait is told so at once.

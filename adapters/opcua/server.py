@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 import structlog
 from asyncua import ua
 
-from adapters.opcua.asked import AskedTriggers
+from adapters.opcua.asked import Asked, AskedTriggers
 from adapters.opcua.events import DefaultEventIds, TriggerTexts, trigger_arrival
 from adapters.opcua.listener import StationServer
 from adapters.opcua.machine_vision.service import add_vision_system
@@ -145,19 +145,20 @@ class OpcUaServerAdapter:
 
         A repeated answer is written only where a trigger asked for it: the PLC waits for ResultValid. So is one that
         is not for the gate, with Reject true: a replay sees what was judged, and no gate opens. ResultTriggerId is the
-        trigger that asked, whichever the verdict names: by it the PLC knows its part.
+        trigger that asked, whichever the verdict names: by it the PLC knows its part; Reject is true where that is
+        not known to be the part that was judged.
 
         Raises:
             SinkUnavailable: the server is not open.
         """
         tags = self._open_tags()
-        asked_by = self._asked.take(answer)
+        asked = self._asked.take(answer)
         self._queue = max(0, self._queue - 1)
-        if (answer.repeated or not answer.for_gate) and asked_by is None:
+        if (answer.repeated or not answer.for_gate) and asked is None:
             return
         now, seq = self._clock.now(), result_seq(answer.verdict.seq)
         tags.write({Tag.Busy: self._busy}, now)
-        result = self._result(answer, answer.verdict.trigger_id if asked_by is None else asked_by)
+        result = self._result(answer, asked or Asked(answer.verdict.trigger_id or 0))
         tags.write_result(result | self._counts(answer, seq, tags), seq, now)
         if self._vision is not None and not answer.repeated:
             _beside(self._vision.add, answer)
@@ -190,15 +191,15 @@ class OpcUaServerAdapter:
             raise SinkUnavailable("the server is not open")
         return self._tags
 
-    def _result(self, answer: Answer, trigger_id: int | None) -> dict[Tag, TagValue]:
+    def _result(self, answer: Answer, asked: Asked) -> dict[Tag, TagValue]:
         verdict, monotonic = answer.verdict, self._clock.monotonic()
         shown = self._ring.show(answer, monotonic)
         return {
             Tag.ResultPartId: verdict.part_id or "",
             Tag.ResultEventId: verdict.event_id,
-            Tag.ResultTriggerId: trigger_id or 0,
+            Tag.ResultTriggerId: asked.trigger,
             Tag.Verdict: int(VerdictCode.of(verdict.decision)),
-            Tag.Reject: answer.gate_at(monotonic) is not Gate.PASS,
+            Tag.Reject: answer.gate_at(monotonic) is not Gate.PASS or not asked.is_about(verdict),
             Tag.ResultValid: True,
             Tag.Score: verdict.score,
             Tag.Threshold: verdict.threshold,
@@ -247,7 +248,8 @@ class OpcUaServerAdapter:
 
     def _submit(self, arrival: Arrival, intake: Intake, tags: TagSpace, more: dict[Tag, TagValue]) -> None:
         """Hand over a part for which Ready was shown: whatever has come in since by other ways, it is judged."""
-        self._asked.add(arrival.event.event_id, arrival.event.trigger_id or 0)
+        event = arrival.event
+        self._asked.add(event.event_id, Asked(event.trigger_id or 0, event.part_id))
         # Nothing may pass on the strength of the result before: until the new one the tags say reject.
         waiting: dict[Tag, TagValue] = {Tag.Verdict: int(VerdictCode.NONE), Tag.Reject: True, Tag.ResultValid: False}
         tags.write(waiting, arrival.received_at, kind=ResultValue)

@@ -39,7 +39,7 @@ def check(config: ConfigOption = None) -> None:
 
     notes = list(look_at(settings))
     for note in notes:
-        errors.print(f"cangate: {note}")
+        errors.print(f"cangate: {note}", markup=False)
     console.print("configuration is usable" + (", but see above" if notes else ""))
 
 

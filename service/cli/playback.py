@@ -53,8 +53,9 @@ def known_labels(session: Session, path: Path | None) -> Labels:
     if path is None:
         return Labels()
     labels = read_labels(path)
-    strangers = labels.strangers(session.parts())
-    if strangers and not session.troubles:  # they may be the parts that cannot be read
+    whole = Session.open(session.path)  # looked at apart: what counts of a replay is what is read for it
+    strangers = labels.strangers(whole.parts())
+    if strangers and not whole.troubles:  # they may be the parts that cannot be read
         more = f" and {len(strangers) - _NAMED} more" if len(strangers) > _NAMED else ""
         raise UsageError(f"{path}: no part of {session.name} is {', '.join(strangers[:_NAMED])}{more}")
     return labels

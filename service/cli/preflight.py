@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +19,7 @@ from adapters.opcua.security import ServerSecurity
 from schemas.settings import ModelSettings, Settings
 from service.bootstrap import refuse_open_doors
 from service.device import compute_device
-from service.errors import PackageError
+from service.errors import PackageError, UsageError
 from service.model.package import read_package
 from service.model.registry import ModelRegistry
 
@@ -34,7 +36,10 @@ def look_at(settings: Settings) -> Iterator[str]:
     refuse_open_doors(settings)
     compute_device(settings.compute)
     AllowListedFrames(settings.images)
-    SqlJournal(settings.journal, station=station, clock=SystemClock())
+    journal = SqlJournal(settings.journal, station=station, clock=SystemClock())
+    _refuse_unwritable("journal", journal.folder)
+    _refuse_unwritable("images.store", settings.images.store if settings.images.keep else None)
+    _refuse_unwritable("record.folder", settings.record.folder if settings.record.enabled else None)
     if settings.mqtt.enabled:
         read_broker_access(settings.mqtt, station=station)
     # a certificate that is missing is made at the start, by whoever the service runs as
@@ -51,6 +56,15 @@ def look_at(settings: Settings) -> Iterator[str]:
     if not (settings.mqtt.enabled or settings.opcua.server.enabled or settings.opcua.client.endpoint):
         yield "neither mqtt nor opcua is on: no event can come"
     yield from _look_at_model(settings.model)
+
+
+def _refuse_unwritable(key: str, folder: Path | None) -> None:
+    """Refuse a folder that cannot be made or written to, as far as can be seen without doing so."""
+    if folder is None:
+        return
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise UsageError(f"{key}: cannot write {folder}: {there} is no folder that {getpass.getuser()} may write to")
 
 
 def _look_at_model(settings: ModelSettings) -> Iterator[str]:

@@ -25,7 +25,7 @@ _TOPICS = {
     Leaf.REPLY: (
         "service",
         "1, no",
-        "CommandReply; to the response topic where one is given that no station speaks or listens on",
+        "CommandReply; to the response topic where one is given that no station below this prefix speaks or listens on",
     ),
 }
 

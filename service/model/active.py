@@ -28,6 +28,9 @@ class ActiveModel:
         self._registry = ModelRegistry(settings.store)
         self._exchange = asyncio.Lock()
         self._package: ModelPackage | None = None
+        self._activated: str | None = None
+        """Version that was last made the active one here, though it may not have loaded then."""
+
         self.current: LoadedModel | None = None
         self.fault: str | None = (
             f"model {settings.name} is being loaded"
@@ -82,7 +85,7 @@ class ActiveModel:
         async with self._exchange:
             name = name or self._name()
             await asyncio.to_thread(self._refuse_rollback_of_others, name)
-            await asyncio.to_thread(self._registry.rollback, name, device=self._device)
+            self._activated = await asyncio.to_thread(self._registry.rollback, name, device=self._device)
             return await self._take(name)
 
     async def set_threshold(self, tau: float) -> LoadedModel:
@@ -107,7 +110,7 @@ class ActiveModel:
         if self._settings.version != "active" or judging is None or judging.name != name:
             return
         active = self._registry.active(name)
-        if active not in (None, judging.version):
+        if active not in (None, judging.version, self._activated):
             raise PackageError(
                 f"{name}@{active} was activated elsewhere while {name}@{judging.version} judges here: "
                 "activate the version that is wanted"
@@ -128,6 +131,7 @@ class ActiveModel:
         # where the configuration names a version, what judges need not be what is active in the store
         judging = None if self.current is None or self.current.ref.name != name else self.current.ref
         await asyncio.to_thread(self._registry.activate, name, version, device=self._device, instead_of=judging)
+        self._activated = version
         return await self._take(name)
 
     async def _take(self, reference: str) -> LoadedModel:

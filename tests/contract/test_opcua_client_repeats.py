@@ -180,3 +180,18 @@ async def test_result_that_is_tried_again_is_not_told_twice(plc: PlcServer, prog
         await ask(plc, intake, SAID)
         await adapter.publish(answer(SAID, repeated=True))
     assert [step[:2] for step in program.steps] == [[5, 1], [0, 1], [5, 2]]
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+async def test_verdict_on_one_part_lets_no_other_pass(plc: PlcServer, mapped: bool) -> None:
+    """The event id of the part before was left standing; where `reject` is not mapped, the verdict itself says no."""
+    mapping = plc.mapping()
+    adapter = plc_client(mapping if mapped else {**mapping, "reject": ""})
+    async with serving(adapter, RecordingIntake()) as intake:
+        await ask(plc, intake, SAID)
+        await adapter.publish(answer(SAID))
+        trigger = await plc.trigger("C-2", event_id=SAID.event_id)
+        await asyncio.wait_for(intake.arrivals.get(), 10)
+        await adapter.publish(answer(SAID, repeated=True))
+    words = ("result_trigger_id", "verdict", *(["reject"] if mapped else []))
+    assert [await plc.node(word).read_value() for word in words] == ([trigger, 1, True] if mapped else [trigger, 3])

@@ -103,6 +103,19 @@ async def test_each_trigger_of_an_event_gets_its_result(station: ServedStation) 
     await station.write({Tag.TriggerEventId: ""})
 
 
+@pytest.mark.parametrize(("part_id", "rejects"), [("C-1", False), ("C-2", True), ("", True)])
+async def test_verdict_on_one_part_lets_no_other_pass(station: ServedStation, part_id: str, rejects: bool) -> None:
+    """A PLC that leaves the event id of the part before standing: its verdict comes again, and opens no gate."""
+    said = verdict(5, event_id="e1", part_id="C-1", trigger_id=7)
+    await station.write({Tag.TriggerEventId: "e1", Tag.TriggerPartId: "C-1", Tag.Trigger: 7})
+    await station.adapter.publish(answer(said))
+    assert await station.read(Tag.ResultTriggerId, Tag.Verdict, Tag.Reject) == [7, 1, False]
+    await station.write({Tag.TriggerPartId: part_id, Tag.Trigger: 8})
+    await station.adapter.publish(answer(said, repeated=True))
+    assert await station.read(Tag.ResultTriggerId, Tag.Verdict, Tag.Reject) == [8, 1, rejects]
+    await station.write({Tag.TriggerEventId: "", Tag.TriggerPartId: ""})
+
+
 async def test_trigger_of_an_event_that_came_another_way_gets_its_number(station: ServedStation) -> None:
     """A camera says it over MQTT, the PLC gives a trigger with the same id; another number's result stays its own."""
     await station.write({Tag.TriggerEventId: "e1", Tag.Trigger: 7})

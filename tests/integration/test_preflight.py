@@ -35,6 +35,8 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("opcua.server.trusted_certs = 'nope'", "opcua.server.trusted_certs"),
         ("opcua.client.endpoint = 'opc.tcp://plc:4840'", "opcua.client.trigger"),
         ("journal.url = 'mysql://x'", "journal.url"),
+        ("journal.url = 'sqlite:///config.toml/j.sqlite'", "journal: cannot write"),
+        ("record.enabled = true\nrecord.folder = 'config.toml'", "record.folder: cannot write"),
         ("mqtt.password_file = 'nope'", "mqtt.password_file"),
         ("mqtt.tls = true\nmqtt.ca_file = 'nope'", "mqtt.ca_file"),
     ],
@@ -48,9 +50,11 @@ def test_what_a_start_would_refuse_is_refused_by_name(config: Path, text: str, n
     assert sorted(config.parent.rglob("*")) == before
 
 
-def test_certificates_that_a_start_would_make_are_not_made(config: Path) -> None:
+def test_what_a_start_would_make_is_not_made(config: Path) -> None:
     """Whoever checks may not be whom the service runs as."""
-    config.write_text("opcua.server.security = ['Basic256Sha256_SignAndEncrypt']")
+    config.write_text(
+        "opcua.server.security = ['Basic256Sha256_SignAndEncrypt']\njournal.url = 'sqlite:///var/j.sqlite'"
+    )
     assert len(list(look_at(Settings.load(config)))) == 1  # no model
     assert {path.name for path in config.parent.rglob("*")} == {"config.toml", "data", "frames"}
 

@@ -13,7 +13,7 @@ from typing import Final
 import structlog
 from asyncua import ua
 
-from adapters.opcua.asked import AskedTriggers
+from adapters.opcua.asked import Asked, AskedTriggers
 from adapters.opcua.client.access import PlcAccess, read_access
 from adapters.opcua.client.coercion import Coercion
 from adapters.opcua.client.connection import PlcConnection
@@ -125,23 +125,24 @@ class OpcUaClientAdapter:
     async def publish(self, answer: Answer) -> None:
         """Write the result, the sequence last; one repeated, or not for the gate, only where a trigger asked for it.
 
-        What names the trigger is the one that asked, whichever the verdict names: by it the PLC knows its part.
+        What names the trigger is the one that asked, whichever the verdict names: by it the PLC knows its part. Where
+        that is not known to be the part that was judged, the result says reject.
 
         Raises:
             SinkUnavailable: not every node was confirmed.
         """
-        verdict, asked_by = answer.verdict, self._asked.take(answer)
-        if not answer.for_gate and asked_by is None:
+        verdict, asked = answer.verdict, self._asked.take(answer)
+        if not answer.for_gate and asked is None:
             return
         if verdict.trigger_id is not None:
             self._memory.answered(verdict.trigger_id)
-        if answer.repeated and asked_by is None:
+        if answer.repeated and asked is None:
             return
         try:
-            await self._require_results().write(answer, verdict.trigger_id if asked_by is None else asked_by)
+            await self._require_results().write(answer, asked or Asked(verdict.trigger_id or 0))
         except SinkUnavailable:
-            if asked_by is not None and not answer.repeated:  # a repetition is not tried again
-                self._asked.put_back(verdict.event_id, asked_by)
+            if asked is not None and not answer.repeated:  # a repetition is not tried again
+                self._asked.put_back(verdict.event_id, asked)
             raise
 
     async def publish_status(self, status: Status, *, ready: bool) -> None:  # noqa: ARG002 - there is no node for it
@@ -210,7 +211,7 @@ class OpcUaClientAdapter:
             words = ", ".join(trigger.unknown)
             detail = f"{words}: may be another part's, for the PLC went on before a look and its stamps do not tell"
             arrival = replace(arrival, refusal=Refusal(Reason.FRAME_REFUSED, detail))
-        self._asked.add(arrival.event.event_id, trigger.value)
+        self._asked.add(arrival.event.event_id, Asked(trigger.value, arrival.event.part_id))
         intake.submit(arrival)
 
 

@@ -10,6 +10,7 @@ from typing import Final
 import structlog
 from asyncua import ua
 
+from adapters.opcua.asked import Asked
 from adapters.opcua.client.coercion import Coercion, Result
 from adapters.opcua.client.connection import PlcConnection
 from adapters.opcua.client.diagnosis import Diagnosis, PlcFault, PlcUnusable, status_name
@@ -53,8 +54,8 @@ class ResultWriter:
         """Write what holds before the first result: verdict 0, reject true. Raises SinkUnavailable."""
         await self._write({word: self._coercion.result(word, _NOTHING) for word in _START_WORDS if word in self._nodes})
 
-    async def write(self, answer: Answer, trigger_id: int | None) -> None:
-        """Write one result, for the trigger that asked if there is one; return when every node is confirmed.
+    async def write(self, answer: Answer, asked: Asked) -> None:
+        """Write one result, for the trigger that asked; return when every node is confirmed.
 
         Raises:
             SinkUnavailable: a node was not confirmed. The sequence was not written then, or is not known to be.
@@ -62,10 +63,10 @@ class ResultWriter:
         async with self._one_at_a_time:
             if answer.repeated:
                 await self._make_way(answer.verdict.seq)
-            result = self._result(answer, trigger_id)
+            result = self._result(answer, asked)
             await self._write_payload(result)
             if not result.reject and answer.gate_at(self._clock.monotonic()) is not Gate.PASS:
-                await self._write_payload(self._result(answer, trigger_id))  # it took too long: take the PASS back
+                await self._write_payload(self._result(answer, asked))  # it took too long: take the PASS back
             await self._write_sequence(result)
 
     async def beat(self, heartbeat: int) -> None:
@@ -83,10 +84,10 @@ class ResultWriter:
             await self.start()
             await self._write_sequence(_NOTHING)
 
-    def _result(self, answer: Answer, trigger_id: int | None) -> Result:
+    def _result(self, answer: Answer, asked: Asked) -> Result:
         verdict = answer.verdict
         code = VerdictCode.of(verdict.decision)
-        reject = answer.gate_at(self._clock.monotonic()) is not Gate.PASS
+        reject = answer.gate_at(self._clock.monotonic()) is not Gate.PASS or not asked.is_about(verdict)
         if reject and code is VerdictCode.OK and "reject" not in self._nodes:
             code = VerdictCode.ERROR  # all that the PLC goes by is the verdict, and OK would let the part pass
         return Result(
@@ -95,7 +96,7 @@ class ResultWriter:
             reject=reject,
             score=verdict.score,
             part_id=verdict.part_id or "",
-            trigger_id=trigger_id or 0,
+            trigger_id=asked.trigger,
         )
 
     async def _write_payload(self, result: Result) -> None:
