@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 
@@ -36,6 +37,19 @@ _REFUSED_SHOWN_S = 2.0
 _GOODBYE_S = 1.0
 _CLOSE_S = 0.5
 _EVENT_LEAVES = (Leaf.IMAGE_READY, Leaf.IMAGE_READY_RAW)
+
+
+@dataclass(slots=True)
+class _Refusal:
+    """What a broker said of a topic, and when last; is_over: it has taken something there since."""
+
+    text: str
+    said_at: float
+    is_over: bool = False
+
+    def shows(self, now: float) -> bool:
+        """Tell whether a status has to name it."""
+        return not self.is_over or now - self.said_at < _REFUSED_SHOWN_S
 
 
 class MqttAdapter:
@@ -75,7 +89,7 @@ class MqttAdapter:
         self._connection: Connection | None = None
         self._fault: str | None = "not connected yet"
         self._culprit = Culprit()
-        self._refused: dict[Leaf, tuple[str, float]] = {}  # why, and when it was last said
+        self._refused: dict[Leaf, _Refusal] = {}
         self._intake: Intake | None = None
         self._commands = Commands(self._topics, source=self.name, metrics=self._metrics, publish=self._publish_reply)
         self._status = Status(
@@ -97,7 +111,9 @@ class MqttAdapter:
         No fault of the connection: every new message is offered once. A broker of MQTT 3.1.1 never says so, but for
         closing the connection.
         """
-        return next((f"{leaf} is {refusal}" for leaf, (refusal, _) in self._refused.items()), None)
+        now = self._clock.monotonic()
+        shown = (f"{leaf} is {refusal.text}" for leaf, refusal in self._refused.items() if refusal.shows(now))
+        return next(shown, None)
 
     async def open(self) -> None:
         """Read what the settings name. A broker that is away is no error: it is tried again and again.
@@ -221,14 +237,14 @@ class MqttAdapter:
     def _note_refusals(self, refusals: Mapping[Leaf, str | None]) -> None:
         now = self._clock.monotonic()
         for leaf, refusal in refusals.items():
-            said, said_at = self._refused.get(leaf, (None, now))
+            before = self._refused.get(leaf)
             if refusal is None:
-                if said is not None and now - said_at >= _REFUSED_SHOWN_S:
-                    del self._refused[leaf]
+                if before is not None and not before.is_over:
+                    before.is_over = True
                     log.info("mqtt_publish_accepted_again", leaf=leaf)
             elif leaf is not Leaf.REPLY:  # a reply goes where its asker says
-                self._refused[leaf] = (refusal, now)
-                if refusal != said:
+                self._refused[leaf] = _Refusal(refusal, now)
+                if before is None or before.is_over or before.text != refusal:
                     log.error("mqtt_publish_refused", topic=self._topics.of(leaf), reason=refusal)
 
     def _offline(self) -> Outgoing:
