@@ -52,6 +52,8 @@ _MAKES_NO_TUPLE = re.compile(
     "|(EMPTY_)?(LIST|DICT)|(STACK_)?GLOBAL|REDUCE"
 )
 """Operations that leave something else than a tuple on the stack; what they call, see `_STAND_INS`, returns none."""
+_MOST_FETCHED = 16
+"""Tuples: with so many references nested ones are hashed some hundred times at most, 3 ** (16 / 3)."""
 _PLAIN_NUMBER = re.compile(r"[fiu][1248]|b1")
 _MOST_DIMENSIONS = 64
 """Of an array of numpy."""
@@ -143,11 +145,11 @@ def _check_operations(document: bytes) -> None:
 
     The unpickler reserves room up to the largest memo entry. A tuple is hashed with all that is in it, as often as it
     is in it: one that holds the same tuple twice, and that again, sixty times over, would be hashed for ever as the key
-    of a dict. So none may be fetched from the memo; lists and dicts have no hash.
+    of a dict. So few may be fetched from the memo; lists and dicts have no hash.
     """
     if len(document) > LARGEST_FILE:
         raise _Refusal(f"larger than {LARGEST_FILE} bytes")
-    before, memoized, tuples = "", set[int](), set[int]()
+    before, memoized, tuples, fetched = "", set[int](), set[int](), 0
     for count, (opcode, argument, _) in enumerate(pickletools.genops(document)):
         name, entry = opcode.name, 0
         if name in {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}:
@@ -156,7 +158,9 @@ def _check_operations(document: bytes) -> None:
             if not _MAKES_NO_TUPLE.fullmatch(before):
                 tuples.add(entry)
         elif name == "DUP" or (name in {"GET", "BINGET", "LONG_BINGET"} and int(argument or 0) in tuples):
-            raise _Refusal("holds something twice that may be a tuple, which no memory bank does")
+            fetched += 1
+        if fetched > _MOST_FETCHED:
+            raise _Refusal("refers to tuples in itself more often than any memory bank does")
         if max(count, entry) > LARGEST_COUNT:
             raise _Refusal(f"more than {LARGEST_COUNT} parts, which no memory bank has")
         before = name

@@ -68,6 +68,14 @@ def test_bank_with_memory_alone_has_no_tau(path: pathlib.Path) -> None:
     assert read_pickled_bank(path).tau is None
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_bank_that_says_a_tuple_twice_is_read(path: pathlib.Path, protocol: int) -> None:
+    """As Python keeps one of two equal ones in a program."""
+    size = (16, 16)
+    path.write_bytes(pickle.dumps({"coreset": BANK, "grid": size, "input": size}, protocol))
+    np.testing.assert_array_equal(read_pickled_bank(path).vectors, BANK)
+
+
 def test_bank_pickled_by_numpy_1_is_read(path: pathlib.Path) -> None:
     """The modules were called numpy.core then."""
     path.write_bytes(pickle.dumps({"coreset": BANK}, 2).replace(b"numpy._core.", b"numpy.core."))
@@ -139,9 +147,9 @@ HAND_MADE = {
         pickle.dumps({"coreset": BANK}, 2)[:-1] + b"S'tau'\n" + b"]" * 4_900 + b"a" * 4_899 + b"s.",
         r"says tau \(list\)",
     ),
-    "tuple without an end, as a key": (b"}N\x85q\x00" + THRICE + b"Ns.", "something twice"),
-    "tuple behind what leaves it on the stack": (b"}N\x85(uq\x00h\x00Ns.", "something twice"),
-    "tuple doubled on the stack": (b"}N\x852\x86Ns.", "something twice"),
+    "tuple without an end, as a key": (b"}N\x85q\x00" + THRICE + b"Ns.", "refers to tuples"),
+    "tuple behind what leaves it on the stack": (b"}N\x85(uq\x00" + b"h\x00Ns" * 17 + b".", "refers to tuples"),
+    "tuple doubled on the stack": (b"}N\x85" + b"2\x86" * 17 + b"Ns.", "refers to tuples"),
     "codec without an end": (
         b"c_codecs\nencode\n(S'x'\n]q\x00" + b"".join(b"0]q%c(h%ch%ce" % (n + 1, n, n) for n in range(60)) + b"tR.",
         r"codec '\(list\)'",
