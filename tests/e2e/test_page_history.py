@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from urllib.parse import quote
 
 import pytest
 from playwright.async_api import Browser, Page, expect
 
 from schemas.messages import Decision
+from service.ports import VerdictQuery
 from tests.support.hmi import HmiBench, make_frame, make_verdict
 from tests.support.page import PAGE_MARKS, cut_off, opened, too_small
 
@@ -63,6 +65,24 @@ async def test_history_is_paged_through_newest_first(browser: Browser, bench: Hm
         await expect_first(page, 35)
         await page.get_by_role("button", name="Newest").click()
         await expect_first(page, 60)
+
+
+async def test_unreadable_verdict_ends_no_history(
+    browser: Browser, bench: HmiBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lies behind it can still be reached."""
+    await judge_sixty(bench)
+    stored = bench.journal.page
+
+    async def page_with_rot(query: VerdictQuery) -> Sequence[bytes]:
+        return [b"\x00\xff" if b'"C-000050"' in row else row for row in await stored(query)]
+
+    monkeypatch.setattr(bench.journal, "page", page_with_rot)
+    async with opened(browser, bench, address="/history") as page:
+        await expect_shown(page, 60)
+        assert await listed(page) == [*range(60, 50, -1), *range(49, 34, -1)]
+        await page.get_by_role("button", name="Older", exact=True).click()
+        await expect_first(page, 34)
 
 
 async def test_history_is_searched_by_part_and_decision(browser: Browser, bench: HmiBench) -> None:
