@@ -17,12 +17,12 @@ class Asked:
     part_id: str | None = None
 
     def is_about(self, verdict: Verdict) -> bool:
-        """Tell whether a verdict is on the very part that this trigger stands for.
+        """Tell whether a verdict is on the part that this trigger names; one that names none goes by the event id.
 
         An event id may be named again for another part: by a PLC that writes its texts once too seldom, say. What was
         seen of the first part then says nothing of the second, and must not let it pass.
         """
-        return self.trigger == (verdict.trigger_id or 0) or (bool(self.part_id) and self.part_id == verdict.part_id)
+        return not self.part_id or self.part_id == verdict.part_id
 
 
 class AskedTriggers:

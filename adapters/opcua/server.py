@@ -145,8 +145,8 @@ class OpcUaServerAdapter:
 
         A repeated answer is written only where a trigger asked for it: the PLC waits for ResultValid. So is one that
         is not for the gate, with Reject true: a replay sees what was judged, and no gate opens. ResultTriggerId is the
-        trigger that asked, whichever the verdict names: by it the PLC knows its part; Reject is true where that is
-        not known to be the part that was judged.
+        trigger that asked, whichever the verdict names: by it the PLC knows its part; Reject is true where that
+        names another part than was judged.
 
         Raises:
             SinkUnavailable: the server is not open.

@@ -78,15 +78,15 @@ def test_trigger_that_got_no_result_is_the_next_again() -> None:
         (Asked(7, "C-1"), 7, "C-1", True),
         (Asked(8, "C-1"), 7, "C-1", True),  # asked once more for the same part
         (Asked(8, "C-2"), 7, "C-1", False),  # the event id was left standing
-        (Asked(8, None), 7, "C-1", False),
-        (Asked(8, ""), 7, "", False),  # nothing tells that it is the same one
+        (Asked(8, "C-2"), 7, None, False),
+        (Asked(8, None), 7, "C-1", True),  # named by its event alone
+        (Asked(8, ""), 7, None, True),
         (Asked(8, "C-1"), None, "C-1", True),  # it came over MQTT
-        (Asked(8, None), None, None, False),
         (Asked(0, None), None, None, True),  # a job without a trigger
     ],
 )
 def test_verdict_is_on_the_part_that_a_trigger_stands_for(
     asked: Asked, trigger_id: int | None, part_id: str | None, about: bool
 ) -> None:
-    """By its number, or by the name of the part; anything else must not pass."""
+    """Another part than it names must not pass."""
     assert asked.is_about(verdict(event_id="e1", trigger_id=trigger_id, part_id=part_id)) is about

@@ -126,7 +126,7 @@ class OpcUaClientAdapter:
         """Write the result, the sequence last; one repeated, or not for the gate, only where a trigger asked for it.
 
         What names the trigger is the one that asked, whichever the verdict names: by it the PLC knows its part. Where
-        that is not known to be the part that was judged, the result says reject.
+        that names another part than was judged, the result says reject.
 
         Raises:
             SinkUnavailable: not every node was confirmed.
