@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Annotated
 from urllib.parse import unquote
 
-from fastapi import APIRouter, FastAPI, HTTPException, Query, Response
+from fastapi import APIRouter, FastAPI, HTTPException, Query, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from adapters.hmi.bridge import Bridge
 from adapters.pictures import Overlay, PictureStore
@@ -20,6 +20,16 @@ from service.ports import VerdictQuery
 _JSON = "application/json"
 _MAX_SEQ = 2**63 - 1
 _KEEP_PICTURE = {"Cache-Control": "private, max-age=600"}
+
+
+def _digits(value: object) -> object:
+    """Refuse what Python takes for a whole number and nobody else: 1_0, blanks around it."""
+    if isinstance(value, str) and not (value.isascii() and value.isdecimal()):
+        raise ValueError("no whole number")
+    return value
+
+
+_DIGITS = BeforeValidator(_digits)
 
 
 class Liveness(BaseModel):
@@ -40,8 +50,8 @@ class Page(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    limit: Annotated[int, Field(ge=1, le=500)] = 50
-    before: Annotated[int, Field(ge=0, le=_MAX_SEQ)] | None = None
+    limit: Annotated[int, _DIGITS, Field(ge=1, le=500)] = 50
+    before: Annotated[int, _DIGITS, Field(ge=0, le=_MAX_SEQ)] | None = None
     decision: Decision | None = None
     part_id: PartId | None = None
 
@@ -66,8 +76,11 @@ def _records(bridge: Bridge, pictures: PictureStore) -> APIRouter:
     router = APIRouter(prefix="/api/verdicts")
 
     @router.get("")
-    async def verdicts(page: Annotated[Page, Query()]) -> Response:
+    async def verdicts(page: Annotated[Page, Query()], request: Request) -> Response:
         """Return stored verdicts, newest first, each with its exact bytes."""
+        asked = request.query_params
+        if len(asked.multi_items()) > len(asked):
+            raise HTTPException(422, "a word of the query is given twice")
         try:
             rows = await bridge.verdicts(page.query())
         except JournalError as exc:

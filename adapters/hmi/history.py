@@ -12,9 +12,9 @@ from pydantic import ValidationError
 from adapters.hmi.api import Page
 from adapters.hmi.components import PATIENCE_S, block
 from adapters.hmi.feed import Part, read_verdicts
+from adapters.hmi.part_page import PartPage, Shown
 from adapters.hmi.picture import Step
 from adapters.hmi.rows import Rows
-from adapters.hmi.shown import PartPage, Shown
 from adapters.hmi.words import Mode, history_url, without_directions
 from schemas.messages import Decision
 from service.errors import JournalError

@@ -12,9 +12,9 @@ from starlette.requests import Request
 from adapters.hmi.components import Counters
 from adapters.hmi.feed import Part
 from adapters.hmi.history import HistoryPage
+from adapters.hmi.part_page import SHOWN, PartPage, Shown
 from adapters.hmi.picture import Step
 from adapters.hmi.rows import Rows
-from adapters.hmi.shown import SHOWN, PartPage, Shown
 from adapters.hmi.trend import Trend
 from adapters.hmi.words import Mode, age_text
 from schemas.messages import Decision, Status

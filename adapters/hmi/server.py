@@ -18,7 +18,7 @@ from adapters.hmi.bridge import Bridge
 from adapters.hmi.connections import BoundedServer
 from adapters.hmi.feed import LENGTH, Feed, read_verdicts
 from adapters.hmi.front import Front, tls_context
-from adapters.hmi.shown import SHOWN, Shown
+from adapters.hmi.part_page import SHOWN, Shown
 from adapters.hmi.thread import HTTP_THREAD
 from adapters.pictures import PictureStore
 from adapters.telemetry import Metrics

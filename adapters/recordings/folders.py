@@ -18,8 +18,8 @@ from schemas.base import rfc3339
 from schemas.messages import Decision
 from schemas.recordings import RecordedEvent, SessionInfo, Truth
 from service.errors import UsageError
+from service.files import draft_folder
 from service.model.dataset import list_frames
-from service.model.whole import draft_folder
 from service.pipeline.types import Progress
 from service.replay.labels import read_rows, truth_of
 from service.replay.parts import RecordedPart, unix_ns

@@ -21,10 +21,10 @@ from service.cli.frame_folders import listed_frames, tell_ignored
 from service.errors import UsageError
 from service.evaluation.fresh_process import in_fresh_process
 from service.evaluation.speed import STAGES, Load, Speed, SpeedTrial, measure_speed
+from service.files import made_folder, naming, whole_file
 from service.model.dataset import FrameFile
 from service.model.package import ModelPackage, read_package
 from service.model.registry import ModelRegistry
-from service.model.whole import made_folder, naming, whole_file
 
 _SIZE = "1280x960"
 _SIDES = (160, 8192)

@@ -17,12 +17,12 @@ from service.cli.frame_folders import listed_frames, tell_ignored
 from service.device import compute_device
 from service.errors import UsageError
 from service.evaluation.threshold_picture import threshold_picture
+from service.files import made_folder, naming, whole_file
 from service.model.calibration import LimitMethod
 from service.model.package import ModelPackage, read_package
 from service.model.recalibration import Choice, JudgedSet, choose, held_back_frames, judge_frames, publish_choice
 from service.model.registry import ModelRegistry
 from service.model.sweep import CONFIDENCE, Measure, Target, frames_to_claim
-from service.model.whole import made_folder, naming, whole_file
 
 
 def calibrate(

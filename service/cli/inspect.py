@@ -28,10 +28,10 @@ from service.cli.tables import result_table
 from service.device import compute_device
 from service.errors import FrameError, UsageError
 from service.evaluation.pictures import comparison_picture, mask_picture
+from service.files import made_folder, naming, whole_file
 from service.model.dataset import Decode, FrameFile, printable, read_frame
 from service.model.package import read_package
 from service.model.registry import ModelRegistry
-from service.model.whole import made_folder, naming, whole_file
 from service.pipeline.pipeline import Pipeline
 from service.pipeline.types import Inspection
 

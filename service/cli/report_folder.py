@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from service.errors import UsageError
-from service.model.whole import draft_folder
+from service.files import draft_folder
 
 _DRAFT = ".cangate-report-"
 

@@ -9,9 +9,9 @@ import zlib
 from pathlib import Path
 
 from service.errors import PackageNotFound, PackageRefused, UsageError
+from service.files import naming, whole_file
 from service.model.package import BACKBONE, BANK, MANIFEST, SUMS, ModelPackage, is_package, read_package, write_package
 from service.model.registry import ModelRegistry, check_model_name
-from service.model.whole import naming, whole_file
 
 LARGEST_PACKAGE = 2 << 30
 """Bytes once unpacked."""

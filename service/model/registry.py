@@ -16,9 +16,9 @@ from pydantic import TypeAdapter, ValidationError
 from schemas.base import Value
 from schemas.messages import ModelRef, Sha256
 from service.errors import PackageNotFound, PackageRefused, UsageError
+from service.files import draft_folder
 from service.model.manifest import ModelManifest, ModelName, ModelVersion
 from service.model.package import ModelPackage, package_id, read_package, seal, write_package
-from service.model.whole import draft_folder
 
 CPU = torch.device("cpu")
 POINTER = "active.json"

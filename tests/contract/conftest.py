@@ -10,6 +10,8 @@ import pytest
 import pytest_asyncio
 from asyncua import Client
 
+from adapters.simulation.broker import free_port
+from adapters.simulation.plc_server import PlcServer
 from schemas.settings import JournalSettings
 from tests.support.opcua import ServedStation, plain_client, served_station
 from tests.support.postgresql import PostgresqlServer
@@ -55,3 +57,17 @@ def without_traceback(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     yield
     records = caplog.get_records("call")
     assert [record.getMessage() for record in records if record.exc_info and record.levelno > logging.DEBUG] == []
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def served_plc() -> AsyncIterator[PlcServer]:
+    """Serve one PLC for all tests of a file: to start a server takes a second."""
+    async with PlcServer(free_port()) as plc:
+        yield plc
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def plc(served_plc: PlcServer) -> PlcServer:
+    """Return the PLC as it is after its start."""
+    await served_plc.start_again()
+    return served_plc

@@ -22,7 +22,7 @@ from service.ports import Answer
 from tests.support.fakes import RecordingIntake
 from tests.support.memory_journal import MemoryJournal
 from tests.support.mqtt import PlantClient, adapter_for, answer_to, break_off, private_mosquitto, running
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, loop_turns
 
 pytestmark = pytest.mark.broker
 
@@ -147,7 +147,7 @@ async def test_verdict_is_not_given_up_for_a_broker_that_falls_silent_or_goes_aw
             await eventually(lambda: adapter.fault is None)
         for _ in range(4):
             publishing = asyncio.create_task(adapter.publish(answer))
-            await asyncio.sleep(0)
+            await loop_turns(1)
             break_off(adapter)
             with pytest.raises(SinkUnavailable, match="crashed"):
                 await publishing
@@ -164,7 +164,7 @@ async def test_verdict_outlives_a_broker_that_is_killed_with_it_in_flight() -> N
         for _ in range(2):
             broker.send_signal(signal.SIGSTOP)
             publishing = asyncio.create_task(adapter.publish(answer))
-            await asyncio.sleep(0)
+            await loop_turns(1)
             await broker.stop(signal.SIGKILL)
             with pytest.raises(SinkUnavailable, match="connection lost"):
                 await publishing

@@ -23,17 +23,10 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def served() -> AsyncIterator[PlcServer]:
+async def served_plc() -> AsyncIterator[PlcServer]:
     """Serve one PLC for all tests: to start a server takes a second."""
     async with PlcServer(free_port(), stations=("line1", "line2")) as plc:
         yield plc
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def plc(served: PlcServer) -> PlcServer:
-    """Return the PLC as it is after its start."""
-    await served.start_again()
-    return served
 
 
 async def test_a_trigger_is_an_event_and_its_verdict_is_written_back(plc: PlcServer) -> None:

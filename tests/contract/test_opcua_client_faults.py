@@ -55,7 +55,7 @@ class StubbornPlc(AttributeService):
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def served() -> AsyncIterator[PlcServer]:
+async def served_plc() -> AsyncIterator[PlcServer]:
     """Serve a PLC with some odd nodes beside the usual ones."""
     async with PlcServer(free_port()) as plc:
         index = await plc.server.get_namespace_index(NAMESPACE_URI)
@@ -80,13 +80,6 @@ async def served() -> AsyncIterator[PlcServer]:
         await add("abstract", 0, ua.VariantType.Byte, ua.NodeId(ua.Int32(ua.ObjectIds.Number)))
         plc.server.iserver.attribute_service = StubbornPlc(plc.server.iserver.aspace)
         yield plc
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def plc(served: PlcServer) -> PlcServer:
-    """Return the PLC as it is after its start."""
-    await served.start_again()
-    return served
 
 
 @contextlib.contextmanager

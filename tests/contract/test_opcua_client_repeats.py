@@ -11,7 +11,6 @@ import pytest_asyncio
 from asyncua import ua
 
 from adapters.opcua.client.diagnosis import Diagnosis, PlcFault
-from adapters.simulation.broker import free_port
 from adapters.simulation.plc_server import PlcServer
 from schemas.messages import Verdict
 from service.errors import SinkUnavailable
@@ -22,20 +21,6 @@ from tests.support.waiting import eventually
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SAID = verdict(5, event_id="e1", part_id="C-1", trigger_id=1)
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def served() -> AsyncIterator[PlcServer]:
-    """Serve one PLC for all tests: to start a server takes a second."""
-    async with PlcServer(free_port()) as plc:
-        yield plc
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def plc(served: PlcServer) -> PlcServer:
-    """Return the PLC as it is after its start."""
-    await served.start_again()
-    return served
 
 
 class Program:

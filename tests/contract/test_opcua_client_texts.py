@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-import pytest_asyncio
 from asyncua import ua
 
-from adapters.simulation.broker import free_port
 from adapters.simulation.plc_server import TRIGGER_WORDS, TYPES, PlcServer
 from schemas.messages import Reason
 from service.ports import Arrival
@@ -21,20 +19,6 @@ from tests.support.plc import plc_client, serving
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 Stamp = Callable[[], datetime | None]
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def served() -> AsyncIterator[PlcServer]:
-    """Serve one PLC for all tests: to start a server takes a second."""
-    async with PlcServer(free_port()) as plc:
-        yield plc
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def plc(served: PlcServer) -> PlcServer:
-    """Return the PLC as it is after its start."""
-    await served.start_again()
-    return served
 
 
 def none() -> None:

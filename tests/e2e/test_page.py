@@ -214,11 +214,12 @@ async def test_row_stays_beneath_finger_and_focus(browser: Browser, bench: HmiBe
         await second.focus()
         await second.evaluate("row => { window.row = row }")
         await second.hover()
+        clock = page.locator(".clock")
+        pressed_at = await clock.inner_text()
         await page.mouse.down()
-        await asyncio.sleep(0.2)  # for so long a finger rests on glass
         await bench.judge(make_verdict(4))
         await expect(second).to_contain_text("C-000003")
-        await asyncio.sleep(0.2)
+        await expect(clock).not_to_have_text(pressed_at)  # a tick of the page as well
         await page.mouse.up()
         await expect(page.locator(".hero .part")).to_have_text("C-000002")
         for key, newest in (("Enter", 5), ("Space", 6)):

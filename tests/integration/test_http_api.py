@@ -71,7 +71,8 @@ async def test_verdicts_can_be_filtered(bench: HmiBench, client: httpx.AsyncClie
 async def test_unusable_query_values_are_422(client: httpx.AsyncClient) -> None:
     """Rather than guessed at or ignored; nor is a name that means nothing."""
     queries = (
-        "limit=0 limit=501 limit=-1 limit=x limit= before=x before=-1 before=9223372036854775808 "
+        "limit=0 limit=501 limit=-1 limit=x limit= limit=1_0 limit=%2010 limit=1&limit=2 "
+        "before=x before=-1 before=9223372036854775808 "
         f"decision=ok decision=BROKEN decision= Limit=1 part=A part_id=%00 part_id={'x' * 257}"
     ).split()
     answers = {query: (await client.get(f"/api/verdicts?{query}")).status_code for query in queries}

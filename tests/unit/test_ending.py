@@ -20,7 +20,7 @@ def cangate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 async def _told(number: int) -> None:
     os.kill(os.getpid(), number)
-    await asyncio.sleep(60)
+    await asyncio.Event().wait()
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,14 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from schemas.messages import (
+    COMMAND_MEANINGS,
+    FAULT_MEANINGS,
     MESSAGES,
     Box,
     Command,
+    CommandName,
     Decision,
+    FaultCode,
     Gate,
     GateCommand,
     ImageReady,
@@ -76,6 +80,12 @@ def test_image_ready_needs_only_id_and_image() -> None:
     """Everything that the contract gives a default for may be missing."""
     event = ImageReady.model_validate_json(b'{"event_id":"e","image":{"uri":"file:///a.png"}}')
     assert (event.part_id, event.trigger_id, event.captured_at, event.deadline_ms) == (None, None, None, None)
+
+
+def test_every_command_and_fault_is_explained() -> None:
+    """In the interface reference, which is all that an integrator has."""
+    assert set(COMMAND_MEANINGS) == set(CommandName)
+    assert set(FAULT_MEANINGS) == set(FaultCode)
 
 
 def test_whole_numbers_may_be_written_with_a_fraction() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from service.errors import UsageError
-from service.model.whole import whole_file
+from service.files import whole_file
 
 
 def write(target: Path, content: str) -> None:
