@@ -9,6 +9,7 @@ from urllib.parse import unquote
 from fastapi import APIRouter, FastAPI, HTTPException, Query, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticKnownError
 
 from adapters.hmi.bridge import Bridge
 from adapters.pictures import Overlay, PictureStore
@@ -25,7 +26,7 @@ _KEEP_PICTURE = {"Cache-Control": "private, max-age=600"}
 def _digits(value: object) -> object:
     """Refuse what Python takes for a whole number and nobody else: 1_0, blanks around it."""
     if isinstance(value, str) and not (value.isascii() and value.isdecimal()):
-        raise ValueError("no whole number")
+        raise PydanticKnownError("int_parsing")
     return value
 
 

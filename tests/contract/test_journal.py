@@ -340,9 +340,11 @@ async def test_sql_journal_pages_what_is_stored_while_it_reads(
         assert list(await journal.page(VerdictQuery())) == [answer.verdict_json for answer, _ in reversed(said)]
 
 
-async def test_sql_journal_finds_what_was_said_while_its_database_is_away(database: JournalSettings) -> None:
+async def test_sql_journal_finds_what_was_said_while_its_database_is_away(
+    database: JournalSettings, tmp_path: Path
+) -> None:
     """It need not be asked."""
-    async with SqlJournal(database, station="line1", clock=CLOCK) as journal:
+    async with SqlJournal(database, station="line1", clock=CLOCK, memory=tmp_path) as journal:
         answer, _ = await say(journal, 1)
 
         async def away(_: Work[T]) -> T:
