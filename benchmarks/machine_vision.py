@@ -21,7 +21,7 @@ from adapters.opcua.server import OpcUaServerAdapter
 from adapters.simulation.broker import free_port
 from schemas.messages import Decision, Gate, JudgedImage, ModelRef, Reason, StagesMs, Verdict
 from schemas.settings import OpcUaServerSettings
-from service.ports import Answer, Arrival
+from service.ports import Answer, Arrival, Asker
 
 
 class Nobody:
@@ -73,7 +73,7 @@ def answer(seq: int) -> Answer:
         latency_ms=40.0,
         stages_ms=StagesMs(load=6.0, embed=15.0),
     )
-    return Answer(verdict, verdict.to_json(), clock.monotonic() + 10)
+    return Answer(verdict, verdict.to_json(), clock.monotonic() + 10, Asker("opcua"))
 
 
 async def measure(parts: int, *, machine_vision: bool, listening: bool) -> tuple[float, float, float]:

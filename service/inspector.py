@@ -19,7 +19,7 @@ from service.deadline import Deadline, Margin, deadline_monotonic, long_ago
 from service.errors import JournalError
 from service.journal_health import JournalHealth
 from service.pipeline.types import Frame
-from service.ports import Answer, Arrival, Clock, Journal, JournalEntry, PictureSink, Recorder
+from service.ports import Answer, Arrival, Asker, Clock, Journal, JournalEntry, PictureSink, Recorder
 from service.verdicts import make_verdict
 
 log = structlog.get_logger(__name__)
@@ -122,7 +122,7 @@ class Inspector:
             outcome = Failed(Reason.INTERNAL_ERROR, type(exc).__name__)
         # no await from here to dispatch: verdicts leave in the order of their seq
         if isinstance(outcome, Answer):
-            page.write(outcome, self._dispatch(_repeat(outcome, arrival), arrival))
+            page.write(outcome, self._dispatch(outcome, arrival))
             return
         self._seq += 1
         verdict = self._verdict(outcome, arrival, self._seq)
@@ -132,13 +132,13 @@ class Inspector:
             verdict,
             verdict.to_json(),
             deadline.monotonic,
-            arrival.correlation_data,
+            Asker.of(arrival),
             for_gate=self._is_for_gate(verdict),
             transit_s=deadline.transit_s,
             # a timer that rings late is part of what the margin must make up for
             decided_monotonic=max(began, deadline.decide_by) if missed else now,
         )
-        page.write(replace(answer, correlation_data=None), self._dispatch(answer, arrival))
+        page.write(answer, self._dispatch(answer, arrival))
         self._to_keep.append(partial(self._keep, arrival, verdict, outcome, work))
         asyncio.get_running_loop().call_later(_RECORD_DELAY_S, self._keep_one)
 
@@ -159,7 +159,7 @@ class Inspector:
         finally:
             if not is_new.done():
                 is_new.set_result(known is None or known.verdict_json is None)
-        answer = self._known(known, deadline)
+        answer = self._known(known, arrival, deadline)
         if answer is not None:
             return answer, None
         if isinstance(begun, Failed):
@@ -179,12 +179,12 @@ class Inspector:
             return Failed(Reason.INTERNAL_ERROR, "answered before, but that could not be noted", rejects=True)
         known, asked = await self._accept(arrival, deadline, _EARLIER_PATIENCE_S)
         if asked:
-            return self._known(known, deadline)
+            return self._known(known, arrival, deadline)
         said = await self._find(arrival)
         if said is None:
             return Failed(Reason.INTERNAL_ERROR, "answered before, but the journal cannot say how", rejects=True)
         # when it was due is not known: too long ago to pass
-        return self._answer(said, long_ago(self._clock), deadline.transit_s)
+        return self._again(said, arrival, long_ago(self._clock), deadline.transit_s)
 
     async def _accept(
         self, arrival: Arrival, deadline: Deadline, patience_s: float
@@ -278,16 +278,17 @@ class Inspector:
             return self._clock.monotonic() - arrival.received_monotonic
         return (self._clock.now() - arrival.received_at).total_seconds()
 
-    def _known(self, entry: JournalEntry | None, deadline: Deadline) -> Answer | None:
-        """Return what the journal has. The part was due when it was first asked for, whenever it is asked for again."""
+    def _known(self, entry: JournalEntry | None, arrival: Arrival, deadline: Deadline) -> Answer | None:
+        """Return what the journal has, for who asks now. The part was due when it was first asked for."""
         if entry is None or entry.verdict_json is None:
             return None
         due = min(deadline.monotonic, deadline_monotonic(entry, self._clock))
-        return self._answer(entry.verdict_json, due, deadline.transit_s)
+        return self._again(entry.verdict_json, arrival, due, deadline.transit_s)
 
-    def _answer(self, verdict_json: bytes, due: float, transit_s: float) -> Answer:
-        verdict = Verdict.model_validate_json(verdict_json)
-        return Answer(verdict, verdict_json, due, for_gate=self._is_for_gate(verdict), transit_s=transit_s)
+    def _again(self, verdict_json: bytes, arrival: Arrival, due: float, transit_s: float) -> Answer:
+        verdict, asker = Verdict.model_validate_json(verdict_json), Asker.of(arrival)
+        for_gate = self._is_for_gate(verdict)
+        return Answer(verdict, verdict_json, due, asker, repeated=True, for_gate=for_gate, transit_s=transit_s)
 
     def _is_for_gate(self, verdict: Verdict) -> bool:
         return not verdict.replayed or self._settings.gate.on_replayed is OnReplayed.ACT
@@ -325,7 +326,7 @@ def _encoded(work: asyncio.Task[Outcome]) -> bytes | None:
 
 
 def _repeat(answer: Answer, arrival: Arrival) -> Answer:
-    return replace(answer, correlation_data=arrival.correlation_data, repeated=True)
+    return replace(answer, asker=Asker.of(arrival), repeated=True)
 
 
 def _arrival(entry: JournalEntry, clock: Clock) -> Arrival:

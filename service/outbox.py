@@ -14,7 +14,7 @@ import structlog
 from schemas.messages import Verdict
 from service.deadline import Margin, deadline_monotonic
 from service.errors import JournalError, SinkRefused, SinkUnavailable
-from service.ports import Answer, Clock, Journal, JournalEntry, VerdictSink
+from service.ports import Answer, Asker, Clock, Journal, JournalEntry, VerdictSink
 from service.tasks import Part, together, was_cancelled
 
 log = structlog.get_logger(__name__)
@@ -340,7 +340,7 @@ class Outbox:
             verdict,
             entry.verdict_json,
             deadline,
-            entry.correlation_data,
+            Asker.of(entry),
             for_gate=for_gate,
             transit_s=transit_s,
         )

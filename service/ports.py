@@ -59,19 +59,38 @@ class Arrival:
 
 
 @dataclass(frozen=True, slots=True)
+class Asker:
+    """Who asked for a verdict, and what they named; another who named the same event may have asked for it before.
+
+    source: name of the adapter that the event came by. trigger_id, part_id: of their event. correlation_data: as it
+    came with that.
+    """
+
+    source: str
+    trigger_id: int | None = None
+    part_id: str | None = None
+    correlation_data: bytes | None = None
+
+    @classmethod
+    def of(cls, asked: Arrival | JournalEntry) -> Asker:
+        """Return who sent an event."""
+        return cls(asked.source, asked.event.trigger_id, asked.event.part_id, asked.correlation_data)
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """A verdict on its way to the sinks, with the exact bytes that were stored.
 
-    deadline_monotonic: when the gate must have been told, on `Clock.monotonic`. repeated: the event was answered
-    before; only who asks again needs to hear it. for_gate: whether the gate may hear of it at all; a replayed part
-    is none of its business unless the plant says so (`gate.on_replayed`). transit_s: how long it may take to arrive.
-    decided_monotonic: when it was decided, or should have been; None for a verdict of an earlier run.
+    deadline_monotonic: when the gate must have been told, on `Clock.monotonic`. asker: whom it is for. repeated: the
+    event was answered before; only who asks again needs to hear it. for_gate: whether the gate may hear of it at all;
+    a replayed part is none of its business unless the plant says so (`gate.on_replayed`). transit_s: how long it may
+    take to arrive. decided_monotonic: when it was decided, or should have been; None for a verdict of an earlier run.
     """
 
     verdict: Verdict
     verdict_json: bytes
     deadline_monotonic: float
-    correlation_data: bytes | None = None
+    asker: Asker
     repeated: bool = False
     for_gate: bool = True
     transit_s: float = 0.0
@@ -83,6 +102,15 @@ class Answer:
             return None
         in_time = monotonic <= self.deadline_monotonic - self.transit_s
         return self.verdict.gate if in_time or self.verdict.gate is Gate.REJECT else None
+
+    @property
+    def is_about_their_part(self) -> bool:
+        """Tell whether the verdict is on the part that the asker named; one who named none goes by the event id.
+
+        An event id may be named again for another part: by a PLC that writes its texts once too seldom, say. What was
+        seen of the first part then says nothing of the second, and must not let it pass.
+        """
+        return not self.asker.part_id or self.asker.part_id == self.verdict.part_id
 
 
 class Intake(Protocol):

@@ -156,7 +156,7 @@ class MqttAdapter:
             self._topics.of(Leaf.VERDICT),
             answer.verdict_json,
             expires_monotonic=expires,
-            correlation_data=answer.correlation_data,
+            correlation_data=answer.asker.correlation_data,
         )
         ways = {Leaf.VERDICT: partial(connection.publish, verdict)}
         if not answer.repeated:

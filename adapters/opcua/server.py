@@ -17,7 +17,6 @@ from typing import Final, TypeVar
 import structlog
 from asyncua import ua
 
-from adapters.opcua.asked import Asked, AskedTriggers
 from adapters.opcua.events import DefaultEventIds, TriggerTexts, trigger_arrival
 from adapters.opcua.listener import StationServer
 from adapters.opcua.machine_vision.service import add_vision_system
@@ -32,7 +31,7 @@ from schemas.messages import Decision, Gate, Reason, StationState, Status
 from schemas.settings import OpcUaServerSettings
 from schemas.tags import NAMESPACE_URI, Tag, VerdictCode, result_seq
 from service.errors import SinkUnavailable, UsageError
-from service.ports import Answer, Arrival, Clock, CommandHandler, Intake, ModelShelf
+from service.ports import Answer, Arrival, Asker, Clock, CommandHandler, Intake, ModelShelf
 from service.tasks import Part, together
 
 log = structlog.get_logger(__name__)
@@ -71,7 +70,7 @@ class OpcUaServerAdapter:
         self._commands: CommandHandler | None = None
         self._vision: VisionSystem | None = None
         self._event_ids = DefaultEventIds(station, datetime.fromtimestamp(0, UTC))
-        self._asked = AskedTriggers()
+        self._asked_last: tuple[str, Asker] | None = None  # until it is answered
         self._ring = ResultRing()
         self._queue = 0
 
@@ -152,14 +151,14 @@ class OpcUaServerAdapter:
             SinkUnavailable: the server is not open.
         """
         tags = self._open_tags()
-        asked = self._asked.take(answer)
+        if (answer.verdict.event_id, answer.asker) == self._asked_last:
+            self._asked_last = None
         self._queue = max(0, self._queue - 1)
-        if (answer.repeated or not answer.for_gate) and asked is None:
+        if (answer.repeated or not answer.for_gate) and answer.asker.source != self.name:
             return
         now, seq = self._clock.now(), result_seq(answer.verdict.seq)
         tags.write({Tag.Busy: self._busy}, now)
-        result = self._result(answer, asked or Asked(answer.verdict.trigger_id or 0))
-        tags.write_result(result | self._counts(answer, seq, tags), seq, now)
+        tags.write_result(self._result(answer) | self._counts(answer, seq, tags), seq, now)
         if self._vision is not None and not answer.repeated:
             _beside(self._vision.add, answer)
 
@@ -184,22 +183,22 @@ class OpcUaServerAdapter:
 
     @property
     def _busy(self) -> bool:
-        return bool(self._asked) or self._queue > 0
+        return self._asked_last is not None or self._queue > 0
 
     def _open_tags(self) -> TagSpace:
         if self._tags is None:
             raise SinkUnavailable("the server is not open")
         return self._tags
 
-    def _result(self, answer: Answer, asked: Asked) -> dict[Tag, TagValue]:
+    def _result(self, answer: Answer) -> dict[Tag, TagValue]:
         verdict, monotonic = answer.verdict, self._clock.monotonic()
         shown = self._ring.show(answer, monotonic)
         return {
             Tag.ResultPartId: verdict.part_id or "",
             Tag.ResultEventId: verdict.event_id,
-            Tag.ResultTriggerId: asked.trigger,
+            Tag.ResultTriggerId: answer.asker.trigger_id or 0,
             Tag.Verdict: int(VerdictCode.of(verdict.decision)),
-            Tag.Reject: answer.gate_at(monotonic) is not Gate.PASS or not asked.is_about(verdict),
+            Tag.Reject: answer.gate_at(monotonic) is not Gate.PASS or not answer.is_about_their_part,
             Tag.ResultValid: True,
             Tag.Score: verdict.score,
             Tag.Threshold: verdict.threshold,
@@ -248,8 +247,7 @@ class OpcUaServerAdapter:
 
     def _submit(self, arrival: Arrival, intake: Intake, tags: TagSpace, more: dict[Tag, TagValue]) -> None:
         """Hand over a part for which Ready was shown: whatever has come in since by other ways, it is judged."""
-        event = arrival.event
-        self._asked.add(event.event_id, Asked(event.trigger_id or 0, event.part_id))
+        self._asked_last = arrival.event.event_id, Asker.of(arrival)
         # Nothing may pass on the strength of the result before: until the new one the tags say reject.
         waiting: dict[Tag, TagValue] = {Tag.Verdict: int(VerdictCode.NONE), Tag.Reject: True, Tag.ResultValid: False}
         tags.write(waiting, arrival.received_at, kind=ResultValue)

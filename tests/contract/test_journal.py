@@ -18,7 +18,7 @@ from adapters.journal.schema import key_of
 from schemas.messages import Decision, Gate, ImageEvent, JudgedImage, Reason, StagesMs, Verdict
 from schemas.settings import JournalSettings
 from service.errors import JournalConflict, JournalError, UsageError
-from service.ports import Answer, Arrival, Journal, VerdictQuery
+from service.ports import Answer, Arrival, Asker, Journal, VerdictQuery
 from tests.support.line import CLOCK, MODEL, arrival
 from tests.support.memory_journal import MemoryJournal
 from tests.support.postgresql import PostgresqlServer
@@ -64,7 +64,7 @@ def answer_to(event: Arrival, seq: int, decision: Decision = Decision.ERROR) -> 
         latency_ms=1.0,
         stages_ms=StagesMs(),
     )
-    return Answer(verdict, verdict.to_json(), event.received_monotonic)
+    return Answer(verdict, verdict.to_json(), event.received_monotonic, Asker.of(event))
 
 
 async def accept(journal: Journal, event_id: str) -> Arrival:

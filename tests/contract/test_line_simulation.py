@@ -19,7 +19,7 @@ from adapters.simulation.line_plan import Belt, Fault, LineRates, plan_line
 from schemas.messages import Decision, Gate, Verdict
 from schemas.settings import MqttSettings
 from service.errors import SinkUnavailable
-from service.ports import Answer, Arrival
+from service.ports import Answer, Arrival, Asker
 from tests.support.fakes import RecordingCommands
 from tests.support.mqtt import private_mosquitto, verdict
 from tests.support.service import command
@@ -74,7 +74,7 @@ class StubStation:
                 "gate": Gate.PASS if decision is Decision.OK else Gate.REJECT,
             }
         )
-        return Answer(said, said.to_json(), SystemClock().monotonic() + 5)
+        return Answer(said, said.to_json(), SystemClock().monotonic() + 5, Asker.of(arrival))
 
 
 @asynccontextmanager

@@ -14,6 +14,7 @@ from adapters.opcua.client.diagnosis import Diagnosis, PlcFault
 from adapters.simulation.plc_server import PlcServer
 from schemas.messages import Verdict
 from service.errors import SinkUnavailable
+from service.ports import Arrival
 from tests.support.opcua import RecordingIntake, answer, verdict
 from tests.support.plc import plc_client, serving
 from tests.support.waiting import eventually
@@ -58,23 +59,21 @@ async def program(plc: PlcServer) -> AsyncIterator[Program]:
     looking.leave()
 
 
-async def ask(plc: PlcServer, intake: RecordingIntake, said: Verdict) -> int:
-    """Give a trigger for an event; return its number when the service has it."""
-    trigger = await plc.trigger(said.part_id or "", event_id=said.event_id)
+async def ask(plc: PlcServer, intake: RecordingIntake, said: Verdict, part_id: str | None = None) -> Arrival:
+    """Give a trigger for an event; return what the service made of it."""
+    trigger = await plc.trigger(part_id or said.part_id or "", event_id=said.event_id)
     arrival = await asyncio.wait_for(intake.arrivals.get(), 10)
     assert (arrival.event.trigger_id, arrival.event.event_id) == (trigger, said.event_id)
-    return trigger
+    return arrival
 
 
 async def test_result_that_stands_there_makes_way_for_its_repetition(plc: PlcServer, program: Program) -> None:
     """The sequence goes by 0, where nothing passes, and each trigger finds its own number."""
     adapter = plc_client(plc.mapping())
     async with serving(adapter, RecordingIntake()) as intake:
-        await ask(plc, intake, SAID)
-        await adapter.publish(answer(SAID))
+        await adapter.publish(answer(SAID, await ask(plc, intake, SAID)))
         for _ in range(2):
-            await ask(plc, intake, SAID)
-            await adapter.publish(answer(SAID, repeated=True))
+            await adapter.publish(answer(SAID, await ask(plc, intake, SAID), repeated=True))
     assert program.steps == [
         [5, 1, 1, False, "C-1"],
         [0, 1, 0, True, "C-1"],
@@ -89,10 +88,8 @@ async def test_repetition_after_another_result_is_a_change_as_it_is(plc: PlcServ
     adapter, other = plc_client(plc.mapping()), verdict(6, event_id="e2", part_id="C-2", trigger_id=2)
     async with serving(adapter, RecordingIntake()) as intake:
         for said in (SAID, other):
-            await ask(plc, intake, said)
-            await adapter.publish(answer(said))
-        await ask(plc, intake, SAID)
-        await adapter.publish(answer(SAID, repeated=True))
+            await adapter.publish(answer(said, await ask(plc, intake, said)))
+        await adapter.publish(answer(SAID, await ask(plc, intake, SAID), repeated=True))
     assert [step[:2] for step in program.steps] == [[5, 1], [6, 2], [5, 3]]
 
 
@@ -100,10 +97,9 @@ async def test_repetition_that_comes_too_late_says_reject(plc: PlcServer, progra
     """The part was due when it was first asked for."""
     adapter = plc_client(plc.mapping())
     async with serving(adapter, RecordingIntake()) as intake:
-        await ask(plc, intake, SAID)
-        await adapter.publish(answer(SAID))
-        await ask(plc, intake, SAID)
-        await adapter.publish(answer(SAID, in_s=-1.0, repeated=True))
+        await adapter.publish(answer(SAID, await ask(plc, intake, SAID)))
+        asked = await ask(plc, intake, SAID)
+        await adapter.publish(answer(SAID, asked, in_s=-1.0, repeated=True))
     assert [step[:4] for step in program.steps] == [[5, 1, 1, False], [0, 1, 0, True], [5, 2, 1, True]]
 
 
@@ -111,11 +107,10 @@ async def test_each_trigger_of_an_event_gets_its_result(plc: PlcServer, program:
     """Both were given before the first was answered; what another way in asks is not the PLC's."""
     adapter = plc_client(plc.mapping())
     async with serving(adapter, RecordingIntake()) as intake:
-        for _ in range(2):
-            await ask(plc, intake, SAID)
+        first, second = [await ask(plc, intake, SAID) for _ in range(2)]
         await asyncio.gather(
-            adapter.publish(answer(SAID)),
-            adapter.publish(answer(SAID, repeated=True)),
+            adapter.publish(answer(SAID, first)),
+            adapter.publish(answer(SAID, second, repeated=True)),
             adapter.publish(answer(SAID, repeated=True)),
         )
     assert [step[:2] for step in program.steps] == [[5, 1], [0, 1], [5, 2]]
@@ -125,25 +120,25 @@ async def test_event_that_came_another_way_is_answered_under_the_trigger_that_as
     plc: PlcServer, program: Program
 ) -> None:
     """Its verdict names no trigger; a first try that fails takes nothing away from the second."""
-    adapter = plc_client(plc.mapping())
-    said = answer(verdict(5, event_id="e1", part_id="C-1", trigger_id=None))
+    adapter, said = plc_client(plc.mapping()), verdict(5, event_id="e1", part_id="C-1", trigger_id=None)
     async with serving(adapter, RecordingIntake()) as intake:
-        trigger = await ask(plc, intake, said.verdict)
+        await adapter.publish(answer(said))
+        asked = answer(said, await ask(plc, intake, said), repeated=True)
         results, adapter._results = adapter._results, None
         with pytest.raises(SinkUnavailable):
-            await adapter.publish(said)
+            await adapter.publish(asked)
         adapter._results = results
-        await adapter.publish(said)
-    assert program.steps == [[5, trigger, 1, False, "C-1"]]
+        await adapter.publish(asked)
+    assert program.steps == [[5, 0, 1, False, "C-1"], [0, 0, 0, True, "C-1"], [5, 1, 1, False, "C-1"]]
 
 
 async def test_part_that_is_only_replayed_is_shown_though_the_first_try_failed(
     plc: PlcServer, program: Program
 ) -> None:
     """It is none of the gate's, and written because a trigger asked for it."""
-    adapter, said = plc_client(plc.mapping()), replace(answer(SAID), for_gate=False)
+    adapter = plc_client(plc.mapping())
     async with serving(adapter, RecordingIntake()) as intake:
-        await ask(plc, intake, SAID)
+        said = replace(answer(SAID, await ask(plc, intake, SAID)), for_gate=False)
         results, adapter._results = adapter._results, None
         with pytest.raises(SinkUnavailable):
             await adapter.publish(said)
@@ -156,14 +151,12 @@ async def test_result_that_is_tried_again_is_not_told_twice(plc: PlcServer, prog
     """It was written, and the connection lost before that was confirmed: the sequence does not move a second time."""
     adapter = plc_client(plc.mapping())
     async with serving(adapter, RecordingIntake()) as intake:
-        await ask(plc, intake, SAID)
-        await adapter.publish(answer(SAID))
+        await adapter.publish(answer(SAID, await ask(plc, intake, SAID)))
         assert adapter._connection is not None
         adapter._connection.abort(Diagnosis(PlcFault.CONNECTION_LOST, "by the test"))
         await eventually(lambda: adapter.fault is None)
         await adapter.publish(answer(SAID))
-        await ask(plc, intake, SAID)
-        await adapter.publish(answer(SAID, repeated=True))
+        await adapter.publish(answer(SAID, await ask(plc, intake, SAID), repeated=True))
     assert [step[:2] for step in program.steps] == [[5, 1], [0, 1], [5, 2]]
 
 
@@ -173,10 +166,10 @@ async def test_verdict_on_one_part_lets_no_other_pass(plc: PlcServer, mapped: bo
     mapping = plc.mapping()
     adapter = plc_client(mapping if mapped else {**mapping, "reject": ""})
     async with serving(adapter, RecordingIntake()) as intake:
-        await ask(plc, intake, SAID)
-        await adapter.publish(answer(SAID))
-        trigger = await plc.trigger("C-2", event_id=SAID.event_id)
-        await asyncio.wait_for(intake.arrivals.get(), 10)
-        await adapter.publish(answer(SAID, repeated=True))
+        await adapter.publish(answer(SAID, await ask(plc, intake, SAID)))
+        asked = await ask(plc, intake, SAID, "C-2")
+        await adapter.publish(answer(SAID, asked, repeated=True))
     words = ("result_trigger_id", "verdict", *(["reject"] if mapped else []))
-    assert [await plc.node(word).read_value() for word in words] == ([trigger, 1, True] if mapped else [trigger, 3])
+    assert [await plc.node(word).read_value() for word in words] == (
+        [asked.event.trigger_id, 1, True] if mapped else [asked.event.trigger_id, 3]
+    )

@@ -106,7 +106,7 @@ async def test_result_that_is_asked_for_again_is_told_again(
         for trigger in (1, 2):
             await station.write({Tag.TriggerEventId: "event-1", Tag.Trigger: trigger})
             assert adapter._tags.number(Tag.ResultValid) is False
-            await adapter.publish(answer(verdict(1), repeated=True))
+            await adapter.publish(answer(verdict(1), await station.arrival(), repeated=True))
             assert await asyncio.wait_for(subscriber.steps.get(), 10) == step(1, JUDGED[OK])
         await adapter.publish(answer(verdict(2, DAMAGED)))
         assert await subscriber.steps_until(2) == [step(2, JUDGED[DAMAGED])]

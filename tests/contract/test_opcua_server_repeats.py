@@ -11,6 +11,7 @@ from asyncua.common.subscription import DataChangeEvent
 from adapters.clock import SystemClock
 from schemas.messages import Decision, Reason, Verdict
 from schemas.tags import Tag
+from service.ports import Arrival
 from tests.support.opcua import ServedStation, answer, verdict
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -24,19 +25,27 @@ async def test_repeated_answer_is_shown_only_to_the_trigger_that_asked(station: 
     await station.adapter.publish(answer(first, repeated=True))
     assert await station.read(Tag.ResultSeq, Tag.CountOk) == [2, 2]
 
-    await station.write({Tag.TriggerEventId: "e1", Tag.Trigger: 1})
+    asked = await trigger(station, 1, event_id="e1")
     assert await station.read(Tag.ResultValid, Tag.Busy) == [False, True]
-    await station.adapter.publish(answer(first, repeated=True))
+    await station.adapter.publish(answer(first, asked, repeated=True))
     shown = (Tag.ResultValid, Tag.Busy, Tag.ResultSeq, Tag.ResultEventId, Tag.Verdict, Tag.CountOk, Tag.Results)
     newest_first = [said.to_json().decode() for said in (second, first)]
     assert await station.read(*shown) == [True, False, 1, "e1", 1, 2, newest_first]
 
 
+async def trigger(station: ServedStation, number: int, *, event_id: str, part_id: str = "") -> Arrival:
+    """Give a trigger for an event; return what the service made of it."""
+    await station.write({Tag.TriggerEventId: event_id, Tag.TriggerPartId: part_id, Tag.Trigger: number})
+    arrival = await station.arrival()
+    await station.write({Tag.TriggerEventId: "", Tag.TriggerPartId: ""})
+    return arrival
+
+
 async def repeat(station: ServedStation, said: Verdict, *, in_s: float = 10.0) -> None:
     """Let the PLC ask again for what was judged before."""
-    await station.write({Tag.TriggerEventId: said.event_id, Tag.Trigger: 1})
-    await station.adapter.publish(answer(said, in_s=in_s, repeated=True))
-    await station.write({Tag.Trigger: 0, Tag.TriggerEventId: ""})
+    asked = await trigger(station, 1, event_id=said.event_id)
+    await station.adapter.publish(answer(said, asked, in_s=in_s, repeated=True))
+    await station.write({Tag.Trigger: 0})
 
 
 async def test_results_are_the_newest_whatever_is_repeated(station: ServedStation) -> None:
@@ -90,45 +99,47 @@ async def test_result_that_a_repeated_one_overwrites_is_unacknowledged_too(stati
 async def test_each_trigger_of_an_event_gets_its_result(station: ServedStation) -> None:
     """Both were given before the first was answered: each finds its own number, beside the verdict as it was said."""
     said = verdict(5, Decision.DAMAGED, event_id="e1", trigger_id=7)
-    await station.write({Tag.TriggerEventId: "e1", Tag.Trigger: 7})
-    await station.write({Tag.Trigger: 8})
+    seven, eight = [await trigger(station, number, event_id="e1") for number in (7, 8)]
     shown = (Tag.ResultTriggerId, Tag.ResultSeq, Tag.ResultValid, Tag.Verdict, Tag.Busy, Tag.CountDamaged)
-    await station.adapter.publish(answer(said))
+    await station.adapter.publish(answer(said, seven))
     assert await station.read(*shown) == [7, 5, True, 2, True, 1]
-    await station.adapter.publish(answer(said, repeated=True))
+    await station.adapter.publish(answer(said, eight, repeated=True))
     assert await station.read(*shown) == [8, 5, True, 2, False, 1]
     assert await station.read(Tag.Results) == [[said.to_json().decode()]]
     await station.adapter.publish(answer(said, repeated=True))  # another way in asked
     assert await station.read(*shown) == [8, 5, True, 2, False, 1]
-    await station.write({Tag.TriggerEventId: ""})
 
 
 @pytest.mark.parametrize(("part_id", "rejects"), [("C-1", False), ("C-2", True), ("", False)])
 async def test_verdict_on_one_part_lets_no_other_pass(station: ServedStation, part_id: str, rejects: bool) -> None:
     """A PLC that leaves the event id of the part before standing: its verdict comes again, and opens no gate."""
     said = verdict(5, event_id="e1", part_id="C-1", trigger_id=7)
-    await station.write({Tag.TriggerEventId: "e1", Tag.TriggerPartId: "C-1", Tag.Trigger: 7})
-    await station.adapter.publish(answer(said))
+    await station.adapter.publish(answer(said, await trigger(station, 7, event_id="e1", part_id="C-1")))
     assert await station.read(Tag.ResultTriggerId, Tag.Verdict, Tag.Reject) == [7, 1, False]
-    await station.write({Tag.TriggerPartId: part_id, Tag.Trigger: 8})
-    await station.adapter.publish(answer(said, repeated=True))
+    asked = await trigger(station, 8, event_id="e1", part_id=part_id)
+    await station.adapter.publish(answer(said, asked, repeated=True))
     assert await station.read(Tag.ResultTriggerId, Tag.Verdict, Tag.Reject) == [8, 1, rejects]
-    await station.write({Tag.TriggerEventId: "", Tag.TriggerPartId: ""})
 
 
 async def test_trigger_of_an_event_that_came_another_way_gets_its_number(station: ServedStation) -> None:
-    """A camera says it over MQTT, the PLC gives a trigger with the same id; another number's result stays its own."""
-    await station.write({Tag.TriggerEventId: "e1", Tag.Trigger: 7})
-    await station.adapter.publish(answer(verdict(1, event_id="e1", trigger_id=None)))
-    assert await station.read(Tag.ResultTriggerId, Tag.Busy) == [7, False]
+    """A camera says it over MQTT, the PLC gives a trigger with the same id: until its own result comes it waits."""
+    for seq, named in ((1, None), (2, 123)):
+        said = verdict(seq, event_id=f"e{seq}", trigger_id=named)
+        asked = await trigger(station, 7, event_id=said.event_id)
+        await station.adapter.publish(answer(said))
+        assert await station.read(Tag.ResultTriggerId, Tag.Busy) == [named or 0, True]
+        await station.adapter.publish(answer(said, asked, repeated=True))
+        assert await station.read(Tag.ResultTriggerId, Tag.Busy) == [7, False]
+        await station.write({Tag.Trigger: 0})
 
-    await station.write({Tag.TriggerEventId: "e2", Tag.Trigger: 8})
-    named = verdict(2, event_id="e2", trigger_id=123)
-    await station.adapter.publish(answer(named))
-    assert await station.read(Tag.ResultTriggerId, Tag.Busy) == [123, True]
-    await station.adapter.publish(answer(named, repeated=True))
+
+async def test_repetition_that_never_came_leaves_nothing_behind(station: ServedStation) -> None:
+    """It was dropped, as where hundreds wait; the next one is not mistaken for it."""
+    said = verdict(5, event_id="e1")
+    await trigger(station, 7, event_id="e1")
+    asked = await trigger(station, 8, event_id="e1")
+    await station.adapter.publish(answer(said, asked, repeated=True))
     assert await station.read(Tag.ResultTriggerId, Tag.Busy) == [8, False]
-    await station.write({Tag.TriggerEventId: ""})
 
 
 async def test_subscriber_of_result_seq_alone_hears_a_repetition(station: ServedStation) -> None:

@@ -29,7 +29,7 @@ from schemas.messages import Decision, StationState, Status, Verdict
 from schemas.settings import MqttSettings, OpcUaClientSettings, OpcUaLogin, OpcUaServerSettings
 from schemas.tags import Tag
 from service.errors import SinkUnavailable, UsageError
-from service.ports import Adapter, Answer, Arrival, VerdictSink
+from service.ports import Adapter, Answer, Arrival, Asker, VerdictSink
 from service.replay.parts import RecordedPart
 from service.replay.player import Pace, Played, ReplayTarget, play
 from tests.support.fakes import RecordingCommands
@@ -86,7 +86,7 @@ class StubStation:
                 "received_at": arrival.received_at,
             }
         )
-        answer = Answer(verdict, verdict.to_json(), time.monotonic() + 10, for_gate=False)
+        answer = Answer(verdict, verdict.to_json(), time.monotonic() + 10, Asker.of(arrival), for_gate=False)
         for sink in self.sinks:
             await sink.publish(answer)
 
@@ -294,7 +294,9 @@ async def test_live_gate_passes_over_replayed_parts(tmp_path: Path) -> None:
             elsewhere = recorded_part(9).verdict
             assert elsewhere is not None
             elsewhere = elsewhere.model_copy(update={"seq": 99, "replayed": True})
-            await station.sinks[0].publish(Answer(elsewhere, elsewhere.to_json(), time.monotonic() + 9, for_gate=False))
+            await station.sinks[0].publish(
+                Answer(elsewhere, elsewhere.to_json(), time.monotonic() + 9, Asker("opcua"), for_gate=False)
+            )
             async with plain_client(entered._access.endpoint) as client:
                 namespace = await client.get_namespace_index("urn:cangate")
                 shown = [tag_node(client, namespace, tag) for tag in (Tag.ResultSeq, Tag.Reject, Tag.CountOk)]

@@ -109,7 +109,7 @@ class FakeAdapter:
 
     async def publish(self, answer: Answer) -> None:
         self._must_work()
-        self._publish(Leaf.VERDICT, Heard(answer.verdict_json, correlation_data=answer.correlation_data))
+        self._publish(Leaf.VERDICT, Heard(answer.verdict_json, correlation_data=answer.asker.correlation_data))
         if not answer.repeated and answer.gate_at(self._clock.monotonic()) is not None:
             self._publish(Leaf.GATE, Heard(GateCommand.of(answer.verdict).to_json()))
 

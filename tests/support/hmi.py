@@ -32,7 +32,7 @@ from schemas.messages import (
 )
 from schemas.settings import HttpSettings
 from service.pipeline.types import BgrImage, Frame, Inspection, NormalizedRoi, Prepared, Roi, StageTimes
-from service.ports import Answer, Arrival
+from service.ports import Answer, Arrival, Asker
 from tests.support.fakes import RecordingCommands, RecordingIntake
 from tests.support.memory_journal import MemoryJournal
 
@@ -90,7 +90,7 @@ def make_verdict(
 def make_answer(verdict: Verdict, *, repeated: bool = False, left_s: float = 0.5) -> Answer:
     """Return `verdict` on its way to the sinks, `left_s` before its deadline."""
     deadline = time.monotonic() + left_s
-    return Answer(verdict, verdict.to_json(), deadline, repeated=repeated, for_gate=not verdict.replayed)
+    return Answer(verdict, verdict.to_json(), deadline, Asker("mqtt"), repeated=repeated, for_gate=not verdict.replayed)
 
 
 def make_frame(width: int = 320, height: int = 240, grey: int = 128) -> Frame:

@@ -24,7 +24,7 @@ from adapters.simulation.broker import MosquittoBroker, find_mosquitto
 from adapters.telemetry import Metrics
 from schemas.messages import Decision, Gate, JudgedImage, ModelRef, Reason, StagesMs, StationState, Status, Verdict
 from schemas.settings import MqttSettings
-from service.ports import Answer, CommandHandler, Intake
+from service.ports import Answer, Asker, CommandHandler, Intake
 from tests.support.fakes import Heard, RecordingCommands
 from tests.support.waiting import eventually
 
@@ -207,7 +207,7 @@ def answer_to(
     """Return an answer with `left_s` until its deadline. Its bytes are no canonical JSON, so a copy would show."""
     said = verdict(event_id, seq=seq, gate=gate)
     deadline = SystemClock().monotonic() + left_s
-    return Answer(said, said.to_json() + b" ", deadline, correlation_data, repeated)
+    return Answer(said, said.to_json() + b" ", deadline, Asker("mqtt", correlation_data=correlation_data), repeated)
 
 
 def status(state: StationState = StationState.READY, *, heartbeat: int = 0) -> Status:

@@ -11,7 +11,6 @@ from pathlib import Path
 from asyncua import Client, Node, ua
 
 from adapters.clock import SystemClock
-from adapters.opcua.asked import AskedTriggers
 from adapters.opcua.events import DefaultEventIds
 from adapters.opcua.ring import ResultRing
 from adapters.opcua.server import OpcUaServerAdapter
@@ -33,7 +32,7 @@ from schemas.messages import (
 )
 from schemas.settings import OpcUaServerSettings
 from schemas.tags import NAMESPACE_URI, Tag
-from service.ports import Answer, Arrival
+from service.ports import Answer, Arrival, Asker
 
 STATION = "line1"
 _REASONS = {Decision.OK: Reason.SCORE_BELOW_THRESHOLD, Decision.DAMAGED: Reason.SCORE_AT_OR_ABOVE_THRESHOLD}
@@ -76,9 +75,10 @@ def verdict(
     )
 
 
-def answer(said: Verdict, *, in_s: float = 10.0, repeated: bool = False) -> Answer:
-    """Return `said` on its way to the sinks, with `in_s` seconds left until its deadline."""
-    return Answer(said, said.to_json(), SystemClock().monotonic() + in_s, repeated=repeated)
+def answer(said: Verdict, to: Arrival | None = None, *, in_s: float = 10.0, repeated: bool = False) -> Answer:
+    """Return `said` on its way to the sinks, with `in_s` seconds left until its deadline; by default, to a camera."""
+    asker = Asker("mqtt", said.trigger_id, said.part_id) if to is None else Asker.of(to)
+    return Answer(said, said.to_json(), SystemClock().monotonic() + in_s, asker, repeated)
 
 
 def status(
@@ -133,7 +133,7 @@ class ServedStation:
             {tag: tag.spec.start for tag in Tag}, clock.now(), absent=ua.StatusCodes.BadWaitingForInitialData
         )
         adapter._event_ids = DefaultEventIds(STATION, clock.now())
-        adapter._asked = AskedTriggers()
+        adapter._asked_last = None
         adapter._ring = ResultRing()
         while not self.intake.arrivals.empty():
             self.intake.arrivals.get_nowait()

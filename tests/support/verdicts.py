@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from schemas.messages import Gate, Reason
 from service.compute import Failed
-from service.ports import Answer, Arrival
+from service.ports import Answer, Arrival, Asker
 from service.verdicts import make_verdict
 
 
@@ -19,4 +19,4 @@ def failed_answer(event: Arrival, seq: int, *, left_s: float = 1.0, repeated: bo
         decided_at=event.received_at,
         latency_ms=1.0,
     )
-    return Answer(verdict, verdict.to_json(), event.received_monotonic + left_s, repeated=repeated)
+    return Answer(verdict, verdict.to_json(), event.received_monotonic + left_s, Asker.of(event), repeated=repeated)

@@ -140,7 +140,7 @@ async def test_outbox_gives_correlation_data_with_what_it_takes_from_the_journal
         await journal.store([(failed_answer(event, seq), event)])
     async with an_exit(journal) as restarted:
         answers = await restarted.sink.wait_for(2)
-    assert [answer.correlation_data for answer in answers] == [b"\x00\xff", None]
+    assert [answer.asker.correlation_data for answer in answers] == [b"\x00\xff", None]
 
 
 async def test_outbox_shows_what_is_new_where_there_is_no_journal() -> None:

@@ -13,7 +13,6 @@ from typing import Final
 import structlog
 from asyncua import ua
 
-from adapters.opcua.asked import Asked, AskedTriggers
 from adapters.opcua.client.access import PlcAccess, read_access
 from adapters.opcua.client.coercion import Coercion
 from adapters.opcua.client.connection import PlcConnection
@@ -74,7 +73,6 @@ class OpcUaClientAdapter:
         self._fault: str | None = "not connected yet"
         self._memory = TriggerMemory()
         self._event_ids = DefaultEventIds(station, datetime.fromtimestamp(0, UTC))
-        self._asked = AskedTriggers()
 
     @property
     def fault(self) -> str | None:
@@ -131,19 +129,13 @@ class OpcUaClientAdapter:
         Raises:
             SinkUnavailable: not every node was confirmed.
         """
-        verdict, asked = answer.verdict, self._asked.take(answer)
-        if not answer.for_gate and asked is None:
+        asked_here = answer.asker.source == self.name
+        if not (answer.for_gate or asked_here):
             return
-        if verdict.trigger_id is not None:
-            self._memory.answered(verdict.trigger_id)
-        if answer.repeated and asked is None:
-            return
-        try:
-            await self._require_results().write(answer, asked or Asked(verdict.trigger_id or 0))
-        except SinkUnavailable:
-            if asked is not None and not answer.repeated:  # a repetition is not tried again
-                self._asked.put_back(verdict.event_id, asked)
-            raise
+        if answer.asker.trigger_id is not None:
+            self._memory.answered(answer.asker.trigger_id)
+        if asked_here or not answer.repeated:
+            await self._require_results().write(answer)
 
     async def publish_status(self, status: Status, *, ready: bool) -> None:  # noqa: ARG002 - there is no node for it
         """Show the heartbeat.
@@ -211,7 +203,6 @@ class OpcUaClientAdapter:
             words = ", ".join(trigger.unknown)
             detail = f"{words}: may be another part's, for the PLC went on before a look and its stamps do not tell"
             arrival = replace(arrival, refusal=Refusal(Reason.FRAME_REFUSED, detail))
-        self._asked.add(arrival.event.event_id, Asked(trigger.value, arrival.event.part_id))
         intake.submit(arrival)
 
 

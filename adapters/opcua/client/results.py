@@ -10,7 +10,6 @@ from typing import Final
 import structlog
 from asyncua import ua
 
-from adapters.opcua.asked import Asked
 from adapters.opcua.client.coercion import Coercion, Result
 from adapters.opcua.client.connection import PlcConnection
 from adapters.opcua.client.diagnosis import Diagnosis, PlcFault, PlcUnusable, status_name
@@ -54,7 +53,7 @@ class ResultWriter:
         """Write what holds before the first result: verdict 0, reject true. Raises SinkUnavailable."""
         await self._write({word: self._coercion.result(word, _NOTHING) for word in _START_WORDS if word in self._nodes})
 
-    async def write(self, answer: Answer, asked: Asked) -> None:
+    async def write(self, answer: Answer) -> None:
         """Write one result, for the trigger that asked; return when every node is confirmed.
 
         Raises:
@@ -63,10 +62,10 @@ class ResultWriter:
         async with self._one_at_a_time:
             if answer.repeated:
                 await self._make_way(answer.verdict.seq)
-            result = self._result(answer, asked)
+            result = self._result(answer)
             await self._write_payload(result)
             if not result.reject and answer.gate_at(self._clock.monotonic()) is not Gate.PASS:
-                await self._write_payload(self._result(answer, asked))  # it took too long: take the PASS back
+                await self._write_payload(self._result(answer))  # it took too long: take the PASS back
             await self._write_sequence(result)
 
     async def beat(self, heartbeat: int) -> None:
@@ -84,10 +83,10 @@ class ResultWriter:
             await self.start()
             await self._write_sequence(_NOTHING)
 
-    def _result(self, answer: Answer, asked: Asked) -> Result:
+    def _result(self, answer: Answer) -> Result:
         verdict = answer.verdict
         code = VerdictCode.of(verdict.decision)
-        reject = answer.gate_at(self._clock.monotonic()) is not Gate.PASS or not asked.is_about(verdict)
+        reject = answer.gate_at(self._clock.monotonic()) is not Gate.PASS or not answer.is_about_their_part
         if reject and code is VerdictCode.OK and "reject" not in self._nodes:
             code = VerdictCode.ERROR  # all that the PLC goes by is the verdict, and OK would let the part pass
         return Result(
@@ -96,7 +95,7 @@ class ResultWriter:
             reject=reject,
             score=verdict.score,
             part_id=verdict.part_id or "",
-            trigger_id=asked.trigger,
+            trigger_id=answer.asker.trigger_id or 0,
         )
 
     async def _write_payload(self, result: Result) -> None:
