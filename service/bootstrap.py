@@ -102,7 +102,7 @@ def build(
             metrics=metrics,
         )
 
-    transports = _transports(settings, clock=clock, models=models, metrics=metrics, process=process)
+    transports = _transports(settings, journal, clock=clock, models=models, metrics=metrics, process=process)
     adapters: list[Adapter] = list(transports)
 
     def judging_model() -> LoadedModel | None:
@@ -185,7 +185,7 @@ def build(
 
 
 def _transports(
-    settings: Settings, *, clock: Clock, models: ActiveModel, metrics: Metrics, process: Process
+    settings: Settings, journal: Journal, *, clock: Clock, models: ActiveModel, metrics: Metrics, process: Process
 ) -> list[MqttAdapter | OpcUaServerAdapter | OpcUaClientAdapter]:
     """Return what brings events in and verdicts out, in the order in which a verdict goes out."""
     station = settings.station.id
@@ -194,7 +194,9 @@ def _transports(
         max_bytes = settings.images.max_bytes
         found.append(MqttAdapter(settings.mqtt, station=station, clock=clock, max_raw_bytes=max_bytes, metrics=metrics))
     if settings.opcua.server.enabled:
-        found.append(OpcUaServerAdapter(settings.opcua.server, station=station, clock=clock, models=models))
+        found.append(
+            OpcUaServerAdapter(settings.opcua.server, station=station, clock=clock, models=models, journal=journal)
+        )
     if settings.opcua.client.endpoint:
         sessions = process.plc_sessions
         found.append(

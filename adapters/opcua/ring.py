@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from schemas.messages import Reason
+from schemas.messages import Reason, Verdict
 from schemas.tags import RESULT_RING
 from service.ports import Answer
 
@@ -19,10 +21,18 @@ class Shown:
 
 
 class ResultRing:
-    """Keeps the verdicts with the highest `seq`: one that is said again is no newer for that."""
+    """Keeps the verdicts with the highest `seq`: one that is said again is no newer for that.
 
-    def __init__(self) -> None:
+    earlier: the last ones that earlier runs said.
+    """
+
+    def __init__(self, earlier: Iterable[bytes] = ()) -> None:
         self._shown: dict[int, Shown] = {}
+        for text in earlier:
+            with contextlib.suppress(ValueError):  # what the journal can no longer read
+                verdict = Verdict.model_validate_json(text)
+                missed = verdict.reason is Reason.DEADLINE_MISSED
+                self._shown[verdict.seq] = Shown(text.decode(), missed, verdict.latency_ms)
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -32,7 +42,7 @@ class ResultRing:
     def show(self, answer: Answer, monotonic: float) -> Shown:
         """Take in an answer that is written now; of a repeated one return what was said first, where that is known."""
         verdict = answer.verdict
-        if verdict.seq in self._shown:
+        if answer.repeated and verdict.seq in self._shown:
             return self._shown[verdict.seq]
         missed, since_decided_s = verdict.reason is Reason.DEADLINE_MISSED, 0.0
         if not answer.repeated:

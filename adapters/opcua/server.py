@@ -7,7 +7,7 @@ import contextlib
 import gc
 import importlib.metadata
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -29,9 +29,9 @@ from adapters.opcua.tags import TagSpace, TagValue, TagWrites
 from adapters.opcua.trust import encoding_of
 from schemas.messages import Decision, Gate, Reason, StationState, Status
 from schemas.settings import OpcUaServerSettings
-from schemas.tags import NAMESPACE_URI, Tag, VerdictCode, result_seq
-from service.errors import SinkUnavailable, UsageError
-from service.ports import Answer, Arrival, Asker, Clock, CommandHandler, Intake, ModelShelf
+from schemas.tags import NAMESPACE_URI, RESULT_RING, Tag, VerdictCode, result_seq
+from service.errors import JournalError, SinkUnavailable, UsageError
+from service.ports import Answer, Arrival, Asker, Clock, CommandHandler, Intake, Journal, ModelShelf, VerdictQuery
 from service.tasks import Part, together
 
 log = structlog.get_logger(__name__)
@@ -39,6 +39,7 @@ log = structlog.get_logger(__name__)
 ENDPOINT_PATH: Final = "/cangate/"
 PKI: Final = Path("data/pki")
 _CLOSE_S = 2.0
+_JOURNAL_PATIENCE_S = 0.5
 _T = TypeVar("_T")
 
 _COUNTS: Final = {Decision.OK: Tag.CountOk, Decision.DAMAGED: Tag.CountDamaged, Decision.ERROR: Tag.CountError}
@@ -57,10 +58,12 @@ class OpcUaServerAdapter:
         station: str,
         clock: Clock,
         models: ModelShelf | None = None,
+        journal: Journal | None = None,
         pki: Path = PKI,
     ) -> None:
         self._settings = settings
         self._models = models
+        self._journal = journal
         self._station = station
         self._clock = clock
         self._pki = pki
@@ -102,6 +105,8 @@ class OpcUaServerAdapter:
         self._event_ids = DefaultEventIds(self._station, self._clock.now())
         server = await self._build(security)
         tags = await TagSpace.create(server, self._station, self._clock.now())
+        self._ring = ResultRing(await self._said_earlier())
+        tags.write({Tag.Results: self._ring.texts}, self._clock.now())
         server.iserver.attribute_service = TagWrites(tags, partial(self._on_trigger, tags))
         if self._settings.machine_vision:
             self._vision = await self._add_vision_system(server, tags)
@@ -189,6 +194,17 @@ class OpcUaServerAdapter:
         if self._tags is None:
             raise SinkUnavailable("the server is not open")
         return self._tags
+
+    async def _said_earlier(self) -> Sequence[bytes]:
+        """Return the last verdicts of earlier runs; none where the journal does not say them at once."""
+        if self._journal is None:
+            return ()
+        try:
+            async with asyncio.timeout(_JOURNAL_PATIENCE_S):
+                return await self._journal.page(VerdictQuery(limit=RESULT_RING))
+        except (JournalError, TimeoutError) as exc:
+            log.warning("journal_read_failed", sink=self.name, error=str(exc) or "the journal does not answer")
+            return ()
 
     def _result(self, answer: Answer) -> dict[Tag, TagValue]:
         verdict, monotonic = answer.verdict, self._clock.monotonic()

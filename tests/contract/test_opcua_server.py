@@ -13,11 +13,13 @@ from asyncua.common.subscription import DataChangeEvent
 from adapters.clock import SystemClock
 from adapters.opcua.server import OpcUaServerAdapter
 from adapters.simulation.broker import free_port
-from schemas.messages import Box, Decision, Fault, Gate, Reason, StationState, Verdict
+from schemas.messages import Box, Decision, Fault, Gate, ImageEvent, Reason, StationState, Verdict
 from schemas.settings import OpcUaServerSettings
-from schemas.tags import Access, Tag, TagType
+from schemas.tags import NAMESPACE_URI, Access, Tag, TagType
 from service.errors import SinkUnavailable, UsageError
-from tests.support.opcua import ServedStation, answer, running, status, verdict
+from service.ports import Arrival
+from tests.support.memory_journal import MemoryJournal
+from tests.support.opcua import STATION, ServedStation, answer, plain_client, running, status, tag_node, verdict
 
 DATA_TYPES = {  # OPC 10000-6, 5.1.2
     TagType.BOOLEAN: "i=1",
@@ -90,7 +92,7 @@ async def test_trigger_becomes_an_event_and_its_result_comes_back(station: Serve
     assert await station.read(*waiting) == [7, True, False, 0, True]
 
     said = verdict(4711, event_id="e7", part_id="C-7", trigger_id=7)
-    await station.adapter.publish(answer(said))
+    await station.adapter.publish(answer(said, arrival))
     result = (Tag.ResultSeq, Tag.ResultEventId, Tag.ResultPartId, Tag.ResultTriggerId)
     assert await station.read(*result) == [4711, "e7", "C-7", 7]
     assert await station.read(*waiting) == [7, False, True, 1, False]
@@ -200,7 +202,7 @@ async def test_event_id_that_breaks_the_rules_is_refused_by_its_own_name(station
         assert arrival.refusal.reason is Reason.FRAME_REFUSED
         assert arrival.refusal.detail.startswith("TriggerEventId")
         said = verdict(9, Decision.ERROR, event_id=event_id, reason=Reason.FRAME_REFUSED)
-        await station.adapter.publish(answer(said, repeated=trigger > 1))
+        await station.adapter.publish(answer(said, arrival, repeated=trigger > 1))
         shown = (Tag.ResultEventId, Tag.Verdict, Tag.ResultValid, Tag.CountError)
         assert await station.read(*shown) == [event_id, 3, True, 1]
     await station.write({Tag.TriggerEventId: ""})
@@ -327,6 +329,30 @@ async def test_server_that_is_not_open_says_so(tmp_path: Path) -> None:
             await adapter.publish_status(status(), ready=True)
         await adapter.open()
         await adapter.publish(answer(verdict()))
+        await adapter.close()
+
+
+@pytest.mark.parametrize("failing", [False, True])
+async def test_results_of_earlier_runs_stand_there_at_the_start(tmp_path: Path, failing: bool) -> None:
+    """The last eight; a journal that fails keeps no server from its PLC."""
+    journal, said = MemoryJournal(), [verdict(seq, event_id=f"e{seq}") for seq in range(1, 11)]
+    for one in said:
+        event = Arrival(ImageEvent(event_id=one.event_id), None, one.received_at, 0.0, "mqtt")
+        await journal.store([(answer(one), event)])
+    journal.failing = failing
+    adapter = OpcUaServerAdapter(
+        OpcUaServerSettings(port=free_port()), station=STATION, clock=SystemClock(), journal=journal, pki=tmp_path
+    )
+    await adapter.open()
+    try:
+        async with plain_client(adapter.endpoint) as client:
+            results = tag_node(client, await client.get_namespace_index(NAMESPACE_URI), Tag.Results)
+            newest_first = [] if failing else [one.to_json().decode() for one in said[:1:-1]]
+            assert await results.read_value() == newest_first
+            new = verdict(11, event_id="e11")
+            await adapter.publish(answer(new))
+            assert await results.read_value() == [new.to_json().decode(), *newest_first[:7]]
+    finally:
         await adapter.close()
 
 
