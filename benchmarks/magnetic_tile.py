@@ -1,6 +1,7 @@
 """Accuracy on photos of magnetic tiles: trains on the OK tiles of a folder, judges the others, masks included.
 
-    python -m benchmarks.magnetic_tile FOLDER [--embedder starter] [--weights FILE] [-o REPORT]
+    python -m benchmarks.magnetic_tile FOLDER [--embedder starter] [--weights FILE] [--side 320] [-o REPORT]
+    python -m benchmarks.magnetic_tile FOLDER --embedder timm:BACKBONE --weights FILE --layers 2 3 --pool 3
 
 FOLDER holds train_ok, test_ok, test_damaged and masks (Huang et al., "Saliency of magnetic tile surface defects"),
 split by tile: several photos show one tile, and a split by photo leaks. The ROI is the whole frame. Nothing but
@@ -33,11 +34,19 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--embedder", default="starter")
     parser.add_argument("--weights", default="", help="timm: local checkpoint")
+    parser.add_argument("--side", type=int, help="of the embedder's input, px")
+    parser.add_argument("--layers", type=int, nargs="*", default=(), help="timm: feature levels to join")
+    parser.add_argument("--pool", type=int, default=1, help="timm: neighbourhood pooling")
     parser.add_argument("-o", "--out", type=Path, help="folder for the report")
     arguments = parser.parse_args()
-    recipe = Recipe(
-        roi=RoiRecipe(method=RoiMethod.NONE), embed=EmbedRecipe(embedder=arguments.embedder, weights=arguments.weights)
+    embed = EmbedRecipe(
+        embedder=arguments.embedder,
+        weights=arguments.weights,
+        input_side=arguments.side,
+        layers=tuple(arguments.layers),
+        pool=arguments.pool,
     )
+    recipe = Recipe(roi=RoiRecipe(method=RoiMethod.NONE), embed=embed)
     decode = partial(decode_image, max_pixels=64_000_000)
     device = compute_device(ComputeSettings())
     trained = train(
