@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 
 from asyncua import ua
@@ -13,10 +12,10 @@ from asyncua import ua
 from adapters.opcua.server import OpcUaServerAdapter
 from adapters.simulation.broker import free_port
 from adapters.simulation.plc import GateAction, PlcGate
-from schemas.messages import Decision, Gate
+from schemas.messages import Decision, Gate, Verdict
 from schemas.settings import OpcUaServerSettings
 from schemas.tags import Tag, VerdictCode
-from service.ports import Answer, Arrival
+from service.ports import Arrival
 from tests.support.clock import HandClock
 from tests.support.opcua import STATION, RecordingIntake, answer, running, status, verdict
 
@@ -106,14 +105,14 @@ async def test_gate_finds_results_that_newer_ones_have_overwritten(tmp_path: Pat
 async def test_gate_acts_once_on_each_result_although_one_is_repeated(tmp_path: Path) -> None:
     """Parts 1 and 2, then 1 once more, then 3: the repetition is acted on as what it is, and 2 not again."""
     async with running(OpcUaServerSettings(port=free_port()), tmp_path) as (adapter, intake):
-        answered: dict[str, Answer] = {}
+        answered: dict[str, Verdict] = {}
         publishing: list[asyncio.Task[None]] = []
 
         def judge(arrival: Arrival) -> None:
             event_id = arrival.event.event_id
             repeated = event_id in answered
-            first = answered.setdefault(event_id, answer(verdict(len(answered) + 1, event_id=event_id)))
-            publishing.append(asyncio.create_task(adapter.publish(replace(first, repeated=repeated))))
+            said = answered.setdefault(event_id, verdict(len(answered) + 1, event_id=event_id))
+            publishing.append(asyncio.create_task(adapter.publish(answer(said, arrival, repeated=repeated))))
 
         intake.judge = judge
         async with watching(PlcGate(adapter.endpoint, STATION, hold_s=60.0)) as gate:

@@ -295,7 +295,7 @@ async def test_live_gate_passes_over_replayed_parts(tmp_path: Path) -> None:
             assert elsewhere is not None
             elsewhere = elsewhere.model_copy(update={"seq": 99, "replayed": True})
             await station.sinks[0].publish(
-                Answer(elsewhere, elsewhere.to_json(), time.monotonic() + 9, Asker("opcua"), for_gate=False)
+                Answer(elsewhere, elsewhere.to_json(), time.monotonic() + 9, Asker("mqtt"), for_gate=False)
             )
             async with plain_client(entered._access.endpoint) as client:
                 namespace = await client.get_namespace_index("urn:cangate")
