@@ -234,8 +234,12 @@ async def serve(
                 await asyncio.to_thread(service.recorder.close, _RECORDER_PATIENCE_S)
 
 
-async def serve_all(stations: Sequence[Settings], stop: asyncio.Event) -> None:
+async def serve_all(
+    stations: Sequence[Settings], stop: asyncio.Event, *, on_started: Callable[[], None] = lambda: None
+) -> None:
     """Run several stations side by side until `stop` is set; what one of them cannot start without ends them all.
+
+    on_started: called when all of them have started.
 
     Raises:
         UsageError: something that a station needs at start is not there, or two of them want the same for themselves.
@@ -243,9 +247,17 @@ async def serve_all(stations: Sequence[Settings], stop: asyncio.Event) -> None:
     _refuse_clashes(stations)
     process = Process.of(stations)
 
+    starting = len(stations)
+
+    def one_started(_: Service) -> None:
+        nonlocal starting
+        starting -= 1
+        if not starting:
+            on_started()
+
     async def serve_one(settings: Settings) -> None:
         structlog.contextvars.bind_contextvars(station=settings.station.id)
-        await serve(settings, stop, process=process)
+        await serve(settings, stop, process=process, on_started=one_started)
 
     serving = [asyncio.create_task(serve_one(settings), name=settings.station.id) for settings in stations]
     try:

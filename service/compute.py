@@ -53,9 +53,9 @@ class Judged:
 class Failed:
     """No judgement was possible.
 
-    frame, load_ms: there where the frame could be loaded. roi_ms, normalize_ms: of the stages that ran; what failed
-    within making the frame ready has the time until then in roi_ms, whichever of the two it was. rejects: whatever
-    the plant chose for errors.
+    frame: there where it could be loaded. load_ms, roi_ms, normalize_ms: of the stages that ran; what failed within
+    making the frame ready has the time until then in roi_ms, whichever of the two it was. rejects: whatever the plant
+    chose for errors.
     """
 
     reason: Reason
@@ -220,7 +220,12 @@ class Compute:
     async def watch(self) -> None:
         """Replace threads that hang, until cancelled."""
         while True:
+            before = time.monotonic()
             await asyncio.sleep(_WATCH_S)
+            asleep_s = time.monotonic() - before - _WATCH_S
+            if asleep_s > _WATCH_S:  # the process was frozen, and its threads with it
+                for pool in self._pools:
+                    pool.forgive(asleep_s)
             replaced = [pool.replace_stuck(self._stuck_s) for pool in self._pools]
             self._given_up = [pool for pool in self._pools if pool.hanging >= _HANGING_MAX]
             if any(replaced):
@@ -308,7 +313,8 @@ class Compute:
         except Exception as exc:  # the supervised boundary: a defect ends in a fail-safe verdict
             log.exception("prepare_failed")
             failed = job.failed(Reason.INTERNAL_ERROR, _one_line(exc))
-        return failed if loaded is None else replace(failed, roi_ms=(time.perf_counter() - loaded) * 1000)
+        spent_ms = (time.perf_counter() - (began if loaded is None else loaded)) * 1000
+        return replace(failed, load_ms=spent_ms) if loaded is None else replace(failed, roi_ms=spent_ms)
 
     def _hand_over(self, ready: _Ready, turn: _Turn) -> None:
         self._ready.append(ready)

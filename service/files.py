@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import io
 import os
 import re
 import secrets
@@ -43,7 +45,11 @@ def draft_folder(parent: Path, prefix: str) -> Iterator[Path]:
 
 @contextmanager
 def made_folder(folder: Path) -> Iterator[None]:
-    """Make a folder where there is none; it is gone again if nothing came of it. Raises UsageError."""
+    """Make a folder where there is none; it is gone again if nothing came of it.
+
+    Raises UsageError where it cannot be made, or is or lies in a model package.
+    """
+    _refuse_package(folder, folder)
     made = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -64,11 +70,14 @@ def whole_file(target: Path) -> Iterator[Path]:
     A link stays one: the file that it names is replaced. What is there and no regular file, a device or a pipe, is
     never replaced: the bytes are written into it.
 
-    Raises UsageError where `target` cannot be written, before the block is entered if that can be known.
+    Raises UsageError where `target` cannot be written or lies in a model package, before the block is entered if that
+    can be known.
     """
+    _refuse_package(target, target.parent)
     with naming(target):
         special = target.exists() and not stat.S_ISREG(target.stat().st_mode)
         real = target.resolve()
+    _refuse_package(target, real.parent)
     if special:
         with tempfile.TemporaryDirectory(prefix="cangate-") as folder:
             draft = Path(folder, "content")
@@ -85,7 +94,8 @@ def whole_file(target: Path) -> Iterator[Path]:
         with naming(target):
             draft.replace(real)
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):  # it was never made, or its disk takes nothing any more
+            draft.unlink()
 
 
 @contextmanager
@@ -95,6 +105,26 @@ def naming(target: Path) -> Iterator[None]:
         yield
     except OSError as exc:
         raise UsageError(f"cannot write {target}: {exc.strerror}") from exc
+
+
+def read_regular(path: Path) -> bytes:
+    """Return the content of a file. Raises OSError, also for a pipe or a device: those may never come to an end."""
+    with io.FileIO(path, opener=_open_at_once) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "no regular file", str(path))
+        return file.readall()
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # else a pipe is waited for until somebody writes into it
+
+
+def _refuse_package(target: Path, folder: Path) -> None:
+    """Raise UsageError where `folder` is or lies in a model package: one file more, and it is none."""
+    real = folder.resolve()
+    for around in (real, *real.parents):
+        if (around / "model.json").is_file() and (around / "SHA256SUMS").is_file():
+            raise UsageError(f"{target} would lie in the package {around}, which is never changed")
 
 
 def _locked_draft(parent: Path, prefix: str) -> tuple[Path, int]:

@@ -88,6 +88,7 @@ class Inspector:
 
         Raises:
             JournalError: the journal cannot say where it ended.
+            UsageError: another process goes on with them.
         """
         self._seq = await self._journal.last_seq()
 

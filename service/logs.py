@@ -26,15 +26,18 @@ _PATIENCE_S: Final = 1.0
 log = structlog.get_logger(__name__)
 
 
-class _StandardError(logging.Handler):
+class StandardError(logging.Handler):
     """Writes lines to standard error on a thread of its own: whoever logs never waits for whoever reads.
 
     A line that finds no room, or cannot be written, is counted; one line says how many were lost, in their place, as
     soon as there is a way out again.
+
+    held: lines wait for `let_out`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, held: bool = False) -> None:
         super().__init__()
+        self._held = held
         # not its stream: a write that hangs would hold the lock that Python wants at its end
         stream = sys.__stderr__
         self.descriptor = os.open(os.devnull, os.O_WRONLY) if stream is None else stream.fileno()
@@ -62,8 +65,21 @@ class _StandardError(logging.Handler):
             self._characters += len(line)
             self._changed.notify_all()
 
+    def let_out(self) -> None:
+        """Write what was held, and all that follows."""
+        with self._changed:
+            self._held = False
+            self._changed.notify_all()
+
+    def forget_held(self) -> None:
+        """Forget what is held: one line that says more follows."""
+        with self._changed:
+            if self._held:
+                self._waiting, self._characters = [], 0
+
     def flush(self) -> None:
         """Wait until every line is out, with patience but not for ever; `logging` asks for it when Python ends."""
+        self.let_out()
         with self._changed:
             self._changed.wait_for(lambda: not (self._waiting or self._writing), _PATIENCE_S)
 
@@ -79,7 +95,7 @@ class _StandardError(logging.Handler):
             with self._changed:
                 self._writing = False
                 self._changed.notify_all()
-                self._changed.wait_for(lambda: self._waiting or self._closing)
+                self._changed.wait_for(lambda: (self._waiting and not self._held) or self._closing)
                 if not self._waiting:
                     return
                 text, lost = "".join(self._waiting), self._lost
@@ -122,9 +138,12 @@ def _readable(_: object, __: str, line: MutableMapping[str, Any]) -> MutableMapp
     return line
 
 
-def configure_logging(settings: LogSettings) -> None:
-    """Send structured log lines to standard error, ours, those of the libraries and a crash alike."""
-    handler = _StandardError()
+def configure_logging(settings: LogSettings, *, held: bool = False) -> StandardError:
+    """Send structured log lines to standard error, ours, those of the libraries and a crash alike.
+
+    held: no line is written before the returned handler is told to let them out, or Python ends.
+    """
+    handler = StandardError(held=held)
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -167,3 +186,4 @@ def configure_logging(settings: LogSettings) -> None:
     libraries = ("aiosqlite", "amqtt", "asyncua", "engineio", "httpcore", "httpx", "PIL", "socketio", "transitions")
     for talkative in (*libraries, "uvicorn", "websockets"):
         logging.getLogger(talkative).setLevel(logging.WARNING)
+    return handler

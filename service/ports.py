@@ -292,7 +292,10 @@ class Journal(Protocol):
         """Return events that were accepted and never answered, oldest first."""
 
     async def last_seq(self) -> int:
-        """Return a seq that no verdict so far has exceeded: the highest one, where all of them could be stored."""
+        """Return a seq that no verdict so far has exceeded: the highest one, where all of them could be stored.
+
+        Raises UsageError where another process counts on from there.
+        """
 
     async def answered_ids(self, limit: int) -> Sequence[str]:
         """Return the event ids that were answered last, at most `limit`."""

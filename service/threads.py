@@ -42,10 +42,11 @@ class _Call:
 
 @dataclass(slots=True, eq=False)
 class _Worker:
-    """One thread. busy_since: when its call began, None while it waits for one."""
+    """One thread. busy_since: when its call began, None while it waits for one. forgiven_s: of that, not its fault."""
 
     call: _Call | None = None
     busy_since: float | None = None
+    forgiven_s: float = 0.0
     abandoned: threading.Event = field(default_factory=threading.Event)
 
 
@@ -86,6 +87,11 @@ class DaemonThreads:
         """Do as `submit` with a future that was made on the event loop; may be called on any thread."""
         self._calls.put(_Call(run, outcome))
 
+    def forgive(self, seconds: float) -> None:
+        """Do not count some time as taken by the calls in work: nothing in this process got any further then."""
+        for worker in self._workers:
+            worker.forgiven_s += seconds
+
     def replace_stuck(self, limit_s: float) -> int:
         """Replace threads whose call takes longer than `limit_s`; return how many. Call on the event loop."""
         stuck = [worker for worker in self._workers if _age(worker) > limit_s]
@@ -117,7 +123,7 @@ class DaemonThreads:
                 return
             if call.outcome.cancelled():
                 continue
-            worker.call, worker.busy_since = call, time.monotonic()
+            worker.call, worker.forgiven_s, worker.busy_since = call, 0.0, time.monotonic()
             try:
                 settle = partial(_settle, call.outcome, call.run())
             except BaseException as exc:  # noqa: BLE001 - whatever it is, the caller gets it; the thread lives on
@@ -130,7 +136,7 @@ class DaemonThreads:
 
 def _age(worker: _Worker) -> float:
     since = worker.busy_since
-    return 0.0 if since is None else time.monotonic() - since
+    return 0.0 if since is None else time.monotonic() - since - worker.forgiven_s
 
 
 def _settle(outcome: asyncio.Future[T], result: T) -> None:

@@ -18,17 +18,17 @@ from sqlalchemy.engine import Connection
 from adapters.journal.database import Database
 from adapters.journal.pages import merged, select_page
 from adapters.journal.redo import SHARED_MEMORY
+from adapters.journal.retention import Retention
 from adapters.journal.rows import EventRows
 from adapters.journal.said import Left, Said
 from adapters.journal.schema import events, key_of, sinks
 from adapters.journal.sequence import SequenceMark
 from schemas.settings import JournalSettings
-from service.errors import JournalConflict, JournalError
+from service.errors import JournalConflict, JournalError, UsageError
 from service.ports import Answer, Arrival, Clock, JournalEntry, VerdictQuery
 
 log = structlog.get_logger(__name__)
 
-_RETENTION_EVERY_S = 600.0
 _RETENTION_ROWS = 200
 """Deleted in one transaction: a few milliseconds that a verdict may have to wait."""
 
@@ -90,7 +90,8 @@ class SqlJournal:
                 self._least = self._mark.ceiling  # the journal before was lost, though the log fills this one
             await self._store_left(self._said)
         if self._keep:
-            self._retention = asyncio.create_task(self._forget_old_events(), name="journal retention")
+            retention = Retention(self.forget, keep=self._keep, clock=self._clock)
+            self._retention = asyncio.create_task(retention.run(), name="journal retention")
         return self
 
     async def __aexit__(
@@ -228,7 +229,12 @@ class SqlJournal:
         return await self._database.read(lambda connection: self._rows.entries(connection.execute(statement)))
 
     async def last_seq(self) -> int:
-        """Return a seq that no verdict so far has exceeded: the highest one, where all of them could be stored."""
+        """Return a seq that no verdict so far has exceeded: the highest one, where all of them could be stored.
+
+        Raises UsageError where another process counts on from there.
+        """
+        if self._said is not None and self._said.is_anothers:
+            raise UsageError(f"journal.url: another process that runs serves {self._station} with this journal")
         try:
             stored = await self._stored_seq()
         except JournalError as exc:
@@ -287,16 +293,6 @@ class SqlJournal:
             total += deleted
             await asyncio.sleep(_RETENTION_PAUSE_S)
         return total
-
-    async def _forget_old_events(self) -> None:
-        while True:
-            await asyncio.sleep(_RETENTION_EVERY_S)
-            try:
-                forgotten = await self.forget(self._clock.now() - self._keep)
-            except JournalError as exc:
-                log.error("journal_retention_failed", error=str(exc))
-            else:
-                log.info("journal_retention", forgotten=forgotten)
 
     async def _is_new(self) -> bool:
         """Tell whether the database knows no verdict, or cannot say."""

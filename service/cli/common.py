@@ -24,7 +24,7 @@ from service.errors import UsageError
 if TYPE_CHECKING:  # numpy behind it takes a while that `--help` need not spend
     from service.pipeline.types import StageProgress
 
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)
+console = Console(highlight=False, width=None if sys.stdout and sys.stdout.isatty() else 1000)
 """Standard output, for results; what is no terminal has no width that names and paths would have to fit."""
 
 errors = Console(stderr=True, highlight=False, soft_wrap=True)

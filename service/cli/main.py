@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import sys
 from importlib import import_module
 from importlib.metadata import version
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -15,6 +17,9 @@ from typer.core import TyperGroup
 from service.cli.common import console, errors
 from service.cli.ending import INTERRUPTED, Ending, terminated_like_interrupted
 from service.errors import CangateError, UsageError
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 _COMMANDS = {
     "run": "Run the inspection service.",
@@ -89,10 +94,35 @@ def _options(
     pass
 
 
+class _StandardOutput(io.FileIO):
+    """Takes what is printed. Once nobody reads it any more it is lost, and what a command has begun is finished."""
+
+    def write(self, printed: ReadableBuffer, /) -> int:
+        """Write some of the bytes and return how many. Raises CangateError where they cannot be written."""
+        try:
+            return super().write(printed)
+        except OSError as exc:
+            # also for what is buffered: the interpreter flushes it at its end
+            with Path(os.devnull).open("wb") as nowhere:
+                os.dup2(nowhere.fileno(), self.fileno())
+            if not isinstance(exc, BrokenPipeError):
+                raise CangateError(f"cannot write to standard output: {exc.strerror}") from exc
+            return memoryview(printed).nbytes
+
+
+def _open_standard_output() -> None:
+    if sys.stdout is None:  # closed by whoever started us
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for as long as the process lives
+    elif isinstance(sys.stdout, io.TextIOWrapper):
+        if sys.stdout is sys.__stdout__:
+            raw = _StandardOutput(sys.stdout.fileno(), "wb", closefd=False)
+            sys.stdout = io.TextIOWrapper(io.BufferedWriter(raw), encoding=sys.stdout.encoding, line_buffering=sys.stdout.line_buffering)
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file name may be anything
+
+
 def main() -> None:
     """Run the command line; the exit status is in `_run`."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a file name may be anything
+    _open_standard_output()
     with terminated_like_interrupted() as ending:
         status = _run(ending)
     sys.exit(status)
@@ -107,6 +137,7 @@ def _run(ending: Ending) -> int:
         status: int = app(prog_name="cangate", standalone_mode=False) or 0
         if status == INTERRUPTED:  # typer keeps the KeyboardInterrupt to itself
             raise KeyboardInterrupt  # noqa: TRY301 - as if it had not
+        sys.stdout.flush()
     except typer.TyperException as exc:
         # the bare command prints its help this way
         _complain(exc.format_message() or "name one of the commands above")

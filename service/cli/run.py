@@ -6,21 +6,25 @@ import asyncio
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import structlog
 import typer
 
-from schemas.settings import Settings
 from service.cli.common import load_settings
-from service.logs import configure_logging
+from service.errors import UsageError
+from service.logs import StandardError, configure_logging
 
 log = structlog.get_logger(__name__)
 
 _LONGEST_STOP_S = 9.0
 """A service is to end within this time, whatever hangs: systemd kills it after 10 s (deploy/cangate.service)."""
+
+_LONGEST_SILENCE_S = 10.0
+"""What a start has to say is held for so long, in case that it fails."""
 
 
 def run(
@@ -41,14 +45,20 @@ def run(
 
     Example: cangate run -c config.toml
     """
-    asyncio.run(_serve_until_signal([load_settings(path) for path in config] if config else [load_settings(None)]))
-
-
-async def _serve_until_signal(stations: Sequence[Settings]) -> None:
-    # seconds that a mistake must not wait for
+    stations = [load_settings(path) for path in config] if config else [load_settings(None)]
+    # seconds that a mistake must not wait for; not in a coroutine, where a signal would wait for them
     from service.bootstrap import serve_all  # noqa: PLC0415
 
-    configure_logging(stations[0].log)
+    # a start that fails has one line to say
+    lines = configure_logging(stations[0].log, held=True)
+    try:
+        asyncio.run(_until_signal(partial(serve_all, stations, on_started=lines.let_out), lines))
+    except UsageError:
+        lines.forget_held()
+        raise
+
+
+async def _until_signal(serve: Callable[[asyncio.Event], Awaitable[None]], lines: StandardError) -> None:
     stop = asyncio.Event()
     # a thread that hangs in a disk or driver cannot be ended, and Python would wait for it; the log may hang, too
     last_resort = [
@@ -66,4 +76,6 @@ async def _serve_until_signal(stations: Sequence[Settings]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, end)
-    await serve_all(stations, stop)
+    # what takes so long is something to look at
+    loop.call_later(_LONGEST_SILENCE_S, lines.let_out)
+    await serve(stop)

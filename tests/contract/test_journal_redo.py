@@ -22,7 +22,7 @@ from schemas.messages import ImageEvent
 from schemas.settings import JournalSettings
 from service.deadline import Margin
 from service.dispatch import Dispatcher
-from service.errors import JournalError
+from service.errors import JournalError, UsageError
 from service.journal_health import JournalHealth
 from service.outbox import Outbox
 from service.ports import Answer, VerdictQuery
@@ -87,6 +87,18 @@ async def test_verdict_that_was_said_and_not_stored_is_stored_by_the_next_run(tm
             assert (known.event, known.image, known.seq) == (unnoted.event, unnoted.image, 2)
 
 
+async def test_station_is_numbered_by_one_process(tmp_path: Path, memory: Path) -> None:
+    """A second one with the same journal would give its numbers again; when the first has ended it may."""
+    async with opened(tmp_path, memory) as running, opened(tmp_path, memory) as second:
+        assert await running.last_seq() == 0
+        with pytest.raises(
+            UsageError, match=r"^journal\.url: another process that runs serves line1 with this journal$"
+        ):
+            await second.last_seq()
+    async with opened(tmp_path, memory) as journal:
+        assert await journal.last_seq() == 0
+
+
 async def test_verdict_outlives_a_process_that_is_killed(tmp_path: Path) -> None:
     """The same with a real process and the machine's own shared memory."""
     program = f"""
@@ -94,7 +106,7 @@ import asyncio, os, signal
 from pathlib import Path
 from adapters.journal import SqlJournal
 from schemas.settings import JournalSettings
-from service.errors import JournalError
+from service.errors import JournalError, UsageError
 from tests.support.line import CLOCK, arrival
 from tests.support.verdicts import failed_answer
 

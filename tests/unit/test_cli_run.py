@@ -7,20 +7,40 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 _HANGING = """
 import asyncio, time
-from schemas.settings import Settings
 from service import bootstrap
 from service.cli import run
 
-async def hanging(stations, stop):
+async def hanging(stations, stop, *, on_started):
     print("serving", flush=True)
     await stop.wait()
     await asyncio.to_thread(time.sleep, 60)
 
 bootstrap.serve_all = hanging
 run._LONGEST_STOP_S = 0.3
-asyncio.run(run._serve_until_signal([Settings()]))
+run.run(None)
+"""
+
+_FAILING = """
+import logging
+from service import bootstrap
+from service.cli.main import main
+
+async def failing(stations, stop, *, on_started):
+    logging.warning("a certificate that others may read")
+    if not %(fails)s:
+        on_started()
+        logging.warning("started")
+    else:
+        raise bootstrap.UsageError("http.port: taken")
+
+bootstrap.serve_all = failing
+import sys
+sys.argv = ["cangate", "run"]
+sys.exit(main())
 """
 
 
@@ -32,3 +52,22 @@ def test_a_service_ends_although_a_disk_hangs() -> None:
         assert process.stdout.readline() == b"serving\n"
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 1
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_start_that_fails_has_one_line_to_say(fails: bool) -> None:
+    """What was worth a warning comes out where the service runs, and not before the reason why it does not."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("CANGATE_")}
+    ended = subprocess.run(
+        [sys.executable, "-c", _FAILING % {"fails": fails}],
+        capture_output=True,
+        env=environment,
+        check=False,
+        text=True,
+    )
+    lines = ended.stderr.splitlines()
+    if fails:
+        assert (ended.returncode, lines) == (2, ["cangate: http.port: taken"])
+    else:
+        assert ended.returncode == 0
+        assert ["that others may read" in line or "started" in line for line in lines] == [True, True]

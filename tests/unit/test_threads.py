@@ -53,6 +53,24 @@ async def test_threads_replace_one_that_hangs() -> None:
     threads.close()
 
 
+async def test_time_in_which_the_process_stood_still_is_no_threads_fault() -> None:
+    """A call that was in work then is given that much more; the next one is not."""
+    threads = DaemonThreads("test")
+    release = threading.Event()
+    hanging = threads.submit(release.wait)
+    await eventually(lambda: threads.busy_for_s > 0.02)
+    threads.forgive(60.0)
+    assert threads.replace_stuck(0.01) == 0
+    release.set()
+    assert await hanging
+    release.clear()
+    next_one = threads.submit(release.wait)
+    await eventually(lambda: threads.busy_for_s > 0.02)
+    release.set()
+    assert await next_one
+    threads.close()
+
+
 async def test_threads_do_not_begin_what_nobody_waits_for() -> None:
     """A call that was cancelled while it waited is not begun."""
     threads = DaemonThreads("test")

@@ -1,0 +1,73 @@
+"""When old events are forgotten, whatever the wall clock does."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from adapters.journal.retention import Retention
+
+HOUR_S = 3600.0
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class TwoHands:
+    """A wall clock and a monotonic one, each turned by itself."""
+
+    epoch = "test"
+
+    def __init__(self) -> None:
+        self.wall = START
+        self.seconds = 1000.0
+
+    def now(self) -> datetime:
+        return self.wall
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def run(self, hours: float) -> None:
+        """Let both run."""
+        self.wall += timedelta(hours=hours)
+        self.seconds += hours * HOUR_S
+
+
+@pytest.mark.parametrize("jump_days", [100.0, -100.0, 0.2])
+async def test_nothing_is_forgotten_for_a_day_after_the_clock_jumped(jump_days: float) -> None:
+    """Ahead it would delete what is new; set back it has just been shown to have been wrong."""
+    clock = TwoHands()
+    asked: list[datetime] = []
+
+    async def forget(before: datetime) -> int:
+        asked.append(before)
+        return 0
+
+    retention = Retention(forget, keep=timedelta(days=90), clock=clock)
+    await retention.once()
+    assert asked == [START - timedelta(days=90)]
+    clock.wall += timedelta(days=jump_days)
+    for hours in (0.1, 1.0, 22.0):
+        clock.run(hours)
+        await retention.once()
+    assert len(asked) == 1
+    clock.run(2.0)
+    await retention.once()
+    assert asked[1:] == [clock.wall - timedelta(days=90)]
+
+
+async def test_clock_that_is_corrected_a_little_keeps_nothing_waiting() -> None:
+    """As NTP does, and as a clock that drifts by a second a day does for years."""
+    clock = TwoHands()
+    asked: list[datetime] = []
+
+    async def forget(before: datetime) -> int:
+        asked.append(before)
+        return 0
+
+    retention = Retention(forget, keep=timedelta(days=90), clock=clock)
+    for _ in range(3):
+        clock.run(1.0)
+        clock.wall += timedelta(minutes=10)
+        await retention.once()
+    assert len(asked) == 3
