@@ -7,6 +7,7 @@ only the second changed then came behind `ResultSeq`, which had told the subscri
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from typing import Final
 
 from asyncua import ua
@@ -15,32 +16,42 @@ from asyncua.ua.ua_binary import to_binary
 from adapters.opcua.notifications import MAX_NOTIFICATION, ResultEnd, ResultValue, WrittenValue
 
 _DATA_CHANGES: Final = ua.NodeId(ua.Int32(ua.ObjectIds.DataChangeNotification_Encoding_DefaultBinary))
+_OVERFLOW: Final = 0x480  # InfoBits of a DataValue: something was lost before it (OPC 10000-4, 7.39.1)
 _NO_DIAGNOSTICS: Final = struct.pack("<i", -1)
 
 
 class ChangeQueue(dict[int, list[ua.MonitoredItemNotification]]):
-    """The changes by their number, each a list of one, as asyncua takes them apart where it is nobody's wire."""
+    """The changes by their number, each a list of one, as asyncua takes them apart where it is nobody's wire.
+
+    `keeping_oldest` are the items whose last change makes room for a new one, in place of their oldest.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._last = 0
         self._numbers: dict[int, list[int]] = {}
         self._torn = range(0)
+        self._behind_gaps: set[int] = set()
+        self.keeping_oldest: set[int] = set()
 
     def add(self, item_id: int, told: ua.MonitoredItemNotification, max_count: int) -> None:
-        """Queue a change behind all others; the oldest of its item make room."""
+        """Queue a change behind all others; the oldest of its item make room, or the last one.
+
+        What comes behind those that are lost says so, but for a queue of one (OPC 10000-4, 5.12.1.5).
+        """
         numbers = self._numbers.setdefault(item_id, [])
         while len(numbers) >= max_count:
-            number = numbers.pop(0)
-            (lost,) = self.pop(number)
-            if isinstance(lost.Value, ResultValue):
-                self._tear(number, numbers[0] if numbers else self._last + 1)
+            behind = self._lose(numbers, len(numbers) - 1 if item_id in self.keeping_oldest else 0)
+            if max_count > 1:
+                self._behind_gaps.add(behind)
         self._append(numbers, told)
 
     def forget(self, item_id: int) -> None:
         """Drop the changes of an item."""
+        self.keeping_oldest.discard(item_id)
         for number in self._numbers.pop(item_id, ()):
             del self[number]
+            self._behind_gaps.discard(number)
 
     def take(self) -> ua.ExtensionObject:
         """Return a DataChangeNotification (OPC 10000-4, 7.25.2); what it has no room for stays."""
@@ -51,7 +62,7 @@ class ChangeQueue(dict[int, list[ua.MonitoredItemNotification]]):
         for number, (item,) in self.items():
             if size > MAX_NOTIFICATION:
                 break
-            value = item.Value
+            value = _behind_gap(item.Value) if number in self._behind_gaps else item.Value
             encoded = value.encoded if isinstance(value, WrittenValue) else to_binary(ua.DataValue, value)
             parts += (struct.pack("<I", item.ClientHandle), encoded)
             size, taken = size + len(encoded), number
@@ -64,6 +75,16 @@ class ChangeQueue(dict[int, list[ua.MonitoredItemNotification]]):
         self[self._last] = [told]
         numbers.append(self._last)
 
+    def _lose(self, numbers: list[int], at: int) -> int:
+        """Drop one change of an item; return the number of the one behind it, which may be yet to come."""
+        number = numbers.pop(at)
+        (lost,) = self.pop(number)
+        self._behind_gaps.discard(number)
+        behind = numbers[at] if at < len(numbers) else self._last + 1
+        if isinstance(lost.Value, ResultValue):
+            self._tear(number, behind)
+        return behind
+
     def _tear(self, lost: int, next_of_item: int) -> None:
         """Note that between the two an item's value is not the one that is told."""
         start = min(lost, self._torn.start) if self._torn else lost
@@ -75,15 +96,22 @@ class ChangeQueue(dict[int, list[ua.MonitoredItemNotification]]):
             (last,) = self[numbers[-1]]
             if not isinstance(last.Value, ResultEnd):
                 continue
-            is_torn = numbers[-1] in self._torn
+            if numbers[-1] in self._torn:
+                self._move_behind_all(numbers)
             for number in [number for number in numbers if number in self._torn]:
-                del self[number]
-                numbers.remove(number)
-            if is_torn:
-                self._append(numbers, last)
+                self._behind_gaps.add(self._lose(numbers, numbers.index(number)))
         self._torn = range(0)
 
+    def _move_behind_all(self, numbers: list[int]) -> None:
+        number = numbers.pop()
+        (last,) = self.pop(number)
+        self._append(numbers, last)
+        if number in self._behind_gaps:
+            self._behind_gaps.remove(number)
+            self._behind_gaps.add(self._last)
+
     def _drop_until(self, taken: int) -> None:
+        self._behind_gaps = {number for number in self._behind_gaps if number > taken}
         if taken == self._last:
             self.clear()
             self._numbers.clear()
@@ -93,3 +121,8 @@ class ChangeQueue(dict[int, list[ua.MonitoredItemNotification]]):
                 del self[numbers.pop(0)]
             if not numbers:
                 del self._numbers[item_id]
+
+
+def _behind_gap(value: ua.DataValue) -> ua.DataValue:
+    status = 0 if value.StatusCode is None else value.StatusCode.value
+    return replace(value, StatusCode=ua.StatusCode(ua.UInt32(status | _OVERFLOW)))

@@ -5,12 +5,16 @@ asyncua 2.1 takes any filter, and evaluates it within the write of a tag or the 
 
 from __future__ import annotations
 
-from typing import Final
+import operator
+from collections.abc import Callable
+from typing import Any, Final
 
 from asyncua import ua
 from asyncua.server.address_space import AddressSpace
 from asyncua.server.monitored_item_service import WhereClauseEvaluator
 from asyncua.ua.uaprotocol_auto import DataChangeFilter  # what is decoded; ua.DataChangeFilter is a class below it
+
+from adapters.opcua.like import is_like, is_pattern
 
 _MAX_SELECTED: Final = 50  # fields of an event
 _MAX_CONDITIONS: Final = 100  # steps to evaluate a where clause
@@ -28,7 +32,8 @@ _BAD_EVENT_FILTER: Final = ua.StatusCodes.BadEventFilterInvalid
 def objection(aspace: AddressSpace, watched: ua.ReadValueId, chosen: ua.MonitoringFilter | None) -> int | None:
     """Return the status that refuses a filter for what is watched; None: it can be had."""
     if watched.AttributeId == ua.AttributeIds.EventNotifier:
-        return None if isinstance(chosen, ua.EventFilter) and _is_bearable(chosen) else _BAD_EVENT_FILTER
+        takes = isinstance(chosen, ua.EventFilter) and _is_bearable(chosen) and not any(_faults(chosen))
+        return None if takes else _BAD_EVENT_FILTER
     if not chosen:  # none is an extension object without a body, which is false
         return None
     if not isinstance(chosen, DataChangeFilter):
@@ -38,6 +43,21 @@ def objection(aspace: AddressSpace, watched: ua.ReadValueId, chosen: ua.Monitori
     if chosen.DeadbandType != ua.DeadbandType.Absolute:
         return ua.StatusCodes.BadMonitoredItemFilterUnsupported
     return None if _holds_number(aspace, watched) else ua.StatusCodes.BadFilterNotAllowed
+
+
+def filter_result(chosen: ua.MonitoringFilter | None) -> ua.EventFilterResult | None:
+    """Return what is wrong with each condition of an event filter (OPC 10000-4, 7.22.3); None where nothing is."""
+    if not isinstance(chosen, ua.EventFilter) or len(chosen.WhereClause.Elements) > _MAX_CONDITIONS:
+        return None
+    faults = _faults(chosen)
+    if not any(faults):
+        return None
+    return ua.EventFilterResult(
+        SelectClauseResults=[ua.StatusCode() for _ in chosen.SelectClauses],
+        WhereClauseResult=ua.ContentFilterResult(
+            ElementResults=[ua.ContentFilterElementResult(ua.StatusCode(ua.UInt32(fault))) for fault in faults]
+        ),
+    )
 
 
 def wants_changes(chosen: ua.MonitoringFilter | None) -> bool:
@@ -55,16 +75,88 @@ def is_number(variant: ua.Variant) -> bool:
 
 
 class StationWhereClause(WhereClauseEvaluator):
-    """The condition of an event filter."""
+    """The condition of an event filter. What an event has no value for is null (OPC 10000-4, 7.7.3), here None."""
 
     def eval(self, event: object) -> bool:
-        """Tell whether an event passes; one that lacks what is asked for does not, and asyncua logs a traceback."""
+        """Tell whether an event passes; where asyncua cannot tell, it does not, and asyncua logs a traceback."""
         if not self.elements:
             return True
         try:
             return bool(self._eval_el(0, event))
         except Exception:  # noqa: BLE001 - a subscriber's condition may compare whatever it likes: no defect
             return False
+
+    def _eval_el(self, index: int, event: Any) -> Any:  # noqa: ANN401 - asyncua's own
+        element = self.elements[index]
+        values = [self._eval_op(operand, event) for operand in element.FilterOperands]
+        if element.FilterOperator == ua.FilterOperator.OfType:
+            return event.EventType == values[0]
+        if element.FilterOperator in _NULL_AWARE:
+            return _NULL_AWARE[element.FilterOperator](*values)
+        return None if None in values else _OPERATORS[element.FilterOperator](*values)
+
+    def _eval_op(self, op: Any, event: Any) -> Any:  # noqa: ANN401 - as above
+        """Return the value of an operand; of a field its whole path counts, and of asyncua's own attributes none."""
+        if isinstance(op, ua.SimpleAttributeOperand) and op.BrowsePath:
+            name = event.browse_path_to_attribute_name(op.BrowsePath)
+            return getattr(event, name) if name in event.data_types else None
+        return super()._eval_op(op, event)
+
+
+def _all(*values: object) -> bool | None:
+    return True if all(values) else False if any(value is not None and not value for value in values) else None
+
+
+def _any(*values: object) -> bool | None:
+    return True if any(values) else None if None in values else False
+
+
+_NULL_AWARE: Final[dict[ua.FilterOperator, Callable[..., bool | None]]] = {
+    ua.FilterOperator.IsNull: lambda value: value is None,
+    ua.FilterOperator.And: _all,
+    ua.FilterOperator.Or: _any,
+}
+_OPERATORS: Final[dict[ua.FilterOperator, Callable[..., bool]]] = {
+    ua.FilterOperator.Equals: operator.eq,
+    ua.FilterOperator.GreaterThan: operator.gt,
+    ua.FilterOperator.LessThan: operator.lt,
+    ua.FilterOperator.GreaterThanOrEqual: operator.ge,
+    ua.FilterOperator.LessThanOrEqual: operator.le,
+    ua.FilterOperator.Like: is_like,
+    ua.FilterOperator.Not: operator.not_,
+    ua.FilterOperator.Between: lambda value, low, high: low <= value <= high,
+    ua.FilterOperator.InList: lambda value, *listed: value in listed,
+}
+"""Of values that are there: a comparison with null is null."""
+
+_OPERANDS: Final = {
+    **dict.fromkeys((*_NULL_AWARE, *_OPERATORS), 2),
+    **dict.fromkeys((ua.FilterOperator.IsNull, ua.FilterOperator.Not, ua.FilterOperator.OfType), 1),
+    ua.FilterOperator.Between: 3,
+}
+"""How many operands each operator has that is evaluated; InList has two or more."""
+
+
+def _faults(chosen: ua.EventFilter) -> list[int]:
+    """Return the status of each condition of an event filter: whether it is one that is evaluated."""
+    return [_fault(element) for element in chosen.WhereClause.Elements]
+
+
+def _fault(element: ua.ContentFilterElement) -> int:
+    kind, operands = element.FilterOperator, element.FilterOperands
+    if kind not in _OPERANDS:
+        return ua.StatusCodes.BadFilterOperatorUnsupported
+    may_have_more = kind == ua.FilterOperator.InList
+    if len(operands) < _OPERANDS[kind] or (len(operands) > _OPERANDS[kind] and not may_have_more):
+        return ua.StatusCodes.BadFilterOperandCountMismatch
+    if kind == ua.FilterOperator.Like and not _is_pattern(operands[1]):
+        return ua.StatusCodes.BadFilterOperandInvalid
+    return ua.StatusCodes.Good
+
+
+def _is_pattern(operand: object) -> bool:
+    pattern = operand.Value.Value if isinstance(operand, ua.LiteralOperand) and operand.Value else None
+    return isinstance(pattern, str) and is_pattern(pattern)
 
 
 def _holds_number(aspace: AddressSpace, watched: ua.ReadValueId) -> bool:

@@ -25,13 +25,24 @@ from adapters.opcua.notifications import ResultValue
 from adapters.opcua.ring import ResultRing
 from adapters.opcua.security import ServerSecurity
 from adapters.opcua.sessions import StationInternalServer
-from adapters.opcua.tags import TagSpace, TagValue, TagWrites
+from adapters.opcua.tags import TRIGGER_TEXTS, TagSpace, TagValue, TagWrites
 from adapters.opcua.trust import encoding_of
 from schemas.messages import Decision, Gate, Reason, StationState, Status
 from schemas.settings import OpcUaServerSettings
 from schemas.tags import NAMESPACE_URI, RESULT_RING, Tag, VerdictCode, result_seq
 from service.errors import JournalError, SinkUnavailable, UsageError
-from service.ports import Answer, Arrival, Asker, Clock, CommandHandler, Intake, Journal, ModelShelf, VerdictQuery
+from service.ports import (
+    Answer,
+    Arrival,
+    Asker,
+    Clock,
+    CommandHandler,
+    Intake,
+    Journal,
+    ModelShelf,
+    Refusal,
+    VerdictQuery,
+)
 from service.tasks import Part, together
 
 log = structlog.get_logger(__name__)
@@ -244,20 +255,23 @@ class OpcUaServerAdapter:
         if self._intake is None or not tags.number(Tag.Ready):
             tags.write({Tag.MissedTriggers: tags.next(Tag.MissedTriggers)}, now)
             return
+        unknown = [tag for tag in TRIGGER_TEXTS if tag in tags.unknown]
         texts = TriggerTexts(
             part_id=tags.text(Tag.TriggerPartId),
             image_uri=tags.text(Tag.TriggerImageUri),
-            event_id=tags.text(Tag.TriggerEventId),
+            # beside an unknown text it may be another part's, too, whose verdict would come again
+            event_id="" if unknown else tags.text(Tag.TriggerEventId),
         )
-        arrival = self._arrival(trigger, texts, now)
+        arrival = self._arrival(trigger, texts, now, unknown)
         self._submit(arrival, self._intake, tags, {Tag.TriggerAck: trigger})
 
     def _start_part(self, tags: TagSpace, job_id: str, part_id: str, image_uri: str) -> None:
         """Inspect the part of a single job: like a trigger, but without a place on the belt."""
         if self._intake is None:
             return
+        unknown = [] if image_uri or Tag.TriggerImageUri not in tags.unknown else [Tag.TriggerImageUri]
         texts = TriggerTexts(part_id=part_id, image_uri=image_uri or tags.text(Tag.TriggerImageUri), event_id=job_id)
-        arrival = self._arrival(0, texts, self._clock.now())
+        arrival = self._arrival(0, texts, self._clock.now(), unknown)
         event = arrival.event.model_copy(update={"trigger_id": None})
         self._submit(replace(arrival, event=event), self._intake, tags, {})
 
@@ -270,9 +284,12 @@ class OpcUaServerAdapter:
         tags.write({Tag.Busy: True} | more, arrival.received_at)
         intake.submit(replace(arrival, promised=True))
         # at once, not with the next status: a second trigger must not find a Ready that no longer holds
-        tags.write({Tag.Ready: intake.ready}, arrival.received_at)
+        self._show_ready(tags)
 
-    def _arrival(self, trigger: int, texts: TriggerTexts, now: datetime) -> Arrival:
+    def _show_ready(self, tags: TagSpace) -> None:
+        tags.write({Tag.Ready: self._intake is not None and self._intake.ready}, self._clock.now())
+
+    def _arrival(self, trigger: int, texts: TriggerTexts, now: datetime, unknown: Sequence[Tag]) -> Arrival:
         arrival = trigger_arrival(
             trigger,
             texts,
@@ -282,6 +299,9 @@ class OpcUaServerAdapter:
             received_monotonic=self._clock.monotonic(),
             source=self.name,
         )
+        if unknown:
+            detail = f"{', '.join(tag.name for tag in unknown)}: the last write was refused"
+            arrival = replace(arrival, refusal=Refusal(Reason.FRAME_REFUSED, detail))
         simulated = self._vision is not None and self._vision.simulating
         return replace(arrival, event=arrival.event.model_copy(update={"simulated": True})) if simulated else arrival
 
@@ -296,6 +316,7 @@ class OpcUaServerAdapter:
                 models=self._models,
                 commands=lambda: self._commands,
                 ready=lambda: self._intake is not None and bool(tags.number(Tag.Ready)),
+                show_ready=partial(self._show_ready, tags),
                 start_part=partial(self._start_part, tags),
             )
 

@@ -25,7 +25,7 @@ from asyncua.server.subscription_service import SubscriptionService
 from asyncua.ua.uaprotocol_auto import DataChangeFilter  # what is decoded; ua.DataChangeFilter is a class below it
 
 from adapters.opcua.changes import ChangeQueue
-from adapters.opcua.filters import StationWhereClause, is_number, objection, wants_changes
+from adapters.opcua.filters import StationWhereClause, filter_result, is_number, objection, wants_changes
 from adapters.opcua.notifications import (
     MAX_NOTIFICATION,
     FieldKey,
@@ -121,7 +121,8 @@ class StationSubscriptions(SubscriptionService):
 class _Subscription(InternalSubscription):
     def __init__(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - asyncua's own
         super().__init__(*arguments, **named)
-        self.monitored_item_srv = _MonitoredItems(self, self.monitored_item_srv.aspace)
+        self.monitored_item_srv: _MonitoredItems = _MonitoredItems(self, self.monitored_item_srv.aspace)
+        self._sampled: dict[int, ua.MonitoredItemNotification] = {}
         self._triggered_datachanges = ChangeQueue()
         self._news = asyncio.Event()
         self._event_bytes = 0
@@ -154,8 +155,18 @@ class _Subscription(InternalSubscription):
         self._news.set()
 
     async def enqueue_datachange_event(self, mid: int, eventdata: ua.MonitoredItemNotification, maxsize: int) -> None:
+        if self.monitored_item_srv.is_sampled_only(mid):
+            self._sampled[mid] = eventdata
+            return
         self._changes.add(mid, eventdata, maxsize)
         self._news.set()
+
+    def report_sampled(self, item_id: int, max_count: int) -> None:
+        """Queue what an item held when it was not to be told of: the latest, whatever its queue has room for."""
+        told = self._sampled.pop(item_id, None)
+        if told is not None:
+            self._changes.add(item_id, told, max_count)
+            self._news.set()
 
     async def _enqueue_event(self, *arguments: Any) -> None:  # noqa: ANN401 - asyncua's own
         await super()._enqueue_event(*arguments)
@@ -170,9 +181,15 @@ class _Subscription(InternalSubscription):
             self._event_bytes -= len(queue.pop(0))
         self._news.set()
 
+    def keep_oldest(self, item_id: int, *, kept: bool) -> None:
+        """Let the last change of an item make room for a new one, or its oldest."""
+        items = self._changes.keeping_oldest
+        (items.add if kept else items.discard)(item_id)
+
     def forget(self, item_id: int) -> None:
         """Drop what waits for an item that is gone: else it might be made and deleted without end."""
         self._changes.forget(item_id)
+        self._sampled.pop(item_id, None)
         self._event_bytes -= sum(map(len, self._event_queues.pop(item_id, ())))
 
     @property
@@ -264,12 +281,16 @@ class _MonitoredItems(MonitoredItemService):
         refused = objection(self.aspace, params.ItemToMonitor, params.RequestedParameters.Filter)
         if refused is not None:
             return ua.MonitoredItemCreateResult(StatusCode=_status(refused))
-        return await super()._create_data_change_monitored_item(params)
+        made = await super()._create_data_change_monitored_item(params)
+        if made.StatusCode.is_good():
+            self.isub.keep_oldest(made.MonitoredItemId, kept=not params.RequestedParameters.DiscardOldest)
+        return made
 
     def _create_events_monitored_item(self, params: ua.MonitoredItemCreateRequest) -> ua.MonitoredItemCreateResult:
-        refused = objection(self.aspace, params.ItemToMonitor, params.RequestedParameters.Filter)
+        wanted = params.RequestedParameters.Filter
+        refused = objection(self.aspace, params.ItemToMonitor, wanted)
         if refused is not None:
-            return ua.MonitoredItemCreateResult(StatusCode=_status(refused))
+            return ua.MonitoredItemCreateResult(_status(refused), FilterResult=_filter_result(wanted))
         if self.isub.room_for_events <= 0:
             return ua.MonitoredItemCreateResult(StatusCode=_status(ua.StatusCodes.BadTooManyMonitoredItems))
         made = super()._create_events_monitored_item(params)
@@ -289,17 +310,29 @@ class _MonitoredItems(MonitoredItemService):
         if wanted.Filter or item.where_clause_evaluator is None:  # events need one: theirs stays
             refused = objection(self.aspace, item.read_value_id, wanted.Filter)
             if refused is not None:
-                return ua.MonitoredItemModifyResult(StatusCode=_status(refused))
+                return ua.MonitoredItemModifyResult(_status(refused), FilterResult=_filter_result(wanted.Filter))
             item.filter = wanted.Filter
             if isinstance(wanted.Filter, ua.EventFilter):
                 self._choose_events(item, wanted.Filter)
         is_data = item.where_clause_evaluator is None
         revise = self._revise_queue_size if is_data else self._revise_event_queue_size
         item.queue_size = revise(wanted.QueueSize)
+        if is_data:
+            self.isub.keep_oldest(params.MonitoredItemId, kept=not wanted.DiscardOldest)
         return ua.MonitoredItemModifyResult(
             RevisedSamplingInterval=self.isub.data.RevisedPublishingInterval,
             RevisedQueueSize=ua.UInt32(item.queue_size),
         )
+
+    def is_sampled_only(self, item_id: int) -> bool:
+        """Tell whether an item is looked at and not told of (OPC 10000-4, 5.12.1.3)."""
+        return self._monitored_items[item_id].mode == ua.MonitoringMode.Sampling
+
+    async def _set_monitoring_mode(self, mode: ua.MonitoringMode, mid: int) -> ua.StatusCode:
+        status = await super()._set_monitoring_mode(mode, mid)
+        if status.is_good() and mode == ua.MonitoringMode.Reporting:
+            self.isub.report_sampled(mid, self._monitored_items[mid].queue_size)
+        return status
 
     def _choose_events(self, item: MonitoredItemData, chosen: ua.EventFilter) -> None:
         item.where_clause_evaluator = StationWhereClause(self.logger, self.aspace, chosen.WhereClause)
@@ -349,6 +382,10 @@ class _MonitoredItems(MonitoredItemService):
 def _revised_interval(requested_ms: float) -> ua.Duration:
     """Return an interval that can be kept. Below the floor are all that are negative or no number."""
     return ua.Duration(min(requested_ms, _MAX_INTERVAL_MS) if requested_ms >= _MIN_INTERVAL_MS else _MIN_INTERVAL_MS)
+
+
+def _filter_result(chosen: ua.MonitoringFilter | None) -> ua.ExtensionObject:
+    return cast("ua.ExtensionObject", filter_result(chosen) or ua.ExtensionObject())
 
 
 def _status(code: int) -> ua.StatusCode:

@@ -26,6 +26,7 @@ _VARIANT_TYPES: Final = {
     TagType.INT32_ARRAY: ua.VariantType.Int32,
     TagType.STRING_ARRAY: ua.VariantType.String,
 }
+TRIGGER_TEXTS: Final = (Tag.TriggerPartId, Tag.TriggerImageUri, Tag.TriggerEventId)
 _ARRAY_LIMITS: Final = {Tag.Boxes: 0, Tag.Results: RESULT_RING}  # ArrayDimensions; 0: no limit (OPC 10000-3, 5.6.2)
 
 
@@ -33,11 +34,14 @@ class TagSpace:
     """All tags of one station in a server's address space.
 
     Calls are synchronous, so what one call writes no client ever reads half of.
+
+    `unknown` are the texts whose last write was refused: what stands there is another part's.
     """
 
     def __init__(self, aspace: AddressSpace, node_ids: Mapping[Tag, ua.NodeId]) -> None:
         self.aspace = aspace
         self.node_ids = node_ids
+        self.unknown: set[Tag] = set()
 
     @classmethod
     async def create(cls, server: Server, station: str, at: datetime) -> TagSpace:
@@ -104,8 +108,8 @@ class TagSpace:
         return value
 
     def text(self, tag: Tag) -> str:
-        """Return the value of a String tag."""
-        return str(self._value(tag))
+        """Return the value of a String tag; empty while it is unknown."""
+        return "" if tag in self.unknown else str(self._value(tag))
 
     def next(self, counter: Tag) -> int:
         """Return a UInt32 counter plus one, starting again at 0."""
@@ -154,6 +158,18 @@ class TagWrites(AttributeService):
             return ua.StatusCodes.BadNotWritable if known else ua.StatusCodes.BadNodeIdUnknown
         if not (isinstance(user, StationUser) and user.writes):
             return ua.StatusCodes.BadUserAccessDenied
+        if tag in TRIGGER_TEXTS:
+            self._tags.unknown.add(tag)  # until it is written: the trigger behind it may not be refused with it
+        before = self._tags.number(Tag.Trigger)
+        code = self._store(tag, item)
+        if code == ua.StatusCodes.Good:
+            self._tags.unknown.discard(tag)
+            trigger = self._tags.number(Tag.Trigger)
+            if tag is Tag.Trigger and trigger not in (0, before):
+                self._on_trigger(trigger)
+        return code
+
+    def _store(self, tag: Tag, item: ua.WriteValue) -> int:
         status, variant = item.Value.StatusCode, item.Value.Value
         if item.IndexRange or not (status is None or status.is_good()):
             return ua.StatusCodes.BadWriteNotSupported
@@ -161,13 +177,9 @@ class TagWrites(AttributeService):
             return ua.StatusCodes.BadTypeMismatch
         if variant.Value is None:  # a null String is an empty one
             variant = ua.Variant("", ua.VariantType.String)
-        before = self._tags.number(Tag.Trigger)
         now = datetime.now(UTC)
         source = item.Value.SourceTimestamp or now
-        code = int(self._tags.store(tag, variant, ua.StatusCode(), source=source, server=now).value)
-        if tag is Tag.Trigger and variant.Value not in (0, before) and code == ua.StatusCodes.Good:
-            self._on_trigger(variant.Value)
-        return code
+        return int(self._tags.store(tag, variant, ua.StatusCode(), source=source, server=now).value)
 
 
 def _node_id(text: str, namespace: int) -> ua.NodeId:

@@ -150,6 +150,28 @@ async def test_a_single_job_takes_the_frame_of_the_tag_where_it_names_none(
     assert await scada.state() == "Ready"
 
 
+async def test_a_single_job_takes_no_frame_of_the_tag_whose_write_was_refused(
+    line: tuple[ScriptedStation, Scada],
+) -> None:
+    """What stands there is another part's: the job gets ERROR, unless it names a frame of its own."""
+    station, scada = line
+    uri = tag_node(scada.client, OWN, Tag.TriggerImageUri)
+    await uri.write_value(ua.Variant("file:///of-another-part.png"))
+    with pytest.raises(ua.uaerrors.BadTypeMismatch):
+        await uri.write_value(ua.Variant(7))
+    while not station.intake.arrivals.empty():
+        station.intake.arrivals.get_nowait()
+    for named in ("", "file:///its-own.png"):
+        job_id, error = await scada.start(uri=named)
+        assert error == 0
+        arrival = await asyncio.wait_for(station.intake.arrivals.get(), 10)
+        assert (arrival.event.event_id, arrival.image and arrival.image.uri) == (job_id.Id, named or None)
+        assert (arrival.refusal is None) is bool(named)
+        assert arrival.refusal is None or arrival.refusal.detail == "TriggerImageUri: the last write was refused"
+        await scada.event(1023)
+    await uri.write_value(ua.Variant(""))
+
+
 async def test_an_aborted_job_still_gets_its_decision_and_says_that_it_was_aborted(
     line: tuple[ScriptedStation, Scada],
 ) -> None:
@@ -277,12 +299,16 @@ async def test_what_the_service_refuses_is_an_error_and_changes_no_state(line: t
 
 
 async def test_ids_without_a_text_say_nothing(line: tuple[ScriptedStation, Scada]) -> None:
-    """A null String, or no structure at all, is the same as an empty id; a structure of another kind is refused."""
+    """A null String, or no structure at all, is the same as an empty id; a structure of another kind is refused.
+
+    A client that has a type for it sends no structure as an extension object of no type, without a body.
+    """
     _, scada = line
     null = [type(empty(data_type))(Id=None) for data_type in (3015, 3004, 3002, 3003)]
     structures = [ua.Variant(one, ua.VariantType.ExtensionObject) for one in null]
     parameters = ua.Variant([], ua.VariantType.Variant, is_array=True)
-    for ids in (structures, [ua.Variant()] * 4):
+    untyped = ua.Variant(ua.ExtensionObject(), ua.VariantType.ExtensionObject)
+    for ids in (structures, [ua.Variant()] * 4, [untyped] * 4):
         job_id, error = await scada.call(AUTOMATIC, "StartSingleJob", *ids, parameters)
         assert error == 0
         result = await scada.result()
@@ -293,6 +319,32 @@ async def test_ids_without_a_text_say_nothing(line: tuple[ScriptedStation, Scada
     with pytest.raises(ua.uaerrors.BadInvalidArgument):
         await scada.call(AUTOMATIC, "StartSingleJob", *structures[::-1], parameters)
     assert await scada.state() == "Ready"
+
+
+async def test_results_are_listed_by_no_id_at_all(line: tuple[ScriptedStation, Scada]) -> None:
+    """Each of the eight structures is null, as a client sends what it does not ask for."""
+    _, scada = line
+    await scada.start(part="L")
+    listed = (await scada.result()).ResultId.Id
+    nothing = ua.Variant(ua.ExtensionObject(), ua.VariantType.ExtensionObject)
+    numbers = (ua.Variant(number, ua.VariantType.UInt32) for number in (1, 0))
+    state, timeout = (ua.Variant(0, ua.VariantType.Int32) for _ in range(2))
+    found = await scada.call(RESULTS, "GetResultListFiltered", state, *[nothing] * 8, *numbers, timeout)
+    assert ([one.ResultId.Id for one in found[3]], found[-1]) == ([listed], 0)
+    await scada.event(1023)
+
+
+async def test_ready_falls_before_unprepare_recipe_returns(line: tuple[ScriptedStation, Scada]) -> None:
+    """The service tells its state a moment later: a trigger until then was taken, and answered ERROR."""
+    _, scada = line
+    shown = [tag_node(scada.client, OWN, tag) for tag in (Tag.Ready, Tag.Fault, Tag.MissedTriggers, Tag.TriggerAck)]
+    *_, missed, taken = await scada.client.read_values(shown)
+    plant, nothing = variant(3002, RecipeIdExternalDataType(Id=ua.String("canister"))), variant(3013, empty(3013))
+    assert (await scada.call(RECIPES, "UnprepareRecipe", plant, nothing))[-1] == 0
+    await tag_node(scada.client, OWN, Tag.Trigger).write_value(ua.Variant(900, ua.VariantType.UInt32))
+    assert await scada.client.read_values(shown) == [False, True, missed + 1, taken]
+    assert (await scada.call(RECIPES, "PrepareRecipe", plant, nothing))[-1] == 0
+    assert await scada.client.read_values(shown[:1]) == [True]
 
 
 async def test_ids_that_are_too_long_are_refused(line: tuple[ScriptedStation, Scada]) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from functools import partial
 
 import pytest
 from asyncua import Client, Node, ua
+from asyncua.common.subscription import DataChangeNotif
 
 from schemas.messages import Decision
 from schemas.tags import Tag
-from tests.support.opcua import ServedStation, answer, verdict
+from tests.support.opcua import STATION, ServedStation, answer, verdict
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -19,6 +21,7 @@ OK, DAMAGED, ERROR = Decision.OK, Decision.DAMAGED, Decision.ERROR
 SUBSCRIBED = (Tag.ResultSeq, Tag.ResultEventId, Tag.Verdict, Tag.Reject, Tag.ResultValid)
 JUDGED = {OK: [1, False, True], DAMAGED: [2, True, True], ERROR: [3, True, True]}
 WAITING = [0, True, False]
+OVERFLOW = 0x480  # of a DataValue (OPC 10000-4, 7.39.1)
 
 
 class Subscriber:
@@ -134,3 +137,112 @@ async def test_tags_beside_the_result_have_no_part_in_it(station: ServedStation,
             adapter._tags.write({Tag.Heartbeat: seq, Tag.Busy: True}, adapter._clock.now())
             await adapter.publish(answer(verdict(seq, decision)))
         assert await subscriber.steps_until(3) == [step(2, JUDGED[DAMAGED]), step(3, JUDGED[OK])]
+
+
+class Listener:
+    """Notes what it is told, in order, and whether it is told that something was lost before it."""
+
+    report: Callable[[], Awaitable[object]]
+
+    def __init__(self) -> None:
+        self.told: asyncio.Queue[tuple[Tag, object, bool]] = asyncio.Queue()
+
+    def datachange_notification(self, node: Node, value: object, data: DataChangeNotif) -> None:
+        status = data.monitored_item.Value.StatusCode
+        assert status is not None
+        assert status.is_good()
+        tag = str(node.nodeid.Identifier).removeprefix(f"{STATION}.")
+        self.told.put_nowait((Tag[tag], value, status.value & OVERFLOW == OVERFLOW))
+
+    async def next(self, count: int) -> list[tuple[Tag, object, bool]]:
+        async with asyncio.timeout(10):
+            return [await self.told.get() for _ in range(count)]
+
+
+@contextlib.asynccontextmanager
+async def listening(
+    client: Client,
+    items: Mapping[ua.NodeId, int],
+    *,
+    discard_oldest: bool = True,
+    sampled: Sequence[ua.NodeId] = (),
+) -> AsyncIterator[Listener]:
+    """Subscribe with queues of these sizes at a long interval; the first values have been told.
+
+    `sampled` are only sampled until `listener.report` is called.
+    """
+    listener = Listener()
+    async with await client.create_subscription(300, listener) as subscription:
+        requests = []
+        for node_id, queue in items.items():
+            request = subscription._make_monitored_item_request(
+                client.get_node(node_id),
+                ua.AttributeIds.Value,
+                None,
+                queue,
+                ua.MonitoringMode.Sampling if node_id in sampled else ua.MonitoringMode.Reporting,
+                ua.Duration(0),
+            )
+            request.RequestedParameters.DiscardOldest = discard_oldest
+            requests.append(request)
+        await subscription.create_monitored_items(requests)
+        listener.report = partial(subscription.set_monitoring_mode, ua.MonitoringMode.Reporting)
+        assert not any(lost for _, _, lost in await listener.next(len(items) - len(sampled)))
+        yield listener
+
+
+async def publish(station: ServedStation, *decisions: Decision) -> None:
+    """Publish results from 1 on, all within one publishing interval."""
+    for seq, decision in enumerate(decisions, start=1):
+        await station.adapter.publish(answer(verdict(seq, decision)))
+
+
+@pytest.mark.parametrize("queue", [1, 2, 3, 4])
+async def test_subscriber_is_told_that_results_were_lost(station: ServedStation, flooder: Client, queue: int) -> None:
+    """On the first that is told behind the gap; a queue of one has none, for it holds the latest and nothing else."""
+    async with listening(flooder, {station.node(Tag.ResultSeq).nodeid: queue}) as listener:
+        await publish(station, OK, OK, OK, OK)
+        told = await listener.next(queue)
+        assert told == [(Tag.ResultSeq, seq, seq == 5 - queue and 1 < queue < 4) for seq in range(5 - queue, 5)]
+        await station.adapter.publish(answer(verdict(5)))
+        assert await listener.next(1) == [(Tag.ResultSeq, 5, False)]
+
+
+async def test_result_that_is_not_told_of_for_want_of_a_tag_is_lost(station: ServedStation, flooder: Client) -> None:
+    """ResultSeq had room for all of them, Verdict for one: what is told of says that others were there."""
+    items = {station.node(Tag.Verdict).nodeid: 1, station.node(Tag.ResultSeq).nodeid: 10}
+    async with listening(flooder, items) as listener:
+        await publish(station, OK, DAMAGED, OK)
+        assert await listener.next(2) == [(Tag.Verdict, 1, False), (Tag.ResultSeq, 3, True)]
+
+
+async def test_subscriber_that_keeps_the_oldest_loses_the_latest_but_one(
+    station: ServedStation, flooder: Client
+) -> None:
+    """The last in the queue makes room for the newest, which says so (OPC 10000-4, 5.12.1.5)."""
+    tags = (Tag.Verdict, Tag.ResultSeq)
+    items = {station.node(tag).nodeid: 2 for tag in tags}
+    async with listening(flooder, items, discard_oldest=False) as listener:
+        await publish(station, DAMAGED, OK, DAMAGED, ERROR)
+        assert await listener.next(4) == [
+            (Tag.Verdict, 2, False),
+            (Tag.ResultSeq, 1, False),
+            (Tag.Verdict, 3, True),
+            (Tag.ResultSeq, 4, True),
+        ]
+
+
+async def test_item_that_is_only_sampled_is_told_of_when_it_is_reported(
+    station: ServedStation, flooder: Client
+) -> None:
+    """Until then its value is looked at and kept; what it had at the start is no news."""
+    tags = (Tag.Verdict, Tag.ResultSeq)
+    sampled = station.node(Tag.Verdict).nodeid
+    items = {station.node(tag).nodeid: 10 for tag in tags}
+    async with listening(flooder, items, sampled=[sampled]) as listener:
+        await publish(station, OK, DAMAGED)
+        assert await listener.next(2) == [(Tag.ResultSeq, 1, False), (Tag.ResultSeq, 2, False)]
+        await listener.report()
+        assert await listener.next(1) == [(Tag.Verdict, 2, False)]
+        await station.adapter.publish(answer(verdict(3)))
+        assert await listener.next(2) == [(Tag.Verdict, 1, False), (Tag.ResultSeq, 3, False)]

@@ -132,6 +132,7 @@ class ServedStation:
         adapter._tags.write(
             {tag: tag.spec.start for tag in Tag}, clock.now(), absent=ua.StatusCodes.BadWaitingForInitialData
         )
+        adapter._tags.unknown.clear()
         adapter._event_ids = DefaultEventIds(STATION, clock.now())
         adapter._asked_last = None
         adapter._ring = ResultRing()

@@ -65,13 +65,14 @@ class ScriptedStation:
         return list(SHELF)
 
     async def unload(self) -> None:
-        self.model = None
-        await self.tell()
+        """Leave the model, and tell nobody yet: as with the service, the next status does."""
+        self.model, self.intake.ready = None, False
 
     async def tell(self) -> None:
         """Show the state of the station to the adapter, as the service does on every change."""
         assert self.adapter is not None
         fault = self._fault()
+        self.intake.ready = fault is None
         state = StationState.READY if fault is None else StationState.FAULT
         shown = status(state, fault=fault).model_copy(update={"model": self.model})
         await self.adapter.publish_status(shown, ready=fault is None)
@@ -104,7 +105,7 @@ class ScriptedStation:
             part_id=event.part_id,
             trigger_id=event.trigger_id,
         ).model_copy(update={"simulated": event.simulated, "received_at": arrival.received_at})
-        task = asyncio.create_task(self.adapter.publish(answer(said)))
+        task = asyncio.create_task(self.adapter.publish(answer(said, arrival)))
         self._publishing.add(task)
         task.add_done_callback(self._publishing.discard)
 

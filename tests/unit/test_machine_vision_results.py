@@ -16,6 +16,7 @@ from adapters.opcua.machine_vision.data_types import (
     STRUCTURES,
     ConfigurationIdDataType,
     MeasIdDataType,
+    PartIdDataType,
     ProductIdDataType,
     ResultDataType,
     ResultState,
@@ -31,6 +32,7 @@ from tests.support.opcua import verdict
 
 register(2)
 CONFIGURATION = ConfigurationIdDataType(Id=ua.String("line1"))
+OBJECT = ua.VariantType.ExtensionObject
 FIELDS = (3015, 3004, 3002, 3013, 3008, 3008, 3003, 3016)
 
 
@@ -54,6 +56,28 @@ def test_verdicts_become_results_in_the_state_they_have() -> None:
     assert ResultState(aborted.ResultState) is ResultState.ABORTED
     assert (str(aborted.JobId.Id), aborted.MeasId) == ("j", job.meas_id)
     assert result(1, Decision.ERROR).InternalRecipeId.Id == ""
+
+
+@pytest.mark.parametrize(
+    ("named", "of_job", "expected"),
+    [
+        ("C-1", None, ("C-1", None)),
+        ("C-1", "C-9", ("C-1", None)),
+        ("C-9", "C-9", ("C-9", "as the client described it")),
+        (None, "C-9", ("C-9", "as the client described it")),
+        (None, None, None),
+    ],
+)
+def test_part_of_a_result_is_the_one_that_was_judged(
+    named: str | None, of_job: str | None, expected: tuple[str, str | None] | None
+) -> None:
+    """A continuous job has many parts: its own part id is for those that come without one."""
+    text = ua.LocalizedText("as the client described it")
+    of_client = PartIdDataType(Id=ua.String(of_job), Description=text) if of_job else None
+    said = verdict(1, part_id=named)
+    made = result_of(said, said.to_json().decode(), Job("j", datetime.now(UTC), part_id=of_client), CONFIGURATION)
+    shown = made.PartId and (made.PartId.Id, made.PartId.Description and made.PartId.Description.Text)
+    assert shown == expected
 
 
 def test_filters_cover_what_they_name_and_everything_where_they_name_nothing() -> None:
@@ -136,6 +160,10 @@ def test_every_structure_survives_the_wire(data: st.DataObject) -> None:
         (Argument("MeasId", 3015), ua.Variant(None), empty(3015)),
         (Argument("MeasId", 3015), variant(3015, MeasIdDataType(Id=ua.String("m"))), MeasIdDataType(Id=ua.String("m"))),
         (Argument("MeasId", 3015), variant(3004, empty(3004)), None),
+        (Argument("MeasId", 3015), ua.Variant(ua.ExtensionObject(), OBJECT), empty(3015)),
+        (Argument("MeasId", 3015), ua.Variant(ua.ExtensionObject(ua.NodeId(ua.Int32(7))), OBJECT), None),
+        (Argument("MeasId", 3015), ua.Variant(ua.ExtensionObject(Body=ua.ByteString(b"x")), OBJECT), None),
+        (Argument("Text", Base.STRING), ua.Variant(ua.ExtensionObject(), OBJECT), None),
         (Argument("Parameters", Base.BASE_DATA_TYPE, 1), ua.Variant(None), []),
         (Argument("Parameters", Base.BASE_DATA_TYPE, 1), ua.Variant("x"), None),
         (Argument("Parameters", Base.BASE_DATA_TYPE, 1), ua.Variant(["x"], ua.VariantType.String), ["x"]),

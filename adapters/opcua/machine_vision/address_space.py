@@ -31,6 +31,9 @@ _NODE_CLASSES: Final = {
 }
 
 
+_TYPES: Final = (NodeClass.OBJECT_TYPE, NodeClass.VARIABLE_TYPE, NodeClass.REFERENCE_TYPE)
+
+
 class NodeSpace:
     """Adds nodes of the standard's namespace and of our own to one server."""
 
@@ -136,7 +139,9 @@ class NodeSpace:
             above = node.base if parent is None else parent.id
             assert above is not None
             has_type = node.node_class in {NodeClass.OBJECT, NodeClass.VARIABLE} and node.base is not None
-            attributes: dict[str, Any] = {}
+            attributes: dict[str, Any] = {"IsAbstract": node.abstract} if node.node_class in _TYPES else {}
+            if node.node_class is NodeClass.REFERENCE_TYPE:
+                attributes["Symmetric"] = False
             if node.data_type is not None:
                 attributes |= {"DataType": self.of(node.data_type), "ValueRank": -1 if node.rank is None else node.rank}
             if isinstance(node.value, int):

@@ -81,11 +81,17 @@ class RecipeMethods:
     """GetRecipeListFiltered, PrepareRecipe, UnprepareRecipe: a recipe is a version of a model in the store."""
 
     def __init__(
-        self, system: VisionSystem, *, models: ModelShelf | None, commands: Callable[[], CommandHandler | None]
+        self,
+        system: VisionSystem,
+        *,
+        models: ModelShelf | None,
+        commands: Callable[[], CommandHandler | None],
+        show_ready: Callable[[], None],
     ) -> None:
         self._system = system
         self._models = models
         self._commands = commands
+        self._show_ready = show_ready
         self._preparing: set[asyncio.Task[RecipeIdInternalDataType]] = set()
 
     async def get_list_filtered(
@@ -133,9 +139,13 @@ class RecipeMethods:
             raise Refused(Error.UNKNOWN_ID, "that recipe is not prepared")
         with self._system.calling():
             await self._models.unload()
+            self._show_ready()  # before anything else happens: no trigger may be given from now on
             self._system.model = None
             if self._system.states.mode is State.READY:
                 self._system.move(self._system.states.take(Transition.READY_TO_INITIALIZED_RECIPE))
+            commands = self._commands()
+            if commands is not None:  # after each command the service tells its state at once, not with the next beat
+                await commands.handle(Command(command=CommandName.PING), SOURCE)
         return [internal_id(model)]
 
     async def _activate(self, stored: StoredModel) -> RecipeIdInternalDataType:

@@ -104,7 +104,6 @@ def result_of(
     verdict: Verdict, verdict_json: str, job: Job | None, configuration: ConfigurationIdDataType
 ) -> ResultDataType:
     """Return `verdict` as a result; its content is the Verdict JSON. A part without a job is a job of its own."""
-    part_id = PartIdDataType(Id=ua.String(verdict.part_id)) if verdict.part_id else None
     return ResultDataType(
         ResultId=ResultIdDataType(Id=ua.String(verdict.event_id)),
         HasTransferableDataOnFile=_flag(value=False),
@@ -112,7 +111,7 @@ def result_of(
         IsSimulated=_flag(value=verdict.simulated),
         ResultState=ua.Int32(_state(verdict, job)),
         MeasId=job.meas_id if job else None,
-        PartId=(job.part_id if job else None) or part_id,
+        PartId=_part_id(verdict, job),
         ExternalRecipeId=external_id(verdict.model) if verdict.model else None,
         InternalRecipeId=internal_id(verdict.model),
         ProductId=job.product_id if job else None,
@@ -154,6 +153,14 @@ def internal_id(model: ModelRef | None) -> RecipeIdInternalDataType:
 
 def _flag(*, value: bool) -> ua.Boolean:
     return cast("ua.Boolean", value)
+
+
+def _part_id(verdict: Verdict, job: Job | None) -> PartIdDataType | None:
+    """Return the part that was judged, as the job describes it; that of the job where the event named none."""
+    of_job = job.part_id if job else None
+    if not verdict.part_id or (of_job is not None and of_job.Id == verdict.part_id):
+        return of_job
+    return PartIdDataType(Id=ua.String(verdict.part_id))
 
 
 def _state(verdict: Verdict, job: Job | None) -> ResultState:

@@ -34,6 +34,7 @@ async def add_vision_system(
     models: ModelShelf | None,
     commands: Callable[[], CommandHandler | None],
     ready: Callable[[], bool],
+    show_ready: Callable[[], None],
     start_part: StartPart,
 ) -> VisionSystem:
     """Add types, the VisionSystem object and its methods to a server that is not started.
@@ -46,14 +47,15 @@ async def add_vision_system(
         clock: for times.
         models: the recipes; None where there are none.
         commands: where commands go while the service serves, else None.
-        ready: whether a part would be judged now.
+        ready: whether a part would be judged now, as the tag Ready says.
+        show_ready: writes that tag anew.
         start_part: starts the inspection of one part.
     """
     space = await NodeSpace.create(server, own=own)
     nodes = VisionSystemNodes.create(space, server.iserver.aspace, station, clock.now())
     system = VisionSystem(nodes, EventSender(server, space, nodes), station=station, version=version, clock=clock)
     control = ControlMethods(system, clock=clock, commands=commands, ready=ready, start_part=start_part)
-    recipes = RecipeMethods(system, models=models, commands=commands)
+    recipes = RecipeMethods(system, models=models, commands=commands, show_ready=show_ready)
     handlers = dict(_handlers(control, ResultMethods(system), recipes, ConfigurationMethods(system)))
     methods = {
         space.of(declared.id): _method(declared, nodes.owners[space.of(declared.id)], handlers[declared.name])

@@ -80,14 +80,19 @@ def accepts(argument: Argument, given: ua.Variant) -> bool:
         return True
     structure = STRUCTURE_OF.get(argument.data_type)
     if structure is not None:
-        return type(given.Value) is structure
+        return type(given.Value) is structure or _is_no_structure(given)
     return given.VariantType is _VARIANT_TYPES[argument.data_type]
 
 
 def received(argument: Argument, given: ua.Variant) -> Any:  # noqa: ANN401 - as above
     """Return the value of an accepted argument; of an array its elements as they came."""
-    if given.Value is None:
+    if given.Value is None or _is_no_structure(given):
         return empty(argument.data_type, rank=argument.rank)
     if argument.rank > 0:
         return [one.Value if isinstance(one, ua.Variant) else one for one in given.Value]
     return given.Value
+
+
+def _is_no_structure(given: ua.Variant) -> bool:
+    """Tell whether it is an ExtensionObject of no type and without a body: a null one (OPC 10000-6, 5.2.2.15)."""
+    return not given.is_array and bool(given.Value == ua.ExtensionObject())
