@@ -73,7 +73,6 @@ def whole_file(target: Path) -> Iterator[Path]:
     Raises UsageError where `target` cannot be written or lies in a model package, before the block is entered if that
     can be known.
     """
-    _refuse_package(target, target.parent)
     with naming(target):
         special = target.exists() and not stat.S_ISREG(target.stat().st_mode)
         real = target.resolve()
@@ -121,10 +120,11 @@ def _open_at_once(path: str, flags: int) -> int:
 
 def _refuse_package(target: Path, folder: Path) -> None:
     """Raise UsageError where `folder` is or lies in a model package: one file more, and it is none."""
-    real = folder.resolve()
-    for around in (real, *real.parents):
-        if (around / "model.json").is_file() and (around / "SHA256SUMS").is_file():
-            raise UsageError(f"{target} would lie in the package {around}, which is never changed")
+    real = Path(os.path.realpath(folder))  # resolve raises RuntimeError for links in a circle
+    with naming(target):
+        for around in (real, *real.parents):
+            if (around / "model.json").is_file() and (around / "SHA256SUMS").is_file():
+                raise UsageError(f"cannot write {target}: it would change the model package {around}")
 
 
 def _locked_draft(parent: Path, prefix: str) -> tuple[Path, int]:

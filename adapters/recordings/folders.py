@@ -18,7 +18,7 @@ from schemas.base import rfc3339
 from schemas.messages import Decision
 from schemas.recordings import RecordedEvent, SessionInfo, Truth
 from service.errors import UsageError
-from service.files import draft_folder
+from service.files import draft_folder, read_regular
 from service.model.dataset import list_frames
 from service.pipeline.types import Progress
 from service.replay.labels import read_rows, truth_of
@@ -30,6 +30,8 @@ COLUMNS: Final = (
     *("decision", "reason", "s", "tau", "boxes", "latency_ms", "model"),
 )
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]+")
+_DIGITS: Final = re.compile(r"[0-9]{1,10}")
+_LARGEST_TRIGGER_ID: Final = 0xFFFF_FFFF
 _LABEL_FOLDERS: Final[Mapping[str, Truth]] = {"ok": Decision.OK, "damaged": Decision.DAMAGED}
 
 
@@ -57,14 +59,14 @@ def parts_of_folder(
         row, truth = rows.get(file.name, ({}, None))
         in_folder = next((_LABEL_FOLDERS[part] for part in Path(file.name).parts[:-1] if part in _LABEL_FOLDERS), None)
         try:
-            frame = file.path.read_bytes()
+            frame = read_regular(file.path)
         except OSError as exc:
             raise UsageError(f"cannot read {file.path}: {exc.strerror}") from exc
         try:
             event = RecordedEvent(
                 event_id=file.name,
                 part_id=row.get("part_id") or file.path.stem,
-                trigger_id=int(row["trigger_id"]) if row.get("trigger_id", "").isdecimal() else number + 1,
+                trigger_id=int(row.get("trigger_id") or number + 1),
                 captured_at=datetime.fromtimestamp(at_ns / 1e9, UTC),
                 source="folder",
             )
@@ -80,55 +82,63 @@ def whole_session(folder: Path, info: SessionInfo) -> Iterator[SessionWriter]:
 
     Raises UsageError where `folder` is not empty or cannot be written.
     """
-    real = folder.resolve()
-    try:
-        if real.exists() and any(real.iterdir()):
-            raise UsageError(f"{folder} is not empty: a session is written into a folder of its own")
-        with draft_folder(real.parent, ".cangate-session-") as draft:
-            with SessionWriter.create(draft, info) as writer:
-                yield writer
-            draft.rename(real)
-    except OSError as exc:
-        raise UsageError(f"cannot write {folder}: {exc.strerror}") from exc
+    with _whole_folder(folder, ".cangate-session-") as draft, SessionWriter.create(draft, info) as writer:
+        yield writer
 
 
 def export_to_folder(session: Session, folder: Path, progress: Progress) -> int:
     """Write every frame below `folder`, sorted by label or verdict, and `parts.csv`; return how many there were.
 
-    A folder is ok, damaged, error or unknown. The CSV can be given to an import as its labels.
+    A folder is ok, damaged, error or unknown. The CSV can be given to an import as its labels. Interrupted, nothing of
+    it is there: half an export looks whole.
 
     Raises:
         UsageError: the folder is not empty or cannot be written.
     """
     total, written = session.count() or 0, 0
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise UsageError(f"{folder} is not empty")
-        with (folder / PARTS_CSV).open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
-            writer.writeheader()
-            for number, part in enumerate(session.parts(), 1):
-                name = _name(number, part)
-                if name:
-                    (folder / name).parent.mkdir(exist_ok=True)
-                    (folder / name).write_bytes(part.frame or b"")
-                    written += 1
-                writer.writerow(_row(name, part))
-                progress(number, max(total, number))
-    except OSError as exc:
-        raise UsageError(f"cannot write {exc.filename or folder}: {exc.strerror}") from exc
+    with (
+        _whole_folder(folder, ".cangate-export-") as draft,
+        (draft / PARTS_CSV).open("w", encoding="utf-8", newline="") as file,
+    ):
+        writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
+        writer.writeheader()
+        for number, part in enumerate(session.parts(), 1):
+            name = _name(number, part)
+            if name:
+                (draft / name).parent.mkdir(exist_ok=True)
+                (draft / name).write_bytes(part.frame or b"")
+                written += 1
+            writer.writerow(_row(name, part))
+            progress(number, max(total, number))
     return written
 
 
+@contextmanager
+def _whole_folder(folder: Path, prefix: str) -> Iterator[Path]:
+    """Lend a draft of `folder`, which gets its name once the block ends well. prefix: of the drafts' names."""
+    real = folder.resolve()
+    try:
+        if real.exists() and any(real.iterdir()):
+            raise UsageError(f"{folder} is not empty: a folder of its own is written, new or empty")
+        with draft_folder(real.parent, prefix) as draft:
+            yield draft
+            draft.rename(real)
+    except OSError as exc:
+        raise UsageError(f"cannot write {folder}: {exc.strerror}") from exc
+
+
 def _rows(labels: Path) -> dict[str, tuple[dict[str, str], Truth | None]]:
-    found = {}
-    for line, row in read_rows(labels):
-        if not row.get("filename"):
-            if "filename" in row:
-                continue  # a part whose frame was lost, in an export
-            raise UsageError(f"{labels}: has no column filename")
-        found[row["filename"]] = (row, truth_of(row, labels, line))
+    found: dict[str, tuple[dict[str, str], Truth | None]] = {}
+    for line, row in read_rows(labels, ("filename", "label")):
+        name = row["filename"]
+        if not name:
+            continue  # a part whose frame was lost, in an export
+        trigger_id = row.get("trigger_id")
+        if trigger_id and not (_DIGITS.fullmatch(trigger_id) and int(trigger_id) <= _LARGEST_TRIGGER_ID):
+            raise UsageError(f"{labels}, line {line}: trigger_id {trigger_id!r} is no whole number up to 4294967295")
+        said = row, truth_of(row, labels, line)
+        if found.setdefault(name, said) != said:
+            raise UsageError(f"{labels}, line {line}: {name} stands further up, and with other words")
     return found
 
 

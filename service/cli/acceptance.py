@@ -15,7 +15,7 @@ from service.cli.common import console, tell_troubles
 from service.cli.playback import Selection, direct_station, known_labels, played_parts
 from service.cli.replay_view import replay_view, watch
 from service.cli.report_folder import report_folder, writing
-from service.errors import CangateError
+from service.errors import CangateError, UsageError
 from service.replay.acceptance import Acceptance, Expectation
 from service.replay.judge import AcceptanceJudge
 from service.replay.player import Pace
@@ -36,6 +36,18 @@ def acceptance_judge(settings: Settings, session: Session, expect: Expectation, 
     )
 
 
+def refuse_unused_labels(expect: Expectation | None, labels: Path | None) -> None:
+    """Raise UsageError for labels that nothing would be held against."""
+    if labels is not None and expect is not Expectation.LABELS:
+        raise UsageError("--labels belongs to --expect labels")
+
+
+def report_name(session: Session) -> str:
+    """Return what the report of a session is called: like its folder, for one of its files with that file's number."""
+    path = session.path.resolve()
+    return path.name if path.is_dir() else f"{path.parent.name}-{path.stem}"
+
+
 @dataclass(frozen=True, slots=True)
 class Judgement:
     """A judge and where its report belongs: `reports/SESSION` where nothing else is named."""
@@ -47,7 +59,7 @@ class Judgement:
     @property
     def folder(self) -> Path:
         """Return the folder of the report."""
-        return self.out or REPORTS / self.session.path.stem
+        return self.out or REPORTS / report_name(self.session)
 
     def report(self) -> AbstractContextManager[Path]:
         """Lend the draft of the report for the time of the replay; interrupted, it leaves nothing behind."""

@@ -12,7 +12,15 @@ from rich.table import Table
 
 from adapters.frames import decode_image
 from schemas.recipe import ScoreStatistic
-from service.cli.common import ConfigOption, ModelArgument, StoreOption, console, load_settings, stage_bars
+from service.cli.common import (
+    ConfigOption,
+    ModelArgument,
+    StoreOption,
+    console,
+    load_settings,
+    stage_bars,
+    tell_active,
+)
 from service.cli.frame_folders import listed_frames, tell_ignored
 from service.device import compute_device
 from service.errors import UsageError
@@ -23,6 +31,8 @@ from service.model.package import ModelPackage, read_package
 from service.model.recalibration import Choice, JudgedSet, choose, held_back_frames, judge_frames, publish_choice
 from service.model.registry import ModelRegistry
 from service.model.sweep import CONFIDENCE, Measure, Target, frames_to_claim
+
+PICTURE = "calibration.png"
 
 
 def calibrate(
@@ -50,7 +60,7 @@ def calibrate(
         typer.Option(help="How patch distances become the score.", show_default="of the model"),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder for the picture calibration.png.", file_okay=False)
+        Path | None, typer.Option("--out", "-o", help=f"Folder for the picture {PICTURE}.", file_okay=False)
     ] = None,
     activate: Annotated[bool, typer.Option("--activate", help="Activate the new version.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would come out.")] = False,
@@ -86,7 +96,6 @@ def calibrate(
             told = partial(progress, "damaged frames")
             other = good if good.frames else None
             bad = judge_frames(damaged_frames.frames, package, pipeline, decode, told, other=other)
-    tell_ignored(*(found for found in (ok_frames, damaged_frames) if found is not None))
     choice = choose(
         calibration.held_back if ok is None else held_back_frames(good),
         bad,
@@ -96,23 +105,24 @@ def calibrate(
         folds=calibration.folds if ok is None else 0,
         doubtful=package.manifest.doubtful if ok is None else 0.0,
     )
-    _report(package, choice, (*good.copies, *bad.copies))
     if out is not None:
-        _draw(out, package, choice, bad)
-    if dry_run:
+        _draw(out / PICTURE, package, choice, bad)
+    name = package.ref.name
+    path = None if dry_run else publish_choice(registry, package, pipeline, choice, good, decode)
+    try:  # before anything is printed: that may fail
+        if path is not None and activate:
+            registry.activate(name, path.name, device=device)
+    finally:
+        tell_ignored(*(found for found in (ok_frames, damaged_frames) if found is not None))
+        _report(package, choice, (*good.copies, *bad.copies))
+        if out is not None:
+            console.print(f"curves in {out / PICTURE}", soft_wrap=True)
+        if path is not None:
+            console.print(f"model {name}@{path.name} in {path}, id {read_package(path).id}", soft_wrap=True)
+    if path is None:
         console.print("dry run: no version was written")
-        return
-    path = publish_choice(registry, package, pipeline, choice, good, decode)
-    name, new = package.ref.name, read_package(path)
-    console.print(f"model {name}@{path.name} in {path}, id {new.id}", soft_wrap=True)
-    if activate:
-        registry.activate(name, path.name, device=device)
-        console.print(f"{name}@{path.name} is active: its golden frames reproduce")
-        return
-    again = f" --store {registry.store}" if store else ""
-    active = registry.active(name)
-    still = "no version is active" if active is None else f"active is still {name}@{active}"
-    console.print(f"{still}; to change that: cangate models activate {name} {path.name}{again}", soft_wrap=True)
+    else:
+        tell_active(registry, path, named=store is not None)
 
 
 def _target(recall: float | None, precision: float | None) -> Target | None:
@@ -186,11 +196,9 @@ def _report_certainty(choice: Choice) -> None:
         )
 
 
-def _draw(out: Path, package: ModelPackage, choice: Choice, damaged: JudgedSet) -> None:
+def _draw(file: Path, package: ModelPackage, choice: Choice, damaged: JudgedSet) -> None:
     title = f"{package.ref.name}@{package.ref.version}, score {choice.statistic}"
     scores = choice.calibration.scores(choice.statistic), damaged.scores(choice.statistic)
     picture = cv2.imencode(".png", threshold_picture(title, *scores, choice.point))[1].tobytes()
-    file = out / "calibration.png"
-    with made_folder(out), whole_file(file) as draft, naming(file):
+    with made_folder(file.parent), whole_file(file) as draft, naming(file):
         draft.write_bytes(picture)
-    console.print(f"curves in {file}", soft_wrap=True)

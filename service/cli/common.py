@@ -22,6 +22,7 @@ from schemas.settings import Settings
 from service.errors import UsageError
 
 if TYPE_CHECKING:  # numpy behind it takes a while that `--help` need not spend
+    from service.model.registry import ModelRegistry
     from service.pipeline.types import StageProgress
 
 console = Console(highlight=False, width=None if sys.stdout and sys.stdout.isatty() else 1000)
@@ -116,6 +117,18 @@ def tell_troubles(troubles: Iterable[str]) -> None:
     """Print what of a session cannot be read."""
     for trouble in troubles:
         console.print(trouble, style="yellow", markup=False, soft_wrap=True)
+
+
+def tell_active(registry: ModelRegistry, path: Path, *, named: bool) -> None:
+    """Say whether the new version in `path` is active, and what makes it so. named: the store was, by an option."""
+    name, version = path.parts[-2:]
+    active = registry.active(name)
+    if active == version:
+        console.print(f"{name}@{version} is active: its golden frames reproduce")
+        return
+    again = f" --store {registry.store}" if named else ""
+    still = "no version is active" if active is None else f"active is still {name}@{active}"
+    console.print(f"{still}; to change that: cangate models activate {name} {version}{again}", soft_wrap=True)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import typer
 
 from adapters.frames import decode_image
 from adapters.recordings.reader import Session
+from service.cli.acceptance import REPORTS, report_name
 from service.cli.common import ConfigOption, StoreOption, console, load_settings, stage_bars, tell_troubles
 from service.cli.playback import known_labels
 from service.cli.report_folder import report_folder, writing
@@ -53,7 +54,7 @@ def compare(
     known = known_labels(recorded, labels)
     registry = ModelRegistry(store or settings.model.store)
     packages = [read_package(registry.resolve(reference)) for reference in models]
-    folder = report or Path("reports") / f"{recorded.path.stem}-compared"
+    folder = report or REPORTS / f"{report_name(recorded)}-compared"
     device = compute_device(settings.compute)
     comparer = Comparer(
         packages,

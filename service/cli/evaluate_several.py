@@ -29,6 +29,7 @@ from service.evaluation.fresh_process import in_fresh_process
 from service.evaluation.metrics import Evaluation
 from service.evaluation.report import write_report
 from service.evaluation.trial import FrameKey, Trial, TrialResult, draw_evidence, run_trial
+from service.files import read_regular
 from service.model.package import ModelPackage
 
 CPU = torch.device("cpu")
@@ -71,7 +72,7 @@ def _judge(
         files = [file for frames in next(iter(contenders.values())).frames.values() for file in frames]
         for done, file in enumerate(files, 1):
             with suppress(OSError):  # a row of each report will say so
-                file.path.read_bytes()  # now the system has it in memory: the first model does not pay for the disk
+                read_regular(file.path)  # now the system has it in memory: the first model does not pay for the disk
             progress("frames from disk", done, len(files))
 
         def of_model(reference: str, stage: str, done: int, total: int) -> None:

@@ -58,16 +58,23 @@ def extend(
             workers=settings.compute.prepare_workers,
             progress=progress,
         )
-    tell_ignored(*found)
-    _report(extension)
-    if not accept and not (console.is_terminal and errors.is_terminal and typer.confirm("accept it as a new version?")):
-        console.print("nothing was written; --accept writes the new version", soft_wrap=True)
-        return
+    if not accept:
+        tell_ignored(*found)
+        _report(extension)
+        if not (console.is_terminal and errors.is_terminal and typer.confirm("accept it as a new version?")):
+            console.print("nothing was written; --accept writes the new version", soft_wrap=True)
+            return
     path = extension.publish(registry)
     reference = f"{package.ref.name}@{path.name}"
-    console.print(f"model {reference} in {path}, id {read_package(path).id}", soft_wrap=True)
+    try:  # before anything is printed: that may fail
+        if activate:
+            registry.activate(package.ref.name, path.name, device=device)
+    finally:
+        if accept:
+            tell_ignored(*found)
+            _report(extension)
+        console.print(f"model {reference} in {path}, id {read_package(path).id}", soft_wrap=True)
     if activate:
-        registry.activate(package.ref.name, path.name, device=device)
         console.print(f"{reference} is active: its golden frames reproduce")
 
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +24,6 @@ from adapters.frames import decode_image
 from schemas.base import Value
 from schemas.messages import Box, Decision, ModelRef, Reason, StagesMs
 from service.cli.common import ConfigOption, ModelArgument, StoreOption, console, errors, load_settings
-from service.cli.report_folder import writing
 from service.cli.tables import result_table
 from service.device import compute_device
 from service.errors import FrameError, UsageError
@@ -49,6 +49,7 @@ COLUMNS = (
     "detail",
     "path",
 )
+KINDS = ("roi", "mask", "comparison")
 COLOURS = {Decision.OK: "green", Decision.DAMAGED: "red", Decision.ERROR: "yellow"}
 
 
@@ -101,6 +102,11 @@ def inspect(
     """
     if csv_file is not None and json_file is not None and csv_file.resolve() == json_file.resolve():
         raise UsageError(f"--csv and --json both name {json_file}: one would take the place of the other")
+    stems = _stems(images)
+    outputs = [file for file in (csv_file, json_file) if file is not None]
+    if out is not None:
+        outputs += [out / name for stem in stems for name in _picture_names(stem)]
+    _refuse_inputs(images, outputs)
     settings = load_settings(config)
     package = read_package(ModelRegistry(store or settings.model.store).resolve(model))
     pipeline = package.build_pipeline(compute_device(settings.compute))
@@ -108,7 +114,6 @@ def inspect(
     rows = []
     pictures = nullcontext() if out is None else made_folder(out)
     with _result(csv_file) as write_csv, _result(json_file) as write_json, pictures:
-        stems = _stems(images)
         for path, stem in track(
             list(zip(images, stems, strict=True)),
             "inspecting",
@@ -120,8 +125,7 @@ def inspect(
             rows.append(row)
             if out is not None and inspection is not None:
                 title = f"{row.filename}   {package.ref.name}@{package.ref.version}"
-                with writing(out):
-                    _write_pictures(out, stem, inspection, title)
+                _write_pictures(out, stem, inspection, title)
         write_csv(_as_csv(rows))
         write_json(_ROWS.dump_json(rows, indent=2).decode() + "\n")
     console.print(_as_table(rows))
@@ -195,23 +199,42 @@ def _result(file: Path | None) -> Iterator[Callable[[str], None]]:
 
 def _stems(images: Sequence[Path]) -> list[str]:
     """Return a stem for the pictures of each image; images of the same stem are told apart by -2, -3 ..."""
-    seen: Counter[str] = Counter()
+    given = {image.stem for image in images}
+    numbers: dict[str, Iterator[int]] = {}
     stems: list[str] = []
     for image in images:
-        seen[image.stem] += 1
-        stems.append(image.stem if seen[image.stem] == 1 else f"{image.stem}-{seen[image.stem]}")
+        stem = image.stem
+        if stem in numbers:
+            stem = next(name for number in numbers[stem] if (name := f"{image.stem}-{number}") not in given)
+        else:
+            numbers[stem] = count(2)
+        stems.append(stem)
     return stems
 
 
+def _refuse_inputs(images: Sequence[Path], outputs: Sequence[Path]) -> None:
+    """Raise UsageError where a result would take the place of a picture that is to be judged."""
+    given = {image.resolve() for image in images}
+    for output in outputs:
+        if output.resolve() in given:
+            raise UsageError(f"{output} is to be judged, and a result would take its place")
+
+
+def _picture_names(stem: str) -> list[str]:
+    return [f"{stem}_{kind}.png" for kind in KINDS]
+
+
 def _write_pictures(out: Path, stem: str, inspection: Inspection, title: str) -> None:
-    pictures = {
-        "roi": inspection.prepared.normalized.bgr,
-        "mask": mask_picture(inspection.prepared.roi),
-        "comparison": comparison_picture(inspection, title),
-    }
-    for kind, picture in pictures.items():
-        # imwrite would fail in silence
-        (out / f"{stem}_{kind}.png").write_bytes(cv2.imencode(".png", picture)[1].tobytes())
+    pictures = (
+        inspection.prepared.normalized.bgr,
+        mask_picture(inspection.prepared.roi),
+        comparison_picture(inspection, title),
+    )
+    for name, picture in zip(_picture_names(stem), pictures, strict=True):
+        file = out / name
+        with whole_file(file) as draft, naming(file):
+            # imwrite would fail in silence
+            draft.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
 
 
 def _as_csv(rows: Sequence[InspectedImage]) -> str:

@@ -116,7 +116,9 @@ def _open_standard_output() -> None:
     elif isinstance(sys.stdout, io.TextIOWrapper):
         if sys.stdout is sys.__stdout__:
             raw = _StandardOutput(sys.stdout.fileno(), "wb", closefd=False)
-            sys.stdout = io.TextIOWrapper(io.BufferedWriter(raw), encoding=sys.stdout.encoding, line_buffering=sys.stdout.line_buffering)
+            sys.stdout = io.TextIOWrapper(
+                io.BufferedWriter(raw), encoding=sys.stdout.encoding, line_buffering=sys.stdout.line_buffering
+            )
         sys.stdout.reconfigure(errors="backslashreplace")  # a file name may be anything
 
 

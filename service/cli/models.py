@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from schemas.base import rfc3339
 from schemas.recipe import ScoreStatistic
-from service.cli.acceptance import refuse_unless_accepted
+from service.cli.acceptance import refuse_unless_accepted, refuse_unused_labels
 from service.cli.common import (
     EMBEDDERS,
     ConfigOption,
@@ -54,7 +54,11 @@ def list_models(store: StoreOption = None, config: ConfigOption = None) -> None:
         raise UsageError(f"{registry.store} is no folder of models")
     table = result_table("model", "active", "created", "frames", "tau", "embedder", "id")
     for name in registry.names():
-        active = registry.active(name)
+        try:
+            active = registry.active(name)
+        except PackageRefused as exc:
+            active = None
+            table.add_row(name, "", f"[red]refused: {escape(str(exc))}[/]")
         for version in registry.versions(name):
             reference, mark = f"{name}@{version}", "yes" if version == active else ""
             try:
@@ -112,7 +116,9 @@ def activate(
         Path | None,
         typer.Option(metavar="SESSION", help="Only if a replay of this session is accepted, see cangate replay."),
     ] = None,
-    expect: Annotated[Expectation, typer.Option(help="What that replay is held against.")] = Expectation.RECORDED,
+    expect: Annotated[
+        Expectation | None, typer.Option(help="What that replay is held against.", show_default="recorded")
+    ] = None,
     labels: Annotated[
         Path | None, typer.Option(metavar="CSV", help="What its parts really were, for --expect labels.")
     ] = None,
@@ -125,9 +131,13 @@ def activate(
 
     Example: cangate models activate canister 3 --require-replay data/recordings/reference
     """
+    if require_replay is None and not (expect is None and labels is None):
+        raise UsageError("--expect and --labels belong to --require-replay")
+    refuse_unused_labels(expect, labels)
     settings = load_settings(config)
     registry = ModelRegistry(store or settings.model.store)
     if require_replay is not None:
+        expect = expect or Expectation.RECORDED
         refuse_unless_accepted(settings, require_replay, store, f"{name}@{version}", expect, labels)
     registry.activate(name, version, device=compute_device(settings.compute))
     console.print(f"{name}@{version} is active")
@@ -173,6 +183,7 @@ def import_pickle(
     recipe = recipe.model_copy(update={"score": recipe.score.model_copy(update={"statistic": statistic})})
     registry = ModelRegistry(store or settings.model.store)
     check_model_name(name)
+    _refuse_special(file)
     bank = read_pickled_bank(file)
     device = compute_device(settings.compute)
     manifest = imported_manifest(name, bank, tau, recipe, build_embedder(recipe.embed, device))
@@ -180,6 +191,9 @@ def import_pickle(
         write_package(directory, manifest, bank.vectors, {})
         path = registry.publish(directory, manifest)
     package = read_package(path)
+    first = path.name == "1" and registry.active(name) is None
+    if first:
+        registry.activate(name, path.name, device=device)
     console.print(f"model {name}@{path.name} in {path}, id {package.id}", soft_wrap=True)
     longest = float(np.linalg.norm(bank.vectors, axis=1).max())
     if abs(longest - 1) > UNIT_TOLERANCE:
@@ -188,8 +202,7 @@ def import_pickle(
             "it was made by another embedder[/]",
             soft_wrap=True,
         )
-    if registry.active(name) is None:
-        registry.activate(name, path.name, device=device)
+    if first:
         console.print(f"{name}@{path.name} is active, though unproven: it has no golden frames")
     console.print(f"next: cangate calibrate {name}@{path.name} --ok FOLDER", soft_wrap=True)
 
@@ -222,6 +235,7 @@ def import_model(
     Example: cangate models import canister-2.zip
     """
     registry = open_registry(store, config)
+    _refuse_special(file)
     package = read_package(import_package(file, registry, name))
     reference = f"{package.ref.name}@{package.ref.version}"
     console.print(f"model {reference} in {package.path}, id {package.id}", soft_wrap=True)
@@ -229,6 +243,12 @@ def import_model(
     console.print(
         f"to judge with it: cangate models activate {package.ref.name} {package.ref.version}{again}", soft_wrap=True
     )
+
+
+def _refuse_special(file: Path) -> None:
+    """Raise PackageRefused for a pipe or a device: those may never come to an end."""
+    if file.exists() and not file.is_file():
+        raise PackageRefused(f"{file}: no regular file")
 
 
 def open_registry(store: Path | None, config: Path | None) -> ModelRegistry:

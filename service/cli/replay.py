@@ -18,12 +18,12 @@ from adapters.replay.opcua_client import OpcUaClientReplay
 from adapters.replay.opcua_server import OpcUaServerReplay
 from schemas.messages import Decision
 from schemas.settings import Settings
-from service.cli.acceptance import Judgement, acceptance_judge
+from service.cli.acceptance import Judgement, acceptance_judge, refuse_unused_labels
 from service.cli.common import ConfigOption, StoreOption, console, load_settings, tell_troubles
 from service.cli.playback import Selection, direct_station, played_parts
 from service.cli.replay_view import replay_view, watch
 from service.cli.sessions import SessionArgument
-from service.errors import UsageError
+from service.errors import SinkUnavailable, UsageError
 from service.replay.acceptance import Acceptance, Expectation
 from service.replay.parts import moment_ns
 from service.replay.player import Pace, ReplayTarget
@@ -105,8 +105,9 @@ def replay(
     if model is not None and via is not Via.DIRECT:
         raise UsageError("--model belongs to --via direct; a running service judges with its own")
     target = direct_station(settings, store, model) if via is Via.DIRECT else _way_in(via, settings, frames)
-    if (labels is not None and expect is not Expectation.LABELS) or (report is not None and expect is None):
-        raise UsageError("--labels belongs to --expect labels, and --out to --expect")
+    refuse_unused_labels(expect, labels)
+    if report is not None and expect is None:
+        raise UsageError("--out belongs to --expect")
     if loop and expect is not None:
         raise UsageError("--loop never ends, and --expect judges at the end")
     judgement = (
@@ -127,6 +128,11 @@ def replay(
                 acceptance = judgement.conclude(draft, via=via, speed=speed, skipped=tally.skipped, timed=timed)
     except KeyboardInterrupt:
         interrupted = True
+    except SinkUnavailable as exc:
+        _summarise(tally)
+        if via is not Via.MQTT:
+            raise  # it names the server
+        raise SinkUnavailable(f"{settings.mqtt.host}:{settings.mqtt.port}: {exc}") from exc
     tell_troubles(recorded.troubles)
     if judgement is not None and acceptance is not None and not interrupted:
         judgement.tell(acceptance)

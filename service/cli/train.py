@@ -12,7 +12,15 @@ from rich.table import Table
 
 from adapters.frames import decode_image
 from schemas.recipe import Recipe, RoiMethod
-from service.cli.common import EMBEDDERS, ConfigOption, console, load_settings, stage_bars, with_embedder
+from service.cli.common import (
+    EMBEDDERS,
+    ConfigOption,
+    console,
+    load_settings,
+    stage_bars,
+    tell_active,
+    with_embedder,
+)
 from service.cli.frame_folders import listed_frames, tell_ignored
 from service.device import compute_device
 from service.model.calibration import LimitMethod
@@ -90,18 +98,13 @@ def train(
         trained.write(directory)
         path = registry.publish(directory, trained.manifest)
     package = read_package(path)
-    _report(package.manifest, found)
-    console.print(f"model {name}@{path.name} in {path}, id {package.id}", soft_wrap=True)
-    active = registry.active(name)
-    if activate or active is None:
-        registry.activate(name, path.name, device=device)
-        console.print(f"{name}@{path.name} is active: its golden frames reproduce")
-    else:
-        again = f" --store {registry.store}" if store else ""
-        console.print(
-            f"active is still {name}@{active}; to change that: cangate models activate {name} {path.name}{again}",
-            soft_wrap=True,
-        )
+    try:  # before anything is printed: that may fail
+        if activate or (path.name == "1" and registry.active(name) is None):
+            registry.activate(name, path.name, device=device)
+    finally:
+        _report(package.manifest, found)
+        console.print(f"model {name}@{path.name} in {path}, id {package.id}", soft_wrap=True)
+    tell_active(registry, path, named=store is not None)
 
 
 def _with_roi(recipe: Recipe, roi: RoiMethod | None) -> Recipe:

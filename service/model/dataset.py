@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.errors import FrameMissing, UsageError
+from service.files import read_regular
 from service.pipeline.types import BgrImage, Frame
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
@@ -70,7 +71,7 @@ def list_frames(directory: Path) -> FrameSet:
 def read_frame(file: FrameFile, decode: Decode) -> ReadFrame:
     """Read and decode one file. Raises FrameError."""
     try:
-        data = file.path.read_bytes()
+        data = read_regular(file.path)
     except OSError as exc:
         raise FrameMissing(f"cannot be read: {exc.strerror}") from exc
     return ReadFrame(Frame(decode(data), uri=file.name), hashlib.sha256(data).hexdigest())

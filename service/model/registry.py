@@ -214,7 +214,8 @@ class ModelRegistry:
                 os.fsync(file.fileno())
             draft.replace(folder / POINTER)
         except OSError as exc:
-            draft.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it was never made, or its disk takes nothing any more
+                draft.unlink()
             raise UsageError(f"cannot write {folder / POINTER}: {exc.strerror}") from exc
         _sync(folder)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,27 +44,32 @@ def read_labels(path: Path) -> Labels:
 
     A row with an empty label says nothing. Raises UsageError, naming file and line.
     """
-    rows = list(read_rows(path))
-    columns = rows[0][1] if rows else {}
-    if "label" not in columns or not any(key in columns for key in KEYS):
-        raise UsageError(f"{path}: needs the columns label and one of {', '.join(KEYS)}")
     by_event, by_part = dict[str, Truth](), dict[str, Truth]()
-    for line, row in rows:
+    for line, row in read_rows(path, ("label",), KEYS):
         truth = truth_of(row, path, line)
         if truth is None:
             continue
         key = next((key for key in KEYS if row.get(key)), None)
         if key is None:
             raise UsageError(f"{path}, line {line}: a label, and nothing that says of which part")
-        (by_part if key == "part_id" else by_event)[row[key]] = truth
+        if (by_part if key == "part_id" else by_event).setdefault(row[key], truth) is not truth:
+            raise UsageError(f"{path}, line {line}: {row[key]} has another label further up")
     return Labels(by_event, by_part)
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield line number and row of a CSV with a header; missing cells are empty. Raises UsageError."""
+def read_rows(path: Path, needed: Sequence[str], one_of: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield line number and row of a CSV; missing cells are empty, the case of its header does not count.
+
+    Raises UsageError where it cannot be read, or has not every column that is `needed` and `one_of` these.
+    """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, restval="")
+            columns = [name.strip().lower() for name in reader.fieldnames or ()]
+            if not set(columns).issuperset(needed) or not set(columns).intersection(one_of or needed):
+                wanted = [*needed, *([f"one of {', '.join(one_of)}"] if one_of else [])]
+                raise UsageError(f"{path}: needs the columns {' and '.join(wanted)}")
+            reader.fieldnames = columns
             for row in reader:
                 yield reader.line_num, {name: cell.strip() for name, cell in row.items() if isinstance(cell, str)}
     except OSError as exc:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from schemas.recipe import ScoreStatistic
+from service.errors import CangateError
 from service.model.calibration import LimitMethod
 from service.model.package import ModelPackage, read_package
 from service.model.registry import ModelRegistry
@@ -91,6 +92,19 @@ def test_calibrated_scores_are_those_of_the_line(cangate: CommandLine, registry:
         assert picture is not None
         (seen,) = pipeline.inspect([Frame(np.asarray(picture, np.uint8))])
         assert held_back.scores[ScoreStatistic.MAX] == pytest.approx(seen.score, abs=1e-5)
+
+
+def test_calibrated_version_is_active_before_it_is_told(
+    cangate: CommandLine, registry: ModelRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where standard output takes nothing, it is there all the same."""
+
+    def full(*_: object) -> None:
+        raise CangateError("cannot write to standard output")
+
+    monkeypatch.setattr("service.cli.calibrate._report", full)
+    assert cangate("calibrate", "bars", "--activate", "--store", registry.store).status == 1
+    assert registry.active("bars") == "2"
 
 
 def test_calibrate_says_what_few_frames_cannot_claim(cangate: CommandLine, registry: ModelRegistry) -> None:

@@ -14,6 +14,7 @@ import torch
 
 from adapters.frames import decode_image
 from schemas.recipe import Recipe
+from service.errors import CangateError
 from service.model.dataset import list_frames, read_frame
 from service.model.extension import Extension, extend
 from service.model.package import InspectionPipeline, read_package
@@ -88,6 +89,20 @@ def test_accepted_extension_is_the_next_version_with_its_history(
     pipeline = InspectionPipeline.from_package(package.path)
     parts = [draw_part(200), another_finish(201), draw_part(202, damaged=True)]
     assert [each.damaged for each in pipeline.inspect([Frame(part) for part in parts])] == [False, False, True]
+
+
+def test_accepted_extension_is_active_before_it_is_told(
+    cangate: CommandLine, registry: ModelRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where standard output takes nothing, it is there all the same."""
+
+    def full(_: object) -> None:
+        raise CangateError("cannot write to standard output")
+
+    monkeypatch.setattr("service.cli.extend._report", full)
+    new = write_new(tmp_path / "new", range(100, 102))
+    done = cangate("models", "extend", "bars", new, "--store", registry.store, "--accept", "--activate")
+    assert (done.status, registry.active("bars")) == (1, "2")
 
 
 def test_extend_leaves_out_what_the_model_knows(

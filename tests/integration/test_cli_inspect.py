@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 from pathlib import Path
@@ -72,6 +73,74 @@ def test_inspect_tells_images_of_one_stem_apart(
     out = tmp_path / "out"
     assert cangate("inspect", "bars", images[0], twin, "--store", store, "-o", out).status == 0
     assert {"good_comparison.png", "good-2_comparison.png"} <= {path.name for path in out.iterdir()}
+
+
+def test_inspect_does_not_take_a_name_that_another_image_has(
+    cangate: CommandLine, store: Path, images: tuple[Path, Path]
+) -> None:
+    """Of good.png, good.jpg and good-2.png each has its pictures."""
+    folder = images[0].parent
+    given = [images[0], folder / "good.jpg", folder / "good-2.png"]
+    for twin in given[1:]:
+        twin.write_bytes(images[1].read_bytes())
+    out = folder / "out"
+    assert cangate("inspect", "bars", *given, "--store", store, "-o", out).status == 0
+    assert sorted(path.name for path in out.glob("*_roi.png")) == ["good-2_roi.png", "good-3_roi.png", "good_roi.png"]
+
+
+@pytest.mark.parametrize("option", ["-o", "--csv", "--json"])
+def test_inspect_does_not_write_over_what_it_judges(
+    cangate: CommandLine, store: Path, images: tuple[Path, Path], option: str
+) -> None:
+    """It would judge its own crop; the picture is named, by whatever way it is reached, and stays."""
+    folder = images[0].parent
+    crop = folder / "good_roi.png"
+    crop.write_bytes(images[1].read_bytes())
+    result = {"-o": folder / ".." / folder.name}.get(option, crop)
+    line = cangate("inspect", "bars", *images, crop, "--store", store, option, result).one_line_error()
+    assert "good_roi.png is to be judged" in line
+    assert crop.read_bytes() == images[1].read_bytes()
+    assert len(list(folder.iterdir())) == 3
+
+
+@pytest.mark.parametrize("place", ["1", "1/deeper"])
+@pytest.mark.parametrize("option", ["-o", "--csv"])
+def test_inspect_writes_nothing_into_a_package(
+    cangate: CommandLine, store: Path, images: tuple[Path, Path], option: str, place: str
+) -> None:
+    """One file more, and it would be refused as tampered with."""
+    result = store / "bars" / place / ("" if option == "-o" else "r.csv")
+    line = cangate("inspect", "bars", images[0], "--store", store, option, result).one_line_error()
+    assert "it would change the model package" in line
+    assert cangate("inspect", "bars", images[0], "--store", store).status == 0
+
+
+def test_inspect_does_not_wait_for_a_pipe(
+    cangate: CommandLine, store: Path, images: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Nobody may ever write into it: it is a row ERROR."""
+    pipe = tmp_path / "pipe.png"
+    os.mkfifo(pipe)
+    table = tmp_path / "r.csv"
+    assert cangate("inspect", "bars", pipe, images[0], "--store", store, "--csv", table).status == 1
+    first, second = csv.DictReader(table.read_text().splitlines())
+    assert (first["reason"], first["detail"]) == ("frame_missing", "cannot be read: no regular file")
+    assert second["decision"] == "OK"
+
+
+def test_inspect_leaves_no_half_a_picture(
+    cangate: CommandLine, store: Path, images: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full: the picture is named, and none of it is there."""
+
+    def full(_path: Path, _content: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    out = tmp_path / "out"
+    line = cangate("inspect", "bars", images[0], "--store", store, "-o", out).one_line_error()
+    assert line == f"cangate: cannot write {out / 'good_roi.png'}: No space left on device"
+    assert not out.exists()
 
 
 def test_inspect_judges_the_others_where_one_cannot_be_judged(

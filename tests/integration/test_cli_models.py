@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,44 @@ def test_activate_and_roll_back(cangate: CommandLine, registry: ModelRegistry) -
     assert cangate("models", "rollback", "bars", "--store", registry.store).status == 0
     assert registry.active("bars") == "1"
     assert "no earlier" in cangate("models", "rollback", "bars", "--store", registry.store).one_line_error()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--expect", "labels", "--labels", "nix.csv"), "--expect and --labels belong to --require-replay"),
+        (("--expect", "recorded"), "--expect and --labels belong to --require-replay"),
+        (("--labels", "nix.csv"), "--expect and --labels belong to --require-replay"),
+        (("--labels", "nix.csv", "--require-replay", "session"), "--labels belongs to --expect labels"),
+    ],
+)
+def test_activate_refuses_what_would_not_be_looked_at(
+    cangate: CommandLine, registry: ModelRegistry, arguments: tuple[str, ...], complaint: str
+) -> None:
+    """Who gives labels believes that they were counted."""
+    done = cangate("models", "activate", "bars", "2", *arguments, "--store", registry.store)
+    assert complaint in done.one_line_error()
+    assert registry.active("bars") == "1"
+
+
+def test_list_shows_a_broken_pointer_in_its_row(cangate: CommandLine, registry: ModelRegistry) -> None:
+    """The versions and the other models are listed all the same."""
+    (registry.store / "bars" / "active.json").write_text("{")
+    outcome = cangate("models", "list", "--store", registry.store)
+    lines = [line.split() for line in outcome.stdout.splitlines()]
+    assert (outcome.status, outcome.stderr) == (0, "")
+    assert lines[1][:2] == ["bars", "refused:"]
+    assert [line[0] for line in lines[2:]] == ["bars@1", "bars@2"]
+
+
+def test_import_refuses_what_never_ends(cangate: CommandLine, registry: ModelRegistry) -> None:
+    """A device is no package, and nobody writes into a pipe."""
+    pipe = registry.store / "pipe"
+    os.mkfifo(pipe)
+    for file in ("/dev/zero", pipe):
+        for command in (("import",), ("import-pickle", "--name", "bars")):
+            line = cangate("models", *command, file, "--store", registry.store).one_line_error()
+            assert line == f"cangate: {file}: no regular file"
 
 
 @pytest.mark.parametrize(

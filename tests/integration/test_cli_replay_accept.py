@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from adapters.recordings.reader import Session
+from adapters.simulation.broker import free_port
 from service.cli.replay_view import ReplayView
 from service.model.registry import ModelRegistry
 from service.replay.comparison import Comparer
@@ -102,6 +104,36 @@ def test_labels_of_a_file_win(cangate: CommandLine, session: Path, store: Path, 
     with Path("reports/reference/parts.csv").open(newline="") as file:
         first = next(csv.DictReader(file))
     assert (first["expected"], first["change"], first["before"]) == ("OK", "over-reject", "over-reject")
+
+
+def test_reports_of_different_sessions_lie_apart(
+    cangate: CommandLine, session: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two that differ in the microseconds, of a single file, and of the folder that somebody stands in."""
+    beside = tmp_path / "line1-20260131T080000.000002Z"
+    shutil.copytree(session, beside)
+    judged = ("--speed", "max", "--model", "bars@1", "--store", store, "--expect", "recorded")
+    for path in (beside, beside / "0001.mcap"):
+        assert cangate("replay", path, *judged).status == 0
+        assert cangate("compare", path, "bars@1", "bars@1", "--store", store).status == 0
+    names = [beside.name, f"{beside.name}-0001"]
+    assert sorted(path.name for path in Path("reports").iterdir()) == sorted(
+        [*names, *(f"{name}-compared" for name in names)]
+    )
+    monkeypatch.chdir(beside)
+    assert cangate("replay", ".", *judged).status == 0
+    assert [path.name for path in Path("reports").iterdir()] == [beside.name]
+
+
+def test_replay_that_loses_its_way_says_how_far_it_came(cangate: CommandLine, session: Path, tmp_path: Path) -> None:
+    """Broker and tally, also where there was no broker from the beginning."""
+    port = free_port()
+    config = tmp_path / "config.toml"
+    config.write_text(f'[mqtt]\nport = {port}\n[images]\nroots = ["{tmp_path}"]\n')
+    done = cangate("replay", session, "--via", "mqtt", "-c", config)
+    assert done.status == 1
+    assert done.stderr == f"cangate: 127.0.0.1:{port}: Connection refused\n"
+    assert done.stdout.startswith("replay: 0 parts")
 
 
 def test_activation_asks_for_a_replay(cangate: CommandLine, session: Path, store: Path) -> None:
@@ -269,7 +301,7 @@ def test_compare_needs_two(cangate: CommandLine, session: Path, store: Path) -> 
         (("--labels", "labels.csv"), "--labels belongs to --expect labels"),
         (("--expect", "recorded", "--labels", "labels.csv"), "--labels belongs to --expect labels"),
         (("--expect", "labels", "--labels", "nowhere.csv"), "nowhere.csv"),
-        (("-o", "report"), "--out to --expect"),
+        (("-o", "report"), "--out belongs to --expect"),
         (("--expect", "miracles"), "miracles"),
         (("--expect", "recorded", "--loop"), "--loop never ends"),
     ],

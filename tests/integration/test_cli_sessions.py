@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import itertools
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from adapters.recordings import folders
 from adapters.recordings.reader import Session
 from schemas.messages import Decision
 from tests.support.cli import CommandLine
@@ -42,7 +45,7 @@ def test_import_takes_labels_from_a_csv(cangate: CommandLine, tmp_path: Path, pi
     """A row wins over the folder; columns that are known are taken over, an empty label says nothing."""
     labels = tmp_path / "labels.csv"
     labels.write_text(
-        "filename,label,part_id,trigger_id\nok/part1.png,Damaged,C-7,70\nok/part2.png,,,\n", encoding="utf-8-sig"
+        "filename,Label,part_id,trigger_id\nok/part1.png,Damaged,C-7,70\nok/part2.png,,,\n", encoding="utf-8-sig"
     )
     assert cangate("sessions", "import", pictures, tmp_path / "s", "--labels", labels).status == 0
     parts = {part.event.event_id: part for part in Session.open(tmp_path / "s").parts()}
@@ -56,7 +59,13 @@ def test_import_takes_labels_from_a_csv(cangate: CommandLine, tmp_path: Path, pi
     [
         ("filename,label\nok/part1.png,broken\n", "'broken' is neither ok nor damaged"),
         ("filename,label\nno-such.png,ok\n", "no-such.png is no picture"),
-        ("name,label\nok/part1.png,ok\n", "no column filename"),
+        ("name,label\nok/part1.png,ok\n", "needs the columns filename and label"),
+        ("filename,lable\nok/part1.png,ok\n", "needs the columns filename and label"),
+        ("filename,label\nok/part1.png,ok\nok/part1.png,damaged\n", "line 3: ok/part1.png stands further up"),
+        ("filename,label\nok/part1.png,damaged\nok/part1.png,\n", "line 3: ok/part1.png stands further up"),
+        ("filename,label,trigger_id\nok/part1.png,ok,-5\n", "line 2: trigger_id '-5' is no whole number"),
+        ("filename,label,trigger_id\nok/part1.png,ok,7x\n", "line 2: trigger_id '7x' is no whole number"),
+        ("filename,label,trigger_id\nok/part1.png,ok,4294967296\n", "line 2: trigger_id '4294967296'"),
         (b"\xff\xfe\x00filename", "no CSV in UTF-8"),
     ],
 )
@@ -103,6 +112,38 @@ def test_export_goes_back_to_folders(cangate: CommandLine, tmp_path: Path) -> No
     assert again.status == 0, again.stderr
     known = {part.event.part_id: part.label for part in Session.open(tmp_path / "again").parts()}
     assert known == {"C-000000": Decision.OK, "C-000001": Decision.DAMAGED}
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_export_that_is_interrupted_leaves_nothing(
+    cangate: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    """Half an export looks whole; the same command works afterwards."""
+    session = write_session(tmp_path / "s", [drawn_part(number) for number in range(3)])
+    out = tmp_path / "new" / "out"
+    if there:
+        out.mkdir(parents=True)
+    with monkeypatch.context() as patch:
+        name = folders._name
+        patch.setattr(
+            folders,
+            "_name",
+            lambda number, part: signal.raise_signal(signal.SIGINT) if number == 3 else name(number, part),
+        )
+        done = cangate("sessions", "export", session, out)
+    assert (done.status, done.stderr) == (130, "cangate: interrupted\n")
+    assert list(out.parent.iterdir() if there else tmp_path.iterdir()) == [out if there else session]
+    assert cangate("sessions", "export", session, out).status == 0
+    assert len((out / "parts.csv").read_text().splitlines()) == 4
+    assert "is not empty" in cangate("sessions", "export", session, out).one_line_error()
+
+
+def test_import_does_not_wait_for_a_pipe(cangate: CommandLine, tmp_path: Path, pictures: Path) -> None:
+    """It is named, and nothing is written."""
+    os.mkfifo(pictures / "ok" / "pipe.png")
+    line = cangate("sessions", "import", pictures, tmp_path / "s").one_line_error()
+    assert line == f"cangate: cannot read {pictures / 'ok' / 'pipe.png'}: no regular file"
+    assert not (tmp_path / "s").exists()
 
 
 def test_show_names_what_cannot_be_read(cangate: CommandLine, tmp_path: Path) -> None:

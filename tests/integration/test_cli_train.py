@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from service.cli import train
+from service.errors import CangateError
+from service.model.manifest import ModelManifest
 from service.model.package import read_package
 from service.model.registry import ModelRegistry
 from tests.support.cli import CommandLine
@@ -49,6 +52,40 @@ def test_train_again_makes_the_next_version_and_says_how_to_activate_it(
     registry = ModelRegistry(tmp_path / "other")
     assert registry.versions("bars") == ["1", "2", "3"]
     assert registry.active("bars") == "3"
+
+
+def test_train_activates_before_it_tells(
+    cangate: CommandLine, config: Path, frames: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where standard output takes nothing, the version is there and active all the same."""
+
+    def full(*_: object) -> None:
+        raise CangateError("cannot write to standard output: No space left on device")
+
+    monkeypatch.setattr(train, "_report", full)
+    outcome = cangate("train", frames, "--name", "bars", "-c", config)
+    assert (outcome.status, outcome.stderr) == (
+        1,
+        "cangate: cannot write to standard output: No space left on device\n",
+    )
+    assert ModelRegistry(config.parent / "models").active("bars") == "1"
+
+
+def test_train_activates_no_second_version_unasked(
+    cangate: CommandLine, config: Path, frames: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody who trains the same name at the same time was faster, and is about to activate that first version."""
+    publish = ModelRegistry.publish
+
+    def second(registry: ModelRegistry, directory: Path, manifest: ModelManifest) -> Path:
+        (registry.store / manifest.name / "1").mkdir()
+        return publish(registry, directory, manifest)
+
+    monkeypatch.setattr(ModelRegistry, "publish", second)
+    outcome = cangate("train", frames, "--name", "bars", "-c", config)
+    assert outcome.status == 0
+    assert "no version is active; to change that: cangate models activate bars 2" in outcome.stdout
+    assert ModelRegistry(config.parent / "models").active("bars") is None
 
 
 def test_train_options_come_before_the_recipe(cangate: CommandLine, config: Path, frames: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from service.errors import UsageError
-from service.files import whole_file
+from service.files import draft_folder, made_folder, read_regular, whole_file
 
 
 def write(target: Path, content: str) -> None:
@@ -69,6 +70,43 @@ def test_device_that_is_full_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"^cannot write .*/device: No space left on device$"):
         write(device, "new")
     assert device.is_char_device()
+
+
+def test_file_on_a_read_only_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such a disk refuses to remove what is not there, too: that does not displace what is told."""
+
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(UsageError, match=r"^cannot write .*/results\.csv: Read-only file system$"):
+        write(tmp_path / "results.csv", "new")
+
+
+@pytest.mark.parametrize("place", ["", "golden", "golden/new"])
+def test_nothing_is_written_into_a_package(tmp_path: Path, place: str) -> None:
+    """Neither a file nor a folder or a draft of one, and not through a link."""
+    package, link = tmp_path / "package", tmp_path / "link"
+    (package / "golden").mkdir(parents=True)
+    link.symlink_to(package)
+    for file in ("model.json", "SHA256SUMS"):
+        (package / file).touch()
+    for lent in (whole_file(link / place / "r.csv"), made_folder(link / place), draft_folder(link / place, ".draft-")):
+        with pytest.raises(UsageError, match="it would change the model package"), lent:
+            pytest.fail("nothing is lent")
+    assert len(list(package.rglob("*"))) == 3
+
+
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
+    """A pipe that nobody writes into is not waited for, nor is a device read for ever."""
+    file, pipe = tmp_path / "file", tmp_path / "pipe"
+    file.write_bytes(b"content")
+    os.mkfifo(pipe)
+    assert read_regular(file) == b"content"
+    for strange in (pipe, Path("/dev/zero")):
+        with pytest.raises(OSError, match="no regular file"):
+            read_regular(strange)
 
 
 def test_file_in_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:

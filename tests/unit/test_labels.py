@@ -28,7 +28,7 @@ def truths(labels: Labels) -> list[Truth | None]:
 
 def test_every_row_is_found_by_what_it_fills(path: Path) -> None:
     """An empty event_id does not hide the filename beside it; a row without a label says nothing."""
-    path.write_text("event_id,filename,part_id,label\ne0,,,damaged\n,e1,C-000000,damaged\n,,C-000002,Damaged\n,e3,,\n")
+    path.write_text("event_id,filename,part_id,Label\ne0,,,damaged\n,e1,C-000000,damaged\n,,C-000002,Damaged\n,e3,,\n")
     labels = read_labels(path)
     assert truths(labels) == [Decision.DAMAGED] * 3 + [Decision.OK]
     assert labels.strangers(PARTS) == []
@@ -52,6 +52,8 @@ def test_rows_of_other_parts_are_known(path: Path) -> None:
         ("event_id\ne0\n", "needs the columns label and one of"),
         ("label,name\nok,e0\n", "needs the columns label and one of"),
         ("event_id,label\ne0,fine\n", "line 2: label 'fine' is neither ok nor damaged"),
+        ("event_id,label\ne0,ok\ne0,ok\ne0,damaged\n", "line 4: e0 has another label further up"),
+        ("part_id,label\nC-1,ok\nC-1,\nC-1,damaged\n", "line 4: C-1 has another label further up"),
         ("event_id,part_id,label\ne0,,ok\n,,ok\n", "line 3: a label, and nothing that says of which part"),
     ],
 )
