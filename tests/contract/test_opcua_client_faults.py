@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
 from asyncua import Node, ua
 from asyncua.common.methods import uamethod
-from asyncua.crypto.permission_rules import User, UserRole
-from asyncua.server.address_space import AddressSpace, AttributeService
 
 from adapters.opcua.client import OpcUaClientAdapter
 from adapters.simulation.broker import free_port
@@ -20,38 +17,10 @@ from schemas.messages import Decision
 from schemas.tags import VerdictCode
 from service.errors import SinkUnavailable
 from tests.support.opcua import RecordingIntake, answer, verdict
-from tests.support.plc import plc_client, serving
+from tests.support.plc import StubbornPlc, plc_client, refusing, serving
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-class StubbornPlc(AttributeService):
-    """A PLC's attribute service that refuses writes to some of its nodes, which it says may be written."""
-
-    def __init__(self, aspace: AddressSpace) -> None:
-        super().__init__(aspace)
-        self.refuses: dict[ua.NodeId, tuple[object, int]] = {}
-        self.forgets = False
-        """It answers a write with one result too few."""
-
-    async def write(
-        self,
-        params: ua.WriteParameters,
-        user: User = User(role=UserRole.Admin),  # noqa: B008 - asyncua's signature
-    ) -> list[ua.StatusCode]:
-        for item in params.NodesToWrite:
-            value = None if item.Value.Value is None else item.Value.Value.Value
-            refused, status = self.refuses.get(item.NodeId, (None, 0))
-            if status and refused in (value, any):
-                return [await self._one(each, user, each is item, status) for each in params.NodesToWrite]
-        results = await super().write(params, user)
-        return results[:-1] if self.forgets else results
-
-    async def _one(self, item: ua.WriteValue, user: User, refused: bool, status: int) -> ua.StatusCode:
-        if refused:
-            return ua.StatusCode(ua.UInt32(status))
-        return (await super().write(ua.WriteParameters([item]), user))[0]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -78,20 +47,8 @@ async def served_plc() -> AsyncIterator[PlcServer]:
         colours = await plc.server.nodes.enum_data_type.add_data_type(node_id("odd.Code", index), f"{index}:Code")
         await add("enumeration", 0, ua.VariantType.Int32, colours.nodeid)
         await add("abstract", 0, ua.VariantType.Byte, ua.NodeId(ua.Int32(ua.ObjectIds.Number)))
-        plc.server.iserver.attribute_service = StubbornPlc(plc.server.iserver.aspace)
+        StubbornPlc(plc)
         yield plc
-
-
-@contextlib.contextmanager
-def refusing(plc: PlcServer, word: str, status: int, *, value: object = any) -> Iterator[None]:
-    """Let the PLC refuse writes of `value` to the node of `word`; by default of anything."""
-    service = plc.server.iserver.attribute_service
-    assert isinstance(service, StubbornPlc)
-    service.refuses[plc.node(word).nodeid] = (value, status)
-    try:
-        yield
-    finally:
-        service.refuses.clear()
 
 
 def node_id(text: str, namespace: int) -> ua.NodeId:

@@ -11,12 +11,13 @@ import pytest_asyncio
 from asyncua import ua
 
 from adapters.opcua.client.diagnosis import Diagnosis, PlcFault
+from adapters.simulation.broker import free_port
 from adapters.simulation.plc_server import PlcServer
 from schemas.messages import Verdict
 from service.errors import SinkUnavailable
 from service.ports import Arrival
 from tests.support.opcua import RecordingIntake, answer, verdict
-from tests.support.plc import plc_client, serving
+from tests.support.plc import StubbornPlc, plc_client, refusing, serving
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -158,6 +159,39 @@ async def test_result_that_is_tried_again_is_not_told_twice(plc: PlcServer, prog
         await adapter.publish(answer(SAID))
         await adapter.publish(answer(SAID, await ask(plc, intake, SAID), repeated=True))
     assert [step[:2] for step in program.steps] == [[5, 1], [0, 1], [5, 2]]
+
+
+@pytest.mark.parametrize("kind", [ua.VariantType.UInt32, ua.VariantType.Byte])
+async def test_first_result_is_seen_where_its_number_stands_already(kind: ua.VariantType) -> None:
+    """A journal that is new, or a PLC that keeps its numbers: the number goes by 0, where nothing passes."""
+    async with PlcServer(free_port(), types={"result_seq": kind}) as plc:
+        await plc.node("result_seq").write_value(5, kind)
+        adapter, program = plc_client(plc.mapping()), Program(plc)
+        async with serving(adapter, RecordingIntake()) as intake:
+            await adapter.publish(answer(SAID, await ask(plc, intake, SAID)))
+            await adapter.publish(answer(verdict(6)))
+        program.leave()
+    assert [step[:4] for step in program.steps] == [[0, 0, 0, True], [5, 1, 1, False], [6, 0, 1, False]]
+
+
+async def test_number_that_stands_for_another_result_is_not_taken_for_a_first_try(
+    plc: PlcServer, program: Program
+) -> None:
+    """The try before did not come to its number, and what the PLC holds there is not of this run."""
+    StubbornPlc(plc)
+    adapter = plc_client(plc.mapping())
+    async with serving(adapter, RecordingIntake()) as intake:
+        asked = answer(SAID, await ask(plc, intake, SAID))
+        with (
+            refusing(plc, "result_trigger_id", ua.StatusCodes.BadOutOfService),
+            pytest.raises(SinkUnavailable),
+        ):
+            await adapter.publish(asked)
+    await plc.node("result_seq").write_value(5, ua.VariantType.UInt32)
+    program.steps.clear()
+    async with serving(adapter, RecordingIntake()):
+        await adapter.publish(asked)
+    assert [step[:4] for step in program.steps] == [[0, 0, 0, True], [5, 1, 1, False]]
 
 
 @pytest.mark.parametrize("mapped", [True, False])

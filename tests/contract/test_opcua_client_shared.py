@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import AsyncIterator, Hashable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -15,14 +15,16 @@ from asyncua import ua
 from asyncua.common.utils import ServiceError
 from asyncua.crypto.permission_rules import User, UserRole
 from asyncua.server.address_space import AddressSpace, AttributeService
+from structlog.testing import capture_logs
 
 from adapters.opcua.client.access import PlcAccess
 from adapters.opcua.client.connection import PlcConnection
 from adapters.opcua.client.sessions import PlcSessions
 from adapters.simulation.broker import free_port
 from adapters.simulation.plc_server import PlcServer
-from tests.support.opcua import NoCommands, RecordingIntake
-from tests.support.plc import plc_client, serving
+from service.errors import SinkUnavailable
+from tests.support.opcua import NoCommands, RecordingIntake, status
+from tests.support.plc import StubbornPlc, plc_client, refusing, serving
 from tests.support.waiting import eventually, loop_turns
 
 STATIONS = ("line1", "line2", "line3")
@@ -117,7 +119,7 @@ async def test_station_that_is_refused_its_items_leaves_nothing_on_the_session(
 
     async def refuse(params: ua.CreateMonitoredItemsParameters, *more: Any) -> Any:
         nonlocal attempts
-        if params.ItemsToCreate[0].ItemToMonitor.NodeId != watched:
+        if params.ItemsToCreate[-1].ItemToMonitor.NodeId != watched:
             return await monitor(params, *more)
         attempts += 1
         raise ServiceError(ua.StatusCodes.BadTooManyMonitoredItems)
@@ -132,6 +134,35 @@ async def test_station_that_is_refused_its_items_leaves_nothing_on_the_session(
         assert len(service.subscriptions) <= 2
         await inspects(plc, at_first, "line1", "A")
     await eventually(lambda: not service.subscriptions)
+
+
+@pytest.mark.parametrize("word", ["verdict", "result_trigger_id", "heartbeat"])
+async def test_station_whose_value_is_refused_does_not_disturb_the_others(plc: PlcServer, word: str) -> None:
+    """It looks at its own nodes anew, on the session that the others go on using, and its results go out after that."""
+    StubbornPlc(plc)
+    sessions = PlcSessions()
+    first = plc_client(plc.mapping("line1"), sessions=sessions)
+    second = plc_client(plc.mapping("line2"), station="line2", sessions=sessions)
+    with capture_logs() as logs:
+        async with serving(first) as at_first, serving(second):
+            with refusing(plc, word, ua.StatusCodes.BadOutOfRange, station="line2"):
+                for number in range(1, 6):
+                    await plc.trigger(f"B-{number}", station="line2")
+                    with suppress(SinkUnavailable):
+                        await second.publish_status(status(heartbeat=number), ready=True)
+                    await inspects(plc, at_first, "line1", f"A-{number}")
+            await eventually(lambda: second.fault is None or "write_refused" not in second.fault)
+            await plc.trigger("B-6", station="line2")
+            await eventually(lambda: was_given(plc, "line2", "B-6"))
+            assert (connections(plc), first.fault) == (1, None)
+    connected = [entry["nodes"]["verdict"] for entry in logs if entry["event"] == "plc_connected"]
+    assert sum("line1" in verdict for verdict in connected) == 1
+    assert len(connected) > 2 or word == "heartbeat"
+
+
+async def was_given(plc: PlcServer, station: str, part_id: str) -> bool:
+    """Tell whether a station's result is that of a part."""
+    return bool(await plc.node("result_part_id", station).read_value() == part_id)
 
 
 async def test_request_without_an_answer_renews_the_session_of_all(plc: PlcServer) -> None:

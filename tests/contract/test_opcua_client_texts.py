@@ -42,9 +42,9 @@ def numbered(number: int) -> str:
     return f"file:///frames/{number}.png"
 
 
-async def give(plc: PlcServer, number: int, name: str, stamp: Stamp) -> None:
+async def give(plc: PlcServer, number: int, name: str, stamp: Stamp, event_id: str = "") -> None:
     """Write the texts of a part and its trigger, with the PLC's stamps."""
-    for word, value in zip(TRIGGER_WORDS, (f"C-{number}", name, "", number), strict=True):
+    for word, value in zip(TRIGGER_WORDS, (f"C-{number}", name, event_id, number), strict=True):
         at: Any = stamp()
         told = ua.DataValue(ua.Variant(value, TYPES[word]), SourceTimestamp=at, ServerTimestamp=at)
         await plc.server.write_attribute_value(plc.node(word).nodeid, told)
@@ -73,12 +73,15 @@ async def test_every_part_is_inspected_with_its_own_frame(
 
 @pytest.mark.parametrize("stamp", [none, in_the_same_second])
 async def test_part_whose_frame_is_not_known_is_refused(plc: PlcServer, stamp: Stamp) -> None:
-    """Parts that come at once, from a PLC that cannot tell when: none is inspected with the frame of another."""
+    """Parts that come at once, from a PLC that cannot tell when: none is inspected with the frame of another.
+
+    Nor does one get its verdict, though an event id was left standing.
+    """
     async with serving(plc_client(plc.mapping() | {"publishing_ms": 200}), RecordingIntake()) as intake:
-        await give(plc, 1, numbered(1), stamp)
+        await give(plc, 1, numbered(1), stamp, "standing")
         await asyncio.wait_for(intake.arrivals.get(), 10)
         for number in range(2, 6):
-            await give(plc, number, numbered(number), stamp)
+            await give(plc, number, numbered(number), stamp, "standing")
         arrivals = [await asyncio.wait_for(intake.arrivals.get(), 10) for _ in range(2, 6)]
     assert [arrival.event.trigger_id for arrival in arrivals] == [2, 3, 4, 5]
     assert shown(arrivals[-1]) == (5, "C-5", numbered(5))
@@ -86,3 +89,4 @@ async def test_part_whose_frame_is_not_known_is_refused(plc: PlcServer, stamp: S
         assert arrival.refusal is not None
         assert (arrival.refusal.reason, arrival.event.part_id, arrival.image) == (Reason.FRAME_REFUSED, None, None)
         assert arrival.refusal.detail.startswith("part_id, image_uri: ")
+        assert arrival.event.event_id.startswith("line1-")

@@ -6,19 +6,22 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from asyncua import Node, ua
+from asyncua.common.utils import ServiceError
+from asyncua.crypto.permission_rules import User, UserRole
+from asyncua.server.address_space import AttributeService
 
 from adapters.clock import SystemClock
 from adapters.opcua.client import OpcUaClientAdapter
 from adapters.opcua.client.sessions import PlcSessions
-from adapters.simulation.plc_server import NAMESPACE_URI, TYPES
+from adapters.simulation.plc_server import NAMESPACE_URI, TYPES, PlcServer
 from schemas.messages import Decision
 from schemas.settings import OpcUaClientSettings
-from service.errors import SinkUnavailable
+from service.errors import SinkRefused, SinkUnavailable
 from service.ports import Answer, Arrival
 from tests.support.opcua import STATION, NoCommands, RecordingIntake, answer, plain_client, verdict
 from tests.support.waiting import eventually
@@ -28,7 +31,7 @@ PATIENT: dict[str, Any] = {"request_timeout_ms": 5000, "reconnect_max_s": 0.2}
 
 
 class Judge:
-    """Answers every arrival as the service would: numbered, and tried again until the adapter has it.
+    """Answers every arrival as the service would: numbered, and tried again until the adapter has or refuses it.
 
     Args:
         adapter: where the answers go.
@@ -64,7 +67,8 @@ class Judge:
     async def _publish(self, said: Answer) -> None:
         while True:
             with contextlib.suppress(SinkUnavailable):
-                await self.adapter.publish(said)
+                with contextlib.suppress(SinkRefused):
+                    await self.adapter.publish(said)
                 return
             await eventually(lambda: self.adapter.fault is None)
 
@@ -100,6 +104,73 @@ async def serving(
         task.cancel()
         await asyncio.wait([task])
         await adapter.close()
+
+
+class StubbornPlc(AttributeService):
+    """A PLC's attribute service that refuses what its nodes say may be written, or what is asked of too many at once.
+
+    Args:
+        plc: a PLC that runs; from now on it answers by this service.
+    """
+
+    def __init__(self, plc: PlcServer) -> None:
+        super().__init__(plc.server.iserver.aspace)
+        self.refuses: dict[ua.NodeId, tuple[object, int]] = {}
+        self.forgets = False
+        """It answers a write with one result too few."""
+        self.fails: dict[ua.NodeId, int] = {}
+        """The status with which it refuses each request to write a node, whatever else is in it."""
+        self.failed = 0
+        """So many requests."""
+        self.most: dict[str, int] = {}
+        """So many nodes it takes in one "read" or "write"."""
+        self.requests: list[tuple[str, int]] = []
+        """What it took, and how many nodes at once."""
+        plc.server.iserver.attribute_service = self
+
+    def read(self, params: ua.ReadParameters) -> list[ua.DataValue]:
+        self._admit("read", params.NodesToRead)
+        return super().read(params)
+
+    async def write(
+        self,
+        params: ua.WriteParameters,
+        user: User = User(role=UserRole.Admin),  # noqa: B008 - asyncua's signature
+    ) -> list[ua.StatusCode]:
+        for item in params.NodesToWrite:
+            if item.NodeId in self.fails:
+                self.failed += 1
+                raise ServiceError(ua.UInt32(self.fails[item.NodeId]))
+        self._admit("write", params.NodesToWrite)
+        results = [await self._one(item, user) for item in params.NodesToWrite]
+        return results[:-1] if self.forgets else results
+
+    def _admit(self, what: str, nodes: Sequence[object]) -> None:
+        if len(nodes) > self.most.get(what, len(nodes)):
+            raise ServiceError(ua.StatusCodes.BadTooManyOperations)
+        self.requests.append((what, len(nodes)))
+
+    async def _one(self, item: ua.WriteValue, user: User) -> ua.StatusCode:
+        value = None if item.Value.Value is None else item.Value.Value.Value
+        refused, status = self.refuses.get(item.NodeId, (None, 0))
+        if status and refused in (value, any):
+            return ua.StatusCode(ua.UInt32(status))
+        return (await super().write(ua.WriteParameters([item]), user))[0]
+
+
+@contextlib.contextmanager
+def refusing(
+    plc: PlcServer, word: str, status: int, *, value: object = any, station: str = STATION
+) -> Iterator[StubbornPlc]:
+    """Let a PLC with a stubborn service refuse writes of `value` to the node of `word`; by default of anything."""
+    service = plc.server.iserver.attribute_service
+    assert isinstance(service, StubbornPlc)
+    node_id = plc.node(word, station).nodeid
+    service.refuses[node_id] = (value, status)
+    try:
+        yield service
+    finally:
+        del service.refuses[node_id]
 
 
 class PlcProcess:

@@ -17,7 +17,7 @@ from adapters.opcua.client.access import PlcAccess, read_access
 from adapters.opcua.client.coercion import Coercion
 from adapters.opcua.client.connection import PlcConnection
 from adapters.opcua.client.nodes import Address, PlcNode, read_mapping, resolve
-from adapters.opcua.client.results import ResultWriter
+from adapters.opcua.client.results import ResultMemory, ResultWriter
 from adapters.opcua.client.sessions import PlcSessions
 from adapters.opcua.client.triggers import GivenTrigger, TriggerMemory, TriggerWatch
 from adapters.opcua.events import DefaultEventIds, TriggerTexts, trigger_arrival
@@ -72,6 +72,7 @@ class OpcUaClientAdapter:
         self._results: ResultWriter | None = None
         self._fault: str | None = "not connected yet"
         self._memory = TriggerMemory()
+        self._result_memory = ResultMemory()
         self._event_ids = DefaultEventIds(station, datetime.fromtimestamp(0, UTC))
 
     @property
@@ -79,6 +80,8 @@ class OpcUaClientAdapter:
         """Why nothing can be written now: endpoint, name of the fault, what it is about; None while all is well."""
         if self._connection is not None and self._connection.lost.done():
             return f"{self._access}: {self._connection.lost.result()}"
+        if self._results is not None and self._results.fault is not None:
+            return f"{self._access}: {self._results.fault}"
         return self._fault
 
     async def open(self) -> None:
@@ -127,6 +130,7 @@ class OpcUaClientAdapter:
         that names another part than was judged, the result says reject.
 
         Raises:
+            SinkRefused: the PLC does not take this result; it is passed over.
             SinkUnavailable: not every node was confirmed.
         """
         asked_here = answer.asker.source == self.name
@@ -151,7 +155,7 @@ class OpcUaClientAdapter:
         return self._results
 
     async def _serve(self, access: PlcAccess, intake: Intake) -> str:
-        """Connect and serve until the connection is lost, or this station's nodes cannot be used; return why."""
+        """Connect and serve until the connection is lost or this station's nodes must be looked at anew; say why."""
         connection, reason = None, "closed"
         try:
             async with self._sessions.join(_way(self._settings, self._pki), access) as connection:
@@ -167,9 +171,10 @@ class OpcUaClientAdapter:
         nodes = await resolve(connection, self._mapping)
         coercion = Coercion(nodes)
         await self._remember(connection, nodes, coercion)
-        results = ResultWriter(connection, nodes, coercion, self._clock)
+        results = ResultWriter(connection, nodes, coercion, self._clock, self._result_memory)
         await results.start()
         watch = TriggerWatch(connection, nodes, coercion, self._memory, self._metrics)
+        results.ended.add_done_callback(lambda ended: watch.end(ended.result()))
         try:
             await watch.start(sampling_ms=self._settings.sampling_ms, publishing_ms=self._settings.publishing_ms)
             self._results, self._fault = results, None
@@ -190,9 +195,11 @@ class OpcUaClientAdapter:
         )
 
     def _submit(self, trigger: GivenTrigger, intake: Intake) -> None:
+        # beside an unknown text the event id may be another part's, too, whose verdict would come again
+        texts = replace(trigger.texts, event_id="") if trigger.unknown else trigger.texts
         arrival = trigger_arrival(
             trigger.value,
-            trigger.texts,
+            texts,
             self._event_ids,
             names=_NAMES,
             received_at=self._clock.now() - timedelta(seconds=trigger.age_s),

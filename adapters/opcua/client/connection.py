@@ -8,20 +8,39 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
+import structlog
 from asyncua import Client, ua
 from asyncua.client.client import UaClientState
 from cryptography.exceptions import InvalidSignature
 
 from adapters.opcua.client.access import PlcAccess
-from adapters.opcua.client.diagnosis import Diagnosis, PlcFault, PlcUnusable, diagnose_connect, status_name
+from adapters.opcua.client.diagnosis import (
+    Diagnosis,
+    PlcFault,
+    PlcUnusable,
+    TooManyAtOnce,
+    diagnose_connect,
+    status_name,
+)
 from adapters.opcua.client.secure import secure
 from service.errors import SinkUnavailable
 from service.tasks import was_cancelled
 
+log = structlog.get_logger(__name__)
+
+S = TypeVar("S")
 T = TypeVar("T")
+
+_LIMITS: Final = {
+    "read": ua.ObjectIds.Server_ServerCapabilities_OperationLimits_MaxNodesPerRead,
+    "write": ua.ObjectIds.Server_ServerCapabilities_OperationLimits_MaxNodesPerWrite,
+    "monitor": ua.ObjectIds.Server_ServerCapabilities_OperationLimits_MaxMonitoredItemsPerCall,
+}
+"""Where a server says how much it takes in one request; 0 is any number (OPC 10000-5, 6.3.11)."""
 
 _ERRORS: Final = (OSError, TimeoutError, ua.UaError)
 _WATCHDOG_S: Final = 1.0
@@ -31,13 +50,17 @@ _SESSION_MS: Final = 30_000
 
 
 class PlcConnection:
-    """A session that is used once. `lost` tells why it ended; nothing here outlives it."""
+    """A session that is used once. `lost` tells why it ended; nothing here outlives it.
+
+    What the server does not take in one request goes in several, one after the other, in the order given.
+    """
 
     def __init__(self, access: PlcAccess) -> None:
         # asyncua logs a traceback for every connection that breaks; all of that comes back as a diagnosis in one line
         logging.getLogger("asyncua.client").setLevel(logging.CRITICAL)
         self._access = access
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._most = dict.fromkeys(_LIMITS, sys.maxsize)
         self._client = Client(access.endpoint, timeout=access.connect_timeout_s, watchdog_intervall=_WATCHDOG_S)
         self._client.name = self._client.description = access.application_name
         self._client.application_uri = access.application_uri
@@ -45,7 +68,11 @@ class PlcConnection:
         self._client.connection_lost_callback = self._on_lost
 
     async def open(self) -> None:
-        """Open channel and session. Raises PlcUnusable where the server or we refuse, or it does not answer."""
+        """Open channel and session, and look how much the server takes at once.
+
+        Raises:
+            SinkUnavailable: the server or we refuse, or it does not answer.
+        """
         try:
             await secure(self._client, self._access)
             await self._client.connect()
@@ -55,20 +82,23 @@ class PlcConnection:
             raise PlcUnusable(diagnose_connect(exc)) from exc
         except AssertionError as exc:  # asyncua's own, where the server answers an OpenSecureChannel with an error
             raise PlcUnusable(Diagnosis(PlcFault.SECURITY_REFUSED, "the server refused the channel")) from exc
+        await self._read_limits()
 
     async def read(
         self, nodes: Sequence[ua.NodeId], attributes: Sequence[ua.AttributeIds] = (ua.AttributeIds.Value,)
     ) -> list[list[ua.DataValue]]:
-        """Read `attributes` of `nodes` in one request; one row for each node.
+        """Read `attributes` of `nodes`, in their order; one row for each node.
 
         Raises:
             PlcUnusable: the server refuses or does not answer; in the latter case the connection is lost.
         """
-        parameters = ua.ReadParameters(TimestampsToReturn=ua.TimestampsToReturn.Both)
-        parameters.NodesToRead = [
-            ua.ReadValueId(NodeId=node, AttributeId=attribute) for node in nodes for attribute in attributes
-        ]
-        values = await self._one_each(self._client.uaclient.read(parameters), len(parameters.NodesToRead), "read")
+
+        def request(part: list[ua.ReadValueId]) -> Awaitable[Sequence[ua.DataValue]]:
+            both = ua.TimestampsToReturn.Both
+            return self._client.uaclient.read(ua.ReadParameters(TimestampsToReturn=both, NodesToRead=part))
+
+        wanted = [ua.ReadValueId(NodeId=node, AttributeId=attribute) for node in nodes for attribute in attributes]
+        values = await self._in_parts(request, wanted, "read")
         step = len(attributes)
         return [values[start : start + step] for start in range(0, len(values), step)]
 
@@ -78,14 +108,22 @@ class PlcConnection:
         (result,) = await self._one_each(browsing, 1, "browse")
         return list(result.References or ())
 
+    def writes_at_once(self, count: int) -> bool:
+        """Tell whether `count` nodes are written in one request, as far as is known."""
+        return count <= self._most["write"]
+
     async def write(self, values: Mapping[ua.NodeId, ua.Variant]) -> list[ua.StatusCode]:
-        """Write `values` in one request; the result has one status for each. Raises PlcUnusable."""
-        parameters = ua.WriteParameters()
-        for node, variant in values.items():
-            # neither status nor timestamps: many PLCs answer those with BadWriteNotSupported
-            value = ua.DataValue(variant, StatusCode=None)
-            parameters.NodesToWrite.append(ua.WriteValue(node, ua.AttributeIds.Value, Value=value))
-        return await self._one_each(self._client.uaclient.write(parameters), len(values), "write")
+        """Write `values` in their order; the result has one status for each. Raises PlcUnusable."""
+
+        def request(part: list[ua.WriteValue]) -> Awaitable[Sequence[ua.StatusCode]]:
+            return self._client.uaclient.write(ua.WriteParameters(NodesToWrite=part))
+
+        # neither status nor timestamps: many PLCs answer those with BadWriteNotSupported
+        wanted = [
+            ua.WriteValue(node, ua.AttributeIds.Value, Value=ua.DataValue(variant, StatusCode=None))
+            for node, variant in values.items()
+        ]
+        return await self._in_parts(request, wanted, "write")
 
     async def subscribe(
         self, parameters: ua.CreateSubscriptionParameters, on_publish: Callable[[ua.PublishResult], None]
@@ -100,9 +138,14 @@ class PlcConnection:
     async def monitor(
         self, subscription: int, items: Sequence[ua.MonitoredItemCreateRequest]
     ) -> list[ua.MonitoredItemCreateResult]:
-        """Add items to a subscription; one result for each. Raises PlcUnusable."""
-        wanted = ua.CreateMonitoredItemsParameters(ua.UInt32(subscription), ua.TimestampsToReturn.Both, list(items))
-        return await self._one_each(self._client.uaclient.create_monitored_items(wanted), len(items), "monitor")
+        """Add items to a subscription, in their order; one result for each. Raises PlcUnusable."""
+
+        def request(part: list[ua.MonitoredItemCreateRequest]) -> Awaitable[Sequence[ua.MonitoredItemCreateResult]]:
+            both = ua.TimestampsToReturn.Both
+            wanted = ua.CreateMonitoredItemsParameters(ua.UInt32(subscription), both, part)
+            return self._client.uaclient.create_monitored_items(wanted)
+
+        return await self._in_parts(request, items, "monitor")
 
     async def unsubscribe(self, subscription: int) -> None:
         """Delete a subscription, for the others on this connection stay. Raises SinkUnavailable."""
@@ -126,6 +169,33 @@ class PlcConnection:
         finally:
             goodbye.cancel()
             self._client.disconnect_socket()
+
+    async def _read_limits(self) -> None:
+        try:
+            rows = await self.read([ua.NodeId(ua.Int32(identifier)) for identifier in _LIMITS.values()])
+        except PlcUnusable:
+            if self.lost.done():
+                raise
+            return  # it does not say; then a request that is too large for it tells
+        for what, (value,) in zip(_LIMITS, rows, strict=True):
+            most = None if value.Value is None else value.Value.Value
+            if isinstance(most, int) and most > 0:
+                self._most[what] = most
+
+    async def _in_parts(
+        self, request: Callable[[list[S]], Awaitable[Sequence[T]]], wanted: Sequence[S], what: str
+    ) -> list[T]:
+        """Return the results of a request for all that is wanted; one that is too large for the server is halved."""
+        results: list[T] = []
+        while part := list(wanted[len(results) :][: self._most[what]]):
+            try:
+                results += await self._one_each(request(part), len(part), what)
+            except TooManyAtOnce:
+                if len(part) == 1:
+                    raise
+                self._most[what] = len(part) // 2
+                log.info("plc_takes_fewer", request=what, at_most=self._most[what])
+        return results
 
     async def _one_each(self, answer: Awaitable[Sequence[T]], count: int, what: str) -> list[T]:
         """Return the results of a request for `count` things. Raises PlcUnusable, also where they are fewer or more."""
@@ -152,7 +222,8 @@ class PlcConnection:
             raise PlcUnusable(diagnosis) from exc
         except ua.UaStatusCodeError as exc:
             name = status_name(ua.StatusCode(ua.UInt32(exc.code)))
-            raise PlcUnusable(Diagnosis(PlcFault.SERVER_REFUSED, f"{what}: {name}")) from exc
+            refusal = TooManyAtOnce if exc.code == ua.StatusCodes.BadTooManyOperations else PlcUnusable
+            raise refusal(Diagnosis(PlcFault.SERVER_REFUSED, f"{what}: {name}")) from exc
         except (OSError, ua.UaError) as exc:
             self.abort(diagnose_connect(exc))
             raise SinkUnavailable(self.lost.result()) from exc

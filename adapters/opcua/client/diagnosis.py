@@ -49,6 +49,14 @@ class PlcUnusable(SinkUnavailable):
         self.diagnoses = diagnoses
 
 
+class TooManyAtOnce(PlcUnusable):
+    """The server would take less in one request."""
+
+
+class WriteRefused(PlcUnusable):
+    """The server took the request, and refused some of its nodes: there is one diagnosis for each."""
+
+
 _BY_STATUS: Final = {
     **dict.fromkeys(
         (

@@ -134,6 +134,7 @@ class TriggerWatch:
         self._changes: deque[Told] = deque()
         self._news = asyncio.Event()
         self._subscription: int | None = None
+        self._ended: str | None = None
         connection.lost.add_done_callback(self._on_lost)
         self._silence_s = _SILENT_S
 
@@ -145,13 +146,14 @@ class TriggerWatch:
             RequestedLifetimeCount=ua.UInt32(int(_LIFETIME_S * 1000 / period_ms)),
             RequestedMaxKeepAliveCount=ua.UInt32(int(_KEEP_ALIVE_S * 1000 / period_ms)),
         )
-        items = [_item(handle, node.node_id, sampling_ms) for handle, node in enumerate(self._nodes)]
+        # the trigger last: one that is told before its texts are looked at would be given those of the next part
+        items = [_item(handle, node.node_id, sampling_ms) for handle, node in reversed(list(enumerate(self._nodes)))]
         made = await self._connection.subscribe(parameters, self._on_publish)
         self._subscription = int(made.SubscriptionId)
         results = await self._connection.monitor(self._subscription, items)
         refused = [
             Diagnosis(PlcFault.ACCESS_DENIED, f"cannot be subscribed to: {status_name(result.StatusCode)}", node.word)
-            for node, result in zip(self._nodes, results, strict=True)
+            for node, result in zip(reversed(self._nodes), results, strict=True)
             if not result.StatusCode.is_good()
         ]
         if refused:
@@ -166,6 +168,11 @@ class TriggerWatch:
             sampling_ms=revised_ms,
         )
 
+    def end(self, reason: str) -> None:
+        """Give no more triggers, though the connection goes on."""
+        self._ended = reason
+        self._news.set()
+
     async def stop(self) -> None:
         """End the subscription; the connection may go on without us."""
         self._connection.lost.remove_done_callback(self._on_lost)
@@ -174,7 +181,7 @@ class TriggerWatch:
                 await self._connection.unsubscribe(self._subscription)
 
     async def given(self) -> AsyncIterator[GivenTrigger]:
-        """Yield every new trigger, oldest first. Raises SinkUnavailable where the connection is lost."""
+        """Yield every new trigger, oldest first. Raises SinkUnavailable once the connection is lost, or after `end`."""
         standing = True
         while True:
             changes = await self._wait()
@@ -198,6 +205,8 @@ class TriggerWatch:
         while not self._changes:
             if self._connection.lost.done():
                 raise SinkUnavailable(self._connection.lost.result())
+            if self._ended is not None:
+                raise SinkUnavailable(self._ended)
             try:
                 async with asyncio.timeout(self._silence_s):
                     await self._news.wait()
@@ -213,8 +222,10 @@ class TriggerWatch:
     async def _read(self) -> Reading:
         self._number += 1
         number = self._number
-        rows = await self._connection.read([*(node.node_id for node in self._nodes), _CURRENT_TIME])
-        trigger, *texts, now = (row[0] for row in rows)
+        trigger_node, *text_nodes = (node.node_id for node in self._nodes)
+        # the trigger last, as above
+        rows = await self._connection.read([*text_nodes, _CURRENT_TIME, trigger_node])
+        *texts, now, trigger = (row[0] for row in rows)
         seen = {node.word: text for node, text in zip(self._nodes[1:], texts, strict=True)}
         for word, text in seen.items():
             self._texts.note(word, text, number)

@@ -1,0 +1,203 @@
+"""A PLC that refuses what it said it would take: the parts that come after must not wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from asyncua import ua
+from structlog.testing import capture_logs
+
+from adapters.clock import SystemClock
+from adapters.opcua.client import OpcUaClientAdapter
+from adapters.simulation.broker import free_port
+from adapters.simulation.plc_server import PlcServer
+from schemas.messages import Decision
+from schemas.tags import VerdictCode
+from service.errors import SinkRefused, SinkUnavailable
+from service.outbox import Outbox
+from service.ports import Answer
+from tests.support.opcua import RecordingIntake, answer, status, verdict
+from tests.support.plc import StubbornPlc, plc_client, refusing, serving
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+BEYOND_RANGE = ua.StatusCodes.BadOutOfRange
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def served_plc() -> AsyncIterator[PlcServer]:
+    """Serve a PLC that refuses on demand."""
+    async with PlcServer(free_port()) as plc:
+        StubbornPlc(plc)
+        yield plc
+
+
+@asynccontextmanager
+async def delivering(adapter: OpcUaClientAdapter) -> AsyncIterator[Outbox]:
+    """Run the way of verdicts to an adapter, as the service has it."""
+    outbox = Outbox(adapter, journal=None, clock=SystemClock())
+    task = asyncio.create_task(outbox.run())
+    try:
+        yield outbox
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def put(outbox: Outbox, seq: int, decision: Decision = Decision.OK, **more: Any) -> Awaitable[bool]:
+    """Send a verdict on its way; return whether the PLC takes it."""
+    stored = asyncio.get_running_loop().create_future()
+    stored.set_result(True)
+    confirmed = outbox.put(answer(verdict(seq, decision, **more)), stored=stored)
+    return asyncio.wait_for(confirmed, 10)
+
+
+async def stands(plc: PlcServer, *words: str) -> list[object]:
+    """Return what the nodes hold."""
+    return [await plc.node(word).read_value() for word in words]
+
+
+@pytest.mark.parametrize(("word", "value"), [("score", -1.0), ("result_part_id", any)])
+async def test_word_that_a_gate_can_do_without_keeps_no_result_from_the_plc(
+    plc: PlcServer, word: str, value: object
+) -> None:
+    """Its node refuses even what says "none": the rest goes out, on the same session, and the log says so once."""
+    adapter = plc_client(plc.mapping())
+    with capture_logs() as logs, refusing(plc, word, BEYOND_RANGE, value=value):
+        async with serving(adapter, RecordingIntake()), delivering(adapter) as outbox:
+            for seq in range(1, 4):
+                assert await put(outbox, seq, Decision.ERROR, trigger_id=seq)
+                result = await asyncio.wait_for(plc.result(), 10)
+                assert (result.seq, result.trigger_id, result.verdict) == (seq, seq, VerdictCode.ERROR)
+            assert adapter.fault is None
+    events = [entry["event"] for entry in logs]
+    assert (events.count("plc_connected"), events.count("plc_value_refused")) == (1, 1)
+
+
+async def test_result_that_is_refused_twice_lets_those_behind_it_go(plc: PlcServer) -> None:
+    """The nodes are looked at anew in between; the refusal is told until a result is taken."""
+    adapter = plc_client(plc.mapping())
+    with capture_logs() as logs, refusing(plc, "result_trigger_id", BEYOND_RANGE, value=70_000):
+        async with serving(adapter, RecordingIntake()), delivering(adapter) as outbox:
+            assert await put(outbox, 1, trigger_id=1)
+            assert not await put(outbox, 2, trigger_id=70_000)
+            assert "write_refused: result_trigger_id: 70000: BadOutOfRange" in (adapter.fault or "")
+            assert await stands(plc, "result_seq", "verdict", "reject") == [1, 0, True]
+            assert await put(outbox, 3, trigger_id=3)
+            assert adapter.fault is None
+    assert await stands(plc, "result_seq", "result_trigger_id", "verdict", "reject") == [3, 3, 1, False]
+    assert [entry["event"] for entry in logs].count("plc_connected") == 2
+
+
+async def test_plc_that_refuses_every_result_is_not_connected_anew_for_each(plc: PlcServer) -> None:
+    """Those that follow are refused as the first one was, on nodes that were looked at since."""
+    adapter = plc_client(plc.mapping())
+    with capture_logs() as logs:
+        async with serving(adapter, RecordingIntake()), delivering(adapter) as outbox:
+            with refusing(plc, "result_trigger_id", ua.StatusCodes.BadOutOfService):
+                assert not any([await put(outbox, seq) for seq in range(1, 6)])
+            assert await put(outbox, 6)
+    assert [entry["event"] for entry in logs].count("plc_connected") == 2
+
+
+async def test_defect_after_a_result_was_passed_over_stops_nothing(
+    plc: PlcServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has failed waits for the end of the fault; it must not be the fault that waits for a result."""
+    adapter = plc_client(plc.mapping())
+    async with serving(adapter, RecordingIntake()), delivering(adapter) as outbox:
+        with refusing(plc, "result_trigger_id", BEYOND_RANGE, value=70_000):
+            assert not await put(outbox, 1, trigger_id=70_000)
+        assert adapter._results is not None
+        tell, crashes = adapter._results._tell, [ZeroDivisionError()]
+
+        async def crash_once(said: Answer) -> None:
+            if crashes:
+                raise crashes.pop()
+            await tell(said)
+
+        monkeypatch.setattr(adapter._results, "_tell", crash_once)
+        assert await put(outbox, 2)
+
+
+async def test_other_refusal_than_before_has_the_nodes_looked_at_anew(plc: PlcServer) -> None:
+    """After a first trouble the PLC program is changed: what is wrong now may heal by that."""
+    adapter = plc_client(plc.mapping())
+    async with serving(adapter, RecordingIntake()):
+        with refusing(plc, "result_trigger_id", BEYOND_RANGE):
+            with pytest.raises(SinkUnavailable):
+                await adapter.publish(answer(verdict(1)))
+            await eventually(lambda: adapter.fault is None)
+            with pytest.raises(SinkRefused):
+                await adapter.publish(answer(verdict(1)))
+        with (
+            refusing(plc, "result_trigger_id", ua.StatusCodes.BadNodeIdUnknown),
+            pytest.raises(SinkUnavailable) as raised,
+        ):
+            await adapter.publish(answer(verdict(2)))
+        assert not isinstance(raised.value, SinkRefused)
+
+
+@pytest.mark.parametrize("refused", ["result_trigger_id", "result_seq"])
+async def test_no_pass_stands_beside_a_number_that_could_not_be_written(plc: PlcServer, refused: str) -> None:
+    """From the first refusal on, not only when the nodes have been looked at anew."""
+    adapter = plc_client(plc.mapping())
+    async with serving(adapter, RecordingIntake()):
+        with refusing(plc, refused, BEYOND_RANGE):
+            with pytest.raises(SinkUnavailable):
+                await adapter.publish(answer(verdict(1)))
+            assert await stands(plc, "result_seq", "verdict", "reject") == [0, 0, True]
+
+
+async def test_result_is_not_passed_over_where_a_pass_may_stand(plc: PlcServer) -> None:
+    """The PLC takes neither the result nor "reject": nothing follows until it does, and the fault says so."""
+    adapter = plc_client(plc.mapping())
+    async with serving(adapter, RecordingIntake()), delivering(adapter) as outbox:
+        assert await put(outbox, 1)
+        with refusing(plc, "reject", BEYOND_RANGE, value=True):
+            waiting = [
+                asyncio.ensure_future(put(outbox, seq, decision))
+                for seq, decision in ((2, Decision.DAMAGED), (3, Decision.OK))
+            ]
+            await eventually(lambda: "write_refused: reject" in (adapter.fault or ""))
+            assert await plc.node("result_seq").read_value() == 1
+            assert not any(each.done() for each in waiting)
+        assert await asyncio.gather(*waiting) == [True, True]
+
+
+async def test_refusal_of_the_whole_request_is_a_fault_until_a_result_is_taken(plc: PlcServer) -> None:
+    """The station does not look ready while no result reaches the PLC; then all of them do, in their order."""
+    adapter, service = plc_client(plc.mapping()), plc.server.iserver.attribute_service
+    assert isinstance(service, StubbornPlc)
+    async with serving(adapter, RecordingIntake()), delivering(adapter) as outbox:
+        service.fails[plc.node("result_trigger_id").nodeid] = ua.StatusCodes.BadOutOfService
+        waiting = [asyncio.ensure_future(put(outbox, seq)) for seq in (1, 2)]
+        await eventually(lambda: "server_refused: write: BadOutOfService" in (adapter.fault or ""))
+        await eventually(lambda: service.failed >= 3)
+        service.fails.clear()
+        assert await asyncio.gather(*waiting) == [True, True]
+        assert adapter.fault is None
+        assert [(await plc.result()).seq for _ in waiting] == [1, 2]
+
+
+async def test_refused_heartbeat_ends_nothing(plc: PlcServer) -> None:
+    """It is told once and tried again with each beat; results go their way."""
+    adapter = plc_client(plc.mapping())
+    with capture_logs() as logs:
+        async with serving(adapter, RecordingIntake()):
+            with refusing(plc, "heartbeat", BEYOND_RANGE):
+                for beat in (7, 8):
+                    with pytest.raises(SinkUnavailable, match="write_refused: heartbeat"):
+                        await adapter.publish_status(status(heartbeat=beat), ready=True)
+                    await adapter.publish(answer(verdict(beat)))
+                assert adapter.fault is None
+            await adapter.publish_status(status(heartbeat=8), ready=True)
+            assert await stands(plc, "heartbeat", "result_seq") == [8, 8]
+    events = [entry["event"] for entry in logs]
+    assert (events.count("plc_connected"), events.count("plc_value_refused")) == (1, 1)
