@@ -92,7 +92,12 @@ class Tag(Enum):
     CountOk = TagSpec(TagType.UINT32, Access.READ, 0, "OK verdicts since start")
     CountDamaged = TagSpec(TagType.UINT32, Access.READ, 0, "DAMAGED verdicts since start")
     CountError = TagSpec(TagType.UINT32, Access.READ, 0, "ERROR verdicts since start")
-    Results = TagSpec(TagType.STRING_ARRAY, Access.READ, (), "the last eight Verdict JSON texts, newest first, those of earlier runs among them")
+    Results = TagSpec(
+        TagType.STRING_ARRAY,
+        Access.READ,
+        (),
+        "the last eight Verdict JSON texts, newest first, those of earlier runs among them",
+    )
 
     @property
     def spec(self) -> TagSpec:
