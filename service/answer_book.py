@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
 from service.ports import Answer
@@ -32,8 +32,8 @@ class Page:
     stored: asyncio.Future[bool] | None = None
 
     def write(self, answer: Answer, stored: asyncio.Future[bool]) -> None:
-        """Note the answer. Whoever asks again hears it as a repetition, with correlation data of his own."""
-        self.answer.set_result(answer)
+        """Note the answer, without what the first asker sent along: whoever asks again has words of his own."""
+        self.answer.set_result(replace(answer, asker=replace(answer.asker, correlation_data=None)))
         self.stored = stored
 
 

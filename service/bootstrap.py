@@ -146,7 +146,7 @@ def build(
             *(
                 (FaultCode.SINK_DOWN, sink.name, partial(getattr, sink, "refused"))
                 for sink in transports
-                if isinstance(sink, MqttAdapter)
+                if isinstance(sink, MqttAdapter | OpcUaClientAdapter)
             ),
         ],
     )
@@ -239,7 +239,7 @@ async def serve_all(
 ) -> None:
     """Run several stations side by side until `stop` is set; what one of them cannot start without ends them all.
 
-    on_started: called when all of them have started.
+    on_started: called whenever one of them has started.
 
     Raises:
         UsageError: something that a station needs at start is not there, or two of them want the same for themselves.
@@ -247,17 +247,9 @@ async def serve_all(
     _refuse_clashes(stations)
     process = Process.of(stations)
 
-    starting = len(stations)
-
-    def one_started(_: Service) -> None:
-        nonlocal starting
-        starting -= 1
-        if not starting:
-            on_started()
-
     async def serve_one(settings: Settings) -> None:
         structlog.contextvars.bind_contextvars(station=settings.station.id)
-        await serve(settings, stop, process=process, on_started=one_started)
+        await serve(settings, stop, process=process, on_started=lambda _: on_started())
 
     serving = [asyncio.create_task(serve_one(settings), name=settings.station.id) for settings in stations]
     try:

@@ -20,6 +20,9 @@ from service.errors import UsageError
 _RANDOM = re.compile(r"[a-z0-9_]{8}")
 """What `tempfile` puts behind a prefix."""
 
+_PACKAGE_LEVELS = 3
+"""A model package, its folder `golden`, and what somebody may have made in that."""
+
 
 @contextmanager
 def draft_folder(parent: Path, prefix: str) -> Iterator[Path]:
@@ -74,8 +77,8 @@ def whole_file(target: Path) -> Iterator[Path]:
     can be known.
     """
     with naming(target):
-        special = target.exists() and not stat.S_ISREG(target.stat().st_mode)
-        real = target.resolve()
+        special = _is_special(target)
+        real = Path(os.path.realpath(target))
     _refuse_package(target, real.parent)
     if special:
         with tempfile.TemporaryDirectory(prefix="cangate-") as folder:
@@ -114,17 +117,55 @@ def read_regular(path: Path) -> bytes:
         return file.readall()
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in such a block with this folder, and keep them out."""
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
 def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # else a pipe is waited for until somebody writes into it
+    try:
+        return os.open(path, flags | os.O_NONBLOCK)  # else a pipe is waited for until somebody writes into it
+    except BlockingIOError:  # a file server holds a lease: the system calls it back while one waits
+        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - openers are given a string
+            raise
+        return os.open(path, flags)
+
+
+def _is_special(target: Path) -> bool:
+    """Tell whether there is something that is no regular file. Raises OSError, also for links in a circle."""
+    try:
+        return not stat.S_ISREG(target.stat().st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def _refuse_package(target: Path, folder: Path) -> None:
     """Raise UsageError where `folder` is or lies in a model package: one file more, and it is none."""
     real = Path(os.path.realpath(folder))  # resolve raises RuntimeError for links in a circle
     with naming(target):
-        for around in (real, *real.parents):
+        for around in _possible_packages(real):
             if (around / "model.json").is_file() and (around / "SHA256SUMS").is_file():
                 raise UsageError(f"cannot write {target}: it would change the model package {around}")
+
+
+def _possible_packages(real: Path) -> Iterator[Path]:
+    """Yield the nearest folder that is there and those around it, as many as a package has levels.
+
+    None beyond a mount point: to look for a file in `/net` is to look for a host of its name.
+    """
+    around = next(each for each in (real, *real.parents) if each.exists())
+    for _ in range(_PACKAGE_LEVELS):
+        yield around
+        if os.path.ismount(around):
+            return
+        around = around.parent
 
 
 def _locked_draft(parent: Path, prefix: str) -> tuple[Path, int]:

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import MutableMapping
 from types import TracebackType
 from typing import Any, Final
@@ -32,12 +33,12 @@ class StandardError(logging.Handler):
     A line that finds no room, or cannot be written, is counted; one line says how many were lost, in their place, as
     soon as there is a way out again.
 
-    held: lines wait for `let_out`.
+    held_s: so long, at most, lines wait for `let_out`.
     """
 
-    def __init__(self, *, held: bool = False) -> None:
+    def __init__(self, *, held_s: float = 0.0) -> None:
         super().__init__()
-        self._held = held
+        self._held_until = time.monotonic() + held_s
         # not its stream: a write that hangs would hold the lock that Python wants at its end
         stream = sys.__stderr__
         self.descriptor = os.open(os.devnull, os.O_WRONLY) if stream is None else stream.fileno()
@@ -68,13 +69,13 @@ class StandardError(logging.Handler):
     def let_out(self) -> None:
         """Write what was held, and all that follows."""
         with self._changed:
-            self._held = False
+            self._held_until = 0.0
             self._changed.notify_all()
 
     def forget_held(self) -> None:
         """Forget what is held: one line that says more follows."""
         with self._changed:
-            if self._held:
+            if self._held_for_s() > 0:
                 self._waiting, self._characters = [], 0
 
     def flush(self) -> None:
@@ -95,7 +96,8 @@ class StandardError(logging.Handler):
             with self._changed:
                 self._writing = False
                 self._changed.notify_all()
-                self._changed.wait_for(lambda: (self._waiting and not self._held) or self._closing)
+                while not self._closing and (not self._waiting or self._held_for_s() > 0):
+                    self._changed.wait(self._held_for_s() if self._waiting else None)
                 if not self._waiting:
                     return
                 text, lost = "".join(self._waiting), self._lost
@@ -106,6 +108,9 @@ class StandardError(logging.Handler):
                 lost_now += lost
             with self._changed:
                 self._lost += lost_now
+
+    def _held_for_s(self) -> float:
+        return self._held_until - time.monotonic()
 
     def _write(self, text: str) -> int:
         """Return how many lines could not be written."""
@@ -138,12 +143,12 @@ def _readable(_: object, __: str, line: MutableMapping[str, Any]) -> MutableMapp
     return line
 
 
-def configure_logging(settings: LogSettings, *, held: bool = False) -> StandardError:
+def configure_logging(settings: LogSettings, *, held_s: float = 0.0) -> StandardError:
     """Send structured log lines to standard error, ours, those of the libraries and a crash alike.
 
-    held: no line is written before the returned handler is told to let them out, or Python ends.
+    held_s: so long no line is written before the returned handler is told to let them out, or Python ends.
     """
-    handler = StandardError(held=held)
+    handler = StandardError(held_s=held_s)
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,

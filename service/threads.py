@@ -88,9 +88,9 @@ class DaemonThreads:
         self._calls.put(_Call(run, outcome))
 
     def forgive(self, seconds: float) -> None:
-        """Do not count some time as taken by the calls in work: nothing in this process got any further then."""
+        """Do not count the last `seconds` as taken by the calls in work: nothing in this process got any further."""
         for worker in self._workers:
-            worker.forgiven_s += seconds
+            worker.forgiven_s += min(seconds, _age(worker))  # one that began since has taken no more than that
 
     def replace_stuck(self, limit_s: float) -> int:
         """Replace threads whose call takes longer than `limit_s`; return how many. Call on the event loop."""

@@ -57,6 +57,7 @@ class SqlJournal:
         # a loss of power erases memory, and a database in memory needs no other one
         if path is not None and settings.sync == "normal":
             self._said = Said(memory, database=self._database.place, path=path, station=station)
+        self._is_anothers = False
         self._highest = 0
         """What was said in this run, stored or not."""
 
@@ -83,6 +84,7 @@ class SqlJournal:
     async def __aenter__(self) -> Self:
         await self._database.open()
         if self._mark is not None:
+            self._is_anothers = not self._mark.take()
             await asyncio.to_thread(self._mark.read)
         if self._said is not None:
             self._said.take_up()
@@ -102,6 +104,8 @@ class SqlJournal:
         await self._database.close()
         if self._said is not None:
             self._said.close()
+        if self._mark is not None:
+            self._mark.leave()
 
     @property
     def folder(self) -> Path | None:
@@ -233,7 +237,7 @@ class SqlJournal:
 
         Raises UsageError where another process counts on from there.
         """
-        if self._said is not None and self._said.is_anothers:
+        if self._is_anothers:
             raise UsageError(f"journal.url: another process that runs serves {self._station} with this journal")
         try:
             stored = await self._stored_seq()

@@ -41,7 +41,6 @@ class RedoLog:
         self._file: int | None = None
         self._free: list[int] = []
         self._slot_of: dict[int, int] = {}
-        self.is_anothers = False  # a process that runs has it
 
     def open(self) -> list[tuple[int, bytes]]:
         """Open the file and return what the last run left in it, each record with its slot; see `take_over`."""
@@ -55,8 +54,6 @@ class RedoLog:
                     self._free.append(slot)
                 else:
                     left.append((slot, record))
-        except BlockingIOError:
-            self.is_anothers = True
         except OSError as exc:
             log.warning("journal_without_redo_log", path=str(self._path), reason=exc.strerror)
             self._close_file()
@@ -113,7 +110,7 @@ def _open_own(path: Path) -> int:
         is_ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
         if not is_ours or found.st_nlink != 1:
             raise PermissionError(1, "the file there is not ours")
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)  # another service of this station that runs
     except OSError:
         os.close(opened)
         raise

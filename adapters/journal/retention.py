@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Final
@@ -21,19 +22,33 @@ _STEADY_S: Final = 24 * 3600.0
 """A wall clock that has jumped may be wrong until somebody sees it: nothing is deleted by it for this long."""
 
 
+def since_boot_s() -> float:
+    """Return how long the machine has run, its sleep counted in."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 class Retention:
     """Forgets what is older than `keep`, by a wall clock that has not jumped of late.
 
     Args:
         forget: deletes what was received before a time and returns how much that was; may raise JournalError.
         keep: how long events are kept.
-        clock: both clocks.
+        clock: the wall clock.
+        steady_s: a clock that nobody sets, and that goes on while the machine sleeps.
     """
 
-    def __init__(self, forget: Callable[[datetime], Awaitable[int]], *, keep: timedelta, clock: Clock) -> None:
+    def __init__(
+        self,
+        forget: Callable[[datetime], Awaitable[int]],
+        *,
+        keep: timedelta,
+        clock: Clock,
+        steady_s: Callable[[], float] = since_boot_s,
+    ) -> None:
         self._forget = forget
         self._keep = keep
         self._clock = clock
+        self._steady_s = steady_s
         self._ahead_s = self._wall_ahead_s()
         self._steady_since = -math.inf
 
@@ -47,9 +62,9 @@ class Retention:
         """Forget what is due, or say why nothing is."""
         ahead_s, jumped_s = self._wall_ahead_s(), self._wall_ahead_s() - self._ahead_s
         if abs(jumped_s) > _JUMP_S:
-            self._ahead_s, self._steady_since = ahead_s, self._clock.monotonic()
+            self._ahead_s, self._steady_since = ahead_s, self._steady_s()
             log.warning("journal_retention_waits", clock_jumped_s=round(jumped_s), for_s=_STEADY_S)
-        if self._clock.monotonic() - self._steady_since < _STEADY_S:
+        if self._steady_s() - self._steady_since < _STEADY_S:
             return
         try:
             forgotten = await self._forget(self._clock.now() - self._keep)
@@ -59,4 +74,4 @@ class Retention:
             log.info("journal_retention", forgotten=forgotten)
 
     def _wall_ahead_s(self) -> float:
-        return self._clock.now().timestamp() - self._clock.monotonic()
+        return self._clock.now().timestamp() - self._steady_s()

@@ -84,11 +84,6 @@ class Said:
         return sorted(self._left.values(), key=lambda left: left.seq)
 
     @property
-    def is_anothers(self) -> bool:
-        """Tell whether a process that runs says verdicts of this station into this journal."""
-        return self._log.is_anothers
-
-    @property
     def unstored(self) -> Sequence[Unstored]:
         """What the last run and this one said and is not stored yet."""
         return [*self._left.values(), *self._kept.values()]

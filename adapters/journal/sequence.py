@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -27,6 +28,24 @@ class SequenceMark:
         self.ceiling = 0
         self.unstored = 0
         self._behind = False  # the file says less than this does
+        self._held: int | None = None
+
+    def take(self) -> bool:
+        """Keep other processes of this machine from counting on from here; tell whether none does already."""
+        try:
+            self._held = os.open(self._path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as exc:  # a folder that takes no files, a file system without locks
+            log.warning("sequence_mark_unlocked", path=str(self._path), error=exc.strerror)
+        return True
+
+    def leave(self) -> None:
+        """Let others count on."""
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
 
     def read(self) -> None:
         """Read the file; one that is missing or damaged says nothing."""

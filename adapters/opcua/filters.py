@@ -111,10 +111,16 @@ def _any(*values: object) -> bool | None:
     return True if any(values) else None if None in values else False
 
 
+def _in_list(value: object, *listed: object) -> bool | None:
+    """Tell whether a value equals one of a list: the Or of as many Equals (OPC 10000-4, 7.7.3)."""
+    return _any(*(None if None in (value, one) else value == one for one in listed))
+
+
 _NULL_AWARE: Final[dict[ua.FilterOperator, Callable[..., bool | None]]] = {
     ua.FilterOperator.IsNull: lambda value: value is None,
     ua.FilterOperator.And: _all,
     ua.FilterOperator.Or: _any,
+    ua.FilterOperator.InList: _in_list,
 }
 _OPERATORS: Final[dict[ua.FilterOperator, Callable[..., bool]]] = {
     ua.FilterOperator.Equals: operator.eq,
@@ -125,7 +131,6 @@ _OPERATORS: Final[dict[ua.FilterOperator, Callable[..., bool]]] = {
     ua.FilterOperator.Like: is_like,
     ua.FilterOperator.Not: operator.not_,
     ua.FilterOperator.Between: lambda value, low, high: low <= value <= high,
-    ua.FilterOperator.InList: lambda value, *listed: value in listed,
 }
 """Of values that are there: a comparison with null is null."""
 

@@ -51,6 +51,7 @@ ENDPOINT_PATH: Final = "/cangate/"
 PKI: Final = Path("data/pki")
 _CLOSE_S = 2.0
 _JOURNAL_PATIENCE_S = 0.5
+_DROPPED_S = 5.0
 _T = TypeVar("_T")
 
 _COUNTS: Final = {Decision.OK: Tag.CountOk, Decision.DAMAGED: Tag.CountDamaged, Decision.ERROR: Tag.CountError}
@@ -84,7 +85,7 @@ class OpcUaServerAdapter:
         self._commands: CommandHandler | None = None
         self._vision: VisionSystem | None = None
         self._event_ids = DefaultEventIds(station, datetime.fromtimestamp(0, UTC))
-        self._asked_last: tuple[str, Asker] | None = None  # until it is answered
+        self._asked: dict[tuple[str, Asker], float] = {}  # what was given here and is not answered, and when
         self._ring = ResultRing()
         self._queue = 0
 
@@ -167,8 +168,7 @@ class OpcUaServerAdapter:
             SinkUnavailable: the server is not open.
         """
         tags = self._open_tags()
-        if (answer.verdict.event_id, answer.asker) == self._asked_last:
-            self._asked_last = None
+        self._asked.pop((answer.verdict.event_id, answer.asker), None)
         self._queue = max(0, self._queue - 1)
         if (answer.repeated or not answer.for_gate) and answer.asker.source != self.name:
             return
@@ -185,6 +185,9 @@ class OpcUaServerAdapter:
             SinkUnavailable: the server is not open.
         """
         self._queue = status.queue
+        if not status.queue:  # a repetition may be dropped where hundreds wait: nothing else is told of it
+            since = self._clock.monotonic() - _DROPPED_S
+            self._asked = {asked: at for asked, at in self._asked.items() if at > since}
         values: dict[Tag, TagValue] = {
             Tag.Ready: ready and self._intake is not None,
             Tag.Busy: self._busy,
@@ -199,7 +202,7 @@ class OpcUaServerAdapter:
 
     @property
     def _busy(self) -> bool:
-        return self._asked_last is not None or self._queue > 0
+        return bool(self._asked) or self._queue > 0
 
     def _open_tags(self) -> TagSpace:
         if self._tags is None:
@@ -277,7 +280,7 @@ class OpcUaServerAdapter:
 
     def _submit(self, arrival: Arrival, intake: Intake, tags: TagSpace, more: dict[Tag, TagValue]) -> None:
         """Hand over a part for which Ready was shown: whatever has come in since by other ways, it is judged."""
-        self._asked_last = arrival.event.event_id, Asker.of(arrival)
+        self._asked[arrival.event.event_id, Asker.of(arrival)] = self._clock.monotonic()
         # Nothing may pass on the strength of the result before: until the new one the tags say reject.
         waiting: dict[Tag, TagValue] = {Tag.Verdict: int(VerdictCode.NONE), Tag.Reject: True, Tag.ResultValid: False}
         tags.write(waiting, arrival.received_at, kind=ResultValue)

@@ -192,6 +192,12 @@ class _Subscription(InternalSubscription):
         self._sampled.pop(item_id, None)
         self._event_bytes -= sum(map(len, self._event_queues.pop(item_id, ())))
 
+    def drop_waiting(self, item_id: int) -> None:
+        """Drop what waits for an item that is disabled; whether it keeps its oldest change is as before."""
+        keeps_oldest = item_id in self._changes.keeping_oldest
+        self.forget(item_id)
+        self.keep_oldest(item_id, kept=keeps_oldest)
+
     @property
     def _changes(self) -> ChangeQueue:
         return cast("ChangeQueue", self._triggered_datachanges)
@@ -329,10 +335,13 @@ class _MonitoredItems(MonitoredItemService):
         return self._monitored_items[item_id].mode == ua.MonitoringMode.Sampling
 
     async def _set_monitoring_mode(self, mode: ua.MonitoringMode, mid: int) -> ua.StatusCode:
-        status = await super()._set_monitoring_mode(mode, mid)
-        if status.is_good() and mode == ua.MonitoringMode.Reporting:
-            self.isub.report_sampled(mid, self._monitored_items[mid].queue_size)
-        return status
+        item = self._monitored_items.get(mid)
+        if item is not None and mode == ua.MonitoringMode.Disabled:
+            self.isub.drop_waiting(mid)
+            item.mvalue = MonitoredItemValues()  # what was dropped is news again
+        elif item is not None and mode == ua.MonitoringMode.Reporting:
+            self.isub.report_sampled(mid, item.queue_size)  # before what asyncua may look at now
+        return await super()._set_monitoring_mode(mode, mid)
 
     def _choose_events(self, item: MonitoredItemData, chosen: ua.EventFilter) -> None:
         item.where_clause_evaluator = StationWhereClause(self.logger, self.aspace, chosen.WhereClause)

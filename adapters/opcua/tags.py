@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
 from typing import Final, TypeAlias, cast
 
+import structlog
 from asyncua import Server, ua
 from asyncua.crypto.permission_rules import User, UserRole
 from asyncua.server.address_space import AddressSpace, AttributeService
@@ -16,6 +17,8 @@ from schemas.tags import NAMESPACE_URI, RESULT_RING, Access, Tag, TagType
 
 TagValue: TypeAlias = bool | int | float | str | tuple[int, ...] | tuple[str, ...] | None
 """What a tag holds; None is a Bad status without a value (OPC 10000-8, 6.3.2)."""
+
+log = structlog.get_logger(__name__)
 
 _VARIANT_TYPES: Final = {
     TagType.BOOLEAN: ua.VariantType.Boolean,
@@ -158,8 +161,6 @@ class TagWrites(AttributeService):
             return ua.StatusCodes.BadNotWritable if known else ua.StatusCodes.BadNodeIdUnknown
         if not (isinstance(user, StationUser) and user.writes):
             return ua.StatusCodes.BadUserAccessDenied
-        if tag in TRIGGER_TEXTS:
-            self._tags.unknown.add(tag)  # until it is written: the trigger behind it may not be refused with it
         before = self._tags.number(Tag.Trigger)
         code = self._store(tag, item)
         if code == ua.StatusCodes.Good:
@@ -167,6 +168,9 @@ class TagWrites(AttributeService):
             trigger = self._tags.number(Tag.Trigger)
             if tag is Tag.Trigger and trigger not in (0, before):
                 self._on_trigger(trigger)
+        elif tag in TRIGGER_TEXTS and tag not in self._tags.unknown:
+            self._tags.unknown.add(tag)  # until it is written: the trigger behind it may not be refused with it
+            log.warning("trigger_text_refused", tag=tag.name, status=ua.StatusCode(ua.UInt32(code)).name)
         return code
 
     def _store(self, tag: Tag, item: ua.WriteValue) -> int:

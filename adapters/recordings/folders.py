@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -18,7 +19,7 @@ from schemas.base import rfc3339
 from schemas.messages import Decision
 from schemas.recordings import RecordedEvent, SessionInfo, Truth
 from service.errors import UsageError
-from service.files import draft_folder, read_regular
+from service.files import draft_folder, naming, read_regular
 from service.model.dataset import list_frames
 from service.pipeline.types import Progress
 from service.replay.labels import read_rows, truth_of
@@ -116,15 +117,29 @@ def export_to_folder(session: Session, folder: Path, progress: Progress) -> int:
 @contextmanager
 def _whole_folder(folder: Path, prefix: str) -> Iterator[Path]:
     """Lend a draft of `folder`, which gets its name once the block ends well. prefix: of the drafts' names."""
-    real = folder.resolve()
-    try:
-        if real.exists() and any(real.iterdir()):
+    real = Path(os.path.realpath(folder))  # resolve raises RuntimeError for links in a circle
+    is_there = os.path.lexists(real)
+    with naming(folder), draft_folder(real if is_there else real.parent, prefix) as draft:
+        if is_there and any(each != draft for each in real.iterdir()):
             raise UsageError(f"{folder} is not empty: a folder of its own is written, new or empty")
-        with draft_folder(real.parent, prefix) as draft:
-            yield draft
+        yield draft
+        if is_there:  # it may be a mount point: neither replaced nor on the disk of its parent
+            _move_out(draft, real)
+        else:
             draft.rename(real)
-    except OSError as exc:
-        raise UsageError(f"cannot write {folder}: {exc.strerror}") from exc
+
+
+def _move_out(draft: Path, folder: Path) -> None:
+    """Move what lies in `draft` into the folder around it, all or nothing."""
+    names = sorted(each.name for each in draft.iterdir())
+    try:
+        for name in names:
+            (draft / name).rename(folder / name)
+    except BaseException:  # Ctrl-C as well
+        for name in names:
+            with suppress(OSError):  # it is there yet
+                (folder / name).rename(draft / name)
+        raise
 
 
 def _rows(labels: Path) -> dict[str, tuple[dict[str, str], Truth | None]]:

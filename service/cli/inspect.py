@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -100,7 +101,7 @@ def inspect(
 
     Example: cangate inspect canister line1/*.png --csv results.csv -o pictures
     """
-    if csv_file is not None and json_file is not None and csv_file.resolve() == json_file.resolve():
+    if csv_file is not None and json_file is not None and _real(csv_file) == _real(json_file):
         raise UsageError(f"--csv and --json both name {json_file}: one would take the place of the other")
     stems = _stems(images)
     outputs = [file for file in (csv_file, json_file) if file is not None]
@@ -214,10 +215,15 @@ def _stems(images: Sequence[Path]) -> list[str]:
 
 def _refuse_inputs(images: Sequence[Path], outputs: Sequence[Path]) -> None:
     """Raise UsageError where a result would take the place of a picture that is to be judged."""
-    given = {image.resolve() for image in images}
+    given = {_real(image) for image in images}
     for output in outputs:
-        if output.resolve() in given:
+        if _real(output) in given:
             raise UsageError(f"{output} is to be judged, and a result would take its place")
+
+
+def _real(path: Path) -> str:
+    """Return where a path leads; Path.resolve raises RuntimeError for links in a circle."""
+    return os.path.realpath(path)
 
 
 def _picture_names(stem: str) -> list[str]:

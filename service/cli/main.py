@@ -43,6 +43,10 @@ _COMMANDS = {
 }
 
 
+_ENDLESS = ("run", "demo", "simulate", "record")
+"""Commands that run until they are told to stop, and so does `replay --loop`."""
+
+
 class _LateGroup(TyperGroup):
     """Imports a command when it is called: torch, asyncua and NiceGUI take seconds that `--help` need not spend."""
 
@@ -50,6 +54,8 @@ class _LateGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # noqa: ANN401 - as above
         if args and args[0] in _COMMANDS:
             self.commands[args[0]] = _imported(args[0])
+            if args[0] in _ENDLESS or (args[0] == "replay" and "--loop" in args):
+                _end_with_reader()
         return super().resolve_command(ctx, args)
 
 
@@ -95,7 +101,12 @@ def _options(
 
 
 class _StandardOutput(io.FileIO):
-    """Takes what is printed. Once nobody reads it any more it is lost, and what a command has begun is finished."""
+    """Takes what is printed. Once nobody reads it any more it is lost, and what a command has begun is finished.
+
+    But for a command without an end, which nobody would see run on.
+    """
+
+    ends_with_reader = False
 
     def write(self, printed: ReadableBuffer, /) -> int:
         """Write some of the bytes and return how many. Raises CangateError where they cannot be written."""
@@ -107,6 +118,8 @@ class _StandardOutput(io.FileIO):
                 os.dup2(nowhere.fileno(), self.fileno())
             if not isinstance(exc, BrokenPipeError):
                 raise CangateError(f"cannot write to standard output: {exc.strerror}") from exc
+            if self.ends_with_reader:
+                raise  # rich exits with status 1
             return memoryview(printed).nbytes
 
 
@@ -120,6 +133,12 @@ def _open_standard_output() -> None:
                 io.BufferedWriter(raw), encoding=sys.stdout.encoding, line_buffering=sys.stdout.line_buffering
             )
         sys.stdout.reconfigure(errors="backslashreplace")  # a file name may be anything
+
+
+def _end_with_reader() -> None:
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    if isinstance(raw, _StandardOutput):
+        raw.ends_with_reader = True
 
 
 def main() -> None:

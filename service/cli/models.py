@@ -25,6 +25,7 @@ from service.cli.extend import extend
 from service.cli.tables import result_table
 from service.device import compute_device
 from service.errors import PackageRefused, UsageError
+from service.files import locked
 from service.model.archive import export_package, import_package
 from service.model.package import read_package, write_package
 from service.model.pickles import imported_manifest, read_pickled_bank
@@ -191,9 +192,10 @@ def import_pickle(
         write_package(directory, manifest, bank.vectors, {})
         path = registry.publish(directory, manifest)
     package = read_package(path)
-    first = path.name == "1" and registry.active(name) is None
-    if first:
-        registry.activate(name, path.name, device=device)
+    with locked(path.parent):  # of two first imports one finds the other's version active
+        first = registry.active(name) is None
+        if first:
+            registry.activate(name, path.name, device=device)
     console.print(f"model {name}@{path.name} in {path}, id {package.id}", soft_wrap=True)
     longest = float(np.linalg.norm(bank.vectors, axis=1).max())
     if abs(longest - 1) > UNIT_TOLERANCE:

@@ -23,8 +23,8 @@ log = structlog.get_logger(__name__)
 _LONGEST_STOP_S = 9.0
 """A service is to end within this time, whatever hangs: systemd kills it after 10 s (deploy/cangate.service)."""
 
-_LONGEST_SILENCE_S = 10.0
-"""What a start has to say is held for so long, in case that it fails."""
+_LONGEST_SILENCE_S = 5.0
+"""What a start has to say is held for so long, in case that it fails; what takes longer is something to look at."""
 
 
 def run(
@@ -50,7 +50,7 @@ def run(
     from service.bootstrap import serve_all  # noqa: PLC0415
 
     # a start that fails has one line to say
-    lines = configure_logging(stations[0].log, held=True)
+    lines = configure_logging(stations[0].log, held_s=_LONGEST_SILENCE_S)
     try:
         asyncio.run(_until_signal(partial(serve_all, stations, on_started=lines.let_out), lines))
     except UsageError:
@@ -67,6 +67,7 @@ async def _until_signal(serve: Callable[[asyncio.Event], Awaitable[None]], lines
     ]
 
     def end() -> None:
+        lines.let_out()
         stop.set()
         for timer in last_resort:
             if not timer.is_alive() and not timer.finished.is_set():
@@ -76,6 +77,4 @@ async def _until_signal(serve: Callable[[asyncio.Event], Awaitable[None]], lines
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, end)
-    # what takes so long is something to look at
-    loop.call_later(_LONGEST_SILENCE_S, lines.let_out)
     await serve(stop)

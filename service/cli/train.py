@@ -23,6 +23,7 @@ from service.cli.common import (
 )
 from service.cli.frame_folders import listed_frames, tell_ignored
 from service.device import compute_device
+from service.files import locked
 from service.model.calibration import LimitMethod
 from service.model.dataset import FrameSet
 from service.model.manifest import ModelManifest
@@ -66,7 +67,7 @@ def train(
         bool, typer.Option("--mixed", help="Damaged frames may be among them: do not believe the least usual ones.")
     ] = False,
     activate: Annotated[
-        bool, typer.Option("--activate", help="Activate the new version; the first of a name always is.")
+        bool, typer.Option("--activate", help="Activate the new version; where none is active it always is.")
     ] = False,
     config: ConfigOption = None,
 ) -> None:
@@ -99,8 +100,9 @@ def train(
         path = registry.publish(directory, trained.manifest)
     package = read_package(path)
     try:  # before anything is printed: that may fail
-        if activate or (path.name == "1" and registry.active(name) is None):
-            registry.activate(name, path.name, device=device)
+        with locked(path.parent):  # of two first trainings one finds the other's version active
+            if activate or registry.active(name) is None:
+                registry.activate(name, path.name, device=device)
     finally:
         _report(package.manifest, found)
         console.print(f"model {name}@{path.name} in {path}, id {package.id}", soft_wrap=True)

@@ -54,7 +54,9 @@ def names(folder: Path) -> list[str]:
 def crash(journal: SqlJournal) -> None:
     """Let go of the log as the end of the process does: as it is."""
     assert journal._said is not None
+    assert journal._mark is not None
     journal._said._log._close_file()
+    journal._mark.leave()
 
 
 @contextmanager
@@ -87,9 +89,10 @@ async def test_verdict_that_was_said_and_not_stored_is_stored_by_the_next_run(tm
             assert (known.event, known.image, known.seq) == (unnoted.event, unnoted.image, 2)
 
 
-async def test_station_is_numbered_by_one_process(tmp_path: Path, memory: Path) -> None:
+@pytest.mark.parametrize("sync", ["normal", "full"])
+async def test_station_is_numbered_by_one_process(tmp_path: Path, memory: Path, sync: str) -> None:
     """A second one with the same journal would give its numbers again; when the first has ended it may."""
-    async with opened(tmp_path, memory) as running, opened(tmp_path, memory) as second:
+    async with opened(tmp_path, memory, sync=sync) as running, opened(tmp_path, memory, sync=sync) as second:
         assert await running.last_seq() == 0
         with pytest.raises(
             UsageError, match=r"^journal\.url: another process that runs serves line1 with this journal$"

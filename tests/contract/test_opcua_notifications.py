@@ -143,6 +143,7 @@ class Listener:
     """Notes what it is told, in order, and whether it is told that something was lost before it."""
 
     report: Callable[[], Awaitable[object]]
+    disable: Callable[[], Awaitable[object]]
 
     def __init__(self) -> None:
         self.told: asyncio.Queue[tuple[Tag, object, bool]] = asyncio.Queue()
@@ -187,6 +188,7 @@ async def listening(
             requests.append(request)
         await subscription.create_monitored_items(requests)
         listener.report = partial(subscription.set_monitoring_mode, ua.MonitoringMode.Reporting)
+        listener.disable = partial(subscription.set_monitoring_mode, ua.MonitoringMode.Disabled)
         assert not any(lost for _, _, lost in await listener.next(len(items) - len(sampled)))
         yield listener
 
@@ -246,3 +248,21 @@ async def test_item_that_is_only_sampled_is_told_of_when_it_is_reported(
         assert await listener.next(1) == [(Tag.Verdict, 2, False)]
         await station.adapter.publish(answer(verdict(3)))
         assert await listener.next(2) == [(Tag.Verdict, 1, False), (Tag.ResultSeq, 3, False)]
+
+
+@pytest.mark.parametrize("changed", [True, False])
+@pytest.mark.parametrize("sampled", [True, False])
+async def test_item_that_was_disabled_is_told_of_with_what_it_holds(
+    station: ServedStation, flooder: Client, sampled: bool, changed: bool
+) -> None:
+    """What it held before, sampled or waiting to be told, is dropped: told last, it would be taken for the latest."""
+    verdict_node = station.node(Tag.Verdict).nodeid
+    async with listening(flooder, {verdict_node: 10}, sampled=[verdict_node] if sampled else []) as listener:
+        await publish(station, OK, ERROR)
+        await listener.disable()
+        if changed:
+            await station.adapter.publish(answer(verdict(3, DAMAGED)))
+        await listener.report()
+        assert await listener.next(1) == [(Tag.Verdict, 2 if changed else 3, False)]
+        await station.adapter.publish(answer(verdict(4)))
+        assert await listener.next(1) == [(Tag.Verdict, 1, False)]

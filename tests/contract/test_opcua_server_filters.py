@@ -55,6 +55,7 @@ async def test_events_pass_where_their_condition_holds(station: ServedStation, f
         chosen(where(Is.Or, at(1), at(2)), where(Is.Equals, missing, literal("m")), of_result),
         chosen(where(Is.And, at(1), at(2)), where(Is.Between, of("Severity"), literal(50), literal(150)), of_result),
         chosen(where(Is.InList, of("EventType"), literal(STATE_CHANGED), literal(RESULT_READY))),
+        chosen(where(Is.InList, of("EventType"), missing, literal(RESULT_READY))),
         chosen(where(Is.IsNull, of("emitting_node"))),  # no field, but what asyncua calls something of its own
         chosen(),
     ]
@@ -66,6 +67,7 @@ async def test_events_pass_where_their_condition_holds(station: ServedStation, f
         chosen(where(Is.Not, at(1)), where(Is.Equals, missing, literal("m"))),
         chosen(where(Is.And, at(1), at(2)), where(Is.GreaterThan, of("Severity"), literal(500)), of_result),
         chosen(where(Is.Or, at(1), at(2)), where(Is.InList, missing, literal("m")), of_state),
+        chosen(where(Is.Not, at(1)), where(Is.InList, of("EventType"), literal(STATE_CHANGED), missing)),
     ]
     made = await subscribe(flooder, 10.0)
     items = [item(SERVER, one, attribute=ua.AttributeIds.EventNotifier, queue=0) for one in (*does_not, *holds)]

@@ -12,7 +12,7 @@ from adapters.clock import SystemClock
 from schemas.messages import Decision, Reason, Verdict
 from schemas.tags import Tag
 from service.ports import Arrival
-from tests.support.opcua import ServedStation, answer, verdict
+from tests.support.opcua import ServedStation, answer, status, verdict
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -133,13 +133,26 @@ async def test_trigger_of_an_event_that_came_another_way_gets_its_number(station
         await station.write({Tag.Trigger: 0})
 
 
+async def test_station_is_busy_until_the_last_trigger_is_answered(station: ServedStation) -> None:
+    """Whichever of them is answered first."""
+    first, second = [await trigger(station, number, event_id=f"e{number}") for number in (1, 2)]
+    await station.adapter.publish(answer(verdict(1, event_id="e2", trigger_id=2), second))
+    assert await station.read(Tag.ResultTriggerId, Tag.Busy) == [2, True]
+    await station.adapter.publish(answer(verdict(2, event_id="e1", trigger_id=1), first))
+    assert await station.read(Tag.ResultTriggerId, Tag.Busy) == [1, False]
+
+
 async def test_repetition_that_never_came_leaves_nothing_behind(station: ServedStation) -> None:
     """It was dropped, as where hundreds wait; the next one is not mistaken for it."""
     said = verdict(5, event_id="e1")
     await trigger(station, 7, event_id="e1")
     asked = await trigger(station, 8, event_id="e1")
     await station.adapter.publish(answer(said, asked, repeated=True))
-    assert await station.read(Tag.ResultTriggerId, Tag.Busy) == [8, False]
+    assert await station.read(Tag.ResultTriggerId, Tag.Busy) == [8, True]
+    (at,) = station.adapter._asked.values()
+    station.adapter._asked = dict.fromkeys(station.adapter._asked, at - 6.0)
+    await station.adapter.publish_status(status(), ready=True)
+    assert await station.read(Tag.Busy) == [False]
 
 
 async def test_subscriber_of_result_seq_alone_hears_a_repetition(station: ServedStation) -> None:

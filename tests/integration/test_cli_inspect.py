@@ -215,6 +215,20 @@ def test_inspect_refuses_two_results_in_one_file(
     assert not target.exists()
 
 
+def test_inspect_bears_links_in_a_circle(
+    cangate: CommandLine, store: Path, images: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """As a picture it has a row with a reason, as a result it is named in one line."""
+    circle, target = tmp_path / "circle", tmp_path / "target.csv"
+    circle.symlink_to(circle)
+    outcome = cangate("inspect", "bars", images[0], circle, "--store", store, "--csv", target)
+    assert outcome.status == 1
+    assert [line.split(",")[2] for line in target.read_text().splitlines()[1:]][1] == "ERROR"
+    line = cangate("inspect", "bars", *images, "--store", store, "--csv", circle).one_line_error()
+    assert line == f"cangate: cannot write {circle}: Too many levels of symbolic links"
+    assert circle.is_symlink()
+
+
 def test_inspect_needs_an_image(cangate: CommandLine, store: Path) -> None:
     """Without one there is nothing to judge."""
     assert "IMAGE" in cangate("inspect", "bars", "--store", store).one_line_error()

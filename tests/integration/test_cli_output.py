@@ -10,6 +10,19 @@ from pathlib import Path
 import pytest
 
 COMMAND = (sys.executable, "-m", "service.cli")
+ENDLESS = """
+from importlib import import_module
+import sys
+from service.cli.common import console
+from service.cli.main import main
+
+def forever(loop: bool = False) -> None:
+    while True:
+        console.print("a part")
+
+setattr(import_module(f"service.cli.{sys.argv[1]}"), sys.argv[1], forever)
+main()
+"""
 
 
 def shell(line: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -35,6 +48,18 @@ def test_command_whose_output_is_read_no_further_comes_to_its_end(store: Path) -
     )
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("arguments", [("run",), ("demo",), ("simulate",), ("record",), ("replay", "--loop")])
+def test_command_without_an_end_ends_with_its_reader(arguments: tuple[str, ...]) -> None:
+    """Else it would run on, and nobody would see it."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        (sys.executable, "-c", ENDLESS, *arguments), stdout=writer, stderr=subprocess.PIPE, timeout=120, check=False
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 def test_command_without_standard_output_works(tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import errno
 import itertools
 import os
 import signal
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import pytest
 from adapters.recordings import folders
 from adapters.recordings.reader import Session
 from schemas.messages import Decision
+from service.files import draft_folder
 from tests.support.cli import CommandLine
 from tests.support.parts import write_parts
 from tests.support.recordings import drawn_part, recorded_part, write_session
@@ -112,6 +115,43 @@ def test_export_goes_back_to_folders(cangate: CommandLine, tmp_path: Path) -> No
     assert again.status == 0, again.stderr
     known = {part.event.part_id: part.label for part in Session.open(tmp_path / "again").parts()}
     assert known == {"C-000000": Decision.OK, "C-000001": Decision.DAMAGED}
+
+
+def test_export_fills_a_folder_that_is_there(
+    cangate: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be a mount point, which is not replaced, and whose parent is another disk. A killed draft goes."""
+    session = write_session(tmp_path / "s", [drawn_part(0)])
+    out, drafts = tmp_path / "stick", list[Path]()
+    (out / ".cangate-export-abcdefgh").mkdir(parents=True)
+    there = out.stat().st_ino
+
+    def noted(parent: Path, prefix: str) -> AbstractContextManager[Path]:
+        drafts.append(parent)
+        return draft_folder(parent, prefix)
+
+    monkeypatch.setattr(folders, "draft_folder", noted)
+    assert cangate("sessions", "export", session, out).status == 0
+    assert (drafts, out.stat().st_ino) == ([out], there)
+    assert {path.name for path in out.iterdir()} == {"ok", "parts.csv"}
+
+
+def test_export_that_cannot_be_moved_out_leaves_nothing(
+    cangate: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a folder that is there what was moved already is taken back."""
+    session, out, rename = write_session(tmp_path / "s", [drawn_part(0)]), tmp_path / "out", Path.rename
+    out.mkdir()
+
+    def fails_at_last(path: Path, target: Path) -> Path:
+        if target == out / "parts.csv":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fails_at_last)
+    line = cangate("sessions", "export", session, out).one_line_error()
+    assert line == f"cangate: cannot write {out}: Input/output error"
+    assert list(out.iterdir()) == []
 
 
 @pytest.mark.parametrize("there", [True, False])

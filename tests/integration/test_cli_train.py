@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from service.cli import train
 from service.errors import CangateError
-from service.model.manifest import ModelManifest
+from service.files import locked
 from service.model.package import read_package
 from service.model.registry import ModelRegistry
 from tests.support.cli import CommandLine
@@ -71,21 +73,34 @@ def test_train_activates_before_it_tells(
     assert ModelRegistry(config.parent / "models").active("bars") == "1"
 
 
-def test_train_activates_no_second_version_unasked(
-    cangate: CommandLine, config: Path, frames: Path, monkeypatch: pytest.MonkeyPatch
+def test_train_activates_whatever_version_where_none_is_active(
+    cangate: CommandLine, config: Path, frames: Path
 ) -> None:
-    """Somebody who trains the same name at the same time was faster, and is about to activate that first version."""
-    publish = ModelRegistry.publish
-
-    def second(registry: ModelRegistry, directory: Path, manifest: ModelManifest) -> Path:
-        (registry.store / manifest.name / "1").mkdir()
-        return publish(registry, directory, manifest)
-
-    monkeypatch.setattr(ModelRegistry, "publish", second)
+    """The first may have been refused, or imported and never activated."""
+    (config.parent / "models" / "bars" / "1").mkdir(parents=True)
     outcome = cangate("train", frames, "--name", "bars", "-c", config)
     assert outcome.status == 0
-    assert "no version is active; to change that: cangate models activate bars 2" in outcome.stdout
-    assert ModelRegistry(config.parent / "models").active("bars") is None
+    assert "bars@2 is active" in outcome.stdout
+    assert ModelRegistry(config.parent / "models").active("bars") == "2"
+
+
+def test_train_waits_for_who_activates_a_first_version(
+    cangate: CommandLine, config: Path, frames: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two that train the same name at the same time the second replaces nothing unasked: it waited at the lock."""
+    registry = ModelRegistry(config.parent / "models")
+
+    @contextmanager
+    def after_another(folder: Path) -> Iterator[None]:
+        registry.activate("bars", "1")
+        with locked(folder):
+            yield
+
+    assert cangate("train", frames, "--name", "bars", "-c", config).status == 0
+    (registry.store / "bars" / "active.json").unlink()
+    monkeypatch.setattr(train, "locked", after_another)
+    outcome = cangate("train", frames, "--name", "bars", "-c", config)
+    assert "active is still bars@1" in outcome.stdout
 
 
 def test_train_options_come_before_the_recipe(cangate: CommandLine, config: Path, frames: Path) -> None:

@@ -134,7 +134,7 @@ class ServedStation:
         )
         adapter._tags.unknown.clear()
         adapter._event_ids = DefaultEventIds(STATION, clock.now())
-        adapter._asked_last = None
+        adapter._asked = {}
         adapter._ring = ResultRing()
         while not self.intake.arrivals.empty():
             self.intake.arrivals.get_nowait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -78,3 +79,12 @@ async def test_the_oldest_numbers_are_forgotten_first() -> None:
     book.take_up(f"old{number}" for number in range(4))
     known = [name for name in ("old0", "old1", "old2", "old3", "e0", "e1") if book.earlier(name)]
     assert known == ["old1", "old2", "old3", "e0", "e1"]
+
+
+async def test_what_the_first_asker_sent_along_is_not_kept() -> None:
+    """It may be 64 KiB, and nobody else gets it."""
+    book, said = AnswerBook(), any_answer()
+    book.begin("e1").write(replace(said, asker=replace(said.asker, correlation_data=bytes(65_535))), stored())
+    page = book.find("e1")
+    assert page is not None
+    assert await page.answer == said

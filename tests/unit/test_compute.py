@@ -71,6 +71,18 @@ async def test_compute_replaces_a_judging_thread_that_hangs() -> None:
         hall.pipeline.release()
         assert isinstance(await hall.judge(), Judged)
         assert not hall.compute.stuck
+
+
+async def test_compute_takes_no_thread_for_hung_after_the_process_stood_still() -> None:
+    """A paused virtual machine: the part may be late, and its thread goes on."""
+    async with a_hall(ScriptedPipeline(), stuck_s=1.0) as hall:
+        hall.pipeline.hold()
+        judging = asyncio.create_task(hall.judge())
+        await eventually(lambda: hall.pipeline.waiting)
+        time.sleep(2.0)  # noqa: ASYNC251 - this is what stands still
+        await asyncio.sleep(0.3)
+        hall.pipeline.release()
+        assert isinstance(await judging, Judged)
         assert hall.compute.in_work == 0
 
 

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
 from service.errors import UsageError
-from service.files import draft_folder, made_folder, read_regular, whole_file
+from service.files import draft_folder, locked, made_folder, read_regular, whole_file
+
+LEASE = """
+import fcntl, os, signal, sys
+file = os.open(sys.argv[1], os.O_RDWR)
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGIO})
+fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+print("held", flush=True)
+signal.sigwait({signal.SIGIO})
+fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+"""
 
 
 def write(target: Path, content: str) -> None:
@@ -107,6 +120,56 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
     for strange in (pipe, Path("/dev/zero")):
         with pytest.raises(OSError, match="no regular file"):
             read_regular(strange)
+
+
+def test_file_under_a_lease_is_waited_for(tmp_path: Path) -> None:
+    """A file server gives it back when asked, and is asked by whoever waits for it."""
+    file = tmp_path / "file"
+    file.write_bytes(b"content")
+    holder = subprocess.Popen((sys.executable, "-c", LEASE, file), stdout=subprocess.PIPE)
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        assert read_regular(file) == b"content"
+    assert holder.returncode == 0
+
+
+def test_links_in_a_circle_are_named(tmp_path: Path) -> None:
+    """And stay what they are."""
+    circle = tmp_path / "circle"
+    circle.symlink_to(circle)
+    with pytest.raises(UsageError, match=r"circle: Too many levels of symbolic links$"), whole_file(circle):
+        pytest.fail("nothing is lent")
+    assert circle.is_symlink()
+
+
+def test_no_package_is_looked_for_far_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither further up than a package reaches nor beyond a mount point: `/net/model.json` would be a host."""
+    place, looked = tmp_path / "1" / "2" / "3" / "4", list[Path]()
+    place.mkdir(parents=True)
+    is_file = Path.is_file
+
+    def noted(path: Path) -> bool:
+        looked.append(path.parent)
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", noted)
+    write(place / "results.csv", "new")
+    assert looked == [place, *place.parents[:2]]
+    looked.clear()
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == place.parent)
+    write(place / "results.csv", "new")
+    assert looked == [place, place.parent]
+
+
+def test_lock_keeps_others_out(tmp_path: Path) -> None:
+    """Until the block is left."""
+    with locked(tmp_path):
+        descriptor = os.open(tmp_path, os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(descriptor)
 
 
 def test_file_in_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:

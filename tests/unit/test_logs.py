@@ -51,6 +51,14 @@ log.info("after")
 """
 
 
+_HELD = """
+import time
+configure_logging(LogSettings(format="json"), held_s=0.3)
+log.info("held")
+time.sleep(60)
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """A process, and the end of the pipe that it has for standard error: nothing reads it by itself."""
@@ -137,3 +145,10 @@ def test_log_without_standard_error_goes_nowhere() -> None:
         ["/bin/sh", "-c", 'exec "$0" -c "$1" /dev/stdout 2>&-', sys.executable, script], capture_output=True, check=True
     )
     assert run.stdout == b""
+
+
+async def test_log_that_is_held_comes_out_although_the_process_stands_still() -> None:
+    """A start that hangs is something to look at, whatever it hangs in."""
+    async with running(_HELD) as run:
+        assert json.loads(await asyncio.to_thread(run.stderr.readline))["event"] == "held"
+        assert run.process.returncode is None

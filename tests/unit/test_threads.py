@@ -64,10 +64,13 @@ async def test_time_in_which_the_process_stood_still_is_no_threads_fault() -> No
     release.set()
     assert await hanging
     release.clear()
-    next_one = threads.submit(release.wait)
-    await eventually(lambda: threads.busy_for_s > 0.02)
+    begun_since = threads.submit(release.wait)
+    await eventually(lambda: threads.busy_for_s > 0)
+    threads.forgive(60.0)
+    await eventually(lambda: threads.replace_stuck(0.05) == 1)
+    with pytest.raises(ThreadStuck):
+        await begun_since
     release.set()
-    assert await next_one
     threads.close()
 
 
