@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -15,8 +16,10 @@ from adapters.simulation.broker import free_port
 from adapters.simulation.plc_server import PlcServer
 from schemas.messages import Decision
 from schemas.tags import VerdictCode
+from service.errors import SinkRefused, SinkUnavailable
 from tests.support.opcua import RecordingIntake, answer, verdict
-from tests.support.plc import Judge, StubbornPlc, plc_client, serving
+from tests.support.plc import Judge, StubbornPlc, plc_client, refusing, serving
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -112,6 +115,22 @@ async def test_limit_that_is_large_enough_splits_nothing(plc: PlcServer, service
     assert [count for what, count in service.requests if what == "write"] == [5, 1]
 
 
+@contextmanager
+def looking(plc: PlcServer, service: StubbornPlc) -> Iterator[list[list[object]]]:
+    """Note what stands in the PLC after each request, before it answers."""
+    nodes, seen = [plc.node(word).nodeid for word in WORDS], []
+
+    def look() -> None:
+        read = [service._aspace.read_attribute_value(node, ua.AttributeIds.Value).Value for node in nodes]
+        seen.append([None if value is None else value.Value for value in read])
+
+    service.written = look
+    try:
+        yield seen
+    finally:
+        service.written = lambda: None
+
+
 @pytest.mark.parametrize("first", [Decision.OK, Decision.DAMAGED])
 @pytest.mark.parametrize("second", [Decision.OK, Decision.DAMAGED])
 @pytest.mark.parametrize("most", [1, 2, 3])
@@ -119,26 +138,63 @@ async def test_no_pass_shows_beside_the_words_of_another_part(
     plc: PlcServer, service: StubbornPlc, most: int, first: Decision, second: Decision
 ) -> None:
     """A PLC that is slow to look meets any moment between two requests: it finds a PASS with all that belongs to it."""
-    adapter, seen = plc_client(plc.mapping()), []
+    adapter = plc_client(plc.mapping())
     service.most = {"write": most}
     await state(plc, service.most)
     async with serving(adapter, RecordingIntake()):
         await adapter.publish(answer(verdict(1, first, part_id="C-1", trigger_id=1)))
-        admit = service._admit
-
-        def look(what: str, nodes: Any) -> None:
-            admit(what, nodes)
-            read = [
-                service._aspace.read_attribute_value(plc.node(word).nodeid, ua.AttributeIds.Value) for word in WORDS
-            ]
-            seen.append([None if each.Value is None else each.Value.Value for each in read])
-
-        service._admit = look  # type: ignore[method-assign]
-        try:
+        with looking(plc, service) as seen:
             await adapter.publish(answer(verdict(2, second, part_id="C-2", trigger_id=2)))
-        finally:
-            service._admit = admit  # type: ignore[method-assign]
     passed = {(trigger_id, part_id) for _, trigger_id, part_id, code, reject in seen if code == 1 or not reject}
     expected = {(1, "C-1")} if first is Decision.OK else set()
     assert passed <= expected | ({(2, "C-2")} if second is Decision.OK else set())
     assert await plc.node("result_seq").read_value() == 2
+
+
+@pytest.mark.parametrize("refused", ["result_trigger_id", "verdict", "reject"])
+@pytest.mark.parametrize(("most", "stated"), [(1, True), (2, True), (3, True), (4, True), (4, False)])
+async def test_split_result_of_which_a_word_is_refused_passes_no_other_part(
+    plc: PlcServer, service: StubbornPlc, most: int, stated: bool, refused: str
+) -> None:
+    """The part before was damaged, and its trigger is what the PLC still holds: no request puts a PASS beside it."""
+    adapter = plc_client(plc.mapping())
+    service.most = {"write": most}
+    await state(plc, service.most if stated else {})
+    values = {"result_trigger_id": 2, "verdict": 1, "reject": False}
+    async with serving(adapter, RecordingIntake()):
+        if stated:
+            await adapter.publish(answer(verdict(1, Decision.DAMAGED, part_id="C-1", trigger_id=1)))
+        else:
+            await plc.node("result_trigger_id").write_value(1, ua.VariantType.UInt32)
+        with (
+            looking(plc, service) as seen,
+            refusing(plc, refused, ua.StatusCodes.BadOutOfRange, value=values[refused]),
+            pytest.raises(SinkUnavailable),
+        ):
+            await adapter.publish(answer(verdict(2, part_id="C-2", trigger_id=2)))
+    assert len(seen) > 2
+    assert [each for each in seen if each[3] == 1 and not each[4]] == []
+
+
+async def test_plc_that_has_refused_a_word_once_is_shown_no_pass_beside_what_it_refuses(
+    plc: PlcServer, service: StubbornPlc
+) -> None:
+    """All fits into one request; after the first refusal each step is confirmed before the next."""
+    adapter = plc_client(plc.mapping())
+    service.most = {}
+    await state(plc, {})
+    seen: list[list[object]] = []
+    async with serving(adapter, RecordingIntake()):
+        for seq, trigger_id in ((1, 70_001), (3, 70_003)):
+            await adapter.publish(answer(verdict(seq, Decision.DAMAGED, part_id="C", trigger_id=trigger_id)))
+            with (
+                looking(plc, service) as seen,
+                refusing(plc, "result_trigger_id", ua.StatusCodes.BadOutOfRange, value=trigger_id + 1),
+                pytest.raises(SinkUnavailable if seq == 1 else SinkRefused),
+            ):
+                await adapter.publish(answer(verdict(seq + 1, trigger_id=trigger_id + 1)))
+            await eventually(lambda: adapter.fault is None)
+        service.requests.clear()
+        await adapter.publish(answer(verdict(5, trigger_id=5)))
+    assert [count for what, count in service.requests if what == "write"] == [2, 3, 2, 1]
+    assert [each for each in seen if each[3] == 1 and not each[4]] == []

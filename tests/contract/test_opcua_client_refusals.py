@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import pytest_asyncio
@@ -14,13 +15,13 @@ from structlog.testing import capture_logs
 
 from adapters.clock import SystemClock
 from adapters.opcua.client import OpcUaClientAdapter
+from adapters.opcua.client.coercion import Result
 from adapters.simulation.broker import free_port
 from adapters.simulation.plc_server import PlcServer
 from schemas.messages import Decision
 from schemas.tags import VerdictCode
 from service.errors import SinkRefused, SinkUnavailable
 from service.outbox import Outbox
-from service.ports import Answer
 from tests.support.opcua import RecordingIntake, answer, status, verdict
 from tests.support.plc import StubbornPlc, plc_client, refusing, serving
 from tests.support.waiting import eventually
@@ -80,22 +81,66 @@ async def test_word_that_a_gate_can_do_without_keeps_no_result_from_the_plc(
     assert (events.count("plc_connected"), events.count("plc_value_refused")) == (1, 1)
 
 
+def connections_and_looks(logs: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+    """Return how often the adapter has connected, and looked at its nodes anew on a connection."""
+    events = [entry["event"] for entry in logs]
+    return events.count("plc_connected"), events.count("plc_looked_at_anew")
+
+
 async def test_result_that_is_refused_twice_lets_those_behind_it_go(plc: PlcServer) -> None:
-    """The nodes are looked at anew in between; the refusal is told until a result is taken."""
+    """The nodes are looked at anew in between; the refusal is told until a result is taken, and is no fault."""
     adapter = plc_client(plc.mapping())
     with capture_logs() as logs, refusing(plc, "result_trigger_id", BEYOND_RANGE, value=70_000):
         async with serving(adapter, RecordingIntake()), delivering(adapter) as outbox:
             assert await put(outbox, 1, trigger_id=1)
             assert not await put(outbox, 2, trigger_id=70_000)
-            assert "write_refused: result_trigger_id: 70000: BadOutOfRange" in (adapter.fault or "")
+            assert "write_refused: result_trigger_id: 70000: BadOutOfRange" in (adapter.refused or "")
+            assert adapter.fault is None
             assert await stands(plc, "result_seq", "verdict", "reject") == [1, 0, True]
             assert await put(outbox, 3, trigger_id=3)
-            assert adapter.fault is None
+            assert adapter.refused is None
     assert await stands(plc, "result_seq", "result_trigger_id", "verdict", "reject") == [3, 3, 1, False]
-    assert [entry["event"] for entry in logs].count("plc_connected") == 2
+    assert connections_and_looks(logs) == (1, 1)
 
 
-async def test_plc_that_refuses_every_result_is_not_connected_anew_for_each(plc: PlcServer) -> None:
+async def test_value_that_is_refused_again_and_again_costs_one_look(plc: PlcServer) -> None:
+    """Results that are taken in between do not make it another trouble."""
+    adapter = plc_client(plc.mapping())
+    with capture_logs() as logs, refusing(plc, "result_trigger_id", BEYOND_RANGE, value=70_000):
+        async with serving(adapter, RecordingIntake()), delivering(adapter) as outbox:
+            taken = [await put(outbox, seq, trigger_id=70_000 if seq % 2 == 0 else seq) for seq in range(1, 7)]
+    assert taken == [True, False] * 3
+    assert connections_and_looks(logs) == (1, 1)
+
+
+@pytest.mark.parametrize("word", ["result_trigger_id", "verdict"])
+async def test_triggers_that_are_given_while_a_result_is_refused_are_not_lost(plc: PlcServer, word: str) -> None:
+    """Their subscription lives on, also while the PLC refuses even "no verdict"."""
+    adapter = plc_client(plc.mapping())
+    async with serving(adapter, RecordingIntake()) as intake:
+        with refusing(plc, word, BEYOND_RANGE):
+            with pytest.raises(SinkUnavailable):
+                await adapter.publish(answer(verdict(1)))
+            for number in range(10):
+                await plc.trigger(f"C-{number}")
+                arrival = await asyncio.wait_for(intake.arrivals.get(), 10)
+                assert arrival.event.part_id == f"C-{number}"
+        await eventually(lambda: adapter.fault is None)
+        await adapter.publish(answer(verdict(1)))
+
+
+async def test_node_that_is_gone_has_the_trigger_subscribed_to_anew(plc: PlcServer) -> None:
+    """A program was loaded: what was subscribed to may be gone as well."""
+    adapter = plc_client(plc.mapping())
+    with capture_logs() as logs:
+        async with serving(adapter, RecordingIntake()), delivering(adapter) as outbox:
+            with refusing(plc, "result_trigger_id", ua.StatusCodes.BadNodeIdUnknown):
+                assert not await put(outbox, 1)
+            assert await put(outbox, 2)
+    assert connections_and_looks(logs) == (2, 0)
+
+
+async def test_plc_that_refuses_every_result_is_not_looked_at_anew_for_each(plc: PlcServer) -> None:
     """Those that follow are refused as the first one was, on nodes that were looked at since."""
     adapter = plc_client(plc.mapping())
     with capture_logs() as logs:
@@ -103,27 +148,47 @@ async def test_plc_that_refuses_every_result_is_not_connected_anew_for_each(plc:
             with refusing(plc, "result_trigger_id", ua.StatusCodes.BadOutOfService):
                 assert not any([await put(outbox, seq) for seq in range(1, 6)])
             assert await put(outbox, 6)
-    assert [entry["event"] for entry in logs].count("plc_connected") == 2
+    assert connections_and_looks(logs) == (1, 1)
 
 
 async def test_defect_after_a_result_was_passed_over_stops_nothing(
     plc: PlcServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who has failed waits for the end of the fault; it must not be the fault that waits for a result."""
+    """Who has failed waits for the end of the fault; and no PASS is left standing by what crashed."""
     adapter = plc_client(plc.mapping())
     async with serving(adapter, RecordingIntake()), delivering(adapter) as outbox:
         with refusing(plc, "result_trigger_id", BEYOND_RANGE, value=70_000):
             assert not await put(outbox, 1, trigger_id=70_000)
         assert adapter._results is not None
-        tell, crashes = adapter._results._tell, [ZeroDivisionError()]
+        write_sequence, crashes = adapter._results._write_sequence, [ZeroDivisionError()]
 
-        async def crash_once(said: Answer) -> None:
+        async def crash_once(result: Result) -> None:
             if crashes:
                 raise crashes.pop()
-            await tell(said)
+            assert await stands(plc, "result_seq", "result_trigger_id", "verdict", "reject") == [0, 2, 1, False]
+            await write_sequence(result)
 
-        monkeypatch.setattr(adapter._results, "_tell", crash_once)
-        assert await put(outbox, 2)
+        monkeypatch.setattr(adapter._results, "_write_sequence", crash_once)
+        with pytest.raises(ZeroDivisionError):
+            await adapter.publish(answer(verdict(2, trigger_id=2)))
+        assert await stands(plc, "verdict", "reject") == [0, True]
+        assert await put(outbox, 2, trigger_id=2)
+
+
+async def test_pass_that_a_defect_left_and_the_plc_keeps_is_taken_back_later(
+    plc: PlcServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is written until the PLC has confirmed that nothing passes."""
+    adapter = plc_client(plc.mapping())
+    async with serving(adapter, RecordingIntake()):
+        assert adapter._results is not None
+        monkeypatch.setattr(adapter._results, "_write_sequence", Mock(side_effect=ZeroDivisionError))
+        with refusing(plc, "reject", BEYOND_RANGE, value=True):
+            with pytest.raises(ZeroDivisionError):
+                await adapter.publish(answer(verdict(1)))
+            assert "ZeroDivisionError" in (adapter.fault or "")
+        await eventually(lambda: adapter.fault is None)
+        assert await stands(plc, "verdict", "reject") == [0, True]
 
 
 async def test_other_refusal_than_before_has_the_nodes_looked_at_anew(plc: PlcServer) -> None:
@@ -171,8 +236,8 @@ async def test_result_is_not_passed_over_where_a_pass_may_stand(plc: PlcServer) 
         assert await asyncio.gather(*waiting) == [True, True]
 
 
-async def test_refusal_of_the_whole_request_is_a_fault_until_a_result_is_taken(plc: PlcServer) -> None:
-    """The station does not look ready while no result reaches the PLC; then all of them do, in their order."""
+async def test_refusal_of_the_whole_request_is_told_until_a_result_is_taken(plc: PlcServer) -> None:
+    """The station does not look well while no result reaches the PLC; then all of them do, in their order."""
     adapter, service = plc_client(plc.mapping()), plc.server.iserver.attribute_service
     assert isinstance(service, StubbornPlc)
     async with serving(adapter, RecordingIntake()), delivering(adapter) as outbox:
@@ -180,9 +245,11 @@ async def test_refusal_of_the_whole_request_is_a_fault_until_a_result_is_taken(p
         waiting = [asyncio.ensure_future(put(outbox, seq)) for seq in (1, 2)]
         await eventually(lambda: "server_refused: write: BadOutOfService" in (adapter.fault or ""))
         await eventually(lambda: service.failed >= 3)
+        await eventually(lambda: adapter.fault is None)
+        assert "server_refused: write: BadOutOfService" in (adapter.refused or "")
         service.fails.clear()
         assert await asyncio.gather(*waiting) == [True, True]
-        assert adapter.fault is None
+        assert (adapter.fault, adapter.refused) == (None, None)
         assert [(await plc.result()).seq for _ in waiting] == [1, 2]
 
 

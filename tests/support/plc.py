@@ -59,7 +59,7 @@ class Judge:
             part_id=arrival.event.part_id,
             trigger_id=arrival.event.trigger_id,
         )
-        self.answers.append(answer(said))
+        self.answers.append(answer(said, arrival))
         task = asyncio.create_task(self._publish(self.answers[-1]))
         self._publishing.add(task)
         task.add_done_callback(self._publishing.discard)
@@ -126,6 +126,8 @@ class StubbornPlc(AttributeService):
         """So many nodes it takes in one "read" or "write"."""
         self.requests: list[tuple[str, int]] = []
         """What it took, and how many nodes at once."""
+        self.written: Callable[[], None] = lambda: None
+        """Called after each request to write, before it is answered."""
         plc.server.iserver.attribute_service = self
 
     def read(self, params: ua.ReadParameters) -> list[ua.DataValue]:
@@ -143,6 +145,7 @@ class StubbornPlc(AttributeService):
                 raise ServiceError(ua.UInt32(self.fails[item.NodeId]))
         self._admit("write", params.NodesToWrite)
         results = [await self._one(item, user) for item in params.NodesToWrite]
+        self.written()
         return results[:-1] if self.forgets else results
 
     def _admit(self, what: str, nodes: Sequence[object]) -> None:

@@ -16,7 +16,8 @@ from asyncua import ua
 from adapters.opcua.client.access import PlcAccess, read_access
 from adapters.opcua.client.coercion import Coercion
 from adapters.opcua.client.connection import PlcConnection
-from adapters.opcua.client.nodes import Address, PlcNode, read_mapping, resolve
+from adapters.opcua.client.diagnosis import PlcFault, PlcUnusable
+from adapters.opcua.client.nodes import SOURCES, Address, PlcNode, read_mapping, resolve
 from adapters.opcua.client.results import ResultMemory, ResultWriter
 from adapters.opcua.client.sessions import PlcSessions
 from adapters.opcua.client.triggers import GivenTrigger, TriggerMemory, TriggerWatch
@@ -71,6 +72,7 @@ class OpcUaClientAdapter:
         self._connection: PlcConnection | None = None
         self._results: ResultWriter | None = None
         self._fault: str | None = "not connected yet"
+        self._left_alive = False
         self._memory = TriggerMemory()
         self._result_memory = ResultMemory()
         self._event_ids = DefaultEventIds(station, datetime.fromtimestamp(0, UTC))
@@ -80,9 +82,15 @@ class OpcUaClientAdapter:
         """Why nothing can be written now: endpoint, name of the fault, what it is about; None while all is well."""
         if self._connection is not None and self._connection.lost.done():
             return f"{self._access}: {self._connection.lost.result()}"
-        if self._results is not None and self._results.fault is not None:
-            return f"{self._access}: {self._results.fault}"
+        if self._results is not None and self._results.ended.done():
+            return f"{self._access}: {self._results.ended.result()}"
         return self._fault
+
+    @property
+    def refused(self) -> str | None:
+        """Why the PLC did not take the last result; None where it did. No fault: the next one is offered, too."""
+        not_taken = self._result_memory.not_taken
+        return None if not_taken is None else f"{self._access}: {not_taken}"
 
     async def open(self) -> None:
         """Read what the settings name. A PLC that is away is no error: it is tried again and again.
@@ -108,12 +116,12 @@ class OpcUaClientAdapter:
             raise UsageError("the OPC UA client was not opened")
         retry_s = _FIRST_RETRY_S
         while True:
-            began = self._clock.monotonic()
+            began, self._left_alive = self._clock.monotonic(), False
             fault = f"{self._access}: {await self._serve(self._access, intake)}"
             if fault != self._fault:
                 log.warning("plc_disconnected", fault=fault)
             self._fault = fault
-            if self._clock.monotonic() - began > _STEADY_S:
+            if self._left_alive or self._clock.monotonic() - began > _STEADY_S:
                 retry_s = _FIRST_RETRY_S
             # spread, so that a line of stations does not fall upon a PLC that comes back
             await asyncio.sleep(retry_s * random.uniform(0.5, 1.0))  # noqa: S311 - not a secret
@@ -174,17 +182,54 @@ class OpcUaClientAdapter:
         results = ResultWriter(connection, nodes, coercion, self._clock, self._result_memory)
         await results.start()
         watch = TriggerWatch(connection, nodes, coercion, self._memory, self._metrics)
-        results.ended.add_done_callback(lambda ended: watch.end(ended.result()))
+        writing: asyncio.Task[str] | None = None
         try:
             await watch.start(sampling_ms=self._settings.sampling_ms, publishing_ms=self._settings.publishing_ms)
             self._results, self._fault = results, None
             found = {word: f"{node.node_id.to_string()} {node.type.name}" for word, node in nodes.items()}
             log.info("plc_connected", endpoint=self._settings.endpoint, nodes=found)
+            writing = asyncio.create_task(self._keep_writing(connection, nodes, results), name="plc results")
+            writing.add_done_callback(lambda task: watch.end(_why(task)))
             async for trigger in watch.given():
                 self._submit(trigger, intake)
         finally:
             self._results, self._fault = None, self._fault or "leaving the session"
+            if writing is not None:
+                self._left_alive = not connection.lost.done()
+                writing.cancel()
+                await asyncio.wait([writing])
             await watch.stop()
+
+    async def _keep_writing(
+        self, connection: PlcConnection, nodes: Mapping[str, PlcNode], results: ResultWriter
+    ) -> str:
+        """Look at the nodes anew where a result was refused; return why the triggers cannot go on meanwhile."""
+        retry_s = _FIRST_RETRY_S
+        while True:
+            await asyncio.wait([results.ended])
+            error = results.ended.result()
+            if connection.lost.done() or PlcFault.NODE_UNKNOWN in _faults(error):
+                return str(error)  # a program was loaded meanwhile: who knows what became of the subscription
+            await asyncio.sleep(retry_s)
+            retry_s = min(self._settings.reconnect_max_s, retry_s * 2)
+            try:
+                found = await resolve(connection, self._mapping)
+                coercion = Coercion(found)
+            except SinkUnavailable as exc:
+                if connection.lost.done() or _faults(exc) != {PlcFault.SERVER_REFUSED}:
+                    return str(exc)
+                continue
+            if any(_place(found, word) != _place(nodes, word) for word in SOURCES):
+                return "the nodes of the trigger have changed"
+            results = ResultWriter(connection, found, coercion, self._clock, self._result_memory)
+            try:
+                await results.start()
+            except SinkUnavailable as exc:
+                results.ended.set_result(exc)
+            else:
+                retry_s = _FIRST_RETRY_S
+                log.info("plc_looked_at_anew", refused=str(error))
+            self._results = results
 
     async def _remember(self, connection: PlcConnection, nodes: Mapping[str, PlcNode], coercion: Coercion) -> None:
         ((started,),) = await connection.read([_START_TIME])
@@ -211,6 +256,24 @@ class OpcUaClientAdapter:
             detail = f"{words}: may be another part's, for the PLC went on before a look and its stamps do not tell"
             arrival = replace(arrival, refusal=Refusal(Reason.FRAME_REFUSED, detail))
         intake.submit(arrival)
+
+
+def _place(nodes: Mapping[str, PlcNode], word: str) -> tuple[ua.NodeId, ua.VariantType] | None:
+    return (nodes[word].node_id, nodes[word].type) if word in nodes else None
+
+
+def _faults(error: SinkUnavailable) -> set[PlcFault]:
+    return {diagnosis.fault for diagnosis in error.diagnoses} if isinstance(error, PlcUnusable) else set()
+
+
+def _why(writing: asyncio.Task[str]) -> str:
+    if writing.cancelled():
+        return "closed"
+    defect = writing.exception()
+    if defect is None:
+        return writing.result()
+    log.error("plc_results_crashed", exc_info=defect)
+    return repr(defect)
 
 
 def _way(settings: OpcUaClientSettings, pki: Path) -> Hashable:

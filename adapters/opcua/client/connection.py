@@ -112,8 +112,13 @@ class PlcConnection:
         """Tell whether `count` nodes are written in one request, as far as is known."""
         return count <= self._most["write"]
 
-    async def write(self, values: Mapping[ua.NodeId, ua.Variant]) -> list[ua.StatusCode]:
-        """Write `values` in their order; the result has one status for each. Raises PlcUnusable."""
+    async def write(self, values: Mapping[ua.NodeId, ua.Variant], *, whole: bool = False) -> list[ua.StatusCode]:
+        """Write `values` in their order; the result has one status for each.
+
+        Raises:
+            TooManyAtOnce: they are one request too large for the server, and must go `whole`.
+            PlcUnusable: the server refuses the request or does not answer.
+        """
 
         def request(part: list[ua.WriteValue]) -> Awaitable[Sequence[ua.StatusCode]]:
             return self._client.uaclient.write(ua.WriteParameters(NodesToWrite=part))
@@ -123,7 +128,7 @@ class PlcConnection:
             ua.WriteValue(node, ua.AttributeIds.Value, Value=ua.DataValue(variant, StatusCode=None))
             for node, variant in values.items()
         ]
-        return await self._in_parts(request, wanted, "write")
+        return await self._in_parts(request, wanted, "write", whole=whole)
 
     async def subscribe(
         self, parameters: ua.CreateSubscriptionParameters, on_publish: Callable[[ua.PublishResult], None]
@@ -183,9 +188,14 @@ class PlcConnection:
                 self._most[what] = most
 
     async def _in_parts(
-        self, request: Callable[[list[S]], Awaitable[Sequence[T]]], wanted: Sequence[S], what: str
+        self,
+        request: Callable[[list[S]], Awaitable[Sequence[T]]],
+        wanted: Sequence[S],
+        what: str,
+        *,
+        whole: bool = False,
     ) -> list[T]:
-        """Return the results of a request for all that is wanted; one that is too large for the server is halved."""
+        """Return the results of a request for all that is wanted; one too large for the server is halved, or raises."""
         results: list[T] = []
         while part := list(wanted[len(results) :][: self._most[what]]):
             try:
@@ -195,6 +205,8 @@ class PlcConnection:
                     raise
                 self._most[what] = len(part) // 2
                 log.info("plc_takes_fewer", request=what, at_most=self._most[what])
+                if whole:
+                    raise
         return results
 
     async def _one_each(self, answer: Awaitable[Sequence[T]], count: int, what: str) -> list[T]:

@@ -1,14 +1,18 @@
 """Verdicts into the PLC's nodes: the payload in one Write, and when all of it is confirmed the sequence in another.
 
+A PLC that does not take the payload in one request, or has once refused a word of it, gets it in steps, each confirmed
+before the next: no verdict, then what names the part, then its verdict.
+
 A result that could not be written is tried again when the nodes have been looked at anew (`ResultWriter.ended`). One
-that is refused then, too, is passed over: the PLC takes the others.
+that is refused then, too, or for what was looked at before, is passed over: the PLC takes the others.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -16,43 +20,59 @@ from asyncua import ua
 
 from adapters.opcua.client.coercion import Coercion, Result
 from adapters.opcua.client.connection import PlcConnection
-from adapters.opcua.client.diagnosis import Diagnosis, PlcFault, PlcUnusable, WriteRefused, status_name
+from adapters.opcua.client.diagnosis import (
+    Diagnosis,
+    PlcFault,
+    PlcUnusable,
+    TooManyAtOnce,
+    WriteRefused,
+    status_name,
+)
 from adapters.opcua.client.nodes import SINKS, PlcNode
 from schemas.messages import Gate
 from schemas.tags import VerdictCode
 from service.errors import SinkRefused, SinkUnavailable
 from service.ports import Answer, Clock
+from service.tasks import was_cancelled
 
 log = structlog.get_logger(__name__)
 
 _SEQUENCE: Final = "result_seq"
 _START_WORDS: Final = ("verdict", "reject")
-_PAYLOAD: Final = ("score", "result_part_id", "result_trigger_id", *_START_WORDS)
-"""In this order: where they do not fit into one request, what lets a part pass is the last of them."""
-
+_PART_WORDS: Final = ("score", "result_part_id", "result_trigger_id")
 _NOTHING: Final = Result(seq=0, verdict=VerdictCode.NONE, reject=True)
 _SPARED: Final = ("score", "result_part_id")
 """What a gate can do without."""
 
-
-@dataclass(slots=True)
-class _Refusal:
-    """What was refused, and of which result, since one was last taken."""
-
-    seq: int
-    what: frozenset[tuple[str, PlcFault]]
+_NO_GATE: Final = (*_SPARED, "heartbeat")
 
 
 class ResultMemory:
-    """What is known of results beyond one connection.
+    """What is known of results beyond one look at the nodes, and one connection.
 
-    numbered: seq of the result whose number was last on its way to the PLC. refused: the last refusal, None once a
-    result was taken.
+    numbered: seq of the result whose number was last on its way to the PLC. not_taken: why the PLC did not take the
+    last result; None where it did. looked_for: refusals for which the nodes were looked at anew. in_steps: a word that
+    a gate cannot do without was refused once.
     """
 
     def __init__(self) -> None:
         self.numbered: int | None = None
-        self.refused: _Refusal | None = None
+        self.not_taken: str | None = None
+        self.looked_for: set[tuple[str, PlcFault]] = set()
+        self.in_steps = False
+        self._refused: int | None = None
+
+    def taken(self) -> None:
+        """Note that the PLC has taken a result."""
+        self.not_taken = self._refused = None
+
+    def is_known(self, seq: int, error: WriteRefused) -> bool:
+        """Note a refusal; tell whether it is the second of one result, or another look at the nodes was in vain."""
+        what = {(diagnosis.word, diagnosis.fault) for diagnosis in error.diagnoses}
+        known = seq == self._refused or what <= self.looked_for
+        self._refused = seq
+        self.looked_for |= what
+        return known
 
 
 class ResultWriter:
@@ -65,7 +85,7 @@ class ResultWriter:
         nodes: the mapped nodes.
         coercion: how our words are written.
         clock: tells whether a PASS may still be said.
-        memory: what earlier connections knew.
+        memory: what earlier looks and connections knew.
     """
 
     def __init__(
@@ -76,7 +96,7 @@ class ResultWriter:
         clock: Clock,
         memory: ResultMemory,
     ) -> None:
-        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.ended: asyncio.Future[SinkUnavailable] = asyncio.get_running_loop().create_future()
         self._connection = connection
         self._nodes = {word: nodes[word].node_id for word in SINKS if word in nodes}
         self._standing = nodes[_SEQUENCE].value  # in the PLC, as far as is known
@@ -85,13 +105,7 @@ class ResultWriter:
         self._memory = memory
         self._one_at_a_time = asyncio.Lock()  # fair: in the order of the calls, which is the order of seq
         self._beat: int | None = None
-        self._passed_over: str | None = None
         self._told: set[str] = set()  # words whose refusal is in the log
-
-    @property
-    def fault(self) -> str | None:
-        """Why the last result did not reach the PLC; None where it did."""
-        return self.ended.result() if self.ended.done() else self._passed_over
 
     async def start(self) -> None:
         """Write what holds before the first result: verdict 0, reject true. Raises SinkUnavailable."""
@@ -101,27 +115,30 @@ class ResultWriter:
         """Write one result, for the trigger that asked; return when every node is confirmed.
 
         Raises:
-            SinkRefused: the PLC refused a node, also on a second look at all of them; nothing passes by this result.
+            SinkRefused: the PLC refused a node, also after another look at all of them; nothing passes by this result.
             SinkUnavailable: a node was not confirmed. The sequence was not written then, or is not known to be.
         """
         async with self._one_at_a_time:
             if self.ended.done():  # those behind one that failed stay behind it
-                raise SinkUnavailable(self.ended.result())
+                raise SinkUnavailable(str(self.ended.result()))
             try:
                 await self._tell(answer)
             except SinkUnavailable as exc:
+                if not self._connection.lost.done():
+                    self._memory.not_taken = str(exc)
                 is_safe = await self._take_back()
-                if is_safe and isinstance(exc, WriteRefused) and self._was_refused(answer.verdict.seq, exc):
-                    self._passed_over = str(exc)
+                if is_safe and isinstance(exc, WriteRefused) and self._memory.is_known(answer.verdict.seq, exc):
                     log.error("plc_result_passed_over", seq=answer.verdict.seq, refused=str(exc))
                     raise SinkRefused(str(exc)) from exc
                 # a node that does not take what it was found to take is not the node it was
-                self.ended.set_result(str(exc))
+                self.ended.set_result(exc)
                 raise
-            except BaseException:
-                self._passed_over = None  # who tries again waits until there is no fault
+            except BaseException as exc:
+                # a defect: it may have left a PASS beside the number of before
+                if not was_cancelled() and not await self._take_back():
+                    self.ended.set_result(SinkUnavailable(f"{type(exc).__name__}, and the result was not taken back"))
                 raise
-            self._memory.refused = self._passed_over = None
+            self._memory.taken()
 
     async def beat(self, heartbeat: int) -> None:
         """Show the heartbeat where it is mapped and has risen. Raises SinkUnavailable."""
@@ -152,13 +169,6 @@ class ResultWriter:
             return False
         return True
 
-    def _was_refused(self, seq: int, error: WriteRefused) -> bool:
-        """Note a refusal; tell whether it is the second of one result, or the same as that of the one before it."""
-        before = self._memory.refused
-        now = _Refusal(seq, frozenset((diagnosis.word, diagnosis.fault) for diagnosis in error.diagnoses))
-        self._memory.refused = now
-        return before is not None and (before.seq == now.seq or before.what == now.what)
-
     async def _make_way(self, seq: int) -> None:
         """Where the number of a result stands in the PLC before it is written, take it away: it waits for a change.
 
@@ -185,11 +195,19 @@ class ResultWriter:
         )
 
     async def _write_payload(self, result: Result) -> None:
-        words: list[str] = [word for word in _PAYLOAD if word in self._nodes]
-        values = {word: self._coercion.result(word, result) for word in words}
-        if not self._connection.writes_at_once(len(values)):
-            await self.start()  # who looks between two requests must not find the PASS of before
-        refused = await self._refused(values)
+        words = [word for word in (*_PART_WORDS, *_START_WORDS) if word in self._nodes]
+        if not self._memory.in_steps and self._connection.writes_at_once(len(words)):
+            with contextlib.suppress(TooManyAtOnce):
+                await self._write_words(words, result, whole=True)
+                return
+        # who looks between two requests must find neither the PASS of before, nor that of this one beside names that
+        # the PLC has not taken
+        await self.start()
+        await self._write_words([word for word in words if word in _PART_WORDS], result)
+        await self._write_words([word for word in words if word in _START_WORDS], result)
+
+    async def _write_words(self, words: Sequence[str], result: Result, *, whole: bool = False) -> None:
+        refused = await self._refused({word: self._coercion.result(word, result) for word in words}, whole=whole)
         spared = [diagnosis.word for diagnosis in refused]
         if refused and set(spared) <= set(_SPARED):
             # too long for the PLC's STRING, or beyond its range: no reason to keep the verdict from the gate
@@ -207,16 +225,19 @@ class ResultWriter:
     async def _write(self, values: Mapping[str, ua.Variant]) -> None:
         _give_up(await self._refused(values))
 
-    async def _refused(self, values: Mapping[str, ua.Variant]) -> list[Diagnosis]:
-        """Write `values`; return what was refused."""
+    async def _refused(self, values: Mapping[str, ua.Variant], *, whole: bool = False) -> list[Diagnosis]:
+        """Write `values`; return what was refused. Raises TooManyAtOnce where they must go `whole` and cannot."""
         if not values:
             return []
-        codes = await self._connection.write({self._nodes[word]: variant for word, variant in values.items()})
-        return [
+        written = {self._nodes[word]: variant for word, variant in values.items()}
+        codes = await self._connection.write(written, whole=whole)
+        refused = [
             Diagnosis(_fault_of(code), f"{values[word].Value!r}: {status_name(code)}", word)
             for word, code in zip(values, codes, strict=True)
             if not code.is_good()
         ]
+        self._memory.in_steps |= any(diagnosis.word not in _NO_GATE for diagnosis in refused)
+        return refused
 
     def _log_once(self, refused: Sequence[Diagnosis]) -> None:
         for diagnosis in refused:
