@@ -19,10 +19,11 @@ import numpy as np
 import pytest
 from asyncua import ua
 
+from adapters.simulation.broker import free_port
 from tests.support.mqtt import PlantClient, private_mosquitto
 from tests.support.opcua import plain_client
 from tests.support.parts import draw_part
-from tests.support.service import ServiceProcess
+from tests.support.service import ServiceProcess, command
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.e2e
@@ -370,3 +371,23 @@ async def test_service_without_its_model_says_so(tmp_path: Path) -> None:
         verdict = await ask(plant, put(service.frames, "good.png"))
         assert (verdict["reason"], verdict["gate"]) == ("model_unavailable", "REJECT")
         assert await tags(service, "Fault", "FaultCode", "Ready") == [True, 1, False]
+
+
+async def test_service_that_is_started_twice_says_why_in_one_line(tmp_path: Path) -> None:
+    """The port that is taken, whatever else would be worth a warning; with ports of its own, the journal."""
+    async with (
+        private_mosquitto() as broker,
+        ServiceProcess(tmp_path, broker.port, "nobody", tmp_path / "empty", expect=503) as service,
+    ):
+        text = service.config.read_text()
+        elsewhere = tmp_path / "elsewhere.toml"
+        elsewhere.write_text(
+            text.replace(str(service.opcua_port), str(free_port())).replace(str(service.http_port), str(free_port()))
+        )
+        for config, named in ((service.config, str(service.opcua_port)), (elsewhere, "journal.url")):
+            async with command("run", "-c", str(config)) as second:
+                _, complaint = await asyncio.wait_for(second.communicate(), 60)
+            assert second.returncode == 2
+            (line,) = complaint.decode().splitlines()
+            assert line.startswith("cangate: ")
+            assert named in line
