@@ -5,16 +5,26 @@
 #   deploy/secure-plant.sh FOLDER HOST [HOST...]     the names and addresses of the machine of broker and service
 #
 # What is there already stays; after `cangate certs revoke` run it again, it copies the new revocation list to where it
-# is read. docs/security.md says which part of the folder goes where.
+# is read. docs/security.md says which part of the folder goes where. FOLDER is a path of letters, digits and . _ / -
+# only: it is written into configuration files of three kinds.
 set -eu
 PATH=$PATH:/usr/sbin
 umask 077
 [ $# -ge 2 ] || { echo "usage: $0 FOLDER HOST [HOST...]" >&2; exit 2; }
 here=$(cd "$(dirname "$0")" && pwd)
 cangate=${CANGATE:-"$here/../.venv/bin/cangate"}
+case $1 in
+/*) plant=$1 ;;
+*) plant=$(pwd)/$1 ;;
+esac
+# in a shell of its own: which letters there are is a matter of the locale
+(LC_ALL=C && case $plant in *[!A-Za-z0-9._/-]*) exit 1 ;; esac && [ -n "$1" ]) || {
+    echo "$0: unusable folder '$plant': its path may have letters, digits and . _ / - only" >&2
+    exit 2
+}
 command -v mosquitto_passwd >/dev/null || { echo "$0: mosquitto_passwd is not installed" >&2; exit 2; }
-mkdir -p "$1"
-plant=$(cd "$1" && pwd)
+mkdir -p "$plant"
+plant=$(cd "$plant" && pwd)
 host=$2
 shift
 pki=$plant/pki broker=$plant/mosquitto opcua=$plant/opcua
@@ -41,8 +51,9 @@ issue camera gate plc operator engineer tester
 
 touch "$broker/passwd"
 for name in cangate camera gate plc operator engineer tester; do
-    [ -e "$plant/passwords/$name" ] && continue
-    od -An -N18 -tx1 /dev/urandom | tr -d ' \n' >"$plant/passwords/$name"
+    [ -s "$plant/passwords/$name" ] && continue
+    od -An -N18 -tx1 /dev/urandom | tr -d ' \n' >"$plant/passwords/$name.new"
+    mv "$plant/passwords/$name.new" "$plant/passwords/$name"
     case $name in
     plc | operator | engineer) "$cangate" config add-user "$opcua/users.txt" "$name" --role "$name" \
         --password-file "$plant/passwords/$name" >/dev/null ;;
@@ -56,18 +67,25 @@ done
 
 cp "$pki/ca.pem" "$pki/crl.pem" "$pki/broker.pem" "$pki/broker.key" "$broker/"
 cp "$pki/ca.pem" "$pki/crl.pem" "$opcua/trusted/"
-[ -e "$broker/acl" ] || cp "$here/mosquitto/acl" "$broker/acl"
+if ! [ -s "$broker/acl" ]; then
+    cp "$here/mosquitto/acl" "$broker/acl.new"
+    mv "$broker/acl.new" "$broker/acl"
+fi
 for name in camera gate operator engineer tester; do
     grep -q "^user $name\$" "$broker/acl" ||
         echo "$broker/acl gives $name no rights; see $here/mosquitto/acl" >&2
 done
-[ -e "$broker/mosquitto.conf" ] || sed -e "s|/etc/cangate/mosquitto|$broker|" -e "s|/var/lib/mosquitto/|$broker/data/|" \
-    "$here/mosquitto/mosquitto.conf" >"$broker/mosquitto.conf"
+if ! [ -s "$broker/mosquitto.conf" ]; then
+    sed -e "s|/etc/cangate/mosquitto|$broker|" -e "s|/var/lib/mosquitto/|$broker/data/|" \
+        "$here/mosquitto/mosquitto.conf" >"$broker/mosquitto.conf.new"
+    mv "$broker/mosquitto.conf.new" "$broker/mosquitto.conf"
+fi
 if [ "$(id -u)" -eq 0 ] && id mosquitto >/dev/null 2>&1; then # the broker becomes this user before it reads its files
     chmod 711 "$plant"
     chown -R mosquitto: "$broker"
 fi
-[ -e "$plant/config.toml" ] || cat >"$plant/config.toml" <<EOF
+if ! [ -s "$plant/config.toml" ]; then
+    cat >"$plant/config.toml.new" <<EOF
 [mqtt]
 host = "$host"
 port = 8883
@@ -93,10 +111,15 @@ name = ""                                # of \`cangate train\`; without a model
 [images]
 roots = ["$plant/frames"]
 EOF
-[ -e "$plant/tester.env" ] || cat >"$plant/tester.env" <<EOF
+    mv "$plant/config.toml.new" "$plant/config.toml"
+fi
+if ! [ -s "$plant/tester.env" ]; then
+    cat >"$plant/tester.env.new" <<EOF
 CANGATE_MQTT__USERNAME=tester
 CANGATE_MQTT__PASSWORD_FILE=$plant/passwords/tester
 CANGATE_MQTT__CERT_FILE=$pki/tester.pem
 CANGATE_MQTT__KEY_FILE=$pki/tester.key
 EOF
+    mv "$plant/tester.env.new" "$plant/tester.env"
+fi
 echo "$plant is ready: mosquitto -c mosquitto/mosquitto.conf, cangate run -c config.toml; passwords/ goes to its owners"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -286,12 +287,21 @@ def _for_itself(settings: Settings) -> Iterator[tuple[str, str]]:
     if server.enabled:
         yield "opcua.server.port", f"{server.host}:{server.port}"
     if settings.journal.url.startswith("sqlite"):
-        yield "journal.url", settings.journal.url
+        yield "journal.url", _sqlite_file(settings.journal.url)
     if settings.record.enabled:
         yield "record.folder", str(settings.record.folder.resolve())
     if client.endpoint:
         mapping = read_mapping(client, station=settings.station.id)
         yield from (("opcua.client", f"{mapping[word].text} at {client.endpoint}") for word in SINKS if word in mapping)
+
+
+def _sqlite_file(url: str) -> str:
+    """Return the URL with the whole path of its file, however it is spelled; one that names no file as it is."""
+    driver, _, rest = url.partition(":///")
+    path = rest.partition("?")[0]
+    if not path or path == ":memory:" or path.startswith("file:"):
+        return url
+    return f"{driver.partition('+')[0]}:///{os.path.realpath(path)}"
 
 
 def refuse_open_doors(settings: Settings) -> None:

@@ -75,7 +75,11 @@ class DrilledService:
         self._config.write_text(tomli_w.dumps(ours))
 
     async def __aenter__(self) -> Self:
-        await self.start()
+        try:
+            await self.start()
+        except BaseException:  # also cancelled: nobody else would end the process
+            await self.stop(signal.SIGKILL)
+            raise
         return self
 
     async def __aexit__(

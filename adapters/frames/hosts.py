@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import queue
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 import httpcore
@@ -34,9 +35,10 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 class ImageHosts:
     """The hosts that frames may be fetched from.
 
-    A host is allowed by its name or address, with or without a port. A name is looked up once and its address judged
-    before it is connected to: whoever rules the name must not send us to a machine behind the firewall. Names of the
-    plant's own machines therefore need their network in `images.http_networks`.
+    A host is allowed by its name or address, with or without a port. A name is looked up once and each of its addresses
+    judged before one is connected to: whoever rules the name must not send us to a machine behind the firewall. Names
+    of the plant's own machines therefore need their network in `images.http_networks`. The addresses that are allowed
+    are tried in turn.
     """
 
     def __init__(self, settings: ImageSettings) -> None:
@@ -61,7 +63,7 @@ class ImageHosts:
         shown = f"[{host}]" if ":" in host else host
         if not self._hosts & {shown, f"{shown}:{port}"}:
             raise FrameRefused("the image lies on a host that is not allowed")
-        wire = _CheckedWire(self._address(host, port, deadline), deadline)
+        wire = _CheckedWire(self._addresses(host, port, deadline), deadline)
         target = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
         tls = self._tls if url.scheme == "https" else None
         try:
@@ -100,17 +102,17 @@ class ImageHosts:
                 raise too_large
         return bytes(body)
 
-    def _address(self, host: str, port: int, deadline: _Deadline) -> str:
-        """Return the address to connect to. Raises FrameMissing or FrameRefused."""
+    def _addresses(self, host: str, port: int, deadline: _Deadline) -> list[str]:
+        """Return the addresses that may be connected to, at least one. Raises FrameMissing or FrameRefused."""
         try:
-            return str(ipaddress.ip_address(host))  # allowed by its own number
+            return [str(ipaddress.ip_address(host))]  # allowed by its own number
         except ValueError:
             pass
         found = _resolved(host, port, deadline)
-        for address in found:
-            if self._may_stand_behind(host, address):
-                return str(address)
-        raise FrameRefused(f"the image's host is at {found[0]}, which images.http_networks does not allow")
+        allowed = [str(address) for address in found if self._may_stand_behind(host, address)]
+        if not allowed:
+            raise FrameRefused(f"the image's host is at {found[0]}, which images.http_networks does not allow")
+        return list(dict.fromkeys(allowed))
 
     def _may_stand_behind(self, name: str, address: Address) -> bool:
         address = getattr(address, "ipv4_mapped", None) or address
@@ -136,10 +138,10 @@ class _Deadline:
 
 
 class _CheckedWire(httpcore.NetworkBackend):
-    """Connects to the address that was judged, whatever the name may resolve to by now."""
+    """Connects to one of the addresses that were judged, whatever the name may resolve to by now."""
 
-    def __init__(self, address: str, deadline: _Deadline) -> None:
-        self._address = address
+    def __init__(self, addresses: Sequence[str], deadline: _Deadline) -> None:
+        self._addresses = addresses
         self._deadline = deadline
 
     def connect_tcp(
@@ -150,9 +152,16 @@ class _CheckedWire(httpcore.NetworkBackend):
         local_address: str | None = None,  # noqa: ARG002 - as above
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,  # noqa: ARG002 - as above
     ) -> httpcore.NetworkStream:
-        """Connect."""
-        stream = httpcore.SyncBackend().connect_tcp(self._address, port, timeout=self._deadline.left_s())
-        return _BoundedStream(stream, self._deadline)
+        """Connect to the first address that lets us; one that is silent leaves the others their share of the time."""
+        *others, last = self._addresses
+        for tried, address in enumerate(others):
+            share = len(self._addresses) - tried
+            with contextlib.suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
+                return self._connected(address, port, self._deadline.left_s() / share)
+        return self._connected(last, port, self._deadline.left_s())
+
+    def _connected(self, address: str, port: int, timeout_s: float) -> httpcore.NetworkStream:
+        return _BoundedStream(httpcore.SyncBackend().connect_tcp(address, port, timeout=timeout_s), self._deadline)
 
 
 class _BoundedStream(httpcore.NetworkStream):

@@ -167,19 +167,28 @@ class MosquittoBroker:
             await process.wait()
 
     async def _listens(self, process: asyncio.subprocess.Process) -> bool:
-        with suppress(TimeoutError):
+        """Tell whether it takes connections within the time it has; where it does not, or we are cancelled, end it."""
+        listens = False
+        try:
             async with asyncio.timeout(_START_TIMEOUT_S):
-                while process.returncode is None:
-                    try:
-                        _, writer = await asyncio.open_connection(LOOPBACK, self.port)
-                    except OSError:
-                        await asyncio.sleep(0.01)
-                    else:
-                        writer.close()
-                        await writer.wait_closed()
-                        return True
-        await self.stop(signal.SIGKILL)
-        return False
+                while process.returncode is None and not listens:
+                    listens = await self._takes_connections()
+        except TimeoutError:
+            pass
+        finally:
+            if not listens:
+                await self.stop(signal.SIGKILL)
+        return listens
+
+    async def _takes_connections(self) -> bool:
+        try:
+            _, writer = await asyncio.open_connection(LOOPBACK, self.port)
+        except OSError:
+            await asyncio.sleep(0.01)
+            return False
+        writer.close()
+        await writer.wait_closed()
+        return True
 
 
 def free_port() -> int:

@@ -31,7 +31,18 @@ from adapters.simulation.detail import DETAIL_COLS, DETAIL_ROWS, DetailMap, deta
 from adapters.simulation.light import Environment, shade
 from service.pipeline.types import BgrImage, FloatArray, Mask
 
-__all__ = ["CameraStyle", "DamageKind", "DamageRequest", "RenderedFrame", "random_damage", "render_canister"]
+__all__ = [
+    "SIDES_PX",
+    "CameraStyle",
+    "DamageKind",
+    "DamageRequest",
+    "RenderedFrame",
+    "random_damage",
+    "render_canister",
+]
+
+SIDES_PX = (160, 8192)
+"""Smallest and largest side of a frame that is worth waiting for."""
 
 _SUPERSAMPLING = 2
 _CHANGED_LEVELS = 8

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from adapters.clock import SystemClock
 from adapters.frames import AllowListedFrames
+from adapters.simulation.renderer import SIDES_PX
 from schemas.settings import Settings
 from service.cli.benchmark_rendered import SHOWN_PARTS, TRAINING_PARTS, rendered_frames, rendered_model
 from service.cli.common import ConfigOption, StoreOption, console, load_settings, stage_bars
@@ -27,8 +28,6 @@ from service.model.package import ModelPackage, read_package
 from service.model.registry import ModelRegistry
 
 _SIZE = "1280x960"
-_SIDES = (160, 8192)
-"""Smallest and largest side that is rendered, px."""
 
 _NAMED = 20
 """So many frames that cannot be judged are named, and the others counted; the JSON names all."""
@@ -120,7 +119,7 @@ def _with_workers(settings: Settings, workers: int | None) -> Settings:
 
 
 def _size(text: str, max_pixels: int) -> tuple[int, int]:
-    smallest, largest = _SIDES
+    smallest, largest = SIDES_PX
     width, times, height = text.partition("x")
     whole = times and all(side.isascii() and side.isdecimal() and len(side) <= 5 for side in (width, height))
     if not (whole and all(smallest <= int(side) <= largest for side in (width, height))):

@@ -91,12 +91,7 @@ class DemoLine:
                 serve(settings, stop, take_free_http_port=True, on_started=started.set_result), name="service"
             )
             try:
-                serving.add_done_callback(lambda _: started.done() or started.cancel())
-                with suppress(asyncio.CancelledError):
-                    await started
-                if started.cancelled():
-                    await serving
-                hmi = started.result().hmi
+                hmi = (await _started(started, serving)).hmi
                 if hmi is not None:
                     self.say(f"page    {hmi.url}")
                 async with aclosing(self._show_parts(settings)) as shown:
@@ -193,6 +188,17 @@ class DemoLine:
             journal=JournalSettings(url=f"sqlite:///{self.folder / 'journal.sqlite'}"),
             model=ModelSettings(name=NAME, store=self.folder / "models"),
         )
+
+
+async def _started(started: asyncio.Future[Service], serving: asyncio.Task[None]) -> Service:
+    """Return the service once it has started; where it cannot, raise what `serving` does."""
+    # a future awaited by itself would be cancelled with us, and the service could not say any more that it has started
+    either: tuple[asyncio.Future[Service] | asyncio.Future[None], ...] = (started, serving)
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    if not started.done():
+        await serving
+        raise CangateError("the service ended before it had started")
+    return started.result()
 
 
 def _read(picture: FrameFile) -> BgrImage:

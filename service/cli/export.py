@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from service.cli.asyncapi import render_asyncapi
 from service.cli.common import ConfigOption, console, load_settings
 from service.cli.reference import render_reference
 from service.errors import UsageError
+from service.files import made_folder, naming, whole_file
 
 app = typer.Typer(help="Write what integrators load into their own tools.", no_args_is_help=True)
 
@@ -37,7 +39,7 @@ def asyncapi(config: ConfigOption = None, out: OutOption = Path("asyncapi.json")
 
     Example: cangate export asyncapi -c config.toml -o asyncapi.json
     """
-    _write(out, json.dumps(render_asyncapi(load_settings(config)), indent=2) + "\n")
+    _write(out, json.dumps(render_asyncapi(load_settings(config)), indent=2) + "\n", config)
 
 
 @app.command()
@@ -64,7 +66,7 @@ def opcua_tags(config: ConfigOption = None, out: OutOption = Path("opcua-tags.cs
                 tag.spec.meaning,
             )
         )
-    _write(out, text.getvalue())
+    _write(out, text.getvalue(), config)
 
 
 @app.command()
@@ -78,7 +80,7 @@ def opcua_nodeset(config: ConfigOption = None, out: OutOption = Path("cangate.No
     from adapters.opcua.nodeset import render_nodeset  # noqa: PLC0415 - asyncua takes a second that others need not wait
 
     settings = load_settings(config)
-    _write(out, render_nodeset(settings.station.id, machine_vision=settings.opcua.server.machine_vision))
+    _write(out, render_nodeset(settings.station.id, machine_vision=settings.opcua.server.machine_vision), config)
 
 
 @app.command()
@@ -88,23 +90,21 @@ def json_schema(
     ),
 ) -> None:
     """Write a JSON Schema (2020-12) for each message, generated from the models the service itself uses."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise UsageError(f"{out}: {exc.strerror}") from exc
-    for message in MESSAGES:
-        identifier = message.model_fields["schema_"].default
-        schema = {
-            "$schema": "https://json-schema.org/draft/2020-12/schema",
-            "$id": f"urn:{identifier.replace('/', ':')}",
-            **message.model_json_schema(mode="serialization" if message.__name__ != "ImageReady" else "validation"),
-        }
-        _write(out / f"{identifier.split('/')[1]}.schema.json", json.dumps(schema, indent=2) + "\n")
+    with made_folder(out):
+        for message in MESSAGES:
+            identifier = message.model_fields["schema_"].default
+            schema = {
+                "$schema": "https://json-schema.org/draft/2020-12/schema",
+                "$id": f"urn:{identifier.replace('/', ':')}",
+                **message.model_json_schema(mode="serialization" if message.__name__ != "ImageReady" else "validation"),
+            }
+            _write(out / f"{identifier.split('/')[1]}.schema.json", json.dumps(schema, indent=2) + "\n")
 
 
-def _write(out: Path, text: str) -> None:
-    try:
-        out.write_text(text, encoding="utf-8")
-    except OSError as exc:
-        raise UsageError(f"{out}: {exc.strerror}") from exc
+def _write(out: Path, text: str, config: Path | None = None) -> None:
+    """Write a file whole or not at all. Raises UsageError, also where it is the configuration that was read."""
+    if config is not None and os.path.realpath(out) == os.path.realpath(config):
+        raise UsageError(f"cannot write {out}: it is the configuration file")
+    with whole_file(out) as draft, naming(out):
+        draft.write_text(text, encoding="utf-8")
     console.print(str(out), soft_wrap=True)

@@ -58,6 +58,14 @@ class _LateGroup(TyperGroup):
                 _end_with_reader()
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - as above
+        try:
+            return super().invoke(ctx)
+        except (EOFError, typer.Abort) as exc:  # at a question typer makes an interrupt of both Ctrl-C and an end
+            if isinstance(exc, EOFError) or isinstance(exc.__context__, EOFError):
+                raise CangateError("a file or the standard input ends too early") from exc
+            raise
+
 
 def _imported(name: str) -> Any:  # noqa: ANN401 - as above
     module = import_module(f"service.cli.{name}")
@@ -150,7 +158,7 @@ def main() -> None:
 
 
 def _run(ending: Ending) -> int:
-    """Return 0 done, 1 failed, 2 unusable arguments or configuration, 130 interrupted, 143 terminated.
+    """Return 0 done, 1 failed, 2 unusable arguments or configuration, 130 interrupted, 143 terminated, 129 hung up.
 
     What is not 0 because something is wrong is told in one line.
     """

@@ -10,7 +10,7 @@ from typing import Annotated
 import numpy as np
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from adapters.simulation.renderer import render_canister
 from schemas.recipe import Recipe
@@ -18,6 +18,7 @@ from schemas.settings import ComputeSettings
 from service.cli.common import console, errors
 from service.device import compute_device
 from service.errors import UsageError
+from service.files import naming, whole_file
 from service.pipeline.embed.starter import read_network
 from service.pipeline.embed.starter_network import StarterNetwork
 from service.pipeline.embed.weights import in_half_precision
@@ -77,10 +78,15 @@ def pretrain(
 
 
 def write_weights(network: StarterNetwork, path: Path, trainer: PreTrainer) -> str:
-    """Write the weights in half precision with their shape and origin, and return the file's SHA-256."""
+    """Write the weights in half precision with their shape and origin, and return the file's SHA-256.
+
+    Raises UsageError where they cannot be written.
+    """
     about = {"steps": str(trainer.step), "seed": str(trainer.plan.seed), "photos_sha256": trainer.photos.digest}
-    save_file(in_half_precision(network.state_dict()), path, metadata=about)
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    content = save(in_half_precision(network.state_dict()), metadata=about)
+    with whole_file(path) as draft, naming(path):
+        draft.write_bytes(content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def _with_bar(trainer: PreTrainer) -> StarterNetwork:

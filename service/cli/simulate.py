@@ -15,12 +15,11 @@ from rich.table import Table
 
 from adapters.simulation.line import PicturePool, SimulatedStation
 from adapters.simulation.line_plan import Belt, LineRates
-from schemas.messages import StationId
+from adapters.simulation.renderer import SIDES_PX
+from schemas.messages import MAX_DEADLINE_MS, StationId
 from service.cli.common import ConfigOption, console, errors, load_settings, stage_bars
 from service.errors import SinkUnavailable, UsageError
 from service.replay.tally import percentile
-
-_SMALLEST = 160
 
 
 def simulate(
@@ -36,8 +35,8 @@ def simulate(
     damaged: Annotated[float, typer.Option(min=0, max=1, help="Share of damaged parts.")] = 0.1,
     wrong: Annotated[float, typer.Option(min=0, max=1, help="Share of frames cut off or blank.")] = 0.01,
     missing: Annotated[float, typer.Option(min=0, max=1, help="Share of frames that never come.")] = 0.01,
-    speed: Annotated[float, typer.Option(min=1, help="Of the belt, mm/s.")] = 500.0,
-    gate: Annotated[float, typer.Option(min=1, help="From camera to gate, mm.")] = 750.0,
+    speed: Annotated[float, typer.Option(min=1, max=100_000, help="Of the belt, mm/s.")] = 500.0,
+    gate: Annotated[float, typer.Option(min=1, max=1_000_000, help="From camera to gate, mm.")] = 750.0,
     size: Annotated[str, typer.Option(metavar="WxH", help="Of the frames, pixels.")] = "1280x960",
     seed: Annotated[int, typer.Option(min=0, help="The same seed is the same line.")] = 0,
     config: ConfigOption = None,
@@ -63,6 +62,7 @@ def simulate(
         rate_hz=rate, jitter=jitter, bursts=bursts, stops=stops, damaged=damaged, wrong=wrong, missing=missing
     )
     belt = Belt(speed_mm_s=speed, gate_mm=gate)
+    _refuse_far_gate(belt)
     with stage_bars() as progress:
         pool = PicturePool.render(seed, _size(size), partial(progress, "render"))
     nowhere = next(iter(settings.images.roots), Path("data/frames")).resolve()
@@ -71,6 +71,8 @@ def simulate(
         asyncio.run(_run(line, seed=seed, rates=rates, belt=belt, parts=parts))
     except KeyboardInterrupt:
         console.print("interrupted")
+    except SinkUnavailable as exc:
+        raise SinkUnavailable(f"mqtt: {settings.mqtt.host}:{settings.mqtt.port}: {exc}") from exc
     for one in line:
         console.print(_summary(one), soft_wrap=True, markup=False)
     if any(one.count.never for one in line):
@@ -128,8 +130,17 @@ def _stations(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def _refuse_far_gate(belt: Belt) -> None:
+    """Raise UsageError for a gate that no part reaches within the longest deadline that it may ask for."""
+    longest_s = MAX_DEADLINE_MS / 1000
+    if belt.to_gate_s > longest_s:
+        raise UsageError(f"--gate {belt.gate_mm:g} at --speed {belt.speed_mm_s:g} is not within {longest_s:g} s")
+
+
 def _size(text: str) -> tuple[int, int]:
+    smallest, largest = SIDES_PX
     width, times, height = text.partition("x")
-    if not (times and width.isdecimal() and height.isdecimal() and min(int(width), int(height)) >= _SMALLEST):
-        raise UsageError(f"--size {text!r} is no WIDTHxHEIGHT of at least {_SMALLEST} pixels each")
+    whole = times and all(side.isascii() and side.isdecimal() and len(side) <= 5 for side in (width, height))
+    if not (whole and all(smallest <= int(side) <= largest for side in (width, height))):
+        raise UsageError(f"--size {text!r} is no WIDTHxHEIGHT of {smallest} to {largest} pixels each")
     return int(width), int(height)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import lzma
 import tarfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +35,7 @@ class Photos:
     def read(cls, folder: Path) -> Photos:
         """Read every picture of every `*.tar` in `folder`, in the order of their names.
 
-        Raises UsageError: no such folder, no photos in it, or a file that is no tar.
+        Raises UsageError: no such folder, no photos in it, or a file that is no tar or ends too early.
         """
         if not folder.is_dir():
             raise UsageError(f"no folder {folder} with photos")
@@ -48,7 +50,8 @@ class Photos:
                         assert content is not None, "a regular file has content"
                         encoded.append(content.read())
                         digest.update(hashlib.sha256(encoded[-1]).digest())
-            except (tarfile.TarError, OSError) as exc:
+            # the last three: a packed tar that is broken or ends too early
+            except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as exc:
                 raise UsageError(f"{path} cannot be read: {exc}") from exc
         if not encoded:
             raise UsageError(f"no photos in tar files in {folder}")

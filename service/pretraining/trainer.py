@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
+import os
+import signal
 import time
+import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -15,7 +21,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
-from service.errors import UsageError
+from service.errors import CangateError, UsageError
+from service.files import naming
 from service.pipeline.embed.starter_network import StarterNetwork, normalize_locally
 from service.pretraining.episodes import SIDE, EpisodeStream, Parts
 from service.pretraining.objective import Loss, Truth, loss
@@ -28,6 +35,12 @@ WARM_UP_STEPS = 150
 DECAY = 0.998
 """Of the averaged weights, a step."""
 LARGEST_GRADIENT = 1.0
+_UNREADABLE = (
+    *(RuntimeError, ValueError, TypeError, LookupError, AttributeError, EOFError),
+    *(UnpicklingError, zipfile.BadZipFile),
+)
+"""What reading a checkpoint that is none may raise."""
+_ENDINGS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 TERMS = ("ranking", "alone", "spread", "ranked")
 
 
@@ -110,24 +123,53 @@ class PreTrainer:
 
     def resume(self) -> None:
         """Go on where the checkpoint stopped. Raises UsageError: there is none, or it is of another training."""
-        try:
-            state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
-        except (OSError, RuntimeError, ValueError) as exc:
-            raise UsageError(f"no checkpoint to go on from in {self.folder}: {str(exc).splitlines()[0]}") from exc
-        if state.get("format") != FORMAT or state["photos"] != self.photos.digest or state["seed"] != self.plan.seed:
+        state = self._read_checkpoint()
+        ours = (FORMAT, self.photos.digest, self.plan.seed)
+        if tuple(map(state.get, ("format", "photos", "seed"))) != ours:
             raise UsageError(f"{self.checkpoint} is of another training: other photos, another seed or another version")
-        if state["plan"]["rate"] != self.plan.rate:
-            raise UsageError(
-                f"{self.checkpoint} was begun with a rate of {state['plan']['rate']:g}; go on with that one"
-            )
+        try:
+            rate = float(state["plan"]["rate"])
+            if rate == self.plan.rate:
+                self._take(state)
+        except _UNREADABLE as exc:
+            raise UsageError(f"{self.checkpoint} is damaged: it is no whole state of a training") from exc
+        if rate != self.plan.rate:
+            raise UsageError(f"{self.checkpoint} was begun with a rate of {rate:g}; go on with that one")
+
+    def _read_checkpoint(self) -> dict[str, Any]:
+        """Return what `save` has written. Raises UsageError: there is no such file, or it is another."""
+        nothing = f"no checkpoint to go on from in {self.folder}: "
+        try:
+            content = self.checkpoint.read_bytes()
+            state = torch.load(io.BytesIO(content), map_location=self.device, weights_only=True)
+        except OSError as exc:
+            raise UsageError(f"{nothing}{self.checkpoint.name}: {exc.strerror or exc}") from exc
+        except _UNREADABLE as exc:
+            raise UsageError(f"{nothing}{self.checkpoint.name} cannot be read") from exc
+        if not isinstance(state, dict):
+            raise UsageError(f"{nothing}{self.checkpoint.name} holds something else")
+        return state
+
+    def _take(self, state: dict[str, Any]) -> None:
         self._learner.load_state_dict(state["learner"])
         self._average.load_state_dict(state["average"])
         self._optimizer.load_state_dict(state["optimizer"])
-        self.step, self._seconds = state["step"], state["seconds"]
+        self.step, self._seconds = int(state["step"]), float(state["seconds"])
 
     def run(self, told: Callable[[Trained], None]) -> StarterNetwork:
-        """Train to the end of the plan, and return the averaged network on the CPU. What `told` raises stops it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Train to the end of the plan, and return the averaged network on the CPU. What `told` raises stops it.
+
+        Raises UsageError where nothing can be written, or the photos are of no use.
+        """
+        with naming(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        with _losing_workers():
+            self._train(told)
+        network = self._average.module.network
+        assert isinstance(network, StarterNetwork), "the average is of the learner"
+        return network.cpu().eval()
+
+    def _train(self, told: Callable[[Trained], None]) -> None:
         before = time.monotonic()
         for batch in self._batches():
             if self.share >= 1:
@@ -139,9 +181,6 @@ class PreTrainer:
             told(Trained(self.step, self.share, self._smoothed["ranking"], self._smoothed["ranked"]))
             if self.step % CHECKPOINT_EVERY == 0 or self.share >= 1:
                 self.save()
-        network = self._average.module.network
-        assert isinstance(network, StarterNetwork), "the average is of the learner"
-        return network.cpu().eval()
 
     def _batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         stream = EpisodeStream(self.photos, self.parts, self.plan.seed, self.step)
@@ -152,9 +191,15 @@ class PreTrainer:
             prefetch_factor=4 if self.plan.workers else None,
             # a forked child of a process with threads may hang; one that is spawned would read the photos by pickle
             multiprocessing_context="fork" if self.plan.workers else None,
+            worker_init_fn=_end_in_silence,
             pin_memory=self.device.type == "cuda",
         )
-        return iter(loader)
+        with _endings_held():
+            batches = iter(loader)
+        try:
+            yield from batches
+        except UsageError as exc:  # of a worker: its message comes at the end of a whole traceback
+            raise UsageError(str(exc).rpartition(f"{UsageError.__name__}: ")[2].strip()) from exc
 
     def _learn(self, images: torch.Tensor, covered: torch.Tensor, labels: torch.Tensor) -> Loss:
         rate = self.plan.rate * (0.5 + 0.5 * math.cos(math.pi * self.share)) * min(1, (self.step + 1) / WARM_UP_STEPS)
@@ -181,14 +226,14 @@ class PreTrainer:
             return
         path = self.folder / "losses.csv"
         new = not path.exists()
-        with path.open("a", newline="") as file:
+        with naming(path), path.open("a", newline="") as file:
             writer = csv.writer(file)
             if new:
                 writer.writerow(("step", "seconds", *TERMS))
             writer.writerow((self.step, f"{self._seconds:.0f}", *(f"{self._smoothed[term]:.4f}" for term in TERMS)))
 
     def save(self) -> None:
-        """Write the checkpoint in the place of the last one, whole or not at all."""
+        """Write the checkpoint in the place of the last one, whole or not at all. Raises UsageError where it cannot."""
         state: dict[str, Any] = {
             "format": FORMAT,
             "photos": self.photos.digest,
@@ -201,5 +246,42 @@ class PreTrainer:
             "optimizer": self._optimizer.state_dict(),
         }
         beside = self.checkpoint.with_suffix(".part")
-        torch.save(state, beside)
-        beside.replace(self.checkpoint)
+        content = io.BytesIO()
+        torch.save(state, content)
+        with naming(self.checkpoint):
+            beside.write_bytes(content.getbuffer())
+            beside.replace(self.checkpoint)
+
+
+@contextmanager
+def _losing_workers() -> Iterator[None]:
+    """Map the loss of a worker, which torch raises wherever we are, to the ending of the command that it is part of.
+
+    Raises CangateError where nothing else has ended it: most likely there was no memory for it.
+    """
+    try:
+        yield
+    except RuntimeError as exc:
+        if not str(exc).startswith("DataLoader worker"):
+            raise
+        if isinstance(exc.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from exc
+        raise CangateError(f"a process that makes episodes up was lost: {exc}") from exc
+
+
+def _end_in_silence(_worker: int) -> None:
+    """Let what a whole group of processes is told end a worker without torch taking it for a crash."""
+    for number in _ENDINGS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda *_: os._exit(0))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDINGS)
+
+
+@contextmanager
+def _endings_held() -> Iterator[None]:
+    """Keep these signals from workers until they know what to do: they inherit what is held back here."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -180,6 +180,33 @@ async def test_tester_records_a_secured_plant(tmp_path: Path) -> None:
     assert (part.event.event_id, part.verdict.decision) == ("e1", Decision.ERROR)
 
 
+@pytest.mark.parametrize("name", ["R&D", "pl ant|x", "back\\slash", "quo'te", "wärme", ""])
+def test_plant_in_a_folder_that_cannot_be_written_down_is_refused(tmp_path: Path, name: str) -> None:
+    """Its path goes into files that each have special characters of their own: one line, and nothing is made."""
+    done = subprocess.run(
+        [ROOT / "deploy" / "secure-plant.sh", name, HOST], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert f"unusable folder '{tmp_path}/{name}'" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_plant_is_completed_where_a_file_was_left_empty(tmp_path: Path) -> None:
+    """By a disk that was full, say; what is complete stays as it is."""
+    plant = make_plant(tmp_path / "plant")
+    files = [plant.folder / name for name in ("mosquitto/mosquitto.conf", "mosquitto/acl", "config.toml", "tester.env")]
+    before = [file.read_text() for file in files]
+    password = plant.password("camera")
+    for file in files:
+        file.write_text("")
+    make_plant(plant.folder)
+    assert [file.read_text() for file in files] == before
+    assert all(before)
+    assert plant.password("camera") == password
+    assert list(plant.folder.rglob("*.new")) == []
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "named"),
     [

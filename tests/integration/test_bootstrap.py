@@ -106,7 +106,7 @@ async def test_serve_starts_without_broker_and_model_and_ends_when_told(tmp_path
         ({"http": {"port": 8123}}, "http.port: 127.0.0.1:8123 is given"),
         ({"opcua": {"server": {"port": 4899}}}, "opcua.server.port: 127.0.0.1:4899 is given"),
         ({"opcua": {"client": PLC}}, "opcua.client: i=2 at opc.tcp://127.0.0.1:1 is given"),
-        ({"journal": {"url": "sqlite:///journal.sqlite"}}, "journal.url: sqlite:///journal.sqlite is given"),
+        ({"journal": {"url": "sqlite:///journal.sqlite"}}, "journal.url: sqlite:///.*/journal.sqlite is given"),
         ({"record": {"enabled": True, "folder": "records"}}, "record.folder: .*/records is given"),
     ],
     ids=str,
@@ -117,6 +117,23 @@ async def test_stations_that_want_the_same_for_themselves_are_refused_by_name(
     """Two stations of one process take neither each other's events nor each other's results or pictures."""
     with pytest.raises(UsageError, match=f"{named} to two stations"):
         await serve_all(two_stations(tmp_path, changes, changes), asyncio.Event())
+
+
+async def test_one_journal_is_refused_however_it_is_spelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a dot, or through a link."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").symlink_to(tmp_path)
+    for number, url in enumerate(
+        (
+            "sqlite:///./journal.sqlite",
+            "sqlite+pysqlite:///there/journal.sqlite",
+            f"sqlite:///{tmp_path}/journal.sqlite",
+        )
+    ):
+        first, second = ({"journal": {"url": each}} for each in ("sqlite:///journal.sqlite", url))
+        (folder := tmp_path / str(number)).mkdir()
+        with pytest.raises(UsageError, match=f"journal.url: sqlite:///{tmp_path}/journal.sqlite is given to two"):
+            await serve_all(two_stations(folder, first, second), asyncio.Event())
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -94,6 +102,116 @@ def test_what_cannot_be_trained_on_is_refused_in_one_line(cangate: CommandLine, 
         ((photos, "-o", tmp_path / "new", "--weights", out / "losses.csv"), "holds no starter network"),
     ):
         assert said in cangate("pretrain", *arguments, *SHORT).one_line_error()
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        (b"", "no checkpoint to go on from"),
+        (b"no checkpoint", "no checkpoint to go on from"),
+        (b"PK\x03\x04" + bytes(64), "no checkpoint to go on from"),
+        ([1, 2], "no checkpoint to go on from"),
+        ({}, "is of another training"),
+        ({"format": 1}, "is of another training"),
+        ({"plan": None}, "is damaged"),
+        ({"learner": {}}, "is damaged"),
+        ({"optimizer": {"state": 1}}, "is damaged"),
+        ({"step": "one"}, "is damaged"),
+    ],
+    ids=str,
+)
+def test_a_checkpoint_that_is_none_is_refused_in_one_line(
+    cangate: CommandLine, weights: Path, tmp_path: Path, state: bytes | list[int] | dict[str, object], said: str
+) -> None:
+    """Other bytes, another object, or a state with a part that is none."""
+    checkpoint = weights.with_name("checkpoint.pt")
+    if isinstance(state, bytes):
+        checkpoint.write_bytes(state)
+    else:
+        whole = torch.load(checkpoint, weights_only=True)
+        torch.save(whole | state if isinstance(state, dict) and "damaged" in said else state, checkpoint)
+    done = cangate("pretrain", tmp_path / "photos", "-o", weights.parent, "--resume", *SHORT)
+    assert said in done.one_line_error()
+
+
+@pytest.mark.parametrize("name", ["checkpoint.part", "losses.csv", "starter.safetensors"])
+def test_a_file_that_cannot_be_written_is_named(cangate: CommandLine, tmp_path: Path, name: str) -> None:
+    """Here because a folder lies in its place."""
+    photos, out = write_photos(tmp_path / "photos"), tmp_path / "out"
+    (out / name).mkdir(parents=True)
+    done = cangate("pretrain", photos, "-o", out, "--steps", 1, *SHORT)
+    assert done.status == 2
+    assert f"cannot write {out / name.replace('.part', '.pt')}: Is a directory" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_folder_that_cannot_be_made_is_named(cangate: CommandLine, tmp_path: Path) -> None:
+    """One line, as for a file."""
+    photos = write_photos(tmp_path / "photos")
+    (tmp_path / "file").touch()
+    done = cangate("pretrain", photos, "-o", tmp_path / "file" / "out", *SHORT)
+    assert f"cannot write {tmp_path / 'file' / 'out'}: Not a directory" in done.one_line_error()
+
+
+@pytest.mark.parametrize("mode", ["w:gz", "w:xz", "w:bz2"])
+def test_photos_that_end_too_early_are_named(cangate: CommandLine, tmp_path: Path, mode: Literal["w:gz"]) -> None:
+    """A packed tar that was not copied to its end, and one with a byte that changed on the way."""
+    (plain := write_photos(tmp_path / "photos") / "photos.tar").rename(tmp_path / "plain.tar")
+    with tarfile.open(plain, mode) as tar:
+        tar.add(tmp_path / "plain.tar", "first.jpg")
+    content = plain.read_bytes()
+    middle = len(content) // 2
+    for broken in (content[:middle], content[:middle] + bytes(64) + content[middle + 64 :]):
+        plain.write_bytes(broken)
+        done = cangate("pretrain", plain.parent, "-o", tmp_path / "out", *SHORT)
+        assert f"{plain} cannot be read: " in done.one_line_error()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_photos_that_cannot_be_decoded_are_said_to_be(cangate: CommandLine, tmp_path: Path, workers: int) -> None:
+    """In the same words, whichever process finds out."""
+    photos = write_photos(tmp_path / "photos", 0, broken=2)
+    done = cangate("pretrain", photos, "-o", tmp_path / "out", "--no-rendered", "--workers", workers)
+    assert done.one_line_error() == "cangate: the photos cannot be decoded, or are too small"
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "said"),
+    [
+        (signal.SIGTERM, 143, "cangate: terminated"),
+        (signal.SIGINT, 130, "cangate: interrupted"),
+        (signal.SIGHUP, 129, "cangate: hung up"),
+    ],
+)
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_training_with_workers_ends_in_one_line(
+    tmp_path: Path, number: signal.Signals, status: int, said: str, trained: bool
+) -> None:
+    """A signal to the whole group of processes, as from a terminal or systemd."""
+    photos, out = write_photos(tmp_path / "photos"), tmp_path / "out"
+    command = (sys.executable, "-m", "service.cli", "pretrain", photos, "-o", out, "--no-rendered", "--episodes", "1")
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    try:
+        wait_for(lambda: (out / "losses.csv").exists() if trained else bool(children.read_text()), process)
+        os.killpg(process.pid, number)
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert stderr.startswith(said)
+    assert len(stderr.splitlines()) == 1, stderr
+    assert process.returncode == status
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Return once the condition holds; fail where the process has ended before."""
+    until = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def test_a_training_may_start_from_earlier_weights(cangate: CommandLine, weights: Path, tmp_path: Path) -> None:

@@ -167,6 +167,61 @@ def test_name_is_looked_up_once(place: Place, monkeypatch: pytest.MonkeyPatch) -
     assert connected == [("93.184.215.14", 80)]
 
 
+def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
+    """Let every name stand at `addresses`, in this order."""
+    rows = [(socket.AF_UNSPEC, socket.SOCK_STREAM, 6, "", (address, 80)) for address in addresses]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: rows)
+
+
+def connect_by(monkeypatch: pytest.MonkeyPatch, outcome: dict[str, OSError]) -> list[tuple[str, float]]:
+    """Let addresses end as `outcome` says, and connect to any other; returns what is tried, with its time limit."""
+    tried: list[tuple[str, float]] = []
+
+    def connect(address: tuple[str, int], timeout: float, **_: object) -> socket.socket:
+        tried.append((address[0], timeout))
+        if address[0] in outcome:
+            raise outcome[address[0]]
+        there = socket.socket()
+        there.connect(address)
+        return there
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    return tried
+
+
+def test_name_is_tried_at_each_of_its_addresses(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A camera that listens on IPv4 only, whose name has an IPv6 address as well, which is found first."""
+    host, port = place.host.split(":")
+    resolve_to(monkeypatch, "::1", host, host)
+    tried = connect_by(monkeypatch, {"::1": ConnectionRefusedError("refused")})
+    hosts = ImageHosts(settings(place, http_hosts=("localhost",)))
+    assert hosts.fetch(f"http://localhost:{port}/a.png") == encoded()
+    assert [address for address, _ in tried] == ["::1", host]
+
+
+def test_silent_address_leaves_the_next_its_time(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each gets its share of what is left, the last one all of it; where none answers the frame is missing."""
+    resolve_to(monkeypatch, "93.184.215.1", "93.184.215.2", "93.184.215.3")
+    tried = connect_by(monkeypatch, {f"93.184.215.{number}": TimeoutError() for number in (1, 2, 3)})
+    hosts = ImageHosts(settings(place, http_hosts=("camera.example",), http_timeout_s=60.0))
+    with pytest.raises(FrameMissing, match="longer than 60 s"):
+        hosts.fetch("http://camera.example/a.png")
+    assert [address for address, _ in tried] == ["93.184.215.1", "93.184.215.2", "93.184.215.3"]
+    for (_, limit_s), most_s in zip(tried, (20, 30, 60), strict=True):
+        assert limit_s <= most_s
+
+
+def test_address_that_is_not_allowed_is_never_tried(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even where those around it, which are allowed, let nobody in."""
+    resolve_to(monkeypatch, "127.0.0.1", "93.184.215.14", "::ffff:10.0.0.1", "169.254.169.254", "10.1.2.3")
+    refused = ConnectionRefusedError("refused")
+    tried = connect_by(monkeypatch, {"93.184.215.14": refused, "10.1.2.3": refused})
+    hosts = ImageHosts(settings(place, http_hosts=("camera.example",), http_networks=("10.1.0.0/16",)))
+    with pytest.raises(FrameMissing, match="refused"):
+        hosts.fetch("http://camera.example/a.png")
+    assert [address for address, _ in tried] == ["93.184.215.14", "10.1.2.3"]
+
+
 def test_resolver_that_hangs_is_not_waited_for(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """The deadline holds, and only so many threads are ever lost to it."""
     answer = threading.Event()
