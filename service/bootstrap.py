@@ -182,6 +182,7 @@ def build(
         watchdog=process.systemd.watchdog(settings.station.id, partial(recovery.given_up, _GIVE_UP_S)),
         before_ready=models.load,
     )
+    models.on_unloaded = runner.announce
     return Service(runner, compute, pictures, recorder, hmi)
 
 

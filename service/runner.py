@@ -94,7 +94,7 @@ class Runner:
         """
         if self._group is not None and not (self._draining and arrival.comes_again):
             self._inspect(arrival, self._group)
-            self._announce()
+            self.announce()
 
     @property
     def ready(self) -> bool:
@@ -133,7 +133,7 @@ class Runner:
                 ]
                 self.started.set()
                 self._watchdog.started()
-                self._announce()
+                self.announce()
                 await stop.wait()
                 self._watchdog.stopping()
                 await self._drain()
@@ -148,7 +148,7 @@ class Runner:
     async def handle(self, command: Command, source: str) -> CommandReply:
         """Carry out `command` and say how it went; never raises. What it changed is shown before the reply is out."""
         reply = await self._commands.handle(command, source)
-        self._announce()
+        self.announce()
         await asyncio.sleep(0)
         return reply
 
@@ -176,11 +176,11 @@ class Runner:
 
     def _inspected(self, task: asyncio.Task[None]) -> None:
         self._inspections.discard(task)
-        self._announce()
+        self.announce()
 
     async def _drain(self) -> None:
         self._draining = True
-        self._announce()
+        self.announce()
         try:
             async with asyncio.timeout(_DRAIN_S):
                 while self._inspections or not self._dispatcher.idle:  # noqa: ASYNC110 - two parts, one bound
@@ -199,9 +199,10 @@ class Runner:
             await asyncio.sleep(due - loop.time())
             if self._station.beat():
                 self._watchdog.alive(self._station.status())
-            self._announce()
+            self.announce()
 
-    def _announce(self) -> None:
+    def announce(self) -> None:
+        """Let every sink be told the state of the station, at once where what it can do has changed."""
         can_judge = self._station.can_judge
         for telling in self._telling:
             telling.news.set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 import torch
@@ -20,7 +20,10 @@ log = structlog.get_logger(__name__)
 
 
 class ActiveModel:
-    """Holds the loaded model; loading runs beside the line and the exchange is one assignment."""
+    """Holds the loaded model; loading runs beside the line and the exchange is one assignment.
+
+    on_unloaded: called when there is none any more, so that the station can say so at once.
+    """
 
     def __init__(self, settings: ModelSettings, *, device: torch.device) -> None:
         self._settings = settings
@@ -31,6 +34,7 @@ class ActiveModel:
         self._activated: str | None = None
         """Version that was last made the active one here, though it may not have loaded then."""
 
+        self.on_unloaded: Callable[[], None] = lambda: None
         self.current: LoadedModel | None = None
         self.fault: str | None = (
             f"model {settings.name} is being loaded"
@@ -104,6 +108,7 @@ class ActiveModel:
         async with self._exchange:
             self.current, self.fault = None, "the model was unloaded"
             log.info("model_unloaded")
+            self.on_unloaded()
 
     def _refuse_rollback_of_others(self, name: str) -> None:
         judging = None if self.current is None else self.current.ref

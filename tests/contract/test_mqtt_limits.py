@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Literal
 
 import pytest
 from structlog.testing import capture_logs
 
 from adapters.clock import SystemClock
-from adapters.mqtt import MqttAdapter
 from adapters.mqtt.connection import Confirmation, Connection, Outgoing
 from schemas.messages import Gate
 from service.errors import SinkUnavailable
@@ -23,24 +20,13 @@ from tests.support.fakes import RecordingIntake
 from tests.support.memory_journal import MemoryJournal
 from tests.support.mqtt import PlantClient, adapter_for, answer_to, break_off, private_mosquitto, running
 from tests.support.waiting import eventually, loop_turns
+from tests.support.way_out import delivering
 
 pytestmark = pytest.mark.broker
 
 LIMIT = "max_packet_size 6000"
 TOO_LONG = "L" * 5600
 """As the id of an event, which fits, makes a verdict that does not, and a gate command that does."""
-
-
-@asynccontextmanager
-async def _delivering(adapter: MqttAdapter, journal: MemoryJournal) -> AsyncIterator[Outbox]:
-    outbox = Outbox(adapter, journal=journal, clock=SystemClock())
-    await outbox.recover(0)
-    task = asyncio.create_task(outbox.run())
-    try:
-        yield outbox
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
 
 
 def _put(outbox: Outbox, answer: Answer) -> asyncio.Future[bool]:
@@ -68,7 +54,7 @@ async def test_verdict_that_is_too_large_for_the_broker_holds_up_no_other(protoc
         private_mosquitto(LIMIT) as broker,
         PlantClient(broker.port) as plant,
         running(adapter_for(broker.port, protocol=protocol), RecordingIntake()) as adapter,
-        _delivering(adapter, journal) as outbox,
+        delivering(adapter, journal) as outbox,
     ):
         connection = adapter._connection
         names = ["e1", "e2", "e3", TOO_LONG, "e5", "e6"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
-from contextlib import asynccontextmanager
 from typing import Any
 from unittest.mock import Mock
 
@@ -13,8 +12,6 @@ import pytest_asyncio
 from asyncua import ua
 from structlog.testing import capture_logs
 
-from adapters.clock import SystemClock
-from adapters.opcua.client import OpcUaClientAdapter
 from adapters.opcua.client.coercion import Result
 from adapters.simulation.broker import free_port
 from adapters.simulation.plc_server import PlcServer
@@ -25,6 +22,7 @@ from service.outbox import Outbox
 from tests.support.opcua import RecordingIntake, answer, status, verdict
 from tests.support.plc import StubbornPlc, plc_client, refusing, serving
 from tests.support.waiting import eventually
+from tests.support.way_out import delivering
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -37,18 +35,6 @@ async def served_plc() -> AsyncIterator[PlcServer]:
     async with PlcServer(free_port()) as plc:
         StubbornPlc(plc)
         yield plc
-
-
-@asynccontextmanager
-async def delivering(adapter: OpcUaClientAdapter) -> AsyncIterator[Outbox]:
-    """Run the way of verdicts to an adapter, as the service has it."""
-    outbox = Outbox(adapter, journal=None, clock=SystemClock())
-    task = asyncio.create_task(outbox.run())
-    try:
-        yield outbox
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
 
 
 def put(outbox: Outbox, seq: int, decision: Decision = Decision.OK, **more: Any) -> Awaitable[bool]:

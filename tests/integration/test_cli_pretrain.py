@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import hashlib
 import os
 import signal
-import subprocess
 import sys
 import tarfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +25,7 @@ from service.pipeline.types import NormalizedRoi
 from tests.support.cli import CommandLine
 from tests.support.parts import write_config, write_parts
 from tests.support.photos import write_photos
+from tests.support.waiting import eventually
 
 CPU = torch.device("cpu")
 SHORT = ("--no-rendered", "--workers", "0", "--episodes", "2")
@@ -182,34 +181,32 @@ def test_photos_that_cannot_be_decoded_are_said_to_be(cangate: CommandLine, tmp_
         (signal.SIGHUP, 129, "cangate: hung up", False),
     ],
 )
-def test_a_training_with_workers_ends_in_one_line(
+async def test_a_training_with_workers_ends_in_one_line(
     tmp_path: Path, number: signal.Signals, status: int, said: str, trained: bool
 ) -> None:
     """A signal to the whole group of processes, as from a terminal or systemd."""
     photos, out = write_photos(tmp_path / "photos"), tmp_path / "out"
     command = (sys.executable, "-m", "service.cli", "pretrain", photos, "-o", out, "--no-rendered", "--episodes", "1")
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, start_new_session=True
     )
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+
+    def has_begun() -> bool:
+        assert process.returncode is None
+        return (out / "losses.csv").exists() if trained else bool(children.read_text())
+
     try:
-        wait_for(lambda: (out / "losses.csv").exists() if trained else bool(children.read_text()), process)
+        await eventually(has_begun, timeout_s=60)
         os.killpg(process.pid, number)
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = await asyncio.wait_for(process.communicate(), 60)
     finally:
-        process.kill()
-    assert stderr.startswith(said)
-    assert len(stderr.splitlines()) == 1, stderr
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    lines = stderr.decode().splitlines()
+    assert [line.startswith(said) for line in lines] == [True], lines
     assert process.returncode == status
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    """Return once the condition holds; fail where the process has ended before."""
-    until = time.monotonic() + 60
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < until
-        time.sleep(0.01)
 
 
 def test_a_training_may_start_from_earlier_weights(cangate: CommandLine, weights: Path, tmp_path: Path) -> None:

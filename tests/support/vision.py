@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
+from typing import Any
 
 from pydantic import JsonValue
 
@@ -41,7 +42,7 @@ class ScriptedStation:
         self.hold = False
         self.held: list[Arrival] = []
         self.adapter: OpcUaServerAdapter | None = None
-        self._publishing: set[asyncio.Task[None]] = set()
+        self._running: set[asyncio.Task[None]] = set()
 
     async def handle(self, command: Command, source: str) -> CommandReply:
         assert source == "opcua"
@@ -65,8 +66,9 @@ class ScriptedStation:
         return list(SHELF)
 
     async def unload(self) -> None:
-        """Leave the model, and tell nobody yet: as with the service, the next status does."""
+        """Leave the model, and tell it a moment later, as the service does."""
         self.model, self.intake.ready = None, False
+        self._run(self.tell())
 
     async def tell(self) -> None:
         """Show the state of the station to the adapter, as the service does on every change."""
@@ -105,9 +107,12 @@ class ScriptedStation:
             part_id=event.part_id,
             trigger_id=event.trigger_id,
         ).model_copy(update={"simulated": event.simulated, "received_at": arrival.received_at})
-        task = asyncio.create_task(self.adapter.publish(answer(said, arrival)))
-        self._publishing.add(task)
-        task.add_done_callback(self._publishing.discard)
+        self._run(self.adapter.publish(answer(said, arrival)))
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
 
 
 @contextlib.asynccontextmanager

@@ -10,10 +10,24 @@ from service.deadline import Margin
 from service.dispatch import Dispatcher
 from service.journal_health import JournalHealth
 from service.outbox import Outbox
+from service.ports import Journal, VerdictSink
 from tests.support.line import CLOCK, RecordingSink, arrival
 from tests.support.memory_journal import MemoryJournal
 from tests.support.verdicts import failed_answer
 from tests.support.waiting import eventually
+
+
+@asynccontextmanager
+async def delivering(sink: VerdictSink, journal: Journal | None = None) -> AsyncIterator[Outbox]:
+    """Run the way of verdicts to a sink, as the service has it."""
+    outbox = Outbox(sink, journal=journal, clock=CLOCK)
+    await outbox.recover(0)
+    task = asyncio.create_task(outbox.run())
+    try:
+        yield outbox
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 class Out:

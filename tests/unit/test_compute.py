@@ -80,7 +80,7 @@ async def test_compute_takes_no_thread_for_hung_after_the_process_stood_still() 
         judging = asyncio.create_task(hall.judge())
         await eventually(lambda: hall.pipeline.waiting)
         time.sleep(2.0)  # noqa: ASYNC251 - this is what stands still
-        await asyncio.sleep(0.3)
+        await eventually(lambda: hall.compute._judge_thread.busy_for_s < 1.0)  # it is forgiven, or was replaced
         hall.pipeline.release()
         assert isinstance(await judging, Judged)
         assert hall.compute.in_work == 0

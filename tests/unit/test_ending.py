@@ -13,6 +13,7 @@ import typer
 from service.cli import sessions
 from service.errors import UsageError
 from tests.support.cli import CommandLine
+from tests.support.waiting import loop_turns
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def test_command_hears_once_that_its_terminal_is_closed(cangate: CommandLine, mo
             await _told(signal.SIGHUP)
         finally:
             os.kill(os.getpid(), signal.SIGHUP)
-            await asyncio.sleep(0)
+            await loop_turns(1)
             put_away.append("all")
 
     monkeypatch.setattr(sessions, "load_settings", lambda _config: asyncio.run(until_told()))

@@ -52,10 +52,9 @@ log.info("after")
 
 
 _HELD = """
-import time
 configure_logging(LogSettings(format="json"), held_s=0.3)
 log.info("held")
-time.sleep(60)
+sys.stdin.readline()
 """
 
 

@@ -33,17 +33,21 @@ class TwoHands:
         self.seconds += hours * HOUR_S
 
 
-@pytest.mark.parametrize("jump_days", [100.0, -100.0, 0.2])
-async def test_nothing_is_forgotten_for_a_day_after_the_clock_jumped(jump_days: float) -> None:
-    """Ahead it would delete what is new; set back it has just been shown to have been wrong."""
-    clock = TwoHands()
-    asked: list[datetime] = []
+def noting(asked: list[datetime], clock: TwoHands) -> Retention:
+    """Return what keeps events for 90 days, and only notes what it would forget."""
 
     async def forget(before: datetime) -> int:
         asked.append(before)
         return 0
 
-    retention = Retention(forget, keep=timedelta(days=90), clock=clock, steady_s=lambda: clock.seconds)
+    return Retention(forget, keep=timedelta(days=90), clock=clock, steady_s=lambda: clock.seconds)
+
+
+@pytest.mark.parametrize("jump_days", [100.0, -100.0, 0.2])
+async def test_nothing_is_forgotten_for_a_day_after_the_clock_jumped(jump_days: float) -> None:
+    """Ahead it would delete what is new; set back it has just been shown to have been wrong."""
+    clock, asked = TwoHands(), list[datetime]()
+    retention = noting(asked, clock)
     await retention.once()
     assert asked == [START - timedelta(days=90)]
     clock.wall += timedelta(days=jump_days)
@@ -58,14 +62,8 @@ async def test_nothing_is_forgotten_for_a_day_after_the_clock_jumped(jump_days: 
 
 async def test_clock_that_is_corrected_a_little_keeps_nothing_waiting() -> None:
     """As NTP does, and as a clock that drifts by a second a day does for years."""
-    clock = TwoHands()
-    asked: list[datetime] = []
-
-    async def forget(before: datetime) -> int:
-        asked.append(before)
-        return 0
-
-    retention = Retention(forget, keep=timedelta(days=90), clock=clock, steady_s=lambda: clock.seconds)
+    clock, asked = TwoHands(), list[datetime]()
+    retention = noting(asked, clock)
     for _ in range(3):
         clock.run(1.0)
         clock.wall += timedelta(minutes=10)

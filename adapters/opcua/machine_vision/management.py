@@ -143,9 +143,6 @@ class RecipeMethods:
             self._system.model = None
             if self._system.states.mode is State.READY:
                 self._system.move(self._system.states.take(Transition.READY_TO_INITIALIZED_RECIPE))
-            commands = self._commands()
-            if commands is not None:  # after each command the service tells its state at once, not with the next beat
-                await commands.handle(Command(command=CommandName.PING), SOURCE)
         return [internal_id(model)]
 
     async def _activate(self, stored: StoredModel) -> RecipeIdInternalDataType:
