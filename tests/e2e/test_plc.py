@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import httpx
 import pytest
+from asyncua import ua
 
 from adapters.simulation.broker import free_port
 from adapters.simulation.plc_server import PlcServer
@@ -16,6 +18,7 @@ from schemas.tags import VerdictCode
 from service.model.registry import ModelRegistry
 from tests.support.mqtt import PlantClient, private_mosquitto
 from tests.support.parts import draw_part, publish, train_parts, write_parts
+from tests.support.plc import StubbornPlc, refusing
 from tests.support.service import ServiceProcess
 from tests.support.waiting import eventually
 
@@ -23,7 +26,10 @@ pytestmark = pytest.mark.e2e
 
 
 async def test_service_inspects_for_a_plc_that_is_the_server(tmp_path: Path) -> None:
-    """Trigger in, verdict nodes and MQTT out in agreement; the PLC's loss is named on /readyz and heals by itself."""
+    """Trigger in, verdict nodes and MQTT out in agreement.
+
+    A result that the PLC refuses is told and holds up no other; its loss is named on /readyz and heals by itself.
+    """
     registry = ModelRegistry(tmp_path / "models")
     registry.activate("bars", publish(registry, train_parts(write_parts(tmp_path / "ok", 10))).name)
     port = free_port()
@@ -48,6 +54,15 @@ async def test_service_inspects_for_a_plc_that_is_the_server(tmp_path: Path) -> 
                 assert result.reject is (said["gate"] == "REJECT") is (code is not VerdictCode.OK)
                 assert (said["seq"], said["trigger_id"], said["part_id"]) == (result.seq, trigger, f"P-{name}")
                 assert said["event_id"].startswith(f"line1-{trigger}-")
+            StubbornPlc(plc)
+            with refusing(plc, "verdict", ua.StatusCodes.BadOutOfRange, value=VerdictCode.DAMAGED):
+                await plc.trigger("P-refused", frames["bad"].as_uri())
+                status = await _status(http, "degraded")
+                assert "write_refused: verdict" in status["fault"]["text"]
+                trigger = await plc.trigger("P-next", frames["good"].as_uri())
+                assert (await asyncio.wait_for(plc.result(), 20)).trigger_id == trigger
+            assert await _reasons(http, 200) == []
+            await _status(http, "ready")
             before = await plc.node("heartbeat").read_value()
 
             async def has_risen() -> bool:
@@ -63,6 +78,18 @@ async def test_service_inspects_for_a_plc_that_is_the_server(tmp_path: Path) -> 
                 assert (result.trigger_id, result.part_id, result.verdict) == (1, "P-again", VerdictCode.OK)
                 assert await _reasons(http, 200) == []
             assert "Traceback" not in service.log()
+
+
+async def _status(http: httpx.AsyncClient, state: str) -> dict[str, Any]:
+    """Return the status as soon as the station is in that state."""
+    status: dict[str, Any] = {}
+
+    async def is_so() -> bool:
+        status.update((await http.get("/api/status")).json())
+        return bool(status["state"] == state)
+
+    await eventually(is_so, every_s=0.05)
+    return status
 
 
 async def _reasons(http: httpx.AsyncClient, status: int) -> list[str]:
