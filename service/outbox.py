@@ -296,7 +296,11 @@ class Outbox:
     async def _begin(self, journal: Journal, last_seq: int) -> int:
         """Return up to which seq the sink needs nothing more of earlier runs. Raises JournalError."""
         confirmed = await journal.confirmed(self.sink.name)
-        return last_seq if confirmed is None else max(confirmed, last_seq - _REDELIVERED)
+        if confirmed is None:  # noted now, since what it does not get before a crash is its to get after it
+            self._confirmed = last_seq
+            self._to_note.set()
+            return last_seq
+        return max(confirmed, last_seq - _REDELIVERED)
 
     async def _catch_up(self, journal: Journal) -> None:
         """Read what could not be read in its turn, beside the deliveries."""

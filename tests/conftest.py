@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections.abc import Iterator
 
@@ -13,6 +14,10 @@ from tests.support.postgresql import PostgresqlServer, private_postgresql
 # Examples are limited by their number: on a busy machine a time limit would fail a test that has nothing wrong.
 settings.register_profile("shared-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared-machine")
+
+# An address space of an OPC UA server is half a million objects, and a test makes a few: looking through them again and
+# again, as the interpreter's own thresholds have it, took a third of what these tests need of the processor.
+gc.set_threshold(50_000, 20, 50)
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # the tests were started in the background of a shell, and processes of theirs would not hear Ctrl-C, either

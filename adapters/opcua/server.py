@@ -7,7 +7,7 @@ import contextlib
 import gc
 import importlib.metadata
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -19,6 +19,7 @@ from asyncua import ua
 
 from adapters.opcua.events import DefaultEventIds, TriggerTexts, trigger_arrival
 from adapters.opcua.listener import StationServer
+from adapters.opcua.long_lived import long_lived
 from adapters.opcua.machine_vision.service import add_vision_system
 from adapters.opcua.machine_vision.system import VisionSystem
 from adapters.opcua.notifications import ResultValue
@@ -309,7 +310,7 @@ class OpcUaServerAdapter:
         return replace(arrival, event=arrival.event.model_copy(update={"simulated": True})) if simulated else arrival
 
     async def _add_vision_system(self, server: StationServer, tags: TagSpace) -> VisionSystem:
-        with _long_lived():
+        with long_lived():
             return await add_vision_system(
                 server,
                 own=await server.get_namespace_index(NAMESPACE_URI),
@@ -327,7 +328,7 @@ class OpcUaServerAdapter:
         server = StationServer(StationInternalServer(user_manager=security.users))
         server.name, server.manufacturer_name, server.product_uri = "cangate", "cangate", NAMESPACE_URI
         server.application_type = ua.ApplicationType.Server
-        with _long_lived():
+        with long_lived():
             await server.init()
         version = importlib.metadata.version("cangate")
         await server.set_build_info(NAMESPACE_URI, "cangate", "cangate", version, version, self._clock.now())
@@ -366,20 +367,3 @@ def _beside(step: Callable[[_T], None], news: _T) -> None:
         step(news)
     except Exception:  # the supervised boundary: the gate goes on without the model beside it
         log.exception("machine_vision_failed")
-
-
-@contextlib.contextmanager
-def _long_lived() -> Iterator[None]:
-    """Keep what is made inside from the garbage collector until `gc.unfreeze`.
-
-    The standard address space is half a million objects: one full collection stopped the event loop for 0.24 s, and
-    collecting while they are made tripled the time to start.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-        gc.freeze()
-    finally:
-        if was_enabled:
-            gc.enable()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from typing import Final, Self
 from asyncua import Node, Server, ua
 
 from adapters.opcua.client.nodes import Address
+from adapters.opcua.long_lived import long_lived
 from adapters.simulation.broker import LOOPBACK
 from schemas.tags import VerdictCode
 
@@ -97,7 +99,8 @@ class PlcServer:
 
     async def __aenter__(self) -> Self:
         logging.getLogger("asyncua.server").setLevel(logging.ERROR)
-        await self.server.init()
+        with long_lived():
+            await self.server.init()
         self.server.set_endpoint(self.endpoint)
         self.server.set_security_policy([ua.SecurityPolicyType.NoSecurity])
         for uri in self._namespaces:
@@ -121,6 +124,7 @@ class PlcServer:
         if ticking:  # asyncua would wait up to a second for the end of its clock's sleep
             ticking.cancel()
         await self.server.stop()
+        gc.unfreeze()
 
     def mapping(self, station: str = "line1") -> dict[str, str]:
         """Return the keys of `[opcua.client]` for a station of this PLC, the endpoint included."""

@@ -12,6 +12,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from schemas.messages import Reason
 from schemas.recipe import Recipe
 from service.errors import FrameError, TrainingError
 from service.model.calibration import HeldBackFrame, fold_of_frames
@@ -81,14 +82,14 @@ class FrameEmbedder:
         frames: list[TrainingFrame] = []
         insides: list[Mask] = []
         duplicates: list[Duplicate] = []
-        refused: list[str] = []
+        refused = _Refused()
         seen: dict[bytes, str] = {}
         for done, (file, future) in enumerate(_in_order(self._prepare, files, self.workers), 1):
             progress("frames", done, len(files))
             try:
                 prepared = future.result()
             except FrameError as exc:
-                refused.append(f"{file.name} ({exc.reason}: {exc})")
+                refused.add(file.name, exc)
                 continue
             twin = known.get(prepared.sha256) or seen.get(prepared.pixels)
             if twin is not None:
@@ -101,7 +102,7 @@ class FrameEmbedder:
                 kept.append(file)
                 frames.append(TrainingFrame(name=file.name, sha256=prepared.sha256, roi=prepared.roi))
         if refused:
-            raise TrainingError(f"{len(refused)} of {len(files)} frames cannot be used: {'; '.join(refused)}")
+            raise TrainingError(f"{len(refused)} of {len(files)} frames cannot be used: {refused}")
         return EmbeddedFrames(tuple(kept), tuple(frames), tuple(insides), tuple(duplicates))
 
     def _prepare(self, file: FrameFile) -> _Prepared:
@@ -111,6 +112,26 @@ class FrameEmbedder:
         shape = str(read.frame.bgr.shape).encode()
         pixels = hashlib.blake2b(np.ascontiguousarray(read.frame.bgr).data, key=shape).digest()
         return _Prepared(read.sha256, pixels, roi.path, normalized)
+
+
+class _Refused:
+    """Frames that cannot be used, by what is wrong with them."""
+
+    def __init__(self) -> None:
+        self._names: dict[tuple[Reason, str], list[str]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._names.values()))
+
+    def __str__(self) -> str:
+        groups = [f"{', '.join(names)} ({reason}: {text})" for (reason, text), names in self._names.items()]
+        without_part = sum(len(names) for (reason, _), names in self._names.items() if reason is Reason.ROI_NOT_FOUND)
+        if without_part > len(self) / 2:
+            groups.append("where parts fill the frame, train with --roi none")
+        return "; ".join(groups)
+
+    def add(self, name: str, error: FrameError) -> None:
+        self._names.setdefault((error.reason, str(error)), []).append(name)
 
 
 def held_back_distances(

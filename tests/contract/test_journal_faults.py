@@ -249,7 +249,8 @@ async def test_corrupt_journal_is_set_aside_once_whoever_finds_out(path: Path) -
             *(fill(journal, 1, first=seq) for seq in range(3000, 3012)),
             return_exceptions=True,
         )
-        assert {str(outcome) for outcome in outcomes if isinstance(outcome, Exception)} == {
+        # none, where a verdict found out before any read did
+        assert {str(outcome) for outcome in outcomes if isinstance(outcome, Exception)} <= {
             "database disk image is malformed"
         }
         stored = [seq for seq, outcome in enumerate(outcomes[6:], start=3000) if outcome is None]

@@ -25,7 +25,9 @@ from tests.support.mqtt import private_mosquitto, verdict
 from tests.support.service import command
 from tests.support.waiting import eventually
 
-BELT = Belt(speed_mm_s=2000.0, gate_mm=2000.0)
+BELT = Belt(speed_mm_s=2000.0, gate_mm=8000.0)
+"""The gate is far away, so that a machine that stands still for a moment makes no part late."""
+
 RATES = LineRates(rate_hz=40.0, stops=0.0, damaged=0.3, wrong=0.1, missing=0.1)
 POOL = PicturePool(good=[b"\x89PNG good"], damaged=[b"\x89PNG damaged"], blank=b"\x89PNG blank")
 PARTS = 40
@@ -74,7 +76,7 @@ class StubStation:
                 "gate": Gate.PASS if decision is Decision.OK else Gate.REJECT,
             }
         )
-        return Answer(said, said.to_json(), SystemClock().monotonic() + 5, Asker.of(arrival))
+        return Answer(said, said.to_json(), SystemClock().monotonic() + 60, Asker.of(arrival))
 
 
 @asynccontextmanager
@@ -143,11 +145,14 @@ async def test_command_shows_what_its_seed_says(tmp_path: Path) -> None:
     printed: list[str] = []
     async with private_mosquitto() as broker:
         config.write_text(f'[mqtt]\nport = {broker.port}\n[images]\nroots = ["{tmp_path}"]\n')
-        for seed in ("1", "1", "2"):
+        # the gate far away, so that a machine that stands still for a moment makes no part late
+        for seed, gate in (("1", "2500"), ("1", "2500"), ("2", "750")):
             async with (
                 stub_station(MqttSettings(port=broker.port), see_anything) as service,
                 asyncio.timeout(60),
-                command("simulate", "-c", str(config), *line, "--size", "320x240", "--seed", seed) as process,
+                command(
+                    *("simulate", "-c", str(config), *line, "--size", "320x240", "--seed", seed, "--gate", gate)
+                ) as process,
             ):
                 told, complaints = await process.communicate()
                 assert (process.returncode, complaints) == (0, b"")
@@ -155,7 +160,7 @@ async def test_command_shows_what_its_seed_says(tmp_path: Path) -> None:
                 shown.append([(arrival.event.trigger_id, arrival.frame_bytes) for arrival in service.arrivals])
     assert shown[0] == shown[1] != shown[2]
     rates = LineRates(rate_hz=40, stops=0, damaged=0.3, wrong=0.2, missing=0.2)
-    plan = list(itertools.islice(plan_line(1, "line1", rates, Belt()), 20))
+    plan = list(itertools.islice(plan_line(1, "line1", rates, Belt(gate_mm=2500)), 20))
     whole = [part for part in plan if part.fault is Fault.NONE]
     assert {part.fault for part in plan} == set(Fault), "every kind is shown"
     assert [frame is None for _, frame in shown[0]] == [part.fault is Fault.MISSING for part in plan]

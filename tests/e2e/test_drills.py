@@ -11,8 +11,12 @@ import pytest_asyncio
 from adapters.drill.line import DrillLine, drill_line
 from adapters.drill.model import DrillModel, drill_model
 from adapters.drill.scenarios import SCENARIOS, Scenario, play
+from tests.support.waiting import Standstill
 
 pytestmark = pytest.mark.e2e
+
+_STANDSTILL_S = 0.3
+"""A machine that stood still for so long says nothing about what came late: the drill is played again."""
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +36,13 @@ async def test_line_keeps_its_promise(line: DrillLine, scenario: Scenario) -> No
     """Nothing lost or answered twice, no gate silent, contradicted or opened late, rising numbers, faults by name."""
     if scenario.needs_mosquitto and line.mosquitto is None:
         pytest.skip("mosquitto is not installed")
-    outcome = await play(scenario, line)
-    assert outcome.wrong == (), outcome.findings
+    for may_repeat in (True, True, False):
+        async with Standstill() as standstill:
+            outcome = await play(scenario, line)
+        if not outcome.wrong:
+            return
+        assert may_repeat, outcome
+        assert standstill.longest_s > _STANDSTILL_S, outcome
 
 
 def test_scenarios_have_names_of_their_own() -> None:

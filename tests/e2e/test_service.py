@@ -8,8 +8,9 @@ import json
 import secrets
 import signal
 import sqlite3
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import cv2
 import httpx
 import numpy as np
 import pytest
+import pytest_asyncio
 from asyncua import ua
 
 from adapters.simulation.broker import free_port
@@ -26,23 +28,27 @@ from tests.support.parts import draw_part
 from tests.support.service import ServiceProcess, command
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
 
 
-@asynccontextmanager
-async def a_line(folder: Path, store: Path, extra: str = "") -> AsyncIterator[tuple[ServiceProcess, PlantClient]]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(tmp_path_factory: pytest.TempPathFactory, store: Path) -> AsyncIterator[ServiceProcess]:
+    """One service for most tests: it goes on after each of them, as it does in a plant."""
     async with (
         private_mosquitto() as broker,
-        ServiceProcess(folder, broker.port, "bars", store, extra) as service,
-        PlantClient(broker.port) as plant,
+        ServiceProcess(tmp_path_factory.mktemp("line"), broker.port, "bars", store) as service,
     ):
-        yield service, plant
+        yield service
 
 
-@pytest.fixture
-async def line(tmp_path: Path, store: Path) -> AsyncIterator[tuple[ServiceProcess, PlantClient]]:
-    async with a_line(tmp_path, store) as opened:
-        yield opened
+@pytest_asyncio.fixture(loop_scope="module")
+async def line(shared: ServiceProcess) -> AsyncIterator[tuple[ServiceProcess, PlantClient]]:
+    """Lend the shared service, running, and a client that has heard nothing of other tests but what is retained."""
+    assert shared.process is not None
+    if shared.process.returncode is not None:
+        await shared.start()
+    async with PlantClient(shared.broker_port) as plant:
+        yield shared, plant
 
 
 def put(folder: Path, name: str, *, damaged: bool = False) -> str:
@@ -69,16 +75,24 @@ async def about(event_id: object, plant: PlantClient, leaf: str) -> dict[str, An
     return dict(message)
 
 
-async def tags(service: ServiceProcess, *names: str) -> list[object]:
-    """Read tags with a client of their own."""
+async def tags_are(service: ServiceProcess, expected: Mapping[str, object]) -> bool:
+    """Tell whether tags have these values, with a client of their own."""
     async with plain_client(service.endpoint) as client:
         namespace = await client.get_namespace_index("urn:cangate")
-        return list(await client.read_values([client.get_node(f"ns={namespace};s=line1.{name}") for name in names]))
+        nodes = [client.get_node(f"ns={namespace};s=line1.{name}") for name in expected]
+        return list(await client.read_values(nodes)) == list(expected.values())
+
+
+async def http_get(service: ServiceProcess, path: str) -> Any:
+    """Return what the HTTP API answers."""
+    async with httpx.AsyncClient(base_url=service.url) as http:
+        return (await http.get(path)).raise_for_status().json()
 
 
 async def test_service_judges_on_every_way_out(line: tuple[ServiceProcess, PlantClient]) -> None:
     """Verdict, gate message, tags and HTTP agree on a good and on a damaged part."""
     service, plant = line
+    before = (await http_get(service, "/api/status"))["counts"]
     good = await ask(plant, put(service.frames, "good.png"))
     assert (good["decision"], good["gate"], good["reason"]) == ("OK", "PASS", "score_below_threshold")
     assert set(good["stages_ms"]) == {"load", "roi", "normalize", "embed", "score", "boxes"}
@@ -88,14 +102,15 @@ async def test_service_judges_on_every_way_out(line: tuple[ServiceProcess, Plant
     assert (bad["decision"], bad["gate"]) == ("DAMAGED", "REJECT")
     assert bad["boxes"]
     assert bad["seq"] == good["seq"] + 1
-    seen = await tags(service, "ResultSeq", "Verdict", "Reject", "ResultValid", "Score", "BoxCount", "ResultEventId")
-    assert seen == [bad["seq"], 2, True, True, bad["score"], len(bad["boxes"]), bad["event_id"]]
+    judged = {"ResultSeq": bad["seq"], "Verdict": 2, "Reject": True, "ResultValid": True, "Score": bad["score"]}
+    shown = judged | {"BoxCount": len(bad["boxes"]), "ResultEventId": bad["event_id"]}
+    await eventually(partial(tags_are, service, shown))
 
-    async with httpx.AsyncClient(base_url=service.url) as http:
-        listed = (await http.get("/api/verdicts")).json()
-        assert [verdict["event_id"] for verdict in listed] == [bad["event_id"], good["event_id"]]
-        assert (await http.get(f"/api/verdicts/{good['event_id']}")).json() == good
-        assert (await http.get("/api/status")).json()["counts"] == {"ok": 1, "damaged": 1, "error": 0}
+    listed = await http_get(service, "/api/verdicts")
+    assert [verdict["event_id"] for verdict in listed[:2]] == [bad["event_id"], good["event_id"]]
+    assert await http_get(service, f"/api/verdicts/{good['event_id']}") == good
+    after = (await http_get(service, "/api/status"))["counts"]
+    assert {name: after[name] - before[name] for name in after} == {"ok": 1, "damaged": 1, "error": 0}
 
 
 def half(folder: Path) -> str:
@@ -162,35 +177,31 @@ async def test_service_answers_bad_input_and_goes_on(line: tuple[ServiceProcess,
     assert 'cangate_refused_total{reason="too_large",transport="mqtt"} 1.0' in metrics
 
 
-@pytest.mark.parametrize("event_id", ["x" * 257, "x" * 60_000, "\t\x1b[2J\r\n\x7f", 7], ids=ascii)
-async def test_service_answers_any_name_by_that_name(
-    line: tuple[ServiceProcess, PlantClient], event_id: str | int
-) -> None:
+async def test_service_answers_any_name_by_that_name(line: tuple[ServiceProcess, PlantClient]) -> None:
     """No valid id, but a name: ERROR/frame_refused that says it again on every way out, and the same after a crash."""
     service, plant = line
-    name = str(event_id)
-    event = json.dumps({"event_id": event_id, "image": {"uri": put(service.frames, "good.png")}}).encode()
-    await plant.send("image-ready", event)
-    first = (await plant.next("verdict")).payload
-    verdict = json.loads(first)
-    shown = (verdict["event_id"], verdict["decision"], verdict["gate"], verdict["reason"])
-    assert shown == (name, "ERROR", "REJECT", "frame_refused")
-    assert json.loads((await plant.next("gate")).payload)["event_id"] == name
-    await eventually(lambda: _tag_is(service, "ResultEventId", name))
-    async with httpx.AsyncClient(base_url=service.url) as http:
-        assert (await http.get("/api/verdicts")).json() == [verdict]
-        assert (await http.get("/")).status_code == 200
+    said = {}
+    for event_id in ("x" * 257, "x" * 60_000, "\t\x1b[2J\r\n\x7f", 7):
+        name = str(event_id)
+        event = json.dumps({"event_id": event_id, "image": {"uri": put(service.frames, "good.png")}}).encode()
+        await plant.send("image-ready", event)
+        said[event] = (await plant.next("verdict")).payload
+        verdict = json.loads(said[event])
+        shown = (verdict["event_id"], verdict["decision"], verdict["gate"], verdict["reason"])
+        assert shown == (name, "ERROR", "REJECT", "frame_refused")
+        assert json.loads((await plant.next("gate")).payload)["event_id"] == name
+        await eventually(partial(tags_are, service, {"ResultEventId": name}))
+        assert (await http_get(service, "/api/verdicts"))[0] == verdict
+        async with httpx.AsyncClient(base_url=service.url) as http:
+            assert (await http.get("/")).status_code == 200
     assert (await ask(plant, put(service.frames, "good.png")))["decision"] == "OK"
     await service.stop(signal.SIGKILL)
     await service.start()
-    await plant.send("image-ready", event)
-    while (again := (await plant.next("verdict")).payload) != first:
-        assert json.loads(again)["event_id"] != name
+    for event, first in said.items():
+        await plant.send("image-ready", event)
+        while (again := (await plant.next("verdict")).payload) != first:
+            assert json.loads(again)["event_id"] != json.loads(first)["event_id"]
     assert "Traceback" not in service.log()
-
-
-async def _tag_is(service: ServiceProcess, name: str, expected: object) -> bool:
-    return await tags(service, name) == [expected]
 
 
 def counted(service: ServiceProcess, query: str) -> int:
@@ -199,14 +210,12 @@ def counted(service: ServiceProcess, query: str) -> int:
         return int(journal.execute(query).fetchone()[0] or 0)
 
 
-@pytest.mark.parametrize("decided", [True, False], ids=["not delivered", "not decided"])
-async def test_service_echoes_correlation_data_across_a_crash(tmp_path: Path, store: Path, *, decided: bool) -> None:
-    """Broker and service go down over an event: what the next run says about it finds whoever asked."""
-    asked, answer = asyncio.Event(), asyncio.Event()
+async def test_service_echoes_correlation_data_across_a_crash(tmp_path: Path, store: Path) -> None:
+    """Broker and service go down over two events, one decided and one not: what the next run says finds who asked."""
+    answer = {f"/{name}.png": asyncio.Event() for name in ("decided", "open")}
 
-    async def camera(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        asked.set()
-        await answer.wait()
+    async def camera(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await answer[(await reader.readline()).decode().split()[1]].wait()
         writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
         writer.close()
 
@@ -215,26 +224,23 @@ async def test_service_echoes_correlation_data_across_a_crash(tmp_path: Path, st
         images = f'http_hosts = ["{where}"]\nhttp_timeout_s = 60'
         async with ServiceProcess(tmp_path, broker.port, "bars", store, images=images) as service:
             async with PlantClient(broker.port) as plant:
-                await ask(plant, put(service.frames, "good.png"))
-                await eventually(
-                    lambda: counted(service, "SELECT max(confirmed_seq) FROM sinks WHERE sink = 'mqtt'") == 1
-                )
-                event = {"event_id": "e1", "image": {"uri": f"http://{where}/1.png"}, "deadline_ms": 600_000}
-                await plant.send("image-ready", json.dumps(event).encode(), correlation_data=b"\x00\xffasked")
-                await asked.wait()
+                for path in answer:
+                    event = {"event_id": path, "image": {"uri": f"http://{where}{path}"}, "deadline_ms": 600_000}
+                    await plant.send(
+                        "image-ready", json.dumps(event).encode(), correlation_data=path.encode() + b"\0\xff"
+                    )
                 await eventually(lambda: counted(service, "SELECT count(*) FROM events") == 2)
-                await broker.stop(signal.SIGKILL)  # it keeps nothing: only the journal knows of the event
-            if decided:
-                answer.set()
-                await eventually(lambda: counted(service, "SELECT count(seq) FROM events") == 2)
+                await broker.stop(signal.SIGKILL)  # it keeps nothing: only the journal knows of the events
+            answer["/decided.png"].set()
+            await eventually(lambda: counted(service, "SELECT count(seq) FROM events") == 1)
             await service.stop(signal.SIGKILL)
-            answer.set()
+            answer["/open.png"].set()
             await broker.start()
             async with PlantClient(broker.port) as plant:
                 await service.start()
-                heard = await plant.next("verdict")
-                assert json.loads(heard.payload)["event_id"] == "e1"
-                assert heard.correlation_data == b"\x00\xffasked"
+                heard = [await plant.next("verdict") for _ in answer]
+    said = {json.loads(each.payload)["event_id"]: each.correlation_data for each in heard}
+    assert said == {path: path.encode() + b"\0\xff" for path in answer}
 
 
 async def test_service_repeats_a_verdict_byte_for_byte(line: tuple[ServiceProcess, PlantClient]) -> None:
@@ -370,24 +376,23 @@ async def test_service_without_its_model_says_so(tmp_path: Path) -> None:
             assert (await http.get("/healthz")).status_code == 200
         verdict = await ask(plant, put(service.frames, "good.png"))
         assert (verdict["reason"], verdict["gate"]) == ("model_unavailable", "REJECT")
-        assert await tags(service, "Fault", "FaultCode", "Ready") == [True, 1, False]
+        assert await tags_are(service, {"Fault": True, "FaultCode": 1, "Ready": False})
 
 
-async def test_service_that_is_started_twice_says_why_in_one_line(tmp_path: Path) -> None:
+async def test_service_that_is_started_twice_says_why_in_one_line(
+    line: tuple[ServiceProcess, PlantClient], tmp_path: Path
+) -> None:
     """The port that is taken, whatever else would be worth a warning; with ports of its own, the journal."""
-    async with (
-        private_mosquitto() as broker,
-        ServiceProcess(tmp_path, broker.port, "nobody", tmp_path / "empty", expect=503) as service,
-    ):
-        text = service.config.read_text()
-        elsewhere = tmp_path / "elsewhere.toml"
-        elsewhere.write_text(
-            text.replace(str(service.opcua_port), str(free_port())).replace(str(service.http_port), str(free_port()))
-        )
-        for config, named in ((service.config, str(service.opcua_port)), (elsewhere, "journal.url")):
-            async with command("run", "-c", str(config)) as second:
-                _, complaint = await asyncio.wait_for(second.communicate(), 60)
-            assert second.returncode == 2
-            (line,) = complaint.decode().splitlines()
-            assert line.startswith("cangate: ")
-            assert named in line
+    service, _ = line
+    elsewhere = tmp_path / "elsewhere.toml"
+    text = service.config.read_text()
+    for port in (service.opcua_port, service.http_port):
+        text = text.replace(str(port), str(free_port()))
+    elsewhere.write_text(text)
+    for config, named in ((service.config, str(service.opcua_port)), (elsewhere, "journal.url")):
+        async with command("run", "-c", str(config)) as second:
+            _, complaint = await asyncio.wait_for(second.communicate(), 60)
+        assert second.returncode == 2
+        (said,) = complaint.decode().splitlines()
+        assert said.startswith("cangate: ")
+        assert named in said

@@ -13,7 +13,7 @@ from service.deadline import Margin
 from service.errors import FrameError
 from service.inspector import Inspector
 from service.journal_health import JournalHealth
-from service.ports import Answer, Arrival
+from service.ports import Answer, Arrival, Clock
 from tests.support.line import CLOCK, OneFrame, ScriptedPipeline
 from tests.support.memory_journal import MemoryJournal
 
@@ -24,7 +24,7 @@ PATIENT = DeadlineSettings(default_ms=60_000)
 class Line:
     """An inspector with everything around it in memory."""
 
-    def __init__(self, settings: Settings, pipeline: ScriptedPipeline, loader: OneFrame) -> None:
+    def __init__(self, settings: Settings, pipeline: ScriptedPipeline, loader: OneFrame, clock: Clock) -> None:
         self.journal = MemoryJournal()
         self.health = JournalHealth()
         self.pipeline = pipeline
@@ -32,14 +32,14 @@ class Line:
         self.model: LoadedModel | None = pipeline.loaded
         self.answers: list[Answer] = []
         self.stored = True
-        admission = Admission(settings.intake, clock=CLOCK, places=4)
+        admission = Admission(settings.intake, clock=clock, places=4)
         self.compute = Compute(loader, admission=admission, settings=settings.compute, max_batch=4)
         self.inspector = Inspector(
             settings,
-            clock=CLOCK,
+            clock=clock,
             journal=self.journal,
             compute=self.compute,
-            margin=Margin(25, clock=CLOCK),
+            margin=Margin(25, clock=clock),
             health=self.health,
             model=lambda: self.model,
             dispatch=self._dispatch,
@@ -59,9 +59,13 @@ class Line:
 
 @asynccontextmanager
 async def a_line(
-    settings: Settings | None = None, *, pipeline: ScriptedPipeline | None = None, error: FrameError | None = None
+    settings: Settings | None = None,
+    *,
+    pipeline: ScriptedPipeline | None = None,
+    error: FrameError | None = None,
+    clock: Clock = CLOCK,
 ) -> AsyncIterator[Line]:
-    line = Line(settings or Settings(deadline=PATIENT), pipeline or ScriptedPipeline(), OneFrame(error))
+    line = Line(settings or Settings(deadline=PATIENT), pipeline or ScriptedPipeline(), OneFrame(error), clock)
     try:
         yield line
     finally:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Self
 
 
 async def eventually(
@@ -20,6 +23,34 @@ async def loop_turns(count: int) -> None:
     """Let the event loop go round so many times, to stop something at one of its steps; nothing is waited for."""
     for _ in range(count):
         await asyncio.sleep(0)
+
+
+class Standstill:
+    """Notes for how long at most the event loop, and with it the machine, stood still: a shared one is paused at times.
+
+    What must be there in time can be judged only where it did not.
+    """
+
+    _TICK_S = 0.02
+
+    def __init__(self) -> None:
+        self.longest_s = 0.0
+
+    async def __aenter__(self) -> Self:
+        self._ticking = asyncio.create_task(self._tick())
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._ticking.cancel()
+        await asyncio.wait([self._ticking])
+
+    async def _tick(self) -> None:
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(self._TICK_S)
+            self.longest_s = max(self.longest_s, time.monotonic() - began - self._TICK_S)
 
 
 async def _holds(condition: Callable[[], bool | Awaitable[bool]]) -> bool:

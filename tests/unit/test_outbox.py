@@ -131,6 +131,18 @@ async def test_outbox_takes_up_what_the_last_run_left_unconfirmed() -> None:
     assert journal.confirmations == {"recorder": 4}
 
 
+async def test_outbox_takes_up_what_a_sink_missed_from_its_first_run_on() -> None:
+    """A station's first run may crash, too, before its broker was ever there."""
+    journal = MemoryJournal()
+    async with an_exit(journal) as out:
+        out.sink.down = True
+        await out.send(1)
+        await eventually(lambda: journal.highest_seq == 1)
+    async with an_exit(journal) as restarted:
+        await restarted.sink.wait_for(1)
+    assert seqs(restarted) == [1]
+
+
 async def test_outbox_gives_correlation_data_with_what_it_takes_from_the_journal() -> None:
     """A verdict that a later run delivers is found by whoever asked for it, as one that was said at once."""
     journal = MemoryJournal()

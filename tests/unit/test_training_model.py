@@ -127,6 +127,22 @@ def test_training_names_every_frame_that_cannot_be_used(tmp_path: Path) -> None:
         assert f"{name} ({reason}: " in text
 
 
+def test_training_names_frames_by_what_is_wrong_with_them(tmp_path: Path) -> None:
+    """The reason is said once for all that have it; where most show no part, the way to take them whole is told."""
+    write_parts(tmp_path, 1)
+    blank = cv2.imencode(".png", np.full((180, 240, 3), 128, np.uint8))[1].tobytes()
+    for name in ("blank1.png", "blank2.png"):
+        (tmp_path / name).write_bytes(blank)
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(TrainingError) as refused:
+        train_parts(tmp_path, QUICK.model_copy(update={"roi": RoiRecipe()}))
+    assert str(refused.value) == (
+        "3 of 4 frames cannot be used: "
+        "blank1.png, blank2.png (roi_not_found: nothing in the frame looks like a part); "
+        "empty.png (frame_corrupt: the image has no bytes); where parts fill the frame, train with --roi none"
+    )
+
+
 def test_training_bounds_the_patches_in_memory(tmp_path: Path) -> None:
     """The bank is chosen from a sample where the patches outnumber the reservoir."""
     small = QUICK.model_copy(update={"memory": QUICK.memory.model_copy(update={"reservoir": 150, "coreset_frac": 0.5})})
