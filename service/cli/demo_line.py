@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
@@ -38,11 +39,12 @@ from service.model.dataset import FrameFile, list_frames
 from service.model.registry import ModelRegistry
 from service.model.training import TrainingOptions, train
 from service.pipeline.types import BgrImage, StageProgress
+from service.side_by_side import in_order
 
 NAME = "demo"
 """Of the station and of the model."""
 
-DEADLINE_MS = 2000
+DEADLINE_MS = 5000
 """Longer than on a real line: camera, PLC, broker and page share this machine with the inspection."""
 
 _TRAINING_PARTS = 60
@@ -169,9 +171,13 @@ class DemoLine:
     def _render_training_parts(self) -> tuple[FrameFile, ...]:
         folder = self.folder / "ok"
         folder.mkdir()
-        for number in range(_TRAINING_PARTS):
+
+        def render(number: int) -> None:
             path = folder / f"{number:03d}.png"
             cv2.imwrite(str(path), render_canister(_TRAINING_SEED + number).bgr, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+
+        for number, rendered in in_order(render, range(_TRAINING_PARTS), os.cpu_count() or 1):
+            rendered.result()
             self.progress("render", number + 1, _TRAINING_PARTS)
         return list_frames(folder).frames
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,9 +23,7 @@ from service.pipeline.patch_scores import Rim, patch_scores
 from service.pipeline.roi import RoiFinder
 from service.pipeline.scoring import all_statistics
 from service.pipeline.types import FloatArray, Mask, NormalizedRoi, StageProgress
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+from service.side_by_side import in_order
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +79,7 @@ class FrameEmbedder:
         duplicates: list[Duplicate] = []
         refused = _Refused()
         seen: dict[bytes, str] = {}
-        for done, (file, future) in enumerate(_in_order(self._prepare, files, self.workers), 1):
+        for done, (file, future) in enumerate(in_order(self._prepare, files, self.workers), 1):
             progress("frames", done, len(files))
             try:
                 prepared = future.result()
@@ -165,20 +160,3 @@ def held_back_frames(
         HeldBackFrame(name=frame.name, fold=fold, scores=all_statistics(patch_scores(each, inside, rim, neighbourhood)))
         for frame, fold, each, inside in zip(embedded.frames, folds, distances, embedded.insides, strict=True)
     ]
-
-
-def _in_order(
-    work: Callable[[Item], Result], items: Iterable[Item], workers: int
-) -> Iterator[tuple[Item, Future[Result]]]:
-    """Yield each item with its finished or running work, in order; only a few are held at a time."""
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="prepare")
-    waiting: deque[tuple[Item, Future[Result]]] = deque()
-    try:
-        for item in items:
-            waiting.append((item, pool.submit(work, item)))
-            if len(waiting) > 2 * workers:
-                yield waiting.popleft()
-        while waiting:
-            yield waiting.popleft()
-    finally:
-        pool.shutdown(cancel_futures=True)

@@ -55,13 +55,9 @@ def test_help_lists_every_command(tmp_path: Path) -> None:
     [
         ["explode"],
         ["run", "--bogus"],
-        ["train"],
         ["config", "check", "-c", "nowhere.toml"],
         ["run", "-c", "nowhere.toml"],
-        ["inspect", "no-such-model", "a.png"],
         ["train", "no-such-folder", "--name", "m"],
-        ["demo", "--parts", "many"],
-        ["demo", "--frames", "no-such-folder"],
     ],
     ids=" ".join,
 )

@@ -1,0 +1,34 @@
+"""Arguments that no command can work with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.cli import CommandLine
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train"],
+        ["train", "no-such-folder", "--name", "m"],
+        ["inspect", "no-such-model", "a.png"],
+        ["evaluate", "no-such-model", "-o", "report"],
+        ["calibrate", "no-such-model"],
+        ["replay", "no-such-session"],
+        ["compare", "no-such-session", "no-such-model"],
+        ["benchmark", "--model", "no-such-model"],
+        ["demo", "--parts", "many"],
+        ["demo", "--frames", "no-such-folder"],
+    ],
+    ids=" ".join,
+)
+def test_unusable_arguments_are_one_line_and_exit_2(
+    cangate: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    """Nothing is begun, and nothing written."""
+    monkeypatch.chdir(tmp_path)
+    assert cangate(*arguments).one_line_error().startswith("cangate: ")
+    assert not list(tmp_path.iterdir())
