@@ -1,0 +1,142 @@
+"""The items of one subscription: what a client is told of, and what it may ask for (`filters.py`)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from asyncua import ua
+from asyncua.common.events import Event
+from asyncua.server.monitored_item_service import MonitoredItemData, MonitoredItemService, MonitoredItemValues
+from asyncua.ua.uaprotocol_auto import DataChangeFilter  # what is decoded; ua.DataChangeFilter is a class below it
+
+from adapters.opcua.filters import StationWhereClause, filter_result, is_number, objection, wants_changes
+from adapters.opcua.notifications import FieldKey, WrittenValue, encode_event, field_key
+
+if TYPE_CHECKING:
+    from adapters.opcua.subscription import Subscription
+
+_MAX_EVENT_QUEUE: Final = 50  # events that an item keeps for its subscriber
+
+
+class MonitoredItems(MonitoredItemService):
+    """Makes, changes and tells of the items of a subscription; what makes no sense is refused by name."""
+
+    isub: Subscription
+
+    def __init__(self, *arguments: Any) -> None:  # noqa: ANN401 - asyncua's own
+        super().__init__(*arguments)
+        self._selected: dict[int, list[tuple[FieldKey, ua.SimpleAttributeOperand]]] = {}
+
+    async def _create_data_change_monitored_item(
+        self, params: ua.MonitoredItemCreateRequest
+    ) -> ua.MonitoredItemCreateResult:
+        refused = objection(self.aspace, params.ItemToMonitor, params.RequestedParameters.Filter)
+        if refused is not None:
+            return ua.MonitoredItemCreateResult(StatusCode=_status(refused))
+        made = await super()._create_data_change_monitored_item(params)
+        if made.StatusCode.is_good():
+            self.isub.keep_oldest(made.MonitoredItemId, kept=not params.RequestedParameters.DiscardOldest)
+        return made
+
+    def _create_events_monitored_item(self, params: ua.MonitoredItemCreateRequest) -> ua.MonitoredItemCreateResult:
+        wanted = params.RequestedParameters.Filter
+        refused = objection(self.aspace, params.ItemToMonitor, wanted)
+        if refused is not None:
+            return ua.MonitoredItemCreateResult(_status(refused), FilterResult=_filter_result(wanted))
+        if self.isub.room_for_events <= 0:
+            return ua.MonitoredItemCreateResult(StatusCode=_status(ua.StatusCodes.BadTooManyMonitoredItems))
+        made = super()._create_events_monitored_item(params)
+        if made.StatusCode.is_good():
+            self.isub.room_for_events -= 1
+            item = self._monitored_items[made.MonitoredItemId]
+            self._choose_events(item, params.RequestedParameters.Filter)
+            item.queue_size = self._revise_event_queue_size(params.RequestedParameters.QueueSize)
+            made.RevisedQueueSize = ua.UInt32(item.queue_size)
+        return made
+
+    def _modify_monitored_item(self, params: ua.MonitoredItemModifyRequest) -> ua.MonitoredItemModifyResult:
+        """Change an item; asyncua looks through all of them, and takes whatever it is told."""
+        item, wanted = self._monitored_items.get(params.MonitoredItemId), params.RequestedParameters
+        if item is None or item.read_value_id is None:
+            return ua.MonitoredItemModifyResult(StatusCode=_status(ua.StatusCodes.BadMonitoredItemIdInvalid))
+        if wanted.Filter or item.where_clause_evaluator is None:  # events need one: theirs stays
+            refused = objection(self.aspace, item.read_value_id, wanted.Filter)
+            if refused is not None:
+                return ua.MonitoredItemModifyResult(_status(refused), FilterResult=_filter_result(wanted.Filter))
+            item.filter = wanted.Filter
+            if isinstance(wanted.Filter, ua.EventFilter):
+                self._choose_events(item, wanted.Filter)
+        is_data = item.where_clause_evaluator is None
+        revise = self._revise_queue_size if is_data else self._revise_event_queue_size
+        item.queue_size = revise(wanted.QueueSize)
+        if is_data:
+            self.isub.keep_oldest(params.MonitoredItemId, kept=not wanted.DiscardOldest)
+        return ua.MonitoredItemModifyResult(
+            RevisedSamplingInterval=self.isub.data.RevisedPublishingInterval,
+            RevisedQueueSize=ua.UInt32(item.queue_size),
+        )
+
+    def is_sampled_only(self, item_id: int) -> bool:
+        """Tell whether an item is looked at and not told of (OPC 10000-4, 5.12.1.3)."""
+        return self._monitored_items[item_id].mode == ua.MonitoringMode.Sampling
+
+    async def _set_monitoring_mode(self, mode: ua.MonitoringMode, mid: int) -> ua.StatusCode:
+        item = self._monitored_items.get(mid)
+        if item is not None and mode == ua.MonitoringMode.Disabled:
+            self.isub.drop_waiting(mid)
+            item.mvalue = MonitoredItemValues()  # what was dropped is news again
+        elif item is not None and mode == ua.MonitoringMode.Reporting:
+            self.isub.report_sampled(mid, item.queue_size)  # before what asyncua may look at now
+        return await super()._set_monitoring_mode(mode, mid)
+
+    def _choose_events(self, item: MonitoredItemData, chosen: ua.EventFilter) -> None:
+        item.where_clause_evaluator = StationWhereClause(self.logger, self.aspace, chosen.WhereClause)
+        assert item.monitored_item_id is not None
+        self._selected[item.monitored_item_id] = [(field_key(field), field) for field in chosen.SelectClauses]
+
+    def _revise_event_queue_size(self, requested: int) -> int:
+        return min(self._revise_queue_size(requested), _MAX_EVENT_QUEUE)
+
+    def _delete_monitored_items(self, mid: int) -> ua.StatusCode:
+        self._selected.pop(mid, None)
+        self.isub.forget(mid)
+        return super()._delete_monitored_items(mid)
+
+    async def _trigger_event(self, event: Event, mid: int) -> None:
+        """Queue an event for its subscriber, encoded."""
+        if self.isub.pub_request_callback is None:  # nobody's wire
+            await super()._trigger_event(event, mid)
+            return
+        item = self._monitored_items[mid]
+        if item.where_clause_evaluator is None or not item.where_clause_evaluator.eval(event):
+            return
+        told = encode_event(event, self._selected[mid], item.client_handle or 0, self.isub.encoded_fields)
+        self.isub.keep_event(mid, told, item.queue_size)
+
+    def _is_deadband_exceeded(self, values: MonitoredItemValues, flt: DataChangeFilter) -> bool:
+        told = (values.old_dvalue, values.current_dvalue)
+        if not all(value is not None and value.Value is not None and is_number(value.Value) for value in told):
+            return True  # a value that comes or goes
+        return super()._is_deadband_exceeded(values, flt)
+
+    async def datachange_callback(self, handle: int, value: ua.DataValue, error: ua.StatusCode | None = None) -> None:
+        """Queue a changed value for its subscriber."""
+        item = self._monitored_items[self._monitored_datachange[handle]]
+        if error is not None or not isinstance(value, WrittenValue) or not wants_changes(item.filter):
+            await super().datachange_callback(handle, value, error)
+            return
+        if item.mode == ua.MonitoringMode.Disabled:
+            return
+        values = item.mvalue
+        before, values.old_dvalue, values.current_dvalue = values.current_dvalue, values.current_dvalue, value
+        if value.is_news_after(before):
+            told = ua.MonitoredItemNotification(ua.UInt32(item.client_handle or 0), value)
+            await self.isub.enqueue_datachange_event(self._monitored_datachange[handle], told, item.queue_size)
+
+
+def _filter_result(chosen: ua.MonitoringFilter | None) -> ua.ExtensionObject:
+    return cast("ua.ExtensionObject", filter_result(chosen) or ua.ExtensionObject())
+
+
+def _status(code: int) -> ua.StatusCode:
+    return ua.StatusCode(ua.UInt32(code))

@@ -1,0 +1,185 @@
+"""One subscription of a client: it costs something when there is news, and little for each subscriber.
+
+asyncua 2.1 looks into every subscription once a publishing interval, builds each notification from defaults that it
+throws away, and encodes every value anew for every client. With twenty clients at 10 ms that was a third of a core on
+the event loop, and the gate command waited beside it. Here a subscription sleeps until it is told of something or a
+keep-alive is due, and a value is encoded once, whoever hears of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final, cast
+
+from asyncua import ua
+from asyncua.server.internal_session import InternalSession
+from asyncua.server.internal_subscription import InternalSubscription
+
+from adapters.opcua.changes import ChangeQueue
+from adapters.opcua.monitored_items import MonitoredItems
+from adapters.opcua.notifications import MAX_NOTIFICATION, FieldKey, event_list, size_of
+
+_MAX_EVENTS_WAITING: Final = 1024 * 1024  # bytes that wait in one subscription, the latest event of each item beside
+_MAX_KEPT: Final = 2 * 1024 * 1024  # bytes that wait for an acknowledgement, the latest message beside
+
+
+class Subscription(InternalSubscription):
+    """Tells one client of changes and events, as often as it asked for and no more than it takes."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - asyncua's own
+        super().__init__(*arguments, **named)
+        self.monitored_item_srv: MonitoredItems = MonitoredItems(self, self.monitored_item_srv.aspace)
+        self._sampled: dict[int, ua.MonitoredItemNotification] = {}
+        self._triggered_datachanges = ChangeQueue()
+        self._news = asyncio.Event()
+        self._event_bytes = 0
+        self.encoded_fields: dict[FieldKey, bytes] = {}
+        self.room_for_events = 0
+        self.holder: InternalSession | None = None
+
+    def change_hands(self, session: InternalSession) -> None:
+        """Belong to another session; life begins anew."""
+        self.holder = session
+        self.session_id = session.session_id
+        self._publish_cycles_count = 0  # OPC 10000-4, 5.13.7.1: else it might run out before it is asked
+        self._news.set()
+
+    @property
+    def item_count(self) -> int:
+        """Return how many items it has."""
+        return len(self.monitored_item_srv._monitored_items)  # noqa: SLF001 - asyncua counts them nowhere else
+
+    @property
+    def event_item_count(self) -> int:
+        """Return how many of them are for events."""
+        return sum(map(len, self.monitored_item_srv._monitored_events.values()))  # noqa: SLF001 - as above
+
+    async def set_publishing_mode(self, enabled: bool) -> None:
+        """Tell, or only collect."""
+        await super().set_publishing_mode(enabled)
+        self._news.set()
+
+    async def enqueue_statuschange(self, code: ua.StatusCode) -> None:
+        """Queue that the subscription has ended, or was transferred."""
+        await super().enqueue_statuschange(code)
+        self._news.set()
+
+    async def enqueue_datachange_event(self, mid: int, eventdata: ua.MonitoredItemNotification, maxsize: int) -> None:
+        """Queue a change; one of an item that is only sampled is kept until it is reported."""
+        if self.monitored_item_srv.is_sampled_only(mid):
+            self._sampled[mid] = eventdata
+            return
+        self._changes.add(mid, eventdata, maxsize)
+        self._news.set()
+
+    def report_sampled(self, item_id: int, max_count: int) -> None:
+        """Queue what an item held when it was not to be told of: the latest, whatever its queue has room for."""
+        told = self._sampled.pop(item_id, None)
+        if told is not None:
+            self._changes.add(item_id, told, max_count)
+            self._news.set()
+
+    async def _enqueue_event(self, *arguments: Any) -> None:  # noqa: ANN401 - asyncua's own
+        await super()._enqueue_event(*arguments)
+        self._news.set()
+
+    def keep_event(self, item_id: int, told: bytes, max_count: int) -> None:
+        """Queue an encoded event; the oldest of its item make room."""
+        queue: list[bytes] = self._event_queues.setdefault(item_id, [])
+        queue.append(told)
+        self._event_bytes += len(told)
+        while len(queue) > max_count or (len(queue) > 1 and self._event_bytes > _MAX_EVENTS_WAITING):
+            self._event_bytes -= len(queue.pop(0))
+        self._news.set()
+
+    def keep_oldest(self, item_id: int, *, kept: bool) -> None:
+        """Let the last change of an item make room for a new one, or its oldest."""
+        items = self._changes.keeping_oldest
+        (items.add if kept else items.discard)(item_id)
+
+    def forget(self, item_id: int) -> None:
+        """Drop what waits for an item that is gone: else it might be made and deleted without end."""
+        self._changes.forget(item_id)
+        self._sampled.pop(item_id, None)
+        self._event_bytes -= sum(map(len, self._event_queues.pop(item_id, ())))
+
+    def drop_waiting(self, item_id: int) -> None:
+        """Drop what waits for an item that is disabled; whether it keeps its oldest change is as before."""
+        keeps_oldest = item_id in self._changes.keeping_oldest
+        self.forget(item_id)
+        self.keep_oldest(item_id, kept=keeps_oldest)
+
+    @property
+    def _changes(self) -> ChangeQueue:
+        return cast("ChangeQueue", self._triggered_datachanges)
+
+    @property
+    def _event_queues(self) -> dict[int, list[bytes]]:
+        """Return the queues of events; unless it is nobody's wire, they are encoded."""
+        return cast("dict[int, list[bytes]]", self._triggered_events)
+
+    async def _subscription_loop(self) -> None:
+        """Publish news at once, but no sooner than a publishing interval after the last."""
+        loop = asyncio.get_running_loop()
+        period_s = self.data.RevisedPublishingInterval / 1000
+        earliest = loop.time()
+        while not self._closing:
+            self._news.clear()
+            published = await self.publish_results()
+            if published:
+                earliest = loop.time() + period_s
+            elif self._is_waiting:
+                # no request is left to answer: asyncua counts the cycles until the subscription's life is over
+                await asyncio.sleep(period_s)
+                continue
+            await self._wait_for_news(self.data.RevisedMaxKeepAliveCount * period_s)
+            await asyncio.sleep(max(0.0, earliest - loop.time()))
+
+    @property
+    def _is_waiting(self) -> bool:
+        told = self._triggered_datachanges or self._triggered_events
+        is_due = self._startup or self._keep_alive_count >= self.data.RevisedMaxKeepAliveCount
+        return bool(is_due or (self._publishing_enabled and told))
+
+    async def _wait_for_news(self, keep_alive_s: float) -> None:
+        try:
+            async with asyncio.timeout(keep_alive_s):
+                await self._news.wait()
+        except TimeoutError:
+            self._keep_alive_count = self.data.RevisedMaxKeepAliveCount
+
+    def _pop_publish_result(self) -> ua.PublishResult:
+        result = super()._pop_publish_result()
+        kept = self._not_acknowledged_results
+        while len(kept) > 1 and sum(map(size_of, kept.values())) > _MAX_KEPT:
+            del kept[next(iter(kept))]
+        told = self._triggered_datachanges or self._triggered_events
+        result.MoreNotifications = self._publishing_enabled and bool(told)
+        return result
+
+    def _pop_triggered_datachanges(self, result: ua.PublishResult) -> None:
+        if self.pub_request_callback is None:  # nobody's wire
+            super()._pop_triggered_datachanges(result)
+            self._triggered_datachanges = ChangeQueue()
+        elif self._changes:
+            result.NotificationMessage.NotificationData.append(self._changes.take())
+            if self._changes:
+                self._news.set()
+
+    def _pop_triggered_events(self, result: ua.PublishResult) -> None:
+        if self.pub_request_callback is None:  # as above
+            super()._pop_triggered_events(result)
+            return
+        parts: list[bytes] = []
+        left = MAX_NOTIFICATION - size_of(result)
+        for item_id, queue in list(self._event_queues.items()):
+            while queue and (not parts or len(queue[0]) <= left):
+                parts.append(queue.pop(0))
+                left -= len(parts[-1])
+            if queue:
+                self._news.set()
+                break
+            del self._event_queues[item_id]
+        if parts:
+            self._event_bytes -= sum(map(len, parts))
+            result.NotificationMessage.NotificationData.append(event_list(parts))
