@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 
 import structlog
 
@@ -34,6 +34,7 @@ from service.deadline import Margin
 from service.device import compute_device
 from service.dispatch import Dispatcher
 from service.errors import UsageError
+from service.files import real_path
 from service.inspector import Inspector
 from service.journal_health import JournalHealth
 from service.model.active import ActiveModel
@@ -280,7 +281,7 @@ def _for_itself(settings: Settings) -> Iterator[tuple[str, str]]:
     """Yield what no other station of the process may have: key and value, each once."""
     mqtt, server, client, http = settings.mqtt, settings.opcua.server, settings.opcua.client, settings.http
     yield "station.id", settings.station.id
-    yield "images.store", str(settings.images.store.resolve())
+    yield "images.store", str(real_path(settings.images.store))
     if mqtt.enabled and mqtt.client_id:
         yield "mqtt.client_id", f"{mqtt.client_id} at {mqtt.host}:{mqtt.port}"
     if http.enabled:
@@ -290,7 +291,7 @@ def _for_itself(settings: Settings) -> Iterator[tuple[str, str]]:
     if settings.journal.url.startswith("sqlite"):
         yield "journal.url", _sqlite_file(settings.journal.url)
     if settings.record.enabled:
-        yield "record.folder", str(settings.record.folder.resolve())
+        yield "record.folder", str(real_path(settings.record.folder))
     if client.endpoint:
         mapping = read_mapping(client, station=settings.station.id)
         yield from (("opcua.client", f"{mapping[word].text} at {client.endpoint}") for word in SINKS if word in mapping)
@@ -302,7 +303,7 @@ def _sqlite_file(url: str) -> str:
     path = rest.partition("?")[0]
     if not path or path == ":memory:" or path.startswith("file:"):
         return url
-    return f"{driver.partition('+')[0]}:///{os.path.realpath(path)}"
+    return f"{driver.partition('+')[0]}:///{real_path(Path(path))}"
 
 
 def refuse_open_doors(settings: Settings) -> None:

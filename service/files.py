@@ -78,7 +78,7 @@ def whole_file(target: Path) -> Iterator[Path]:
     """
     with naming(target):
         special = _is_special(target)
-        real = Path(os.path.realpath(target))
+        real = real_path(target)
     _refuse_package(target, real.parent)
     if special:
         with tempfile.TemporaryDirectory(prefix="cangate-") as folder:
@@ -107,6 +107,11 @@ def naming(target: Path) -> Iterator[None]:
         yield
     except OSError as exc:
         raise UsageError(f"cannot write {target}: {exc.strerror}") from exc
+
+
+def real_path(path: Path) -> Path:
+    """Return `path` without links, as far as they lead anywhere; `Path.resolve` raises where they go in a circle."""
+    return Path(os.path.realpath(path))
 
 
 def read_regular(path: Path) -> bytes:
@@ -148,7 +153,7 @@ def _is_special(target: Path) -> bool:
 
 def _refuse_package(target: Path, folder: Path) -> None:
     """Raise UsageError where `folder` is or lies in a model package: one file more, and it is none."""
-    real = Path(os.path.realpath(folder))  # resolve raises RuntimeError for links in a circle
+    real = real_path(folder)
     with naming(target):
         for around in _possible_packages(real):
             if (around / "model.json").is_file() and (around / "SHA256SUMS").is_file():

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from adapters.frames.decode import one_line
 from service.errors import FrameMissing, FrameRefused, UsageError
+from service.files import real_path
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: a named pipe must not hold a worker
@@ -22,7 +23,7 @@ class RootFolders:
     """The folders that frames may be read from."""
 
     def __init__(self, roots: Sequence[Path]) -> None:
-        self._roots = tuple(root.resolve() for root in roots)
+        self._roots = tuple(map(real_path, roots))
         for given, root in zip(roots, self._roots, strict=True):
             if not root.is_dir():
                 raise UsageError(f"images.roots: {given} is not a directory")

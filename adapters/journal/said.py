@@ -17,6 +17,7 @@ from adapters.journal.database import one_line
 from adapters.journal.redo import RedoLog
 from adapters.journal.schema import key_of
 from schemas.messages import Verdict
+from service.files import real_path
 
 log = structlog.get_logger(__name__)
 
@@ -72,7 +73,7 @@ class Said:
     """
 
     def __init__(self, memory: Path, *, database: str, path: Path, station: str) -> None:
-        name = hashlib.sha256(f"{database}|{path.resolve()}|{station}".encode()).hexdigest()[:24]
+        name = hashlib.sha256(f"{database}|{real_path(path)}|{station}".encode()).hexdigest()[:24]
         self._log = RedoLog(memory, f"cangate-{name}.redo")
         self._left: dict[str, Left] = {}
         self._kept: dict[int, Unstored] = {}  # of this run, by seq: as many as the log has room for

@@ -19,7 +19,7 @@ from schemas.base import rfc3339
 from schemas.messages import Decision
 from schemas.recordings import RecordedEvent, SessionInfo, Truth
 from service.errors import UsageError
-from service.files import draft_folder, naming, read_regular
+from service.files import draft_folder, naming, read_regular, real_path
 from service.model.dataset import list_frames
 from service.pipeline.types import Progress
 from service.replay.labels import read_rows, truth_of
@@ -117,7 +117,7 @@ def export_to_folder(session: Session, folder: Path, progress: Progress) -> int:
 @contextmanager
 def _whole_folder(folder: Path, prefix: str) -> Iterator[Path]:
     """Lend a draft of `folder`, which gets its name once the block ends well. prefix: of the drafts' names."""
-    real = Path(os.path.realpath(folder))  # resolve raises RuntimeError for links in a circle
+    real = real_path(folder)
     is_there = os.path.lexists(real)
     with naming(folder), draft_folder(real if is_there else real.parent, prefix) as draft:
         if is_there and any(each != draft for each in real.iterdir()):

@@ -62,7 +62,7 @@ def _refuse_unwritable(key: str, folder: Path | None) -> None:
     """Refuse a folder that cannot be made or written to, as far as can be seen without doing so."""
     if folder is None:
         return
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
         raise UsageError(f"{key}: cannot write {folder}: {there} is no folder that {getpass.getuser()} may write to")
 

@@ -19,6 +19,7 @@ from adapters.simulation.renderer import SIDES_PX
 from schemas.messages import MAX_DEADLINE_MS, StationId
 from service.cli.common import ConfigOption, console, errors, load_settings, stage_bars
 from service.errors import SinkUnavailable, UsageError
+from service.files import real_path
 from service.replay.tally import percentile
 
 
@@ -65,7 +66,7 @@ def simulate(
     _refuse_far_gate(belt)
     with stage_bars() as progress:
         pool = PicturePool.render(seed, _size(size), partial(progress, "render"))
-    nowhere = next(iter(settings.images.roots), Path("data/frames")).resolve()
+    nowhere = real_path(next(iter(settings.images.roots), Path("data/frames")))
     line = [SimulatedStation(settings.mqtt, name, pool=pool, missing=nowhere) for name in stations]
     try:
         asyncio.run(_run(line, seed=seed, rates=rates, belt=belt, parts=parts))

@@ -9,7 +9,7 @@ import zlib
 from pathlib import Path
 
 from service.errors import PackageNotFound, PackageRefused, UsageError
-from service.files import naming, whole_file
+from service.files import naming, real_path, whole_file
 from service.model.package import BACKBONE, BANK, MANIFEST, SUMS, ModelPackage, is_package, read_package, write_package
 from service.model.registry import ModelRegistry, check_model_name
 
@@ -24,7 +24,7 @@ def export_package(package: ModelPackage, file: Path) -> None:
 
     Raises UsageError where it cannot be written, or would lie inside a package: that holds what was packed, no more.
     """
-    around = next((folder for folder in file.resolve().parents if is_package(folder)), None)
+    around = next((folder for folder in real_path(file).parents if is_package(folder)), None)
     if around is not None:
         raise UsageError(f"{file} would lie in the package {around}, which is never changed")
     with whole_file(file) as draft, naming(file), zipfile.ZipFile(draft, "w") as archive:

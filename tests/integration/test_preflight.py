@@ -37,6 +37,9 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("journal.url = 'mysql://x'", "journal.url"),
         ("journal.url = 'sqlite:///config.toml/j.sqlite'", "journal: cannot write"),
         ("record.enabled = true\nrecord.folder = 'config.toml'", "record.folder: cannot write"),
+        ("images.roots = ['circle']", "images.roots: circle"),
+        ("images.store = 'circle/images'", "images.store: cannot write"),
+        ("journal.url = 'sqlite:///circle/j.sqlite'", "journal: cannot write"),
         ("mqtt.password_file = 'nope'", "mqtt.password_file"),
         ("mqtt.tls = true\nmqtt.ca_file = 'nope'", "mqtt.ca_file"),
     ],
@@ -44,6 +47,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_what_a_start_would_refuse_is_refused_by_name(config: Path, text: str, named: str) -> None:
     """Files, folders and combinations, not only the syntax; and nothing is made on the way."""
     config.write_text(text)
+    (config.parent / "circle").symlink_to("circle")
     before = sorted(config.parent.rglob("*"))
     with pytest.raises(UsageError, match=named):
         list(look_at(Settings.load(config)))
