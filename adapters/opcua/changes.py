@@ -7,6 +7,7 @@ only the second changed then came behind `ResultSeq`, which had told the subscri
 from __future__ import annotations
 
 import struct
+import sys
 from dataclasses import replace
 from typing import Final
 
@@ -53,14 +54,14 @@ class ChangeQueue(dict[int, list[ua.MonitoredItemNotification]]):
             del self[number]
             self._behind_gaps.discard(number)
 
-    def take(self) -> ua.ExtensionObject:
-        """Return a DataChangeNotification (OPC 10000-4, 7.25.2); what it has no room for stays."""
+    def take(self, most: int = sys.maxsize) -> ua.ExtensionObject:
+        """Return a DataChangeNotification (OPC 10000-4, 7.25.2) of at most so many; what it has no room for stays."""
         if self._torn:
             self._drop_torn_results()
         parts: list[bytes] = []
         size, taken = 0, 0
         for number, (item,) in self.items():
-            if size > MAX_NOTIFICATION:
+            if size > MAX_NOTIFICATION or len(parts) == 2 * most:
                 break
             value = _behind_gap(item.Value) if number in self._behind_gaps else item.Value
             encoded = value.encoded if isinstance(value, WrittenValue) else to_binary(ua.DataValue, value)

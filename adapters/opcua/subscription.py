@@ -9,6 +9,7 @@ keep-alive is due, and a value is encoded once, whoever hears of it.
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Any, Final, cast
 
 from asyncua import ua
@@ -36,6 +37,8 @@ class Subscription(InternalSubscription):
         self.encoded_fields: dict[FieldKey, bytes] = {}
         self.room_for_events = 0
         self.holder: InternalSession | None = None
+        self.most_told = sys.maxsize  # changes and events in one notification
+        self._left_to_tell = 0  # of those, in the one that is being made
 
     def change_hands(self, session: InternalSession) -> None:
         """Belong to another session; life begins anew."""
@@ -149,6 +152,7 @@ class Subscription(InternalSubscription):
             self._keep_alive_count = self.data.RevisedMaxKeepAliveCount
 
     def _pop_publish_result(self) -> ua.PublishResult:
+        self._left_to_tell = self.most_told
         result = super()._pop_publish_result()
         kept = self._not_acknowledged_results
         while len(kept) > 1 and sum(map(size_of, kept.values())) > _MAX_KEPT:
@@ -162,7 +166,9 @@ class Subscription(InternalSubscription):
             super()._pop_triggered_datachanges(result)
             self._triggered_datachanges = ChangeQueue()
         elif self._changes:
-            result.NotificationMessage.NotificationData.append(self._changes.take())
+            waiting = len(self._changes)
+            result.NotificationMessage.NotificationData.append(self._changes.take(self.most_told))
+            self._left_to_tell -= waiting - len(self._changes)
             if self._changes:
                 self._news.set()
 
@@ -173,7 +179,7 @@ class Subscription(InternalSubscription):
         parts: list[bytes] = []
         left = MAX_NOTIFICATION - size_of(result)
         for item_id, queue in list(self._event_queues.items()):
-            while queue and (not parts or len(queue[0]) <= left):
+            while queue and len(parts) < self._left_to_tell and (not parts or len(queue[0]) <= left):
                 parts.append(queue.pop(0))
                 left -= len(parts[-1])
             if queue:

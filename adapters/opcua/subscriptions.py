@@ -6,6 +6,7 @@ be paid for within the write of a tag: it is refused or revised.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -58,6 +59,7 @@ class StationSubscriptions(SubscriptionService):
             max_queue_size=self.iserver.max_monitored_item_queue_size,
             publishing_enabled=params.PublishingEnabled,
         )
+        subscription.most_told = params.MaxNotificationsPerPublish or sys.maxsize
         await subscription.start()
         self.subscriptions[made.SubscriptionId] = subscription
         return made

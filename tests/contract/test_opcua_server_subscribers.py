@@ -312,6 +312,29 @@ async def test_events_come_in_messages_of_a_bounded_size_and_are_not_kept_for_ev
     assert one._event_bytes == 0
 
 
+async def test_subscriber_is_told_no_more_at_a_time_than_it_asked_for(station: ServedStation, flooder: Client) -> None:
+    """Changes and events together (OPC 10000-4, 5.13.2.2); the rest comes with the next messages, in its order."""
+    server = station.adapter._server
+    assert server is not None
+    made = await subscribe(flooder, 10.0, most=3)
+    tags = (Tag.Verdict, Tag.ResultPartId, Tag.ResultEventId, Tag.ResultSeq)
+    await create(flooder, made.SubscriptionId, *[item(station.node(tag).nodeid) for tag in tags])
+    await create(flooder, made.SubscriptionId, event_item(selecting(1)))
+    generator = await server.get_event_generator()
+    for _ in range(4):
+        await generator.trigger(message="x")
+    counts: list[tuple[int, int]] = []
+    more = True
+    while more:
+        _, body = await ask(flooder, "Publish", struct.pack("<i", 0))
+        published = struct_from_binary(ua.PublishResult, body)
+        more = published.MoreNotifications
+        told = published.NotificationMessage.NotificationData
+        changes = sum(len(part.MonitoredItems) for part in told if isinstance(part, ua.DataChangeNotification))
+        counts.append((changes, sum(len(part.Events) for part in told if isinstance(part, ua.EventNotificationList))))
+    assert counts == [(3, 0), (1, 2), (0, 2)]
+
+
 def _body_sizes(subscription: Any) -> list[int]:
     kept = subscription._not_acknowledged_results.values()
     return [len(part.Body) for result in kept for part in result.NotificationMessage.NotificationData]

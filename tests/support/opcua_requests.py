@@ -43,12 +43,15 @@ async def ask(client: Client, kind: str, parameters: bytes) -> tuple[str, Buffer
     return struct_from_binary(ua.ResponseHeader, body).ServiceResult.name, body
 
 
-async def subscribe(client: Client, interval_ms: float, lifetime: int = 40) -> ua.CreateSubscriptionResult:
-    """Create a subscription for which nobody publishes."""
+async def subscribe(
+    client: Client, interval_ms: float, lifetime: int = 40, *, most: int = 0
+) -> ua.CreateSubscriptionResult:
+    """Create a subscription for which nobody publishes. most: what one notification may tell; 0: no limit."""
     parameters = ua.CreateSubscriptionParameters(
         RequestedPublishingInterval=ua.Duration(interval_ms),
         RequestedLifetimeCount=ua.UInt32(lifetime),
         RequestedMaxKeepAliveCount=ua.UInt32(10),
+        MaxNotificationsPerPublish=ua.UInt32(most),
         PublishingEnabled=True,
     )
     name, body = await ask(client, "CreateSubscription", struct_to_binary(parameters))
