@@ -44,9 +44,9 @@ async def test_page_follows_the_line(browser: Browser, bench: HmiBench) -> None:
         for text in ("DAMAGED", "C-000004", "score at or above the limit", "42 ms", "s 0.900 ≥ τ 0.736"):
             await expect(hero).to_contain_text(text)
         await expect(page.locator(".gate .value")).to_have_text("REJECT")
-        assert await page.locator(".tile .value").all_inner_texts() == ["1", "2", "1", "75%"]
-        assert await page.locator(".tile .base").all_inner_texts() == [*["since start"] * 3, "of last 4"]
-        assert await page.locator(".entry:visible .part").all_inner_texts() == [f"C-{seq:06d}" for seq in (4, 3, 2, 1)]
+        await expect(page.locator(".tile .value")).to_have_text(["1", "2", "1", "75%"])
+        await expect(page.locator(".tile .base")).to_have_text([*["since start"] * 3, "of last 4"])
+        await expect(page.locator(".entry:visible .part")).to_have_text([f"C-{seq:06d}" for seq in (4, 3, 2, 1)])
         await page.wait_for_function("document.querySelector('.picture img').naturalWidth === 320")
 
 
@@ -192,7 +192,7 @@ async def test_lamp_says_what_the_gate_was_told(browser: Browser, bench: HmiBenc
         await expect(page.locator(".hero")).to_contain_text("replayed")
         await expect(page.locator(".gate")).to_contain_text("GATE NOW, \u2068C-000002\u2069")
         await expect(page.locator(".gate .value")).to_have_text("PASS")
-        assert await page.locator(".tile .value").all_inner_texts() == ["2", "0", "0", "50%"]
+        await expect(page.locator(".tile .value")).to_have_text(["2", "0", "0", "50%"])
 
 
 async def test_stopped_line_is_told_by_the_age_of_its_last_part(browser: Browser, bench: HmiBench) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from urllib.parse import quote
 
 import pytest
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, Locator, Page, expect
 
 from schemas.messages import Decision
 from service.ports import VerdictQuery
@@ -24,9 +24,13 @@ async def judge_sixty(bench: HmiBench) -> None:
         await bench.judge(verdict, make_frame() if seq == 5 else None)
 
 
-async def listed(page: Page) -> list[int]:
-    """Return the numbers of the parts in the list."""
-    return [int(name[2:]) for name in await page.locator(".entry:visible .part").all_inner_texts()]
+def parts(page: Page) -> Locator:
+    """Find the parts in the list."""
+    return page.locator(".entry:visible .part")
+
+
+async def expect_listed(page: Page, seqs: Iterable[int]) -> None:
+    await expect(parts(page)).to_have_text([f"C-{seq:06d}" for seq in seqs])
 
 
 async def expect_first(page: Page, seq: int) -> None:
@@ -52,7 +56,7 @@ async def test_history_is_paged_through_newest_first(browser: Browser, bench: Hm
     await judge_sixty(bench)
     async with opened(browser, bench, address="/history") as page:
         await expect_shown(page, 60)
-        assert await listed(page) == list(range(60, 35, -1))
+        await expect_listed(page, range(60, 35, -1))
         older, newer = (page.get_by_role("button", name=name, exact=True) for name in ("Older", "Newer"))
         await expect(newer).to_be_disabled()
         await older.click()
@@ -60,7 +64,7 @@ async def test_history_is_paged_through_newest_first(browser: Browser, bench: Hm
         await older.click()
         await expect_first(page, 10)
         await expect(older).to_be_disabled()
-        assert await listed(page) == list(range(10, 0, -1))
+        await expect_listed(page, range(10, 0, -1))
         await newer.click()
         await expect_first(page, 35)
         await page.get_by_role("button", name="Newest").click()
@@ -80,7 +84,7 @@ async def test_unreadable_verdict_ends_no_history(
     monkeypatch.setattr(bench.journal, "page", page_with_rot)
     async with opened(browser, bench, address="/history") as page:
         await expect_shown(page, 60)
-        assert await listed(page) == [*range(60, 50, -1), *range(49, 34, -1)]
+        await expect_listed(page, [*range(60, 50, -1), *range(49, 34, -1)])
         await page.get_by_role("button", name="Older", exact=True).click()
         await expect_first(page, 34)
 
@@ -91,7 +95,7 @@ async def test_history_is_searched_by_part_and_decision(browser: Browser, bench:
     async with opened(browser, bench, address="/history") as page:
         await page.get_by_role("button", name="DAMAGED", exact=True).click()
         await expect_first(page, 55)
-        assert await listed(page) == [55, 5]
+        await expect_listed(page, [55, 5])
         search = page.get_by_label("Part id, exactly")
         await search.fill(" C-000005 ")
         await search.press("Enter")
@@ -116,7 +120,7 @@ async def test_picked_part_is_shown_with_picture_and_reason(browser: Browser, be
         await expect(page).to_have_url(f"{bench.server.url}/history?event=e5&decision=DAMAGED")
         await page.reload()
         await expect_shown(page, 5)
-        assert await listed(page) == [5]
+        await expect_listed(page, [5])
 
 
 async def test_keys_lead_through_the_whole_journal(browser: Browser, bench: HmiBench) -> None:
@@ -147,12 +151,12 @@ async def test_newer_page_ends_where_the_older_one_begins(browser: Browser, benc
         await expect_first(page, 111)
         await newer.click()
         await expect_first(page, 136)
-        assert (await listed(page))[-1] == 112
+        await expect(parts(page).last).to_have_text("C-000112")
         await page.goto(f"{bench.server.url}/history?decision=DAMAGED&before=290")
         await expect_first(page, 9)
         await newer.click()
         await expect(page.locator(".entry", has_text="C-000291")).to_be_visible()
-        first = (await listed(page))[0]
+        first = int((await parts(page).first.inner_text())[2:])
         await newer.click()
         await expect_first(page, min(330, first + 25))
         await newer.click()
