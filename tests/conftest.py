@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import gc
+import logging
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 from tests.support.postgresql import PostgresqlServer, private_postgresql
@@ -17,7 +21,7 @@ settings.load_profile("shared-machine")
 
 # An address space of an OPC UA server is half a million objects, and a test makes a few: looking through them again and
 # again, as the interpreter's own thresholds have it, took a third of what these tests need of the processor.
-gc.set_threshold(50_000, 20, 50)
+gc.set_threshold(20_000, 10, 10)
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # the tests were started in the background of a shell, and processes of theirs would not hear Ctrl-C, either
@@ -31,3 +35,23 @@ def postgresql() -> Iterator[PostgresqlServer]:
     """A PostgreSQL server for the whole run, each test a database of its own; a test that kills it starts it again."""
     with private_postgresql() as server:
         yield server
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a command that runs in this process does to logging ends with its test."""
+    before, configure = structlog.get_config(), structlog.configure
+    handlers, level, hook = logging.root.handlers[:], logging.root.level, sys.excepthook
+    # a logger that was kept by its module would go on as it was configured when it was first used
+    monkeypatch.setattr(structlog, "configure", partial(_configure, configure))
+    yield
+    if structlog.get_config() != before:
+        configure(**before)
+        logging.root.handlers[:] = handlers
+        logging.root.setLevel(level)
+        logging.captureWarnings(capture=False)
+        sys.excepthook = hook
+
+
+def _configure(configure: Callable[..., None], **settings: object) -> None:
+    configure(**settings | {"cache_logger_on_first_use": False})
