@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from nicegui import ui
@@ -23,6 +24,24 @@ _ROWS = 25
 _ALL = ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Excerpt:
+    """A page of the list, newest first.
+
+    before: below which seq it begins; None for the newest. below: the seq that follows below it; 0 where none does.
+    """
+
+    before: int | str | None = None
+    parts: Sequence[Part] = ()
+    below: int = 0
+
+    def older_than(self, seq: int) -> Sequence[Part]:
+        return [part for part in self.parts if part.verdict.seq < seq]
+
+    def newer_than(self, seq: int) -> Sequence[Part]:
+        return [part for part in self.parts if part.verdict.seq > seq]
+
+
 class HistoryPage(PartPage):
     """Parts of the past, newest first.
 
@@ -37,14 +56,8 @@ class HistoryPage(PartPage):
     def __init__(self, shown: Shown, asked: Mapping[str, str]) -> None:
         super().__init__(shown, name="history")
         self._event_id = asked.get("event")
-        self._before: int | str | None = asked.get("before")
-        """Below which seq the page of the list begins; None for the newest."""
-
-        self._below = 0
-        """The seq that follows below the page; 0 where none does."""
-
+        self._list = _Excerpt(before=asked.get("before"))
         self._chosen: Part | None = None
-        self._parts: Sequence[Part] = ()
         self._turn = asyncio.Lock()
         decision = asked.get("decision", _ALL)
 
@@ -79,8 +92,8 @@ class HistoryPage(PartPage):
         row = await self._shown.bridge.verdict(self._event_id)
         for verdict in read_verdicts([row] if row else []):
             self._chosen = Part(verdict)
-            self._before = verdict.seq + _ROWS // 2
-        await self._load()
+            self._list = _Excerpt(before=verdict.seq + _ROWS // 2)
+        self._list = await self._load(self._list.before)
         if self._chosen is None:
             self._note.set_text("there is no verdict on this event")
 
@@ -92,9 +105,9 @@ class HistoryPage(PartPage):
         return Mode.HISTORY
 
     def _draw_others(self, now: datetime) -> None:
-        self._rows.show(self._parts, None if self._chosen is None else self._chosen.verdict.seq, now)
-        self._newer.set_enabled(self._before is not None)
-        self._older.set_enabled(self._below > 0)
+        self._rows.show(self._list.parts, None if self._chosen is None else self._chosen.verdict.seq, now)
+        self._newer.set_enabled(self._list.before is not None)
+        self._older.set_enabled(self._list.below > 0)
 
     async def _act(self, action: Coroutine[object, object, None]) -> None:
         """Do what a person wants, one thing at a time, and say where the journal does not go along."""
@@ -112,15 +125,15 @@ class HistoryPage(PartPage):
             self._draw()
 
     async def _search(self) -> None:
-        await self._load()
-        self._choose(self._parts[:1])
+        self._list = await self._load(self._list.before)
+        self._choose(self._list.parts[:1])
 
     async def _search_newest(self) -> None:
-        self._before = None
-        await self._search()
+        self._list = await self._load(None)
+        self._choose(self._list.parts[:1])
 
     async def _pick(self, seq: int) -> None:
-        self._choose([part for part in self._parts if part.verdict.seq == seq])
+        self._choose([part for part in self._list.parts if part.verdict.seq == seq])
 
     async def _step(self, step: Step) -> None:
         if step is Step.LIVE:
@@ -130,60 +143,50 @@ class HistoryPage(PartPage):
             await self._act(go(self._chosen.verdict.seq))
 
     async def _go_older(self, seq: int) -> None:
-        if not self._older_than(seq):
+        if not self._list.older_than(seq):
             await self._load_older()
-        self._choose(self._older_than(seq)[:1])
+        self._choose(self._list.older_than(seq)[:1])
 
     async def _go_newer(self, seq: int) -> None:
-        if not self._newer_than(seq):
+        if not self._list.newer_than(seq):
             await self._load_newer()
-        self._choose(self._newer_than(seq)[-1:])
+        self._choose(self._list.newer_than(seq)[-1:])
 
     async def _go_damaged(self, seq: int) -> None:
         found = [Part(verdict) for verdict in read_verdicts(await self._read(_ROWS, seq, Decision.DAMAGED))]
         if not found:
             self._note.set_text("no damaged part further back")
-        elif found[0].verdict.seq not in [part.verdict.seq for part in self._parts]:
-            self._before = found[0].verdict.seq + 1
-            await self._load()
+        elif found[0].verdict.seq not in [part.verdict.seq for part in self._list.parts]:
+            self._list = await self._load(found[0].verdict.seq + 1)
         self._choose(found)
 
-    def _older_than(self, seq: int) -> Sequence[Part]:
-        return [part for part in self._parts if part.verdict.seq < seq]
-
-    def _newer_than(self, seq: int) -> Sequence[Part]:
-        return [part for part in self._parts if part.verdict.seq > seq]
-
     async def _load_older(self) -> None:
-        if self._below:
-            self._before = self._parts[-1].verdict.seq
-            await self._load()
+        if self._list.below:
+            self._list = await self._load(self._list.parts[-1].verdict.seq)
 
     async def _load_newer(self) -> None:
         """Turn to the page that ends right above this one: the journal is asked for what is older, so it is tried for.
 
         Numbers follow each other, so the first try is right where nothing is filtered out.
         """
-        top, self._before = self._parts[:1], None
-        await self._load()
-        if not top or not self._newer_than(top[0].verdict.seq):
-            return
-        seq, width, too_few, too_many = top[0].verdict.seq, 0, 0, 0
-        while not self._newer_than(seq) or self._below > seq:
-            if self._newer_than(seq):
-                too_many = width
-            else:
-                too_few = width
-            width = (too_few + too_many) // 2 if too_many else max(_ROWS, 4 * too_few)
-            self._before = seq + 1 + width
-            await self._load()
+        top, tried = self._list.parts[:1], await self._load(None)
+        if top and tried.newer_than(top[0].verdict.seq):
+            seq, width, too_few, too_many = top[0].verdict.seq, 0, 0, 0
+            while not tried.newer_than(seq) or tried.below > seq:
+                if tried.newer_than(seq):
+                    too_many = width
+                else:
+                    too_few = width
+                width = (too_few + too_many) // 2 if too_many else max(_ROWS, 4 * too_few)
+                tried = await self._load(seq + 1 + width)
+        self._list = tried
 
-    async def _load(self) -> None:
-        rows = await self._read(_ROWS + 1, self._before, self._decision.value or None)
+    async def _load(self, before: int | str | None) -> _Excerpt:
+        rows = await self._read(_ROWS + 1, before, self._decision.value or None)
         parts = [Part(verdict) for verdict in read_verdicts(rows)]
-        self._parts = parts[:_ROWS]
         last = parts[-1].verdict.seq if parts else 0
-        self._below = last if len(parts) > _ROWS else last - 1 if len(rows) > _ROWS else 0  # some may be unreadable
+        below = last if len(parts) > _ROWS else last - 1 if len(rows) > _ROWS else 0  # some may be unreadable
+        return _Excerpt(before, parts[:_ROWS], below)
 
     def _choose(self, parts: Sequence[Part]) -> None:
         """Show the first of `parts`, where there is one, and its address."""

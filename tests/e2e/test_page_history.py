@@ -180,15 +180,20 @@ async def test_address_opens_any_event_and_is_never_more_than_words(browser: Bro
 
 
 async def test_journal_trouble_is_told(browser: Browser, bench: HmiBench) -> None:
-    """The page stays, and works again when the journal does."""
-    await bench.judge(make_verdict(1))
-    async with opened(browser, bench, address="/history") as page:
+    """The page stays as it is, and works again when the journal does."""
+    await judge_sixty(bench)
+    async with opened(browser, bench, address="/history?before=36") as page:
+        await expect_listed(page, range(35, 10, -1))
+        newer, older = (page.get_by_role("button", name=name, exact=True) for name in ("Newer", "Older"))
         bench.journal.failing = True
-        await page.get_by_role("button", name="Newest").click()
-        await expect(page.locator(".note")).to_have_text("journal: disk full")
+        for button in (page.get_by_role("button", name="Newest"), newer, older):
+            await button.click()
+            await expect(page.locator(".note")).to_have_text("journal: disk full")
+            await expect_listed(page, range(35, 10, -1))
+            await expect(newer).to_be_enabled()
         bench.journal.failing = False
-        await page.get_by_role("button", name="Newest").click()
-        await expect_first(page, 1)
+        await newer.click()
+        await expect_first(page, 60)
         await expect(page.locator(".note")).to_have_text("")
 
 
