@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
-import sqlalchemy as sa
 import structlog
-from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 
+from adapters.journal.engine import one_line, open_engine
 from adapters.journal.schema import upgrade
 from schemas.settings import JournalSettings, without_password
 from service.errors import CangateError, JournalConflict, JournalError, UsageError
@@ -28,13 +28,11 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]
-Migrating = Callable[[Connection], AbstractContextManager[None]]
 
 _BATCH = 256
 _WAITING = 10_000
 _CHECKPOINT_S = 5.0
-_WAL_PAGES = 20_000
-"""A write-ahead log this long is written back within a commit after all, so that it cannot grow for ever."""
+_PUT_BACK_S = 30.0
 
 _CORRUPT = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _NO_ROOM = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
@@ -51,11 +49,11 @@ class Database:
     in bounded time. Where it fell silent over a commit, nobody knows whether it holds: writes can be repeated.
 
     A SQLite file that turns out to be corrupt is set aside under a name that says so, and a new one is begun: once,
-    however many find out at the same time.
+    however many find out at the same time. One that is removed or replaced while it is open is written again.
     """
 
     def __init__(self, settings: JournalSettings) -> None:
-        self._engine, self.path, self._migrating = _open_engine(settings)
+        self._engine, self.path, self._migrating = open_engine(settings)
         self.dialect = self._engine.dialect.name
         beside = None if self.path is None else self.path.parent
         self.folder = settings.folder if self.dialect == "postgresql" else beside
@@ -72,6 +70,8 @@ class Database:
         self._read_connection: Connection | None = None
         self._reading = threading.RLock()  # held by a read: the file is not set aside beneath it
         self._generation = 0  # how many files were set aside
+        self._opened: os.stat_result | None = None  # the file, when it was opened
+        self._put_back_at = 0.0  # not sooner, where it could not be
         self._waiting: list[tuple[Work[Any], asyncio.Future[Any]]] = []
         self._flush: asyncio.Task[None] | None = None
         self._checkpoints: asyncio.Task[None] | None = None
@@ -162,6 +162,7 @@ class Database:
             try:
                 # read to its end: a statement in progress would keep the transaction from ending
                 await self.read(lambda connection: connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)").all())
+                await self._writer.submit(self._put_back)
             except JournalError as exc:
                 log.warning("journal_checkpoint_failed", error=str(exc))
 
@@ -188,11 +189,14 @@ class Database:
                 self._engine.dispose()
                 raise
             self._write_connection = connection
+            with suppress(OSError):  # a URI that is no path
+                self._opened = None if self.path is None else self.path.stat()
         return self._write_connection
 
     def _commit(self, works: Sequence[Work[Any]], *, again: bool = False) -> list[Any]:
         """Return what each of `works` returned, or why it was refused. Raises JournalError where none was to blame."""
         done = False
+        self._put_back()
         try:
             connection = self._connection_for_writing()
             with connection.begin():
@@ -247,7 +251,7 @@ class Database:
             self._close_read_connection()
             self._disconnect()
             try:
-                name = _moved_away(self.path)
+                name = _moved_away(self.path, "corrupt")
             except OSError as failed:
                 self.fault = f"{self.path.name} is corrupt ({one_line(exc)}) and cannot be set aside: {failed.strerror}"
                 log.error("journal_not_set_aside", fault=self.fault)
@@ -259,10 +263,42 @@ class Database:
             with suppress(SQLAlchemyError):  # no room: the next write begins it, or says why not
                 self._connection_for_writing()
 
+    def _put_back(self) -> None:
+        """Write the file again where somebody removed it, or put another in its place: what is open is still whole."""
+        path, connection = self.path, self._write_connection
+        if path is None or connection is None or self._is_in_place(path) or time.monotonic() < self._put_back_at:
+            return
+        was, draft = f"{path.name} was removed or replaced while it was open", path.with_name(f"{path.name}.again")
+        with self._reading:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                draft.unlink(missing_ok=True)
+                # past SQLAlchemy, which would begin a transaction
+                connection.connection.cursor().execute("VACUUM INTO ?", (str(draft),))
+                self._close_read_connection()
+                self._disconnect()
+                if path.exists():
+                    was = f"{was}; what took its place is {_moved_away(path, 'replaced')}"
+                draft.rename(path)
+            except (sqlite3.Error, SQLAlchemyError, OSError) as exc:
+                self._put_back_at = time.monotonic() + _PUT_BACK_S
+                self.fault = f"{was}, and cannot be written again: {one_line(exc)}"
+                log.error("journal_not_put_back", fault=self.fault)
+                return
+            self._generation += 1
+            self.fault = f"{was}; it was written again"
+            log.error("journal_put_back", fault=self.fault)
 
-def _moved_away(path: Path) -> str:
+    def _is_in_place(self, path: Path) -> bool:
+        try:
+            return self._opened is None or os.path.samestat(path.stat(), self._opened)
+        except OSError:
+            return False
+
+
+def _moved_away(path: Path, why: str) -> str:
     """Give a database a name that nothing has, and return it. Raises OSError."""
-    stem = f"{path.name}.corrupt-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+    stem = f"{path.name}.{why}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
     names = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
     suffixes = ("", "-wal", "-shm")
     name = next(name for name in names if not any(path.with_name(name + suffix).exists() for suffix in suffixes))
@@ -271,51 +307,6 @@ def _moved_away(path: Path) -> str:
         if file.exists():
             file.rename(path.with_name(name + suffix))
     return name
-
-
-def _open_engine(settings: JournalSettings) -> tuple[Engine, Path | None, Migrating]:
-    path: Path | None = None
-    migrating: Migrating = lambda _: nullcontext()  # noqa: E731
-    try:
-        url = sa.make_url(settings.url)
-        if url.drivername in ("postgresql", "postgresql+psycopg"):
-            engine, migrating = _open_postgresql(url.set(drivername="postgresql+psycopg"))
-        elif url.get_backend_name() == "sqlite":
-            if url.database not in (None, "", ":memory:"):
-                path = Path(str(url.database))
-            engine = sa.create_engine(url)
-        else:
-            raise UsageError(f"journal.url: {url.drivername} is not supported, sqlite and postgresql+psycopg are")
-    except (ArgumentError, NoSuchModuleError, ImportError) as exc:
-        raise UsageError(f"journal.url: {one_line(exc)}") from exc
-    except ValueError as exc:  # a port that is no number, which may be the end of a password
-        raise UsageError("journal.url: cannot be read; what is special in a password must be percent-encoded") from exc
-    if engine.dialect.name == "sqlite":
-        sync = settings.sync.upper()
-
-        @sa.event.listens_for(engine, "connect")
-        def _prepare(connection: DBAPIConnection, _: object) -> None:
-            # transactions as SQLAlchemy sees them, not as the sqlite3 module guesses them: ALTER TABLE is part of one
-            connection.isolation_level = None
-            cursor = connection.cursor()
-            cursor.execute("PRAGMA journal_mode = WAL")
-            cursor.execute(f"PRAGMA synchronous = {sync}")
-            cursor.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
-            cursor.close()
-
-        @sa.event.listens_for(engine, "begin")
-        def _begin(connection: Connection) -> None:
-            connection.exec_driver_sql("BEGIN")
-
-    return engine, path, migrating
-
-
-def _open_postgresql(url: sa.URL) -> tuple[Engine, Migrating]:
-    try:
-        from adapters.journal import postgresql  # noqa: PLC0415 - its library is installed where it is used
-    except ImportError as exc:
-        raise UsageError("journal.url: needs psycopg, pip install 'cangate[postgresql]'") from exc
-    return postgresql.open_engine(url), postgresql.migrating
 
 
 def _is_refusal(exc: Exception) -> bool:
@@ -332,8 +323,3 @@ def _code(exc: BaseException) -> int | None:
     """Return SQLite's primary result code, None where it is another error."""
     code = getattr(getattr(exc, "orig", None), "sqlite_errorcode", None)
     return None if code is None else int(code) & 0xFF
-
-
-def one_line(exc: Exception) -> str:
-    """Return what the database said, short."""
-    return " ".join(str(getattr(exc, "orig", None) or exc).split())[:200]

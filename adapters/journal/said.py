@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 from pydantic import BaseModel
 
-from adapters.journal.database import one_line
+from adapters.journal.engine import one_line
 from adapters.journal.redo import RedoLog
 from adapters.journal.schema import key_of
 from schemas.messages import Verdict

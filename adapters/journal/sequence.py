@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -57,16 +58,27 @@ class SequenceMark:
 
     def stored(self, seq: int) -> None:
         """Note that `seq` was used and stored."""
-        if self._behind or seq > self.ceiling - _NEAR:
+        if self._behind or seq > self.ceiling - _NEAR or not self._is_in_place():
             self.ceiling = max(self.ceiling, seq + _STEP)
             self._write()
 
     def not_stored(self, seq: int) -> None:
         """Note that `seq` was used and could not be stored."""
-        if self._behind or seq > self.unstored:
+        if self._behind or seq > self.unstored or not self._is_in_place():
             self.unstored = max(self.unstored, seq)
             self.ceiling = max(self.ceiling, seq + _STEP)
             self._write()
+
+    def _is_in_place(self) -> bool:
+        """Tell whether the file is the one that others are kept from; one that was removed is taken anew."""
+        if self._held is None:
+            return True
+        with suppress(OSError):
+            if os.path.samestat(self._path.stat(), os.fstat(self._held)):
+                return True
+        self.leave()
+        self.take()
+        return False
 
     def _write(self) -> None:
         text = _FORM.format(ceiling=self.ceiling, unstored=self.unstored)

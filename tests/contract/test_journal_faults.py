@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import resource
 import signal
 import sqlite3
@@ -51,7 +52,8 @@ def run_beside(settings: JournalSettings, statements: str) -> None:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return tmp_path / "journal.sqlite"
+    (tmp_path / "journal").mkdir()
+    return tmp_path / "journal" / "journal.sqlite"
 
 
 def answered(event_id: str, seq: int) -> tuple[Answer, Arrival]:
@@ -268,6 +270,52 @@ async def test_journal_that_a_read_set_aside_can_be_read(path: Path) -> None:
         with pytest.raises(JournalError, match="malformed"):
             await journal.page(VerdictQuery(limit=500))
         assert await journal.page(VerdictQuery()) == []
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_journal_that_is_removed_while_it_is_open_is_written_again(path: Path, *, replaced: bool) -> None:
+    """With all that it knew, and its numbering; what took its place is kept, and it is told."""
+    async with opened(path) as journal:
+        await journal.last_seq()
+        await fill(journal, 3)
+        for file in path.parent.iterdir():
+            file.unlink()
+        if replaced:
+            path.write_bytes(b"somebody else's")  # noqa: ASYNC240 - nothing else runs
+        else:
+            path.parent.rmdir()
+        await fill(journal, 1, first=4)
+        fault = journal.fault
+        assert [row["seq"] for row in map(json.loads, await journal.page(VerdictQuery()))] == [4, 3, 2, 1]
+    assert fault is not None
+    assert "was removed or replaced while it was open" in fault
+    assert fault.endswith("; it was written again")
+    kept = [aside.read_bytes() for aside in path.parent.glob("journal.sqlite.replaced-*")]
+    assert kept == ([b"somebody else's"] if replaced else [])
+    async with opened(path) as journal:
+        assert await journal.last_seq() == 4
+        assert await journal.answered_ids(10) == ["e4", "e3", "e2", "e1"]
+    path.unlink()  # noqa: ASYNC240 - nothing else runs
+    async with opened(path) as journal:
+        assert await journal.last_seq() > 4, "the mark of the numbers was written again, too"
+
+
+async def test_journal_that_cannot_be_written_again_goes_on_and_says_so(path: Path) -> None:
+    """It is tried again after a while."""
+    async with opened(path) as journal:
+        await fill(journal, 3)
+        for file in path.parent.iterdir():
+            file.unlink()
+        path.parent.rmdir()
+        path.parent.write_bytes(b"in the way")
+        await fill(journal, 1, first=4)
+        assert journal.fault is not None
+        assert "cannot be written again: " in journal.fault
+        path.parent.unlink()
+        journal._database._put_back_at = 0.0
+        await fill(journal, 1, first=5)
+    async with opened(path) as journal:
+        assert await journal.answered_ids(10) == ["e5", "e4", "e3", "e2", "e1"]
 
 
 async def test_no_corrupt_journal_is_lost_to_the_next_one(path: Path) -> None:

@@ -1,0 +1,74 @@
+"""From a journal's URL to an engine, and what its errors say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+from schemas.settings import JournalSettings
+from service.errors import UsageError
+
+Migrating = Callable[[Connection], AbstractContextManager[None]]
+
+_WAL_PAGES = 20_000
+"""A write-ahead log this long is written back within a commit after all, so that it cannot grow for ever."""
+
+
+def open_engine(settings: JournalSettings) -> tuple[Engine, Path | None, Migrating]:
+    """Return an engine, its file where it has one, and what keeps other processes from migrating beside.
+
+    Raises UsageError.
+    """
+    path: Path | None = None
+    migrating: Migrating = lambda _: nullcontext()  # noqa: E731
+    try:
+        url = sa.make_url(settings.url)
+        if url.drivername in ("postgresql", "postgresql+psycopg"):
+            engine, migrating = _open_postgresql(url.set(drivername="postgresql+psycopg"))
+        elif url.get_backend_name() == "sqlite":
+            if url.database not in (None, "", ":memory:"):
+                path = Path(str(url.database))
+            engine = sa.create_engine(url)
+        else:
+            raise UsageError(f"journal.url: {url.drivername} is not supported, sqlite and postgresql+psycopg are")
+    except (ArgumentError, NoSuchModuleError, ImportError) as exc:
+        raise UsageError(f"journal.url: {one_line(exc)}") from exc
+    except ValueError as exc:  # a port that is no number, which may be the end of a password
+        raise UsageError("journal.url: cannot be read; what is special in a password must be percent-encoded") from exc
+    if engine.dialect.name == "sqlite":
+        sync = settings.sync.upper()
+
+        @sa.event.listens_for(engine, "connect")
+        def _prepare(connection: DBAPIConnection, _: object) -> None:
+            # transactions as SQLAlchemy sees them, not as the sqlite3 module guesses them: ALTER TABLE is part of one
+            connection.isolation_level = None
+            cursor = connection.cursor()
+            cursor.execute("PRAGMA journal_mode = WAL")
+            cursor.execute(f"PRAGMA synchronous = {sync}")
+            cursor.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
+            cursor.close()
+
+        @sa.event.listens_for(engine, "begin")
+        def _begin(connection: Connection) -> None:
+            connection.exec_driver_sql("BEGIN")
+
+    return engine, path, migrating
+
+
+def _open_postgresql(url: sa.URL) -> tuple[Engine, Migrating]:
+    try:
+        from adapters.journal import postgresql  # noqa: PLC0415 - its library is installed where it is used
+    except ImportError as exc:
+        raise UsageError("journal.url: needs psycopg, pip install 'cangate[postgresql]'") from exc
+    return postgresql.open_engine(url), postgresql.migrating
+
+
+def one_line(exc: Exception) -> str:
+    """Return what the database said, short."""
+    return " ".join(str(getattr(exc, "orig", None) or exc).split())[:200]
