@@ -22,6 +22,9 @@ answers up now and then.
 _GOOD = 10
 """So many outcomes in time, one after the other, are worth one more place."""
 
+_STANDSTILLS = 8
+"""How many standstills are remembered: nobody is inside for longer than that many."""
+
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
@@ -56,6 +59,9 @@ class Admission:
         self._inside = 0
         self._waiting: deque[_Waiting] = deque()  # the next one on the left
         self._taken_s: deque[float] = deque(maxlen=32)
+        self._still: deque[tuple[float, float]] = deque(
+            maxlen=_STANDSTILLS
+        )  # until when the process stood still, how long
 
     @property
     def in_work(self) -> int:
@@ -96,8 +102,9 @@ class Admission:
 
     def leave(self, entered: float, *, in_time: bool) -> None:
         """Give the place up that `enter` gave at `entered`. in_time: the outcome was there when it had to be."""
-        self._taken_s.append(self._clock.monotonic() - entered)
-        if not in_time:
+        still_s = sum(seconds for until, seconds in self._still if until > entered)
+        self._taken_s.append(max(0.0, self._clock.monotonic() - entered - still_s))
+        if not in_time and not still_s:
             self._places = max(1, self._places - 1)
             self._good = 0
         elif self._places < self.places:
@@ -106,6 +113,10 @@ class Admission:
                 self._places += 1
                 self._good = 0
         self._give_place_away()
+
+    def stood_still(self, seconds: float) -> None:
+        """Note that the process stood still until now: no inspection is slow because of that."""
+        self._still.append((self._clock.monotonic(), seconds))
 
     def _give_place_away(self) -> None:
         self._inside -= 1

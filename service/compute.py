@@ -224,6 +224,7 @@ class Compute:
             await asyncio.sleep(_WATCH_S)
             asleep_s = time.monotonic() - before - _WATCH_S
             if asleep_s > _WATCH_S:  # the process was frozen, and its threads with it
+                self._admission.stood_still(asleep_s)
                 for pool in self._pools:
                     pool.forgive(asleep_s)
             replaced = [pool.replace_stuck(self._stuck_s) for pool in self._pools]

@@ -47,6 +47,24 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
+async def test_admission_takes_no_inspection_for_slow_because_the_process_stood_still() -> None:
+    """Nor lets fewer in: the next part that has to wait has time enough, as it had before."""
+    door = Door(IntakeOrder.OLDEST, places=2)
+    for name in "ab":
+        await door.come(name)
+    door.clock.seconds += 2.5
+    door.admission.stood_still(2.5)
+    for _ in range(2):
+        await door.leave(after_s=0.01, in_time=False)
+    for name in "cd":
+        await door.come(name)
+    assert door.inside == ["c", "d"]
+    await door.come("e", decide_by=door.clock.seconds + 0.5)
+    assert door.turned_away == []
+    await door.leave(after_s=0.01)
+    assert door.inside == ["d", "e"]
+
+
 async def test_admission_oldest_first_turns_the_newest_away() -> None:
     """Parts go in as they came; one too many is told at once."""
     door = Door(IntakeOrder.OLDEST)
