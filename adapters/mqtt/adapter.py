@@ -30,6 +30,11 @@ _FIRST_RETRY_S = 0.1
 _STEADY_S = 10.0
 """A connection that held this long was a good one: the next attempt after its loss is made at once."""
 
+_LOST_SOON = 3
+"""So many connections may end sooner, one after the other, before it is asked who else has our name. A message that a
+broker does not take, and says so by hanging up, is found out after as many.
+"""
+
 _STATUS_EVERY_S = 1.0
 _REFUSED_SHOWN_S = 2.0
 """A message that was refused for what it is says so at least for as long as a status takes to show it."""
@@ -256,10 +261,14 @@ class MqttAdapter:
     async def _stay_connected(self) -> None:
         if self._access is None:
             raise UsageError("the MQTT adapter was not opened")
-        retry_s = _FIRST_RETRY_S
+        retry_s, lost_soon = _FIRST_RETRY_S, 0
         while True:
             began = self._clock.monotonic()
             fault = f"{self._access}: {await self._serve(self._access)}"
+            was_soon = self._fault is None and self._clock.monotonic() - began < _STEADY_S
+            lost_soon = lost_soon + 1 if was_soon else 0
+            if lost_soon > _LOST_SOON:
+                fault += f", again and again; does another client call itself {self._access.client_id}?"
             if fault != self._fault:
                 self._fault = fault
                 log.warning("mqtt_disconnected", fault=fault)

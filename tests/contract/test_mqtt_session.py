@@ -166,6 +166,16 @@ async def test_frozen_broker_is_given_up_and_taken_up_again() -> None:
             pass
 
 
+async def test_two_of_one_client_id_are_told_so() -> None:
+    """A broker throws the first one out for the second, without a word, and the other way round."""
+    async with (
+        private_mosquitto() as broker,
+        running(adapter_for(broker.port, client_id="twin"), RecordingIntake()) as first,
+        running(adapter_for(broker.port, client_id="twin"), RecordingIntake(), connected=False),
+    ):
+        await eventually(lambda: (first.fault or "").endswith("does another client call itself twin?"))
+
+
 async def test_pass_that_the_broker_does_not_confirm_in_time_is_told() -> None:
     """It left in time; that it may have been heard late is counted and logged, for who looks into it."""
     metrics = Metrics()
