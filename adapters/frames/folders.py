@@ -20,15 +20,15 @@ _KERNEL = (Path("/proc"), Path("/sys"), Path("/dev"))
 
 
 class RootFolders:
-    """The folders that frames may be read from."""
+    """The folders that frames may be read from; one may be a link that is pointed at another folder now and then."""
 
     def __init__(self, roots: Sequence[Path]) -> None:
+        self._given = tuple(roots)
         self._roots = tuple(map(real_path, roots))
         for given, root in zip(roots, self._roots, strict=True):
             if not root.is_dir():
                 raise UsageError(f"images.roots: {given} is not a directory")
-            inside = any(root.is_relative_to(folder) for folder in _KERNEL) and not root.is_relative_to("/dev/shm")  # noqa: S108 - read, not written
-            if inside or any(folder.is_relative_to(root) for folder in _KERNEL):
+            if _is_kernel_s(root):
                 raise UsageError(f"images.roots: {given} holds devices and kernel files, not frames")
 
     def read(self, path: Path, *, max_bytes: int) -> bytes:
@@ -37,7 +37,10 @@ class RootFolders:
             resolved = path.resolve()
         except (OSError, ValueError, RuntimeError) as exc:  # NUL bytes, names too long, link loops
             raise FrameRefused(f"unusable image path: {one_line(exc)}") from exc
-        root = next((root for root in self._roots if resolved.is_relative_to(root)), None)
+        root = self._root_of(resolved)
+        if root is None:
+            self._roots = tuple(root for root in map(real_path, self._given) if not _is_kernel_s(root))
+            root = self._root_of(resolved)
         if root is None:
             raise FrameRefused("the image lies outside the allowed roots")
         try:
@@ -52,6 +55,15 @@ class RootFolders:
             if exc.errno == errno.ELOOP:
                 raise FrameRefused("a link took the place of the image while it was opened") from exc
             raise FrameMissing(f"the image cannot be read: {exc.strerror}") from exc
+
+    def _root_of(self, resolved: Path) -> Path | None:
+        return next((root for root in self._roots if resolved.is_relative_to(root)), None)
+
+
+def _is_kernel_s(root: Path) -> bool:
+    """Tell whether a folder is, or holds, one whose files are none."""
+    inside = any(root.is_relative_to(folder) for folder in _KERNEL) and not root.is_relative_to("/dev/shm")  # noqa: S108 - read, not written
+    return inside or any(folder.is_relative_to(root) for folder in _KERNEL)
 
 
 def _content(descriptor: int, max_bytes: int) -> bytes:

@@ -207,6 +207,34 @@ def test_load_refuses_raw_bytes_above_the_limit(frames: AllowListedFrames) -> No
         frames.load(None, bytes(100_001))
 
 
+def test_load_follows_a_root_that_is_a_link_to_another_folder_every_day(tmp_path: Path) -> None:
+    """Yesterday's folder is no root any more; a link that leads nowhere, or to the kernel, holds no frame."""
+    today = tmp_path / "today"
+    for day in ("monday", "tuesday"):
+        (tmp_path / day).mkdir()
+        (tmp_path / day / f"{day}.png").write_bytes(encoded())
+    today.symlink_to("monday")
+    frames = AllowListedFrames(ImageSettings(roots=(today,)))
+
+    def load(path: Path) -> tuple[int, ...]:
+        return frames.load(ImageRef(uri=path.as_uri()), None).bgr.shape
+
+    assert load(today / "monday.png") == PIXELS.shape
+    today.unlink()
+    today.symlink_to("tuesday")
+    assert load(today / "tuesday.png") == PIXELS.shape
+    with pytest.raises(FrameRefused, match="outside the allowed roots"):
+        load(tmp_path / "monday" / "monday.png")
+    today.unlink()
+    today.symlink_to("wednesday")
+    with pytest.raises(FrameMissing):
+        load(today / "wednesday.png")
+    today.unlink()
+    today.symlink_to("/proc")
+    with pytest.raises(FrameRefused, match="outside the allowed roots"):
+        load(today / "self" / "status")
+
+
 def test_frames_refuse_a_root_that_does_not_exist(tmp_path: Path) -> None:
     """A root that is not there is a configuration error with its name."""
     with pytest.raises(UsageError, match=r"images\.roots: .*nowhere"):
