@@ -59,9 +59,8 @@ class Admission:
         self._inside = 0
         self._waiting: deque[_Waiting] = deque()  # the next one on the left
         self._taken_s: deque[float] = deque(maxlen=32)
-        self._still: deque[tuple[float, float]] = deque(
-            maxlen=_STANDSTILLS
-        )  # until when the process stood still, how long
+        # until when the process stood still, and how long
+        self._still: deque[tuple[float, float]] = deque(maxlen=_STANDSTILLS)
 
     @property
     def in_work(self) -> int:

@@ -33,6 +33,9 @@ _BATCH = 256
 _WAITING = 10_000
 _CHECKPOINT_S = 5.0
 _PUT_BACK_S = 30.0
+_PUT_BACK_MOST = 3
+"""Two processes with one file would put theirs back in place of each other's for ever."""
+
 
 _CORRUPT = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _NO_ROOM = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
@@ -72,6 +75,7 @@ class Database:
         self._generation = 0  # how many files were set aside
         self._opened: os.stat_result | None = None  # the file, when it was opened
         self._put_back_at = 0.0  # not sooner, where it could not be
+        self._put_back_times = 0
         self._waiting: list[tuple[Work[Any], asyncio.Future[Any]]] = []
         self._flush: asyncio.Task[None] | None = None
         self._checkpoints: asyncio.Task[None] | None = None
@@ -266,7 +270,9 @@ class Database:
     def _put_back(self) -> None:
         """Write the file again where somebody removed it, or put another in its place: what is open is still whole."""
         path, connection = self.path, self._write_connection
-        if path is None or connection is None or self._is_in_place(path) or time.monotonic() < self._put_back_at:
+        if path is None or connection is None or self._is_in_place(path):
+            return
+        if self._put_back_times == _PUT_BACK_MOST or time.monotonic() < self._put_back_at:
             return
         was, draft = f"{path.name} was removed or replaced while it was open", path.with_name(f"{path.name}.again")
         with self._reading:
@@ -286,6 +292,7 @@ class Database:
                 log.error("journal_not_put_back", fault=self.fault)
                 return
             self._generation += 1
+            self._put_back_times += 1
             self.fault = f"{was}; it was written again"
             log.error("journal_put_back", fault=self.fault)
 
