@@ -36,7 +36,6 @@ _PUT_BACK_S = 30.0
 _PUT_BACK_MOST = 3
 """Two processes with one file would put theirs back in place of each other's for ever."""
 
-
 _CORRUPT = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _NO_ROOM = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
 

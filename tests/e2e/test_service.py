@@ -262,6 +262,25 @@ async def test_service_repeats_a_verdict_byte_for_byte(line: tuple[ServiceProces
     assert fresh["seq"] == json.loads(first)["seq"] + 1
 
 
+async def test_service_keeps_its_word_though_its_journal_is_removed(line: tuple[ServiceProcess, PlantClient]) -> None:
+    """It is told as fault 101, and the next run repeats what was said and goes on counting."""
+    service, plant = line
+    event = json.dumps({"event_id": "kept", "image": {"uri": put(service.frames, "good.png")}}).encode()
+    await plant.send("image-ready", event)
+    first = (await plant.next("verdict")).payload
+    for file in service.folder.glob("journal*"):
+        file.unlink()
+    last = await ask(plant, put(service.frames, "good.png"))
+    while (json.loads((await plant.next("status")).payload)["fault"] or {}).get("code") != 101:
+        pass
+    await service.stop(signal.SIGKILL)
+    await service.start()
+    await plant.send("image-ready", event)
+    while (again := (await plant.next("verdict")).payload) != first:
+        assert json.loads(again)["event_id"] != "kept"
+    assert (await ask(plant, put(service.frames, "good.png")))["seq"] == last["seq"] + 1
+
+
 async def test_service_answers_what_came_while_it_was_away(line: tuple[ServiceProcess, PlantClient]) -> None:
     """Events that the broker kept for a killed service are answered at its return; expired ones as missed deadlines."""
     service, plant = line
