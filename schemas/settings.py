@@ -323,6 +323,10 @@ class LogSettings(Value):
     format: Literal["console", "json"] = "console"
 
 
+ENVIRONMENT_PREFIX = "CANGATE_"
+"""Of each setting in the environment."""
+
+
 class Settings(BaseSettings):
     """All settings. Unknown keys are refused by name.
 
@@ -330,7 +334,7 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="CANGATE_", env_nested_delimiter="__", extra="forbid", frozen=True, allow_inf_nan=False
+        env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, allow_inf_nan=False
     )
 
     station: StationSettings = StationSettings()

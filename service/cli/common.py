@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from schemas.recipe import PRESETS, EmbedRecipe, Recipe
-from schemas.settings import Settings
+from schemas.settings import ENVIRONMENT_PREFIX, Settings
 from service.errors import UsageError
 
 if TYPE_CHECKING:  # numpy behind it takes a while that `--help` need not spend
@@ -73,7 +73,7 @@ def _no_json(error: SettingsError) -> str:
 
 def _with_variable(key: str) -> str:
     """Return the key, and which variable of the environment has set it: no file is to blame for that."""
-    variable = "CANGATE_" + key.replace(".", "__").upper()
+    variable = ENVIRONMENT_PREFIX + key.replace(".", "__").upper()
     setting = [name for name in sorted(os.environ) if name.upper() == variable or name.startswith(f"{variable}__")]
     return f"{key} (from {setting[0]})" if setting else key
 
@@ -117,6 +117,13 @@ def tell_troubles(troubles: Iterable[str]) -> None:
     """Print what of a session cannot be read."""
     for trouble in troubles:
         console.print(trouble, style="yellow", markup=False, soft_wrap=True)
+
+
+def forget_environment() -> None:
+    """Drop every setting from the environment, for this process and those that it starts: they are the plant's."""
+    for name in list(os.environ):
+        if name.upper().startswith(ENVIRONMENT_PREFIX):
+            del os.environ[name]
 
 
 def tell_active(registry: ModelRegistry, path: Path, *, named: bool) -> None:

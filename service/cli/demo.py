@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from schemas.messages import Decision, Gate
 from schemas.settings import LogSettings
-from service.cli.common import console, stage_bars
+from service.cli.common import console, forget_environment, stage_bars
 from service.cli.demo_line import DemoLine, DemoPart
 from service.logs import configure_logging
 
@@ -60,40 +62,48 @@ def demo(
 
     Trains a model on rendered good canisters, starts a broker (mosquitto where it is installed, else an embedded one),
     the service, and a PLC as a separate OPC UA client; then shows parts, every third one damaged, and prints what
-    became of each at the gate. Needs no GPU, no weights and no configuration.
+    became of each at the gate. Needs no GPU, no weights and no configuration; `CANGATE_...` in the environment is the
+    plant's and not heeded here.
 
     Example: cangate demo --parts 20 --rate 3
     """
     configure_logging(LogSettings(level="info" if verbose else "error"))
-    tally = Tally()
-    with tempfile.TemporaryDirectory(prefix="cangate-demo-") as folder, stage_bars() as progress:
-        line = DemoLine(Path(folder), parts, rate, frames, port, say=_say, progress=progress)
+    forget_environment()
+    tally, interrupted = Tally(), False
+    with tempfile.TemporaryDirectory(prefix="cangate-demo-") as folder:
+        with stage_bars() as progress:
+            line = DemoLine(Path(folder), parts, rate, frames, port, say=_say, progress=progress)
+            line.train()  # not within asyncio, which would wait for its end after Ctrl-C
         try:
             asyncio.run(_watch(line, tally))
         except KeyboardInterrupt:
-            _say("interrupted")
+            interrupted = True
     _say(str(tally))
+    if interrupted and parts:
+        raise KeyboardInterrupt  # these are not the parts that were asked for
     if tally.error or tally.mismatches:
         raise typer.Exit(1)
 
 
 async def _watch(line: DemoLine, tally: Tally) -> None:
-    async for part in line.run():
-        tally.take(part)
-        console.print(_row(part), soft_wrap=True)
+    async with aclosing(line.run()) as shown:
+        async for part in shown:
+            tally.take(part)
+            console.print(_row(part), soft_wrap=True)
 
 
 def _row(part: DemoPart) -> str:
     event, verdict, action = part.shot.event, part.shot.verdict, part.action
+    truth = escape(part.truth)
     gate = "gate silent" if action is None else "gate opened" if action.opened else "gate rejected"
     if verdict is None:
-        return f"{event.part_id}  [yellow]no verdict[/]  {gate}  (really: {part.truth})"
+        return f"{event.part_id}  [yellow]no verdict[/]  {gate}  (really: {truth})"
     judged = f"[{_COLOURS[verdict.decision]}]{verdict.decision:<7}[/]"
     if verdict.score is None:
         seen = str(verdict.reason)
     else:
         seen = f"s {verdict.score:.3f}  tau {verdict.threshold:.3f}  {len(verdict.boxes)} boxes"
-    return f"{event.part_id}  {judged}  {seen}  {verdict.latency_ms:5.0f} ms  {gate:<13}  (really: {part.truth})"
+    return f"{event.part_id}  {judged}  {seen}  {verdict.latency_ms:5.0f} ms  {gate:<13}  (really: {truth})"
 
 
 def _say(text: str) -> None:

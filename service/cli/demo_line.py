@@ -35,7 +35,8 @@ from schemas.settings import (
 from service.bootstrap import Service, serve
 from service.device import compute_device
 from service.errors import CangateError, UsageError
-from service.model.dataset import FrameFile, list_frames
+from service.files import naming
+from service.model.dataset import FrameFile, list_frames, printable, without_controls
 from service.model.registry import ModelRegistry
 from service.model.training import TrainingOptions, train
 from service.pipeline.types import BgrImage, StageProgress
@@ -82,8 +83,7 @@ class DemoLine:
     progress: StageProgress
 
     async def run(self) -> AsyncGenerator[DemoPart, None]:
-        """Train, start everything, show the parts and yield each with what came of it; stop everything."""
-        await asyncio.to_thread(self._train)
+        """Start everything, show the parts and yield each with what came of it; stop everything."""
         async with start_broker() as broker:
             self.say(f"broker  {broker.kind} on {broker.host}:{broker.port}, MQTT {broker.protocol}")
             settings = self._settings(broker)
@@ -137,14 +137,15 @@ class DemoLine:
             part_id = f"C-{number:06d}"
             if pictures is not None:
                 picture = next(pictures)
-                truths[part_id] = picture.name
+                truths[part_id] = without_controls(printable(picture.name))
                 yield part_id, _read(picture)
             else:
                 damage = random_damage(np.random.default_rng(number)) if number % _DAMAGED_EVERY == 0 else None
                 truths[part_id] = "good" if damage is None else damage.kind.value
                 yield part_id, render_canister(number, damage=damage).bgr
 
-    def _train(self) -> None:
+    def train(self) -> None:
+        """Make and activate the model of the line."""
         if self.frames is None:
             files = self._render_training_parts()
         else:
@@ -166,7 +167,9 @@ class DemoLine:
             trained.write(directory)
             version = registry.publish(directory, trained.manifest).name
         registry.activate(NAME, version)
-        self.say(f"model   {NAME}@{version}, trained on {len(files)} good parts, tau {trained.manifest.tau:.4f}")
+        manifest = trained.manifest
+        parts = len(manifest.training.frames)
+        self.say(f"model   {NAME}@{version}, trained on {parts} parts, tau {manifest.tau:.4f}")
 
     def _render_training_parts(self) -> tuple[FrameFile, ...]:
         folder = self.folder / "ok"
@@ -174,7 +177,9 @@ class DemoLine:
 
         def render(number: int) -> None:
             path = folder / f"{number:03d}.png"
-            cv2.imwrite(str(path), render_canister(_TRAINING_SEED + number).bgr, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+            picture = render_canister(_TRAINING_SEED + number).bgr
+            with naming(path):  # imwrite would fail in silence
+                path.write_bytes(cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes())
 
         for number, rendered in in_order(render, range(_TRAINING_PARTS), os.cpu_count() or 1):
             rendered.result()

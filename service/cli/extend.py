@@ -11,7 +11,16 @@ import typer
 from rich.table import Table
 
 from adapters.frames import decode_image
-from service.cli.common import ConfigOption, ModelArgument, StoreOption, console, errors, load_settings, stage_bars
+from service.cli.common import (
+    ConfigOption,
+    ModelArgument,
+    StoreOption,
+    console,
+    errors,
+    load_settings,
+    stage_bars,
+    tell_active,
+)
 from service.cli.frame_folders import listed_frames, tell_ignored
 from service.device import compute_device
 from service.model.extension import Effect, Extension
@@ -74,8 +83,7 @@ def extend(
             tell_ignored(*found)
             _report(extension)
         console.print(f"model {reference} in {path}, id {read_package(path).id}", soft_wrap=True)
-    if activate:
-        console.print(f"{reference} is active: its golden frames reproduce")
+    tell_active(registry, path, named=store is not None)
 
 
 def _report(extension: Extension) -> None:

@@ -30,7 +30,7 @@ from service.device import compute_device
 from service.errors import FrameError, UsageError
 from service.evaluation.pictures import comparison_picture, mask_picture
 from service.files import made_folder, naming, whole_file
-from service.model.dataset import Decode, FrameFile, printable, read_frame
+from service.model.dataset import Decode, FrameFile, printable, read_frame, without_controls
 from service.model.package import read_package
 from service.model.registry import ModelRegistry
 from service.pipeline.pipeline import Pipeline
@@ -259,7 +259,7 @@ def _as_table(rows: Sequence[InspectedImage]) -> Table:
     alike = Counter(row.filename for row in rows)
     for row in rows:
         table.add_row(
-            escape(row.filename if alike[row.filename] == 1 else row.path),
+            escape(without_controls(row.filename if alike[row.filename] == 1 else row.path)),
             "" if row.s is None else f"{row.s:.4f}",
             f"{row.tau:.4f}",
             f"[{COLOURS[row.decision]}]{row.decision}[/]",

@@ -23,7 +23,7 @@ from service.cli.common import ConfigOption, StoreOption, console, load_settings
 from service.cli.playback import Selection, direct_station, played_parts
 from service.cli.replay_view import replay_view, watch
 from service.cli.sessions import SessionArgument
-from service.errors import SinkUnavailable, UsageError
+from service.errors import CangateError, SinkUnavailable, UsageError
 from service.replay.acceptance import Acceptance, Expectation
 from service.replay.parts import moment_ns
 from service.replay.player import Pace, ReplayTarget
@@ -139,6 +139,8 @@ def replay(
     _summarise(tally)
     if interrupted and not loop:
         raise KeyboardInterrupt  # the summary is of a part of what was asked for
+    if not (tally.parts or tally.skipped or interrupted):
+        raise CangateError("no part was replayed: nothing in the session is what was asked for")
     if tally.unanswered or not tally.parts or not (acceptance is None or acceptance.accepted):
         raise typer.Exit(1)
 

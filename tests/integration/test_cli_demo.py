@@ -27,7 +27,7 @@ class Line:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.stopped: list[str] = []
         self._monkeypatch = monkeypatch
-        monkeypatch.setattr(demo_line.DemoLine, "_train", lambda _: None)
+        monkeypatch.setattr(demo_line.DemoLine, "train", lambda _: None)
         monkeypatch.setattr(demo_line, "start_broker", self._broker)
 
     def serve(self, serve: Callable[..., Any]) -> None:
@@ -48,11 +48,19 @@ def line(monkeypatch: pytest.MonkeyPatch) -> Line:
     return Line(monkeypatch)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    ("number", "parts", "status", "word"),
+    [
+        (signal.SIGINT, "0", 0, None),
+        (signal.SIGINT, "30", 130, "interrupted"),
+        (signal.SIGTERM, "30", 143, "terminated"),
+        (signal.SIGHUP, "30", 129, "hung up"),
+    ],
+)
 def test_demo_is_told_to_stop_while_its_service_starts(
-    cangate: CommandLine, line: Line, number: signal.Signals
+    cangate: CommandLine, line: Line, number: signal.Signals, parts: str, status: int, word: str | None
 ) -> None:
-    """The service, which may still say that it has started, ends first, then the broker."""
+    """The service, which may still say that it has started, ends first, then the broker; 0 parts have no end."""
 
     async def serve(_: Settings, stop: asyncio.Event, *, on_started: Callable[[object], None], **__: object) -> None:
         os.kill(os.getpid(), number)
@@ -63,11 +71,33 @@ def test_demo_is_told_to_stop_while_its_service_starts(
     line.serve(serve)
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
-        done = cangate("demo")
+        done = cangate("demo", "--parts", parts)
     finally:
         signal.signal(signal.SIGHUP, before)
-    assert (done.status, done.stderr, done.stdout.splitlines()[-2:]) == (0, "", ["interrupted", NOTHING])
+    complaint = "" if word is None else f"cangate: {word}\n"
+    assert (done.status, done.stderr, done.stdout.splitlines()[-1]) == (status, complaint, NOTHING)
     assert line.stopped == ["service", "broker"]
+
+
+def test_demo_does_not_heed_the_settings_of_a_plant(
+    cangate: CommandLine, line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its broker, station, journal and model are its own, whatever the environment says of the plant's."""
+    plant = {"MQTT__HOST": "broker.plant", "MQTT__PORT": "abc", "STATION__ID": "line1", "MODEL__NAME": "canister"}
+    for key, value in (plant | {"JOURNAL__URL": "sqlite:////srv/journal.sqlite"}).items():
+        monkeypatch.setenv(f"CANGATE_{key}", value)
+    given: list[Settings] = []
+
+    async def serve(settings: Settings, *_: object, **__: object) -> None:
+        given.append(settings)
+        raise UsageError("enough")
+
+    line.serve(serve)
+    assert cangate("demo").one_line_error() == "cangate: enough"
+    (settings,) = given
+    assert (settings.mqtt.host, settings.mqtt.port, settings.station.id) == (LOOPBACK, 1, demo_line.NAME)
+    assert "/cangate-demo-" in settings.journal.url
+    assert settings.model.name == demo_line.NAME
 
 
 def test_demo_says_why_its_service_does_not_start(cangate: CommandLine, line: Line) -> None:
