@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, PlainSerializer, SecretStr, StringConstraints, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from schemas.base import Value
 from schemas.messages import MAX_DEADLINE_MS, Gate, StationId
@@ -330,7 +330,7 @@ ENVIRONMENT_PREFIX = "CANGATE_"
 class Settings(BaseSettings):
     """All settings. Unknown keys are refused by name.
 
-    Use `Settings.load`; building one directly reads the environment but no file.
+    Use `Settings.load`; building one directly reads neither a file nor the environment.
     """
 
     model_config = SettingsConfigDict(
@@ -358,12 +358,12 @@ class Settings(BaseSettings):
         cls,
         settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic's signature
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic's signature
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic's signature
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic's signature
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Let the environment win over what `load` read from the file."""
-        return env_settings, init_settings
+        """Take what is given, and only that: a line of our own making must not be the plant's."""
+        return (init_settings,)
 
     @classmethod
     def load(cls, path: Path | None = None) -> Self:
@@ -373,9 +373,10 @@ class Settings(BaseSettings):
             OSError: the file cannot be read.
             UnicodeDecodeError, tomllib.TOMLDecodeError: the file is no TOML.
             pydantic.ValidationError: a key is unknown or a value unusable.
+            pydantic_settings.SettingsError: a section in the environment is no JSON.
         """
         in_file = {} if path is None else tomllib.loads(path.read_text(encoding="utf-8"))
-        return cls(**(in_file | cls._strangers()))
+        return cls(**(_merged(in_file, EnvSettingsSource(cls)()) | cls._strangers()))
 
     @classmethod
     def _strangers(cls) -> dict[str, Any]:
@@ -388,6 +389,12 @@ class Settings(BaseSettings):
             and between in name
             and name[len(prefix) :].partition(between)[0].lower() not in cls.model_fields
         }
+
+
+def _merged(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
+    """Return `low` with what `high` says, table by table."""
+    tables = {key for key, value in high.items() if isinstance(value, dict) and isinstance(low.get(key), dict)}
+    return low | {key: _merged(low[key], value) if key in tables else value for key, value in high.items()}
 
 
 def is_loopback(host: str) -> bool:

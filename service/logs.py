@@ -14,6 +14,7 @@ from typing import Any, Final
 import structlog
 
 from schemas.settings import LogSettings
+from service.text import without_controls
 
 _LOGGED_MAX = 500
 """Characters of one text in a log line: an event that is refused may have a name of 64 KiB."""
@@ -139,7 +140,7 @@ def _readable(_: object, __: str, line: MutableMapping[str, Any]) -> MutableMapp
             continue
         if key not in ("exception", "stack"):
             cut = value if len(value) <= _LOGGED_MAX else f"{value[:_LOGGED_MAX]}... ({len(value)} characters)"
-            line[key] = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in cut)
+            line[key] = without_controls(cut)
     return line
 
 

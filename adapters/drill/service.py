@@ -18,6 +18,7 @@ import tomli_w
 
 from adapters.drill.model import DrillModel
 from adapters.simulation.broker import LOOPBACK, free_port
+from schemas.settings import ENVIRONMENT_PREFIX
 from service.errors import CangateError
 
 STATION = "drill"
@@ -105,8 +106,10 @@ class DrilledService:
 
     async def start(self, *, ready: bool = True) -> None:
         """Start, and return when it says that it is ready. Raises ServiceDidNotStart."""
+        # settings in the environment are the plant's
+        own = {name: value for name, value in os.environ.items() if not name.upper().startswith(ENVIRONMENT_PREFIX)}
         with self._log.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(*self.command, str(self._config), stderr=log)
+            self._process = await asyncio.create_subprocess_exec(*self.command, str(self._config), stderr=log, env=own)
         if ready:
             await self.ready()
 

@@ -28,7 +28,7 @@ class RootFolders:
         for given, root in zip(roots, self._roots, strict=True):
             if not root.is_dir():
                 raise UsageError(f"images.roots: {given} is not a directory")
-            if _is_kernel_s(root):
+            if _holds_no_frames(root):
                 raise UsageError(f"images.roots: {given} holds devices and kernel files, not frames")
 
     def read(self, path: Path, *, max_bytes: int) -> bytes:
@@ -39,7 +39,7 @@ class RootFolders:
             raise FrameRefused(f"unusable image path: {one_line(exc)}") from exc
         root = self._root_of(resolved)
         if root is None:
-            self._roots = tuple(root for root in map(real_path, self._given) if not _is_kernel_s(root))
+            self._roots = tuple(root for root in map(real_path, self._given) if not _holds_no_frames(root))
             root = self._root_of(resolved)
         if root is None:
             raise FrameRefused("the image lies outside the allowed roots")
@@ -60,7 +60,7 @@ class RootFolders:
         return next((root for root in self._roots if resolved.is_relative_to(root)), None)
 
 
-def _is_kernel_s(root: Path) -> bool:
+def _holds_no_frames(root: Path) -> bool:
     """Tell whether a folder is, or holds, one whose files are none."""
     inside = any(root.is_relative_to(folder) for folder in _KERNEL) and not root.is_relative_to("/dev/shm")  # noqa: S108 - read, not written
     return inside or any(folder.is_relative_to(root) for folder in _KERNEL)

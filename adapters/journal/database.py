@@ -71,7 +71,7 @@ class Database:
         self._write_connection: Connection | None = None
         self._read_connection: Connection | None = None
         self._reading = threading.RLock()  # held by a read: the file is not set aside beneath it
-        self._generation = 0  # how many files were set aside
+        self._generation = 0  # how many files were set aside, or written again
         self._opened: os.stat_result | None = None  # the file, when it was opened
         self._put_back_at = 0.0  # not sooner, where it could not be
         self._put_back_times = 0

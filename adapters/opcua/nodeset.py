@@ -12,7 +12,6 @@ from typing import Final
 from asyncua import Server
 from asyncua.common.xmlexporter import XmlExporter
 
-from adapters.opcua.long_lived import long_lived
 from adapters.opcua.machine_vision import declarations
 from adapters.opcua.machine_vision.address_space import NodeSpace
 from adapters.opcua.machine_vision.instance import METADATA, VisionSystemNodes
@@ -30,8 +29,7 @@ def render_nodeset(station: str, *, machine_vision: bool) -> str:
 
 async def _render(station: str, *, machine_vision: bool) -> str:
     server = Server()
-    with long_lived():
-        await server.init()
+    await server.init()
     await server.set_application_uri(NAMESPACE_URI)
     now = datetime.now(UTC)
     await TagSpace.create(server, station, now)

@@ -119,13 +119,6 @@ def tell_troubles(troubles: Iterable[str]) -> None:
         console.print(trouble, style="yellow", markup=False, soft_wrap=True)
 
 
-def forget_environment() -> None:
-    """Drop every setting from the environment, for this process and those that it starts: they are the plant's."""
-    for name in list(os.environ):
-        if name.upper().startswith(ENVIRONMENT_PREFIX):
-            del os.environ[name]
-
-
 def tell_active(registry: ModelRegistry, path: Path, *, named: bool) -> None:
     """Say whether the new version in `path` is active, and what makes it so. named: the store was, by an option."""
     name, version = path.parts[-2:]

@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from schemas.messages import Decision, Gate
 from schemas.settings import LogSettings
-from service.cli.common import console, forget_environment, stage_bars
+from service.cli.common import console, stage_bars
 from service.cli.demo_line import DemoLine, DemoPart
 from service.logs import configure_logging
 
@@ -68,7 +68,6 @@ def demo(
     Example: cangate demo --parts 20 --rate 3
     """
     configure_logging(LogSettings(level="info" if verbose else "error"))
-    forget_environment()
     tally, interrupted = Tally(), False
     with tempfile.TemporaryDirectory(prefix="cangate-demo-") as folder:
         with stage_bars() as progress:

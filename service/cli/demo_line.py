@@ -36,11 +36,12 @@ from service.bootstrap import Service, serve
 from service.device import compute_device
 from service.errors import CangateError, UsageError
 from service.files import naming
-from service.model.dataset import FrameFile, list_frames, printable, without_controls
+from service.model.dataset import FrameFile, list_frames, printable
 from service.model.registry import ModelRegistry
 from service.model.training import TrainingOptions, train
 from service.pipeline.types import BgrImage, StageProgress
 from service.side_by_side import in_order
+from service.text import without_controls
 
 NAME = "demo"
 """Of the station and of the model."""

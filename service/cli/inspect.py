@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -29,12 +28,13 @@ from service.cli.tables import result_table
 from service.device import compute_device
 from service.errors import FrameError, UsageError
 from service.evaluation.pictures import comparison_picture, mask_picture
-from service.files import made_folder, naming, whole_file
-from service.model.dataset import Decode, FrameFile, printable, read_frame, without_controls
+from service.files import made_folder, naming, real_path, whole_file
+from service.model.dataset import Decode, FrameFile, printable, read_frame
 from service.model.package import read_package
 from service.model.registry import ModelRegistry
 from service.pipeline.pipeline import Pipeline
 from service.pipeline.types import Inspection
+from service.text import without_controls
 
 COLUMNS = (
     "filename",
@@ -101,7 +101,7 @@ def inspect(
 
     Example: cangate inspect canister line1/*.png --csv results.csv -o pictures
     """
-    if csv_file is not None and json_file is not None and _real(csv_file) == _real(json_file):
+    if csv_file is not None and json_file is not None and real_path(csv_file) == real_path(json_file):
         raise UsageError(f"--csv and --json both name {json_file}: one would take the place of the other")
     stems = _stems(images)
     outputs = [file for file in (csv_file, json_file) if file is not None]
@@ -215,15 +215,10 @@ def _stems(images: Sequence[Path]) -> list[str]:
 
 def _refuse_inputs(images: Sequence[Path], outputs: Sequence[Path]) -> None:
     """Raise UsageError where a result would take the place of a picture that is to be judged."""
-    given = {_real(image) for image in images}
+    given = {real_path(image) for image in images}
     for output in outputs:
-        if _real(output) in given:
+        if real_path(output) in given:
             raise UsageError(f"{output} is to be judged, and a result would take its place")
-
-
-def _real(path: Path) -> str:
-    """Return where a path leads; Path.resolve raises RuntimeError for links in a circle."""
-    return os.path.realpath(path)
 
 
 def _picture_names(stem: str) -> list[str]:

@@ -15,7 +15,7 @@ from adapters.drill.line import drill_line
 from adapters.drill.model import drill_model
 from adapters.drill.scenarios import SCENARIOS, Outcome, play
 from schemas.settings import LogSettings
-from service.cli.common import console, errors, forget_environment
+from service.cli.common import console, errors
 from service.logs import configure_logging
 
 
@@ -34,7 +34,6 @@ def selftest(
     Example: cangate selftest --only broker --only journal
     """
     configure_logging(LogSettings(level="error"))
-    forget_environment()
     wanted = tuple(only or [""])
     if not any(word in scenario.name for scenario in SCENARIOS for word in wanted):
         names = ", ".join(scenario.name for scenario in SCENARIOS)

@@ -82,11 +82,6 @@ def printable(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def without_controls(text: str) -> str:
-    """Return `text` with what a terminal would obey, or would break a line at, spelled out."""
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
-
-
 def natural_key(name: str) -> tuple[tuple[tuple[int, str], ...], str]:
     """Return a sort key that counts: part2 before part10; ties (part2, part02) in the order of their characters."""
     pieces = re.findall(r"[0-9]+|[^0-9]+", name)

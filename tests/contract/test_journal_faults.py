@@ -7,181 +7,26 @@ import json
 import resource
 import signal
 import sqlite3
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
-import sqlalchemy as sa
 from structlog.testing import capture_logs
 
-from adapters.journal import SqlJournal
-from adapters.journal.schema import VERSION, metadata
-from adapters.journal.sequence import SequenceMark
-from schemas.messages import Decision
 from schemas.settings import JournalSettings
-from service.errors import JournalError, UsageError
-from service.ports import Answer, Arrival, VerdictQuery
+from service.errors import JournalError
+from service.ports import VerdictQuery
+from tests.support.journals import answered, fill, opened, opened_in, run_beside
 from tests.support.line import CLOCK, arrival
-from tests.support.verdicts import failed_answer
 from tests.support.waiting import eventually
-
-
-@asynccontextmanager
-async def opened(path: Path, *, station: str = "line1") -> AsyncIterator[SqlJournal]:
-    async with SqlJournal(JournalSettings(url=f"sqlite:///{path}"), station=station, clock=CLOCK) as journal:
-        yield journal
-
-
-@asynccontextmanager
-async def opened_in(settings: JournalSettings) -> AsyncIterator[SqlJournal]:
-    async with SqlJournal(settings, station="line1", clock=CLOCK) as journal:
-        yield journal
-
-
-def run_beside(settings: JournalSettings, statements: str) -> None:
-    """Run statements in the database of a journal, past the journal."""
-    with sa.create_engine(settings.url, poolclass=sa.NullPool).begin() as connection:
-        for statement in statements.split(";"):
-            connection.exec_driver_sql(statement)
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     (tmp_path / "journal").mkdir()
     return tmp_path / "journal" / "journal.sqlite"
-
-
-def answered(event_id: str, seq: int) -> tuple[Answer, Arrival]:
-    event = arrival(event_id)
-    return failed_answer(event, seq), event
-
-
-async def fill(journal: SqlJournal, count: int, *, first: int = 1) -> None:
-    for seq in range(first, first + count):
-        await journal.store([answered(f"e{seq}", seq)])
-
-
-VERSION_1 = """
-CREATE TABLE events (station VARCHAR NOT NULL, event_id VARCHAR NOT NULL, part_id VARCHAR, source VARCHAR NOT NULL,
-    event BLOB NOT NULL, image BLOB, received_at DATETIME NOT NULL, deadline_at DATETIME NOT NULL, seq BIGINT,
-    decision VARCHAR, verdict BLOB, late_verdict BLOB, PRIMARY KEY (station, event_id));
-CREATE UNIQUE INDEX events_by_seq ON events (station, seq);
-CREATE INDEX events_by_part ON events (station, part_id);
-CREATE TABLE sinks (station VARCHAR NOT NULL, sink VARCHAR NOT NULL, confirmed_seq BIGINT NOT NULL,
-    PRIMARY KEY (station, sink));
-INSERT INTO events VALUES ('line1', 'old', 'P', 'mqtt', CAST('{"event_id":"old"}' AS BLOB), NULL,
-    '2026-01-31 08:00:00.000000', '2026-01-31 08:00:01.000000', 7, 'ERROR', CAST('{}' AS BLOB), NULL);
-INSERT INTO events VALUES ('line1', 'open', 'P', 'mqtt', CAST('{"event_id":"open"}' AS BLOB), NULL,
-    '2026-01-31 08:00:02.000000', '2026-01-31 08:00:03.000000', NULL, NULL, NULL, NULL)
-"""
-
-
-def version_1(settings: JournalSettings) -> str:
-    return in_dialect(settings, VERSION_1)
-
-
-def in_dialect(settings: JournalSettings, statements: str) -> str:
-    if settings.url.startswith("sqlite"):
-        return statements
-    return (
-        statements.replace("BLOB", "BYTEA")
-        .replace("DATETIME", "TIMESTAMP WITH TIME ZONE")
-        .replace(".000000", ".000000+00")
-    )
-
-
-async def test_journal_of_the_first_version_is_brought_up_to_date(database: JournalSettings, tmp_path: Path) -> None:
-    """What an older version wrote is kept, and the tables are those of a new journal."""
-    (tmp_path / "sub").mkdir(exist_ok=True)
-    run_beside(database, version_1(database))
-    async with opened_in(database) as journal:
-        assert await journal.last_seq() == 7
-        assert await journal.find("old") == b"{}"
-        (entry,) = await journal.unanswered()
-        assert (entry.event.event_id, entry.deadline_monotonic, entry.correlation_data) == ("open", None, None)
-        assert entry.received_at == datetime(2026, 1, 31, 8, 0, 2, tzinfo=UTC)
-        await fill(journal, 1, first=8)
-    engine = sa.create_engine(database.url, poolclass=sa.NullPool)
-    inspected = sa.inspect(engine)
-    for table in metadata.sorted_tables:
-        columns = {column["name"] for column in inspected.get_columns(table.name)}
-        assert columns == {column.name for column in table.columns}
-        indexes = {index["name"]: index["column_names"] for index in inspected.get_indexes(table.name)}
-        assert indexes == {index.name: list(index.columns.keys()) for index in table.indexes}
-
-
-VERSION_2 = f"""{VERSION_1};
-ALTER TABLE events ADD COLUMN deadline_monotonic DOUBLE PRECISION;
-ALTER TABLE events ADD COLUMN epoch VARCHAR;
-CREATE INDEX events_by_age ON events (station, received_at);
-CREATE TABLE schema_version (version INTEGER NOT NULL PRIMARY KEY);
-INSERT INTO schema_version VALUES (2)
-"""
-
-
-async def test_journal_of_the_second_version_learns_correlation_data(database: JournalSettings, tmp_path: Path) -> None:
-    """What it knew is kept, and what comes from then on has its correlation data, in a column of the right kind."""
-    (tmp_path / "sub").mkdir(exist_ok=True)
-    run_beside(database, in_dialect(database, VERSION_2))
-    event = replace(arrival("new"), correlation_data=b"\x00\xff")
-    async with opened_in(database) as journal:
-        await journal.accept(event, event.received_at)
-    async with opened_in(database) as journal:
-        entries = {entry.event.event_id: entry.correlation_data for entry in await journal.unanswered()}
-        assert entries == {"open": None, "new": b"\x00\xff"}
-    with sa.create_engine(database.url, poolclass=sa.NullPool).connect() as connection:
-        assert connection.execute(sa.text("SELECT version FROM schema_version")).scalars().all() == [VERSION]
-        column = next(c for c in sa.inspect(connection).get_columns("events") if c["name"] == "correlation_data")
-        assert isinstance(column["type"], sa.LargeBinary)
-
-
-@pytest.mark.parametrize(
-    ("query", "index"),
-    [
-        (VerdictQuery(), "events_by_seq"),
-        (VerdictQuery(decision=Decision.DAMAGED), "events_by_decision"),
-        (VerdictQuery(decision=Decision.DAMAGED, before=150), "events_by_decision"),
-        (VerdictQuery(part_id="P-e7"), "events_by_part"),
-        (VerdictQuery(part_id="P-e7", decision=Decision.ERROR, before=150), "events_by_part"),
-    ],
-)
-async def test_page_of_verdicts_is_found_by_an_index(
-    database: JournalSettings, query: VerdictQuery, index: str
-) -> None:
-    """What is rare, or not there at all, must not cost a look at ninety days of parts."""
-    said: list[tuple[str, Any]] = []
-    async with opened_in(database) as journal:
-        await journal.store([answered(f"e{seq}", seq) for seq in range(1, 201)])
-        engine = journal._database._engine
-        is_sqlite = engine.dialect.name == "sqlite"
-        if not is_sqlite:
-            run_beside(database, "ANALYZE events")
-            await journal._database.read(lambda connection: connection.exec_driver_sql("SET enable_seqscan = off"))
-
-        @sa.event.listens_for(engine, "before_cursor_execute")
-        def _note(_: object, __: object, statement: str, values: Any, ___: object, ____: object) -> None:
-            said.append((statement, values))
-
-        await journal.page(query)
-        statement, values = next(each for each in said if each[0].startswith("SELECT"))
-        explain = f"EXPLAIN {'QUERY PLAN' if is_sqlite else ''} {statement}"
-        plan = await journal._database.read(lambda connection: connection.exec_driver_sql(explain, values).all())
-    assert index in str(plan)
-
-
-async def test_journal_of_a_newer_version_is_refused(database: JournalSettings) -> None:
-    """What a newer version wrote is not touched, and the way out is one line."""
-    async with opened_in(database) as journal:
-        await fill(journal, 1)
-    run_beside(database, "UPDATE schema_version SET version = 99")
-    with pytest.raises(UsageError, match=f"newer version .schema 99, this one knows {VERSION}"):
-        async with opened_in(database):
-            pass
 
 
 def overwrite(path: Path, length: int) -> None:
@@ -423,45 +268,6 @@ async def test_record_that_is_no_moment_fails_by_name(path: Path) -> None:
         with pytest.raises(JournalError):
             await journal.answered(after=0, limit=10)
         assert (await journal.answered(after=1, limit=10))[1] is None
-
-
-@pytest.mark.parametrize("text", ["", "x", "1", "12 -5 7", "\xff", "9" * 400])
-def test_sequence_mark_that_is_damaged_says_nothing(tmp_path: Path, text: str) -> None:
-    """A mark that cannot be read is no reason not to start."""
-    path = tmp_path / "mark"
-    path.write_text(text, encoding="latin-1")
-    mark = SequenceMark(path)
-    mark.read()
-    assert (mark.ceiling, mark.unstored) == (0, 0)
-
-
-def test_sequence_mark_is_above_every_number(tmp_path: Path) -> None:
-    """Whatever was numbered, the mark on disk says at least that."""
-    mark = SequenceMark(tmp_path / "mark")
-    for seq in (1, 2, 905, 1500, 12):
-        mark.stored(seq)
-        again = SequenceMark(tmp_path / "mark")
-        again.read()
-        assert again.ceiling >= seq
-
-
-@pytest.mark.parametrize("note", [SequenceMark.stored, SequenceMark.not_stored])
-def test_sequence_mark_that_could_not_be_written_is_written_later(
-    tmp_path: Path, note: Callable[[SequenceMark, int], None]
-) -> None:
-    """The disk was full when the numbers were used; once there is room, the next number takes them along."""
-    path = tmp_path / "later" / "mark"
-    mark = SequenceMark(path)
-    with capture_logs() as lines:
-        for seq in (1, 2, 3):
-            note(mark, seq)
-    assert [line["event"] for line in lines] == ["sequence_mark_failed"]
-    path.parent.mkdir()
-    mark.stored(1)
-    again = SequenceMark(path)
-    again.read()
-    assert again.ceiling >= 3
-    assert again.unstored == mark.unstored
 
 
 async def test_what_was_committed_is_written_back_beside_the_line(

@@ -15,7 +15,7 @@ from adapters.journal import SqlJournal
 from adapters.journal import postgresql as bounds
 from schemas.settings import JournalSettings
 from service.errors import JournalError, UsageError
-from tests.contract.test_journal_faults import fill, opened_in, run_beside, version_1
+from tests.support.journals import fill, opened_in, run_beside, version_1
 from tests.support.line import CLOCK, arrival
 from tests.support.postgresql import PostgresqlServer
 from tests.support.waiting import eventually

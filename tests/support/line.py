@@ -80,6 +80,7 @@ class ScriptedPipeline:
         self.threshold = threshold
         self.error = error
         self.judged = 0
+        self.done = threading.Event()
         self.waiting = False
         self._free = threading.Event()
         self._free.set()
@@ -105,6 +106,7 @@ class ScriptedPipeline:
         if self.error is not None:
             raise self.error
         self.judged += len(prepared)
+        self.done.set()
         damaged = self.score >= self.threshold
         return [
             Inspection(

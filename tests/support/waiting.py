@@ -37,20 +37,20 @@ class Standstill:
         self.longest_s = 0.0
 
     async def __aenter__(self) -> Self:
-        self._ticking = asyncio.create_task(self._tick())
+        self._set()
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._ticking.cancel()
-        await asyncio.wait([self._ticking])
+        self._timer.cancel()
 
-    async def _tick(self) -> None:
-        while True:
-            began = time.monotonic()
-            await asyncio.sleep(self._TICK_S)
-            self.longest_s = max(self.longest_s, time.monotonic() - began - self._TICK_S)
+    def _set(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._TICK_S, self._ring)
+
+    def _ring(self) -> None:
+        self.longest_s = max(self.longest_s, time.monotonic() - self._timer.when())
+        self._set()
 
 
 async def _holds(condition: Callable[[], bool | Awaitable[bool]]) -> bool:
