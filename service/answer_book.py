@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
+from functools import partial
 
 from service.ports import Answer
 
@@ -26,8 +27,13 @@ class Earlier(Enum):
 
 @dataclass(slots=True, eq=False)
 class Page:
-    """An event in work, or its answer. stored: whether the journal has it; False where it never will."""
+    """An event in work, or its answer.
 
+    on_settled: called once it is known whether the journal has the answer. stored: whether it has; False where it never
+    will.
+    """
+
+    on_settled: Callable[[], None]
     answer: asyncio.Future[Answer] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     stored: asyncio.Future[bool] | None = None
 
@@ -35,17 +41,23 @@ class Page:
         """Note the answer, without what the first asker sent along: whoever asks again has words of his own."""
         self.answer.set_result(replace(answer, asker=replace(answer.asker, correlation_data=None)))
         self.stored = stored
+        if stored.done():
+            self.on_settled()
+        else:
+            stored.add_done_callback(lambda _: self.on_settled())
 
 
 class AnswerBook:
     """The answers of this run by event id, the last ones in full.
 
     An answer stays until the journal has it, however long that takes: what only memory knows must not be forgotten,
-    since the event would be decided anew, and differently. The dispatcher bounds how many can wait to be stored.
+    since the event would be decided anew, and differently. The dispatcher bounds how many can wait to be stored; those
+    that wait keep none behind them.
     """
 
     def __init__(self) -> None:
-        self._pages: OrderedDict[str, Page] = OrderedDict()
+        self._pages: dict[str, Page] = {}
+        self._settled: deque[str] = deque()
         self._characters = 0
         self._earlier: dict[int, Earlier] = {}  # the oldest first
 
@@ -64,13 +76,12 @@ class AnswerBook:
 
     def begin(self, event_id: str) -> Page:
         """Open a page for a new event."""
-        page = self._pages[event_id] = Page()
+        page = self._pages[event_id] = Page(partial(self._settled.append, event_id))
         self._characters += len(event_id)
-        while len(self._pages) > _REMEMBERED or self._characters > _REMEMBERED_CHARACTERS:
-            oldest, stored = next((known, page.stored) for known, page in self._pages.items())
-            if stored is None or not stored.done():
-                break
-            del self._pages[oldest]
+        while self._settled and (len(self._pages) > _REMEMBERED or self._characters > _REMEMBERED_CHARACTERS):
+            oldest = self._settled.popleft()
+            stored = self._pages.pop(oldest).stored
+            assert stored is not None, "it settled"
             self._characters -= len(oldest)
             self._earlier[hash(oldest)] = Earlier.JOURNALED if stored.result() else Earlier.LOST
             self._forget_oldest()

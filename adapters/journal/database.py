@@ -33,8 +33,7 @@ _BATCH = 256
 _WAITING = 10_000
 _CHECKPOINT_S = 5.0
 _PUT_BACK_S = 30.0
-_PUT_BACK_MOST = 3
-"""Two processes with one file would put theirs back in place of each other's for ever."""
+"""Not sooner after the last time: two processes with one file would do nothing but put theirs in the other's place."""
 
 _CORRUPT = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _NO_ROOM = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
@@ -73,8 +72,8 @@ class Database:
         self._reading = threading.RLock()  # held by a read: the file is not set aside beneath it
         self._generation = 0  # how many files were set aside, or written again
         self._opened: os.stat_result | None = None  # the file, when it was opened
-        self._put_back_at = 0.0  # not sooner, where it could not be
-        self._put_back_times = 0
+        self._put_back_at = 0.0  # not sooner
+        self._not_put_back: str | None = None  # why not, at the last try
         self._waiting: list[tuple[Work[Any], asyncio.Future[Any]]] = []
         self._flush: asyncio.Task[None] | None = None
         self._checkpoints: asyncio.Task[None] | None = None
@@ -111,6 +110,8 @@ class Database:
             self._checkpoints.cancel()
         if self._flush is not None:
             await asyncio.wait({self._flush})
+        self._put_back_at = 0.0  # now or never
+        await self._writer.submit(self._put_back)
         await self._reader.submit(self._close_read_connection)
         await self._writer.submit(self._disconnect)
         self._writer.close()
@@ -271,9 +272,11 @@ class Database:
         path, connection = self.path, self._write_connection
         if path is None or connection is None or self._is_in_place(path):
             return
-        if self._put_back_times == _PUT_BACK_MOST or time.monotonic() < self._put_back_at:
-            return
         was, draft = f"{path.name} was removed or replaced while it was open", path.with_name(f"{path.name}.again")
+        if time.monotonic() < self._put_back_at:
+            self.fault = self._not_put_back or f"{was}; it will be written again"
+            return
+        self._put_back_at = time.monotonic() + _PUT_BACK_S
         with self._reading:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -286,13 +289,11 @@ class Database:
                     was = f"{was}; what took its place is {_moved_away(path, 'replaced')}"
                 draft.rename(path)
             except (sqlite3.Error, SQLAlchemyError, OSError) as exc:
-                self._put_back_at = time.monotonic() + _PUT_BACK_S
-                self.fault = f"{was}, and cannot be written again: {one_line(exc)}"
+                self.fault = self._not_put_back = f"{was}, and cannot be written again: {one_line(exc)}"
                 log.error("journal_not_put_back", fault=self.fault)
                 return
             self._generation += 1
-            self._put_back_times += 1
-            self.fault = f"{was}; it was written again"
+            self.fault, self._not_put_back = f"{was}; it was written again", None
             log.error("journal_put_back", fault=self.fault)
 
     def _is_in_place(self, path: Path) -> bool:

@@ -145,6 +145,19 @@ async def test_journal_that_is_removed_while_it_is_open_is_written_again(path: P
         assert await journal.last_seq() > 4, "the mark of the numbers was written again, too"
 
 
+async def test_journal_that_is_removed_again_and_again_is_written_again_at_its_end(path: Path) -> None:
+    """Not each time: two services with one file would do nothing else. It is told, and nothing is lost."""
+    async with opened(path) as journal:
+        for seq in range(1, 6):
+            path.unlink(missing_ok=True)  # noqa: ASYNC240 - nothing else runs
+            await fill(journal, 1, first=seq)
+        assert journal.fault is not None
+        assert journal.fault.endswith("; it will be written again")
+        assert not path.exists()  # noqa: ASYNC240 - nothing else runs
+    async with opened(path) as journal:
+        assert await journal.answered_ids(10) == ["e5", "e4", "e3", "e2", "e1"]
+
+
 async def test_journal_that_cannot_be_written_again_goes_on_and_says_so(path: Path) -> None:
     """It is tried again after a while."""
     async with opened(path) as journal:

@@ -40,8 +40,20 @@ async def test_an_answer_is_kept_until_the_journal_has_it() -> None:
         book.begin(f"e{number}").write(any_answer(), stored(is_so=True))
     assert book.find("first") is not None
     waiting.set_result(True)
-    book.begin("next")
+    await asyncio.sleep(0)
+    for number in range(3):
+        book.begin(f"later{number}").write(any_answer(), stored(is_so=True))
     assert (book.find("first"), book.earlier("first")) == (None, Earlier.JOURNALED)
+
+
+async def test_one_that_waits_keeps_none_behind_it() -> None:
+    """While the disk is full the first verdicts wait for days, and memory must last as long."""
+    book = AnswerBook()
+    book.begin("waits").write(any_answer(), stored())
+    for number in range(1_000):
+        book.begin(f"e{number}").write(any_answer(), stored(is_so=False))
+    assert [number for number in range(1_000) if book.find(f"e{number}")] == [998, 999]
+    assert book.find("waits") is not None
 
 
 async def test_an_event_in_work_is_kept() -> None:
