@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +21,7 @@ from adapters.mqtt import MqttAdapter
 from adapters.opcua.client import OpcUaClientAdapter
 from adapters.opcua.client.nodes import SINKS, read_mapping
 from adapters.opcua.client.sessions import PlcSessions
-from adapters.opcua.security import PLAIN
+from adapters.opcua.policies import PLAIN
 from adapters.opcua.server import OpcUaServerAdapter
 from adapters.pictures import PictureStore
 from adapters.recordings.recorder import SessionRecorder
@@ -89,7 +90,7 @@ def build(
     frames = AllowListedFrames(settings.images)
     compute = Compute.of(settings.compute, settings.intake, frames, device, clock)
     recovery = Recovery(compute, models, clock=clock)
-    compute.on_trouble = recovery.report
+    compute.on_trouble = models.on_trouble = recovery.report
     margin = Margin(settings.deadline.margin_ms, clock=clock)
     health = JournalHealth()
     pictures = PictureStore(settings.images.store, keep=settings.images.keep, metrics=metrics)
@@ -194,8 +195,16 @@ def _transports(
     station = settings.station.id
     found: list[MqttAdapter | OpcUaServerAdapter | OpcUaClientAdapter] = []
     if settings.mqtt.enabled:
-        max_bytes = settings.images.max_bytes
-        found.append(MqttAdapter(settings.mqtt, station=station, clock=clock, max_raw_bytes=max_bytes, metrics=metrics))
+        found.append(
+            MqttAdapter(
+                settings.mqtt,
+                station=station,
+                clock=clock,
+                max_raw_bytes=settings.images.max_bytes,
+                metrics=metrics,
+                worker=hashlib.sha256(_sqlite_file(settings.journal.url).encode()).hexdigest()[:8],
+            )
+        )
     if settings.opcua.server.enabled:
         found.append(
             OpcUaServerAdapter(settings.opcua.server, station=station, clock=clock, models=models, journal=journal)

@@ -12,6 +12,7 @@ from service.compute import Compute
 from service.errors import PackageError
 from service.model.active import ActiveModel
 from service.ports import Clock
+from service.text import brief
 from service.threads import ThreadStuck
 
 log = structlog.get_logger(__name__)
@@ -84,7 +85,7 @@ class Recovery:
         except ThreadStuck as exc:
             return str(exc)
         except Exception as exc:  # noqa: BLE001 - whatever a driver raises: this is where it is dealt with
-            return f"{type(exc).__name__}: {' '.join(str(exc).split())}"[:200]
+            return brief(exc)
         return None
 
     async def _renewed(self) -> str | None:
@@ -95,5 +96,5 @@ class Recovery:
         except PackageError as exc:
             return str(exc)
         except Exception as exc:  # noqa: BLE001 - as above
-            return f"{type(exc).__name__}: {' '.join(str(exc).split())}"[:200]
+            return brief(exc)
         return await self._proof()

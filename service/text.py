@@ -6,3 +6,8 @@ from __future__ import annotations
 def without_controls(text: str) -> str:
     """Return `text` with what a terminal would obey, or would break a line at, spelled out."""
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
+def brief(exc: BaseException) -> str:
+    """Return the type of `exc` and what it says, in one line of 200 characters at most."""
+    return f"{type(exc).__name__}: {' '.join(str(exc).split())}"[:200]

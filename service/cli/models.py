@@ -25,7 +25,6 @@ from service.cli.extend import extend
 from service.cli.tables import result_table
 from service.device import compute_device
 from service.errors import PackageRefused, UsageError
-from service.files import locked
 from service.model.archive import export_package, import_package
 from service.model.package import read_package, write_package
 from service.model.pickles import imported_manifest, read_pickled_bank
@@ -192,10 +191,7 @@ def import_pickle(
         write_package(directory, manifest, bank.vectors, {})
         path = registry.publish(directory, manifest)
     package = read_package(path)
-    with locked(path.parent):  # of two first imports one finds the other's version active
-        first = registry.active(name) is None
-        if first:
-            registry.activate(name, path.name, device=device)
+    is_first = registry.activate_first(name, path.name, device=device)
     console.print(f"model {name}@{path.name} in {path}, id {package.id}", soft_wrap=True)
     longest = float(np.linalg.norm(bank.vectors, axis=1).max())
     if abs(longest - 1) > UNIT_TOLERANCE:
@@ -204,7 +200,7 @@ def import_pickle(
             "it was made by another embedder[/]",
             soft_wrap=True,
         )
-    if first:
+    if is_first:
         console.print(f"{name}@{path.name} is active, though unproven: it has no golden frames")
     console.print(f"next: cangate calibrate {name}@{path.name} --ok FOLDER", soft_wrap=True)
 

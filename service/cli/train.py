@@ -23,7 +23,6 @@ from service.cli.common import (
 )
 from service.cli.frame_folders import listed_frames, tell_ignored
 from service.device import compute_device
-from service.files import locked
 from service.model.calibration import LimitMethod
 from service.model.dataset import FrameSet
 from service.model.manifest import ModelManifest
@@ -100,9 +99,7 @@ def train(
         path = registry.publish(directory, trained.manifest)
     package = read_package(path)
     try:  # before anything is printed: that may fail
-        with locked(path.parent):  # of two first trainings one finds the other's version active
-            if activate or registry.active(name) is None:
-                registry.activate(name, path.name, device=device)
+        (registry.activate if activate else registry.activate_first)(name, path.name, device=device)
     finally:
         _report(package.manifest, found)
         console.print(f"model {name}@{path.name} in {path}, id {package.id}", soft_wrap=True)

@@ -15,6 +15,7 @@ from service.errors import PackageError
 from service.model.package import ModelPackage, read_package
 from service.model.registry import ModelRegistry
 from service.ports import StoredModel
+from service.text import brief
 
 log = structlog.get_logger(__name__)
 
@@ -23,6 +24,7 @@ class ActiveModel:
     """Holds the loaded model; loading runs beside the line and the exchange is one assignment.
 
     on_unloaded: called when there is none any more, so that the station can say so at once.
+    on_trouble: called with what kept a model from being loaded where that was not the model.
     """
 
     def __init__(self, settings: ModelSettings, *, device: torch.device) -> None:
@@ -34,7 +36,11 @@ class ActiveModel:
         self._activated: str | None = None
         """Version that was last made the active one here, though it may not have loaded then."""
 
+        self._missed = False
+        """Whether the configured model is still to be loaded, once what kept it from that is over."""
+
         self.on_unloaded: Callable[[], None] = lambda: None
+        self.on_trouble: Callable[[str], None] = lambda _: None
         self.current: LoadedModel | None = None
         self.fault: str | None = (
             f"model {settings.name} is being loaded"
@@ -53,6 +59,10 @@ class ActiveModel:
             except PackageError as exc:
                 self.fault = str(exc)
                 log.error("model_unavailable", model=name, error=self.fault)
+            except Exception as exc:  # whatever a driver or a disk raises: the line is answered all the same
+                self.fault, self._missed = brief(exc), True
+                log.exception("model_not_loaded", model=name)
+                self.on_trouble(self.fault)
 
     async def activate(self, name: str, version: str) -> LoadedModel:
         """Activate a version in the store and judge with it from now on. Raises PackageError; the old one stays."""
@@ -62,21 +72,25 @@ class ActiveModel:
     async def reload(self) -> None:
         """Read and build the model that judges once more, after its device was lost or ran out of memory.
 
-        Raises whatever the device raises, and PackageError; the old one stays.
+        Or the one that could not be loaded. Raises whatever the device raises, and PackageError; the old one stays.
         """
         async with self._exchange:
             package = self._package
-            if package is not None:
-                release_memory()
+            release_memory()
+            if self._missed:
+                await self._take(self._settings.reference)
+            elif package is not None:
                 pipeline = await asyncio.to_thread(package.build_pipeline, self._device)
                 self.current = LoadedModel(pipeline, package.ref)
 
     def prove(self) -> None:
         """Judge the golden frames, on the thread that may use the model.
 
-        Raises PackageRefused, and whatever the device raises.
+        Raises PackageError, also while the configured model is still to be loaded, and whatever the device raises.
         """
         package, current = self._package, self.current
+        if self._missed:
+            raise PackageError(f"model {self._settings.name} is not loaded")
         if package is not None and current is not None:
             package.check_golden(current.pipeline)
 
@@ -106,7 +120,7 @@ class ActiveModel:
     async def unload(self) -> None:
         """Judge no more until a model is activated; the version that is active in the store stays so."""
         async with self._exchange:
-            self.current, self.fault = None, "the model was unloaded"
+            self.current, self.fault, self._missed = None, "the model was unloaded", False
             log.info("model_unloaded")
             self.on_unloaded()
 
@@ -141,7 +155,7 @@ class ActiveModel:
 
     async def _take(self, reference: str) -> LoadedModel:
         package, loaded = await asyncio.to_thread(self._read, reference)
-        self._package, self.current, self.fault = package, loaded, None
+        self._package, self.current, self.fault, self._missed = package, loaded, None, False
         log.info("model_loaded", model=loaded.ref.name, version=loaded.ref.version, sha256=loaded.ref.sha256)
         return loaded
 

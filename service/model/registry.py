@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import re
+import secrets
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from schemas.base import Value
 from schemas.messages import ModelRef, Sha256
 from service.errors import PackageNotFound, PackageRefused, UsageError
-from service.files import draft_folder
+from service.files import draft_folder, locked
 from service.model.manifest import ModelManifest, ModelName, ModelVersion
 from service.model.package import ModelPackage, package_id, read_package, seal, write_package
 
@@ -41,7 +42,7 @@ class ActivePointer(Value):
 
 
 class ModelRegistry:
-    """Finds, publishes and activates packages. Every change is one atomic rename."""
+    """Finds, publishes and activates packages. Every change is one atomic rename; of several writers one waits."""
 
     def __init__(self, store: Path) -> None:
         self.store = store
@@ -100,19 +101,25 @@ class ModelRegistry:
         instead_of: the version of `name` that judged until now, which need not be the active one: rollback goes to it.
         """
         package = self._proven(name, version, device)
-        pointer = self._pointer(name)
-        previous = [] if pointer is None else list(pointer.previous)
-        until_now = [] if pointer is None else [pointer.active]
-        if instead_of is not None:
-            until_now.append(Activation(version=instead_of.version, sha256=instead_of.sha256))
-        for activation in until_now:
-            if activation.version != version and activation not in previous[-1:]:
-                previous.append(activation)
-        active = Activation(version=version, sha256=package.id)
-        self._point(name, ActivePointer(active=active, previous=tuple(previous)))
+        with locked(self.store / name):
+            self._activate(package, instead_of)
+
+    def activate_first(self, name: str, version: str, *, device: torch.device = CPU) -> bool:
+        """Do as `activate` where no version is active, and tell whether that was so. Raises PackageError."""
+        if self.active(name) is not None:
+            return False
+        package = self._proven(name, version, device)
+        with locked(self.store / name):
+            is_first = self.active(name) is None
+            if is_first:
+                self._activate(package, None)
+        return is_first
 
     def rollback(self, name: str, *, device: torch.device = CPU) -> str:
-        """Activate the version that was active before, under the same condition; return it. Raises PackageError."""
+        """Activate the version that was active before, under the same condition; return it.
+
+        Raises PackageError, also where another version was activated meanwhile: what came before that is another one.
+        """
         pointer = self._pointer(name)
         if pointer is None or not pointer.previous:
             raise PackageRefused(f"model {name}: there is no earlier activation to roll back to")
@@ -120,7 +127,10 @@ class ModelRegistry:
         package = self._proven(name, target.version, device)
         if package.id != target.sha256:
             raise PackageRefused(f"model {name}@{target.version} is not the package that was activated")
-        self._point(name, ActivePointer(active=target, previous=tuple(earlier)))
+        with locked(self.store / name):
+            if self._pointer(name) != pointer:
+                raise PackageRefused(f"model {name}: another version was activated meanwhile")
+            self._point(name, ActivePointer(active=target, previous=tuple(earlier)))
         return target.version
 
     def publish(self, directory: Path, manifest: ModelManifest) -> Path:
@@ -176,6 +186,19 @@ class ModelRegistry:
             write_package(directory, manifest, package.vectors, golden, package.backbone)
             return self.publish(directory, manifest).name
 
+    def _activate(self, package: ModelPackage, instead_of: ModelRef | None) -> None:
+        name, version = package.ref.name, package.ref.version
+        pointer = self._pointer(name)
+        previous = [] if pointer is None else list(pointer.previous)
+        until_now = [] if pointer is None else [pointer.active]
+        if instead_of is not None:
+            until_now.append(Activation(version=instead_of.version, sha256=instead_of.sha256))
+        for activation in until_now:
+            if activation.version != version and activation not in previous[-1:]:
+                previous.append(activation)
+        active = Activation(version=version, sha256=package.id)
+        self._point(name, ActivePointer(active=active, previous=tuple(previous)))
+
     def _proven(self, name: str, version: str, device: torch.device) -> ModelPackage:
         package = self.read(name, version)
         package.check_golden(package.build_pipeline(device))
@@ -206,7 +229,7 @@ class ModelRegistry:
 
     def _point(self, name: str, pointer: ActivePointer) -> None:
         folder = self.store / name
-        draft = folder / f".{POINTER}.{os.getpid()}"
+        draft = folder / f".{POINTER}.{secrets.token_hex(4)}"
         try:
             with draft.open("w", encoding="utf-8") as file:
                 file.write(pointer.model_dump_json(indent=2) + "\n")

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from service.cli import train
 from service.errors import CangateError
-from service.files import locked
 from service.model.package import read_package
 from service.model.registry import ModelRegistry
 from tests.support.cli import CommandLine
@@ -82,25 +79,6 @@ def test_train_activates_whatever_version_where_none_is_active(
     assert outcome.status == 0
     assert "bars@2 is active" in outcome.stdout
     assert ModelRegistry(config.parent / "models").active("bars") == "2"
-
-
-def test_train_waits_for_who_activates_a_first_version(
-    cangate: CommandLine, config: Path, frames: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of two that train the same name at the same time the second replaces nothing unasked: it waited at the lock."""
-    registry = ModelRegistry(config.parent / "models")
-
-    @contextmanager
-    def after_another(folder: Path) -> Iterator[None]:
-        registry.activate("bars", "1")
-        with locked(folder):
-            yield
-
-    assert cangate("train", frames, "--name", "bars", "-c", config).status == 0
-    (registry.store / "bars" / "active.json").unlink()
-    monkeypatch.setattr(train, "locked", after_another)
-    outcome = cangate("train", frames, "--name", "bars", "-c", config)
-    assert "active is still bars@1" in outcome.stdout
 
 
 def test_train_options_come_before_the_recipe(cangate: CommandLine, config: Path, frames: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from schemas.settings import ModelSettings
 from service.errors import PackageError, PackageRefused
 from service.model.active import ActiveModel
-from service.model.package import read_package, seal
+from service.model.package import ModelPackage, read_package, seal
 from service.model.registry import ModelRegistry
 from service.model.training import TrainedModel
 from tests.support.parts import publish, train_parts, write_parts
@@ -104,3 +104,28 @@ async def test_threshold_is_not_set_on_a_package_that_was_exchanged(registry: Mo
     assert registry.versions("bars") == ["1", "2"]
     assert models.current is not None
     assert models.current.ref.version == "1"
+
+
+async def test_model_that_a_device_kept_from_being_loaded_is_tried_again(
+    registry: ModelRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No memory, a lost device, a store that cannot be read: the line is answered, and somebody else tries on."""
+    models, troubles = ActiveModel(ModelSettings(name="bars", store=registry.store), device=CPU), list[str]()
+    models.on_trouble = troubles.append
+    with monkeypatch.context() as patched:
+        patched.setattr(ModelPackage, "build_pipeline", _no_memory)
+        await models.load()
+        assert (models.current, models.fault) == (None, "OutOfMemoryError: no memory")
+        assert troubles == [models.fault]
+        with pytest.raises(PackageError, match="not loaded"):
+            models.prove()
+        with pytest.raises(torch.OutOfMemoryError):
+            await models.reload()
+    await models.reload()
+    assert models.current is not None
+    assert models.fault is None
+    models.prove()
+
+
+def _no_memory(*_: object) -> None:
+    raise torch.OutOfMemoryError("no memory")

@@ -7,6 +7,7 @@ import resource
 import shutil
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from service.errors import PackageNotFound, PackageRefused, UsageError
+from service.files import locked
 from service.model.package import read_package, seal
 from service.model.registry import ModelRegistry
 from service.model.training import TrainedModel
@@ -99,6 +101,52 @@ def test_activation_is_refused_where_golden_frames_do_not_reproduce(
     with pytest.raises(PackageRefused, match=r"bars@2: golden frame golden/1\.png"):
         registry.activate("bars", "2")
     assert registry.active("bars") == "1"
+
+
+def activated_meanwhile(monkeypatch: pytest.MonkeyPatch, registry: ModelRegistry, version: str) -> None:
+    """Have somebody else activate `version` just before the next change is made."""
+
+    @contextmanager
+    def after_another(folder: Path) -> Iterator[None]:
+        monkeypatch.undo()
+        registry.activate("bars", version)
+        with locked(folder):
+            yield
+
+    monkeypatch.setattr("service.model.registry.locked", after_another)
+
+
+def test_of_two_first_activations_the_second_replaces_nothing(
+    registry: ModelRegistry, trained: TrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both found none active, and proved their own."""
+    publish(registry, trained)
+    publish(registry, trained)
+    activated_meanwhile(monkeypatch, registry, "1")
+    assert not registry.activate_first("bars", "2")
+    assert registry.active("bars") == "1"
+
+
+def test_rollback_that_was_overtaken_is_refused(
+    registry: ModelRegistry, trained: TrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is activated while the earlier version is proved must not vanish unseen."""
+    for version in ("1", "2", "3"):
+        publish(registry, trained)
+        registry.activate("bars", version)
+    activated_meanwhile(monkeypatch, registry, "1")
+    with pytest.raises(PackageRefused, match="another version was activated meanwhile"):
+        registry.rollback("bars")
+    assert registry.active("bars") == "1"
+
+
+def test_many_activations_at_once_all_succeed(registry: ModelRegistry, trained: TrainedModel) -> None:
+    """Stations of one process may share a store."""
+    publish(registry, trained)
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda _: registry.activate("bars", "1"), range(24)))
+    assert registry.active("bars") == "1"
+    assert [path.name for path in (registry.store / "bars").iterdir() if path.name.startswith(".")] == []
 
 
 def test_a_package_exchanged_after_activation_is_refused(registry: ModelRegistry, trained: TrainedModel) -> None:
