@@ -64,9 +64,7 @@ class Value(BaseModel):
 class Message(BaseModel):
     """Something that travels: exact types, and a reader ignores fields it does not know (contract section 2)."""
 
-    model_config = ConfigDict(
-        frozen=True, strict=True, extra="ignore", allow_inf_nan=False, populate_by_name=True, serialize_by_alias=True
-    )
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False, serialize_by_alias=True)
 
     def to_json(self) -> bytes:
         """Return the message as UTF-8 JSON, the bytes that are published and stored."""

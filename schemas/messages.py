@@ -32,6 +32,11 @@ def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def _unless_null(value: object) -> object:
+    """Return False for null: some libraries write it for what is not set."""
+    return False if value is None else value
+
+
 UInt32 = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=0xFFFF_FFFF)]
 NonNegative = Annotated[int, Field(ge=0)]
 
@@ -114,15 +119,18 @@ FAULT_MEANINGS = {
 
 
 class ImageEvent(Message):
-    """What is known about one image-ready event apart from the image itself; a refused one may have any name."""
+    """What is known about one image-ready event apart from the image itself; a refused one may have any name.
+
+    `replayed` is a word of ours that the contract has not: whatever else a plant means by it is ignored.
+    """
 
     event_id: EventName
     part_id: PartId | None = None
     trigger_id: UInt32 | None = None
     captured_at: UtcDatetime | None = None
     deadline_ms: Annotated[int, BeforeValidator(_whole), Field(gt=0, le=MAX_DEADLINE_MS)] | None = None
-    simulated: bool = False
-    replayed: bool = False
+    simulated: Annotated[bool, BeforeValidator(_unless_null)] = False
+    replayed: Annotated[bool, BeforeValidator(lambda value: value is True)] = False
 
     @property
     def is_replay(self) -> bool:

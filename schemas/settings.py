@@ -109,7 +109,7 @@ class MqttSettings(Value):
     prefix: str = "cangate"
     protocol: Literal["5", "3.1.1"] = "5"
     keepalive_s: Annotated[int, Field(ge=1, le=65_535)] = 15
-    client_id: str = Field(default="", description="empty: cangate-{station}")
+    client_id: str = Field(default="", description="empty: cangate-{station}, with share_group one for each journal")
     share_group: ShareGroup = ""
     session_expiry_s: NonNegative = Field(default=3600, description="how long the broker keeps our session")
     username: str = ""

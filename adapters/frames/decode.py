@@ -25,6 +25,9 @@ _MAX_HEADER_READS = 50_000
 _MAX_SCANS = 40
 """A progressive JPEG decodes the whole frame once a scan. Encoders write about ten; 380 kB can ask for minutes."""
 
+_PNG, _PNG_SIZE = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", struct.Struct(">16xII")
+"""How a PNG begins, and where it then says its size: Pillow tells that of a PNG with something behind it only."""
+
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 _ORIENTATION = 274
 
@@ -104,6 +107,9 @@ def one_line(exc: Exception) -> str:
 def _check_header(data: bytes, max_pixels: int) -> _Header:
     """Return what the file declares. Raises FrameCorrupt or FrameRefused."""
     is_jpeg, orientation = False, 1
+    if data.startswith(_PNG) and len(data) >= _PNG_SIZE.size:
+        width, height = _PNG_SIZE.unpack_from(data)
+        _check_area("an image", width, height, max_pixels)
     try:
         with Image.open(_CountedReads(data), formats=FORMATS) as header:
             width, height = header.size

@@ -82,15 +82,18 @@ class BrokerSocket(ssl.SSLSocket):
         self.settimeout(timeout_s)
 
 
-def read_access(settings: MqttSettings, *, station: str) -> BrokerAccess:
-    """Return how to reach the broker. Raises UsageError where a file cannot be used, with its name."""
+def read_access(settings: MqttSettings, *, station: str, worker: str = "") -> BrokerAccess:
+    """Return how to reach the broker. Raises UsageError where a file cannot be used, with its name.
+
+    worker: what tells the workers of a share group on one machine apart, the same at each start.
+    """
     password = _password(settings)
     if password is not None and not settings.username:
         raise UsageError("mqtt.password is set but mqtt.username is empty")
     return BrokerAccess(
         host=settings.host,
         port=settings.port,
-        client_id=settings.client_id or _client_id(station, settings.share_group),
+        client_id=settings.client_id or _client_id(station, settings.share_group, worker),
         protocol=settings.protocol,
         keepalive_s=settings.keepalive_s,
         session_expiry_s=_session_expiry_s(settings),
@@ -116,9 +119,10 @@ def _warnings(settings: MqttSettings, password: str | None) -> Iterator[Callable
         yield partial(log.warning, "mqtt_without_login", broker=settings.host, risk=risk)
 
 
-def _client_id(station: str, share_group: str) -> str:
+def _client_id(station: str, share_group: str, worker: str) -> str:
     # the workers of a share group must not push each other out, and each must find its session again after a restart
-    return f"cangate-{station}-{socket.gethostname()}" if share_group else f"cangate-{station}"
+    names = ("cangate", station, socket.gethostname(), worker) if share_group else ("cangate", station)
+    return "-".join(filter(None, names))
 
 
 def _session_expiry_s(settings: MqttSettings) -> int:

@@ -69,6 +69,7 @@ class MqttAdapter:
         clock: stamps what comes in.
         max_raw_bytes: largest image that may come inside a message.
         metrics: counts what is refused.
+        worker: what tells it from others of its share group on this machine, the same at each start.
     """
 
     name = "mqtt"
@@ -81,11 +82,13 @@ class MqttAdapter:
         clock: Clock,
         max_raw_bytes: int,
         metrics: Metrics | None = None,
+        worker: str = "",
     ) -> None:
         self._settings = settings
         self._station = station
         self._clock = clock
         self._max_raw_bytes = max_raw_bytes
+        self._worker = worker
         self._metrics = metrics or Metrics()
         self._topics = StationTopics(Prefix(settings.prefix), station)
         heard = (*_EVENT_LEAVES, Leaf.COMMAND) if settings.commands else _EVENT_LEAVES
@@ -126,7 +129,7 @@ class MqttAdapter:
         Raises:
             UsageError: a file cannot be used.
         """
-        self._access = await asyncio.to_thread(read_access, self._settings, station=self._station)
+        self._access = await asyncio.to_thread(read_access, self._settings, station=self._station, worker=self._worker)
 
     async def run(self, intake: Intake, commands: CommandHandler) -> None:
         """Serve until cancelled. What is confirmed late can still be published until `close`."""

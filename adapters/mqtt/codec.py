@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections import deque
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from pydantic import JsonValue, ValidationError
@@ -27,8 +29,8 @@ _FLAGS = {"true": True, "false": False}
 _LONGEST_INTEGER = 4_000
 """Digits; Python turns no more than 4,300 into a number."""
 
-_BRACKET = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
-"""A bracket, or a text, whose brackets are none; one without an end goes to the end, so that nothing is read twice."""
+_PIECE = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{}:,]|[^\s"\[\]{}:,]++', re.DOTALL)
+"""What JSON is made of, and what it is not; a text without an end goes to the end, so that nothing is read twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +62,8 @@ class InvalidCommand:
 def read_image_ready(payload: bytes) -> Request | Unusable:
     """Read a JSON `ImageReady`. What is valid in an invalid one is kept, so that its answer finds the part.
 
-    A wrong byte in a text, or more levels than can be read, refuse the event and do not hide its name.
-    Its event id is kept where it is any text at all (`EventName`), or a whole number, which is taken by its text.
+    A wrong byte in a text, an end that is missing, or more levels than can be read refuse the event and do not hide its
+    name. Its event id is kept where it is any text at all (`EventName`), or a whole number, which is taken by its text.
     """
     try:
         ready = ImageReady.model_validate_json(payload)
@@ -69,8 +71,7 @@ def read_image_ready(payload: bytes) -> Request | Unusable:
         try:
             ready = ImageReady.model_validate_json(_without_strangers(payload))
         except (ValueError, RecursionError):
-            document = _damaged_document(payload)
-            return Unusable("not_json", first_error(exc)) if document is None else _salvage(document, exc)
+            return _salvage(_members(payload.decode("utf-8-sig", "surrogateescape")), exc)
     return Request(_event(ready), ready.image)
 
 
@@ -134,7 +135,8 @@ def _salvage(document: Mapping[str, JsonValue], error: ValidationError) -> Reque
         name: document[name] for name in ImageEvent.model_fields if name in document and _fits(name, document[name])
     }
     if "event_id" not in kept:
-        return Unusable("no_event_id", first_error(error))
+        is_read = "event_id" in document or error.errors()[0]["loc"]
+        return Unusable("no_event_id" if is_read else "not_json", first_error(error))
     return Request(ImageEvent.model_validate_json(to_json(kept)), refusal=_refused(first_error(error)))
 
 
@@ -159,33 +161,24 @@ def _without_strangers(payload: bytes) -> bytes:
     return to_json({name: value for name, value in document.items() if name in known})
 
 
-def _damaged_document(payload: bytes) -> Mapping[str, JsonValue] | None:
-    """Return the JSON object that `payload` would be but for a wrong byte or too many levels; None where it is none.
+def _members(text: str) -> Mapping[str, JsonValue]:
+    """Return what a JSON object has on its first level, as far as it can be read; null in place of lists and objects.
 
-    What is no UTF-8 becomes half a surrogate pair, and null stands where it goes deeper than any field of ours.
+    What is no UTF-8 came as half a surrogate pair, and is one in what is returned.
     """
-    text = _shallow(payload.decode("utf-8-sig", "surrogateescape"))
-    try:
-        document: JsonValue = json.loads(text, parse_int=_integer, strict=False)
-    except (ValueError, RecursionError):
-        return None
-    return document if isinstance(document, dict) else None
-
-
-def _shallow(text: str) -> str:
-    """Return a JSON text with null in place of whatever begins on its third level."""
-    kept, end, depth = [], 0, 0
-    for found in _BRACKET.finditer(text):
-        if found[0] in "[{":
-            depth += 1
-            if depth == 3:
-                kept.append(text[end : found.start()])
-        elif found[0] in "]}":
-            if depth == 3:
-                kept.append("null")
-                end = found.end()
-            depth -= 1
-    return "".join((*kept, text[end:]))
+    found: dict[str, JsonValue] = {}
+    last, depth = deque[str](maxlen=3), 0
+    for piece in (each[0] for each in _PIECE.finditer(text)):
+        depth -= piece in "]}"
+        if depth == 1 or (depth == 0 and piece == "{"):
+            last.append("null" if piece in "[{" else piece)
+            if len(last) == 3 and last[1] == ":" and last[0][0] == '"':
+                with suppress(ValueError):
+                    found[json.loads(last[0], strict=False)] = json.loads(last[2], parse_int=_integer, strict=False)
+        elif depth < 1:  # the object has ended, or none began
+            break
+        depth += piece in "[{"
+    return found
 
 
 def _integer(digits: str) -> int | str:
@@ -208,7 +201,8 @@ def _event(ready: ImageReady | RawImageReady) -> ImageEvent:
 def _typed(name: str, text: str) -> JsonValue:
     if name in _INTEGERS:
         return int(text) if _DECIMAL.fullmatch(text) else text
-    return _FLAGS.get(text, text) if name in {"simulated", "replayed"} else text
+    # neither is a property of the contract: another word is somebody else's
+    return _FLAGS.get(text) if name in {"simulated", "replayed"} else text
 
 
 def _refused(detail: str) -> Refusal:

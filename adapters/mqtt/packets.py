@@ -64,7 +64,8 @@ def publish_properties(message: Outgoing, clock: Clock) -> Properties:
         properties.CorrelationData = message.correlation_data
     if message.expires_monotonic is not None:
         left_s = message.expires_monotonic - clock.monotonic()
-        properties.MessageExpiryInterval = max(1, math.ceil(left_s))
+        # rounded up, a PASS could be handed on after its deadline
+        properties.MessageExpiryInterval = max(1, math.floor(left_s))
     if message.user_properties:
         properties.UserProperty = list(message.user_properties)
     return properties

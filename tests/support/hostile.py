@@ -187,6 +187,7 @@ def _images() -> Iterator[HostileImage]:
         "an archive": (b"PK\x03\x04" + bytes(200), CORRUPT),
         "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 60000 60000\n", CORRUPT),
         "PNG bomb": (png((b"IDAT", zlib.compress(bytes(1000))), PNG_END, width=big, height=big), REFUSED),
+        "PNG bomb that is a header only": (png(width=big, height=big), REFUSED),
         "PNG of zero width": (png(PNG_BODY, PNG_END, width=0), CORRUPT),
         "PNG of 2^31 - 1 columns": (png(PNG_BODY, PNG_END, width=2**31 - 1, height=1), REFUSED),
         "PNG signature alone": (whole[:8], CORRUPT),

@@ -30,6 +30,9 @@ def test_share_group_shortens_the_session_and_tells_the_workers_apart() -> None:
     assert access.session_expiry_s == 5
     assert access.client_id.startswith("cangate-line1-")
     assert _access(share_group="inspectors").client_id == access.client_id
+    shared = MqttSettings(share_group="inspectors")
+    assert len({read_access(shared, station="line1", worker=worker).client_id for worker in ("a", "b", "a")}) == 2
+    assert read_access(MqttSettings(), station="line1", worker="a").client_id == _access().client_id
     assert _access(share_group="inspectors", client_id="worker-2").client_id == "worker-2"
     assert _access(share_group="inspectors", protocol="3.1.1").session_expiry_s == 0
 

@@ -66,6 +66,16 @@ def test_image_ready_needs_an_event_id_and_an_image_only() -> None:
 
 
 @pytest.mark.parametrize(
+    "stranger",
+    [{"simulated": None}, {"replayed": None}, {"replayed": "yes"}, {"replayed": 1}, {"schema_": "x", "reason": 7}],
+)
+def test_what_says_nothing_changes_nothing(stranger: dict[str, object]) -> None:
+    """Null is what some libraries write for a flag that is not set, and the contract knows no `replayed`."""
+    named = {name: value for name, value in _WHOLE.items() if name not in {"schema", "simulated"}}
+    assert read_image_ready(json.dumps({**named, **stranger}).encode()) == read_image_ready(json.dumps(_WHOLE).encode())
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [
         ("part_id", 7),
@@ -177,9 +187,13 @@ def test_unusable_event_id_cannot_be_answered(event_id: object) -> None:
         b"7",
         b'"event_id"',
         b'[{"event_id":"e1"}]',
-        b'{"event_id":"e1"}{"event_id":"e2"}',
-        b'{"event_id":"e1","x":' + b"[" * 50_000,
-        b'{"event_id":"e1","x":[[[[],"}]]]',
+        b'e {"event_id":"e1"}',
+        b'{"event_id":"e1',
+        b'{"event_id":e1}',
+        b'{"event_id"}:"e1"',
+        b'{"x":{"event_id":"e1"',
+        b'{"x":"\\"event_id\\":1',
+        b"[" * 50_000,
         b'"' + b'\\"' * 30_000,
     ],
 )
@@ -254,6 +268,31 @@ def test_damage_anywhere_refuses_the_event_by_its_name(wrong: bytes) -> None:
     assert request.refusal.reason is Reason.FRAME_REFUSED
 
 
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b'{"event_id":"e1","part_id":"C-1"',
+        b'{"event_id":"e1","part_id":"C-1","image":{"uri":"x"',
+        b'{"event_id":"e1","part_id":"C-1","trigger_id":',
+        b'{"event_id":"e1","part_id":"C-1","captured_at":"2026-',
+        b'{"event_id":"e1","part_id":"C-1",}',
+        b'{"event_id":"e1" "part_id":"C-1"}',
+        b'{"event_id":"e1","part_id":"C-1"}}',
+        b'{"event_id":"e1","part_id":"C-1"}\n{"event_id":"e2","part_id":"C-2"}',
+        b'{"event_id":"e1","part_id":"C-1","x":' + b"[" * 50_000,
+        b'{"event_id":"e1","part_id":"C-1","x":[[[[],"}]]]',
+        b'{"event_id":"e0","event_id":"e1","part_id":"C-1",x}',
+    ],
+)
+def test_slip_anywhere_refuses_the_event_by_its_name(payload: bytes) -> None:
+    """Cut off, a comma too many, something behind it: whoever sent it forgot no name, and the part is rejected."""
+    request = read_image_ready(payload)
+    assert isinstance(request, Request)
+    assert (request.event, request.image) == (ImageEvent(event_id="e1", part_id="C-1"), None)
+    assert request.refusal is not None
+    assert request.refusal.reason is Reason.FRAME_REFUSED
+
+
 @pytest.mark.parametrize("name", [b"\\ud800", b"caf\xe9"])
 def test_name_that_is_no_unicode_cannot_be_answered(name: bytes) -> None:
     """No verdict could say it, and what stood in its place would be the name of others, too."""
@@ -318,6 +357,7 @@ def test_raw_image_is_read_from_its_user_properties() -> None:
         ("captured_at", "2026-01-31T08:00:00Z"),
         ("deadline_ms", "500"),
         ("simulated", "true"),
+        ("replayed", "1"),
         ("colour", "silver"),
     ]
     expected = ImageEvent.model_validate({**_EVENT.model_dump(), "simulated": True})
