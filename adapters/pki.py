@@ -7,7 +7,6 @@ application each. The certificates serve MQTT over TLS and OPC UA alike (OPC 100
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from adapters.secret_files import write_private
 from service.errors import UsageError
 
 _KEY_BITS = 2048  # what every OPC UA policy takes
@@ -200,16 +200,6 @@ def alternative_names(hosts: Sequence[str], uri: str) -> x509.SubjectAlternative
             except ValueError as exc:
                 raise UsageError(f"{host!r} is neither a host name nor an address") from exc
     return x509.SubjectAlternativeName(names)
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """Write a file that only its owner may read, complete or not at all."""
-    new = path.with_name(f"{path.name}.new")
-    new.unlink(missing_ok=True)
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-    new.replace(path)
 
 
 def _builder(subject: x509.Name, issuer: x509.Name, key: rsa.RSAPublicKey, days: int) -> x509.CertificateBuilder:

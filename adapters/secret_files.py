@@ -1,8 +1,10 @@
-"""Files that hold a secret: read them, and say where others could, too."""
+"""Files that hold a secret: read and write them, and say where others could read them, too."""
 
 from __future__ import annotations
 
+import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -34,6 +36,30 @@ def read_secret(key: str, path: Path) -> str:
     if not password:
         raise UsageError(f"{key} {path}: is empty")
     return password
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file that only its owner may read, complete or not at all. Raises OSError.
+
+    One that is there keeps its owner and its group, who may do what they could; others no more. A link stays one.
+    """
+    real = Path(os.path.realpath(path))
+    new = real.with_name(f"{real.name}.new")
+    new.unlink(missing_ok=True)
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            with suppress(FileNotFoundError):
+                before = real.stat()
+                os.fchown(descriptor, before.st_uid, before.st_gid)
+                os.fchmod(descriptor, stat.S_IMODE(before.st_mode) & ~stat.S_IRWXO)
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+        new.replace(real)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
 
 
 def warn_where_others_read(key: str, path: Path) -> None:

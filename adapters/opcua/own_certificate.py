@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import socket
 from pathlib import Path
+from typing import Final
 
 from asyncua.crypto import cert_gen
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from adapters.secret_files import write_private
 from schemas.tags import NAMESPACE_URI
+
+PKI: Final = Path("data/pki")
+"""Where our certificates are kept, unless told otherwise."""
 
 _CERTIFICATE_DAYS = 3650  # nobody renews a certificate on a line by himself; the integrator brings his own
 
@@ -35,7 +39,5 @@ def make_pair(
         alternatives.append(x509.DNSName(host))
     made = cert_gen.generate_self_signed_app_certificate(key, "cangate", {}, alternatives, [usage], _CERTIFICATE_DAYS)
     private_key.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(private_key, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(cert_gen.dump_private_key_as_pem(key))
+    write_private(private_key, cert_gen.dump_private_key_as_pem(key))
     certificate.write_bytes(made.public_bytes(Encoding.DER))

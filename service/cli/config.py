@@ -12,8 +12,7 @@ import tomli_w
 import typer
 
 from adapters.accounts import Role
-from adapters.pki import write_private
-from adapters.secret_files import read_password, reason
+from adapters.secret_files import read_password, reason, write_private
 from service.cli.common import ConfigOption, console, errors, load_settings
 from service.errors import UsageError
 

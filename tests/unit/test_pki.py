@@ -10,8 +10,7 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from adapters.pki import PlantAuthority, write_private
-from adapters.secret_files import read_password
+from adapters.pki import PlantAuthority
 from service.errors import UsageError
 
 
@@ -88,38 +87,6 @@ def test_authority_names_what_it_cannot_do(pki: Path, attempt: Callable[[Path], 
     with pytest.raises(UsageError, match=named) as refusal:
         attempt(pki)
     assert "\n" not in str(refusal.value)
-
-
-def test_private_file_is_replaced_whole(tmp_path: Path) -> None:
-    """Also where an open one stood before."""
-    path = tmp_path / "secret"
-    path.write_text("old")
-    path.chmod(0o644)
-    write_private(path, b"new")
-    assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (b"new", 0o600)
-    assert [path.name for path in tmp_path.iterdir()] == ["secret"]
-
-
-def test_password_file_that_others_read_is_warned_about(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The warning names the file and its mode, never what stands in it."""
-    path = tmp_path / "password"
-    path.write_text("hunter2\n")
-    for mode, warned in ((0o600, False), (0o640, True), (0o604, True)):
-        path.chmod(mode)
-        assert read_password("mqtt.password_file", path) == "hunter2"
-        said = capsys.readouterr().out
-        assert (f"mode={mode:04o}" in said) == warned
-        assert "hunter2" not in said
-
-
-@pytest.mark.parametrize("content", [b"", b"\n", b"\xff\xfehunter2"])
-def test_password_file_that_holds_none_is_refused_without_quoting_it(tmp_path: Path, content: bytes) -> None:
-    """An empty one would log in without a password."""
-    path = tmp_path / "password"
-    path.write_bytes(content)
-    with pytest.raises(UsageError, match=rf"mqtt\.password_file {path}: ") as refusal:
-        read_password("mqtt.password_file", path)
-    assert "hunter2" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("name", ["ca", "crl", "../outside", "", "a b", "x" * 65])
