@@ -82,12 +82,9 @@ class Deadline:
 
     @classmethod
     def of(cls, arrival: Arrival, settings: DeadlineSettings, margin: Margin) -> Deadline:
-        """Return the deadline of `arrival`: from its capture where that is known and believable, else from receipt."""
+        """Return the deadline of `arrival`, with what of the margin it can spare."""
         allowed_ms = arrival.event.deadline_ms or settings.default_ms
-        start = arrival.event.captured_at
-        if settings.start is DeadlineStart.RECEIVED or start is None or start > arrival.received_at + _CLOCK_SKEW:
-            start = arrival.received_at
-        at = start + timedelta(milliseconds=allowed_ms)
+        at = due_at(arrival.event.captured_at, arrival.received_at, allowed_ms, settings)
         monotonic = arrival.received_monotonic + (at - arrival.received_at).total_seconds()
         share = margin.share(allowed_ms)
         return cls(
@@ -96,6 +93,16 @@ class Deadline:
             decide_by=monotonic - share * margin.seconds,
             transit_s=share * margin.transit_s,
         )
+
+
+def due_at(
+    captured_at: datetime | None, received_at: datetime, allowed_ms: float, settings: DeadlineSettings
+) -> datetime:
+    """Return when a verdict is due: from the capture where that is known, believable and meant, else from receipt."""
+    start = captured_at
+    if settings.start is DeadlineStart.RECEIVED or start is None or start > received_at + _CLOCK_SKEW:
+        start = received_at
+    return start + timedelta(milliseconds=allowed_ms)
 
 
 def deadline_monotonic(entry: JournalEntry, clock: Clock) -> float:

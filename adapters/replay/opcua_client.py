@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -59,7 +60,7 @@ class OpcUaClientReplay:
         self._plant = PlantConnection(mqtt, station=station, role="replay")
         self._root = frames
         self._folder: FrameFolder | None = None
-        self._listening: asyncio.Task[None] | None = None
+        self._closing = AsyncExitStack()
         self._heard: dict[int, tuple[Showing, Verdict]] = {}
         self._told: dict[int, PlcResult] = {}
         self._contradiction: str | None = None
@@ -71,31 +72,25 @@ class OpcUaClientReplay:
 
     async def __aenter__(self) -> Self:
         """Serve, and wait for the service to come. Raises SinkUnavailable, UsageError."""
-        self._folder = await asyncio.to_thread(FrameFolder, self._root)
-        await self._plant.__aenter__()
-        try:
-            await self._plc.__aenter__()
-        except OSError as exc:
-            await self._plant.__aexit__(None, None, None)
-            raise UsageError(f"cannot listen at opcua.client.endpoint {self._endpoint}: {exc.strerror}") from exc
-        self._listening = asyncio.create_task(self._listen(), name="plc results")
-        try:
+        async with AsyncExitStack() as opening:
+            self._folder = await asyncio.to_thread(FrameFolder, self._root)
+            opening.push_async_callback(asyncio.to_thread, self._folder.close)
+            await opening.enter_async_context(self._plant)
+            try:
+                await opening.enter_async_context(self._plc)
+            except OSError as exc:
+                raise UsageError(f"cannot listen at opcua.client.endpoint {self._endpoint}: {exc.strerror}") from exc
+            listening = asyncio.create_task(self._listen(), name="plc results")
+            opening.push_async_callback(asyncio.wait, [listening])
+            opening.callback(listening.cancel)
             await self._wait_for_service()
-        except SinkUnavailable:
-            await self.__aexit__(None, None, None)
-            raise
+            self._closing = opening.pop_all()
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._listening is not None:
-            self._listening.cancel()
-            await asyncio.wait([self._listening])
-        await self._plc.__aexit__(exc_type, exc, traceback)
-        await self._plant.__aexit__(exc_type, exc, traceback)
-        if self._folder is not None:
-            await asyncio.to_thread(self._folder.close)
+        await self._closing.__aexit__(exc_type, exc, traceback)
 
     async def stage(self, showing: Showing) -> None:
         """Put the frame where the station reads it."""

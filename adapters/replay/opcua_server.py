@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -39,25 +39,28 @@ class OpcUaServerReplay:
         self._root = frames
         self._folder: FrameFolder | None = None
         self._open: dict[str, Showing] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._closing = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         """Connect. Raises SinkUnavailable where the server is away or refuses us, UsageError if no frame can be put."""
-        self._folder = await asyncio.to_thread(FrameFolder, self._root)
-        await self._try()
-        self._tasks = [asyncio.create_task(self._gate.run()), asyncio.create_task(self._listen())]
-        try:
-            async with asyncio.timeout(_CONNECT_S):
-                await self._gate.connected.wait()
-        except TimeoutError as exc:
-            await self._stop()
-            raise SinkUnavailable(f"{self._access}: the station's server does not answer") from exc
+        async with AsyncExitStack() as opening:
+            self._folder = await asyncio.to_thread(FrameFolder, self._root)
+            opening.push_async_callback(asyncio.to_thread, self._folder.close)
+            await self._try()
+            for work in (self._gate.run(), self._listen()):
+                opening.push_async_callback(_stop, asyncio.create_task(work))
+            try:
+                async with asyncio.timeout(_CONNECT_S):
+                    await self._gate.connected.wait()
+            except TimeoutError as exc:
+                raise SinkUnavailable(f"{self._access}: the station's server does not answer") from exc
+            self._closing = opening.pop_all()
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._stop()
+        await self._closing.__aexit__(exc_type, exc, traceback)
 
     async def stage(self, showing: Showing) -> None:
         """Put the frame where the station reads it, and write the texts. Raises SinkUnavailable."""
@@ -89,7 +92,6 @@ class OpcUaServerReplay:
         try:
             await connection.open()
         except SinkUnavailable as exc:
-            await self._stop()
             raise SinkUnavailable(f"{self._access}: {exc}") from exc
         finally:
             await connection.close("tried")
@@ -100,11 +102,8 @@ class OpcUaServerReplay:
             if showing is not None and action.said is not None and not showing.answer.done():
                 showing.answer.set_result(action.said)
 
-    async def _stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        for task in self._tasks:
-            with suppress(asyncio.CancelledError, *_LOST):
-                await task
-        if self._folder is not None:
-            await asyncio.to_thread(self._folder.close)
+
+async def _stop(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError, *_LOST):
+        await task

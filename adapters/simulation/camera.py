@@ -6,6 +6,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -50,7 +51,8 @@ class SimulatedCamera:
     Args:
         settings: the broker, the same as the station's.
         station: id of the station.
-        folder: where frames are put for the station to fetch; None sends them inside the message (MQTT 5 only).
+        folder: where a frame is put for the station to fetch, until its verdict is there or waited for no longer; None
+            sends frames inside the message (MQTT 5 only).
         deadline_ms: what each event asks for; None leaves it to the station.
     """
 
@@ -112,9 +114,13 @@ class SimulatedCamera:
         self._triggers += 1
         event_id = secrets.token_hex(8)
         encoded = await asyncio.to_thread(_encode, frame)
+        verdict = self._plant.expect(event_id)
         image = None
         if self._folder is not None:
-            image = ImageRef(uri=(await asyncio.to_thread(_put, self._folder / f"{event_id}.png", encoded)).as_uri())
+            path = await asyncio.to_thread(_put, self._folder / f"{event_id}.png", encoded)
+            # at once, not when the shot is taken: a slow consumer must not fill the disk
+            verdict.add_done_callback(partial(_remove, path))
+            image = ImageRef(uri=path.as_uri())
         now = self._clock.now()
         event = ImageEvent(
             event_id=event_id,
@@ -124,7 +130,6 @@ class SimulatedCamera:
             deadline_ms=self._deadline_ms,
             simulated=True,
         )
-        verdict = self._plant.expect(event_id)
         published = self._clock.monotonic()
         refusal = await self._plant.publish(event, image, encoded)
         if refusal is not None:
@@ -136,6 +141,7 @@ class SimulatedCamera:
         await asyncio.wait([shown.verdict], timeout=patience_s)
         self._plant.forget(shown.event.event_id)
         if not shown.verdict.done():
+            shown.verdict.cancel()
             return Shot(shown.event, None, None)
         heard = shown.verdict.result()
         return Shot(shown.event, heard.verdict, (heard.arrived_monotonic - shown.published_monotonic) * 1000)
@@ -153,3 +159,7 @@ def _put(path: Path, encoded: bytes) -> Path:
     unfinished = path.with_suffix(".part")
     unfinished.write_bytes(encoded)
     return unfinished.rename(path).resolve()
+
+
+def _remove(path: Path, _: asyncio.Future[HeardVerdict]) -> None:
+    path.unlink(missing_ok=True)

@@ -29,6 +29,9 @@ _PATIENCE_S: Final = 5.0
 _MARGIN: Final = 0.9
 """Deadline that a part asks for, as a share of its time to the gate while the belt moves."""
 
+_POOL: Final = 12
+"""Pictures of good parts, and as many of damaged ones."""
+
 _FAST_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1]
 
 
@@ -41,16 +44,16 @@ class PicturePool:
     blank: bytes
 
     @classmethod
-    def render(cls, seed: int, size_wh: tuple[int, int], progress: Progress, *, each: int = 12) -> PicturePool:
-        """Render `each` good and as many damaged canisters."""
+    def render(cls, seed: int, size_wh: tuple[int, int], progress: Progress) -> PicturePool:
+        """Render canisters."""
         pictures = []
-        for number in range(2 * each):
-            damage = random_damage(np.random.default_rng([seed, number])) if number >= each else None
+        for number in range(2 * _POOL):
+            damage = random_damage(np.random.default_rng([seed, number])) if number >= _POOL else None
             picture = render_canister(seed * 1000 + number, damage=damage, resolution_wh=size_wh).bgr
             pictures.append(cv2.imencode(".png", picture, _FAST_PNG)[1].tobytes())
-            progress(number + 1, 2 * each)
+            progress(number + 1, 2 * _POOL)
         nothing = np.full((size_wh[1], size_wh[0], 3), 128, np.uint8)
-        return cls(pictures[:each], pictures[each:], cv2.imencode(".png", nothing, _FAST_PNG)[1].tobytes())
+        return cls(pictures[:_POOL], pictures[_POOL:], cv2.imencode(".png", nothing, _FAST_PNG)[1].tobytes())
 
     def of(self, part: PlannedPart) -> bytes | None:
         """Return what the camera sends of a part, None where its frame never comes."""

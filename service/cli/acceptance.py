@@ -31,7 +31,7 @@ def acceptance_judge(settings: Settings, session: Session, expect: Expectation, 
         expect=expect,
         labels=known_labels(session, labels),
         rules=settings.acceptance,
-        default_ms=settings.deadline.default_ms,
+        deadline=settings.deadline,
         decode=partial(decode_image, max_pixels=settings.images.max_pixels),
     )
 

@@ -13,7 +13,6 @@ from adapters.frames import AllowListedFrames
 from adapters.recordings.reader import Session
 from schemas.messages import Decision
 from schemas.settings import IntakeSettings, Settings
-from service.admission import Admission
 from service.compute import Compute, LoadedModel
 from service.device import compute_device
 from service.errors import UsageError
@@ -89,19 +88,14 @@ def direct_station(settings: Settings, store: Path | None, model: str | None) ->
     if model is None and settings.model.version != "active":
         reference = f"{reference}@{settings.model.version}"
     package = read_package(ModelRegistry(store or settings.model.store).resolve(reference))
-    pipeline = package.build_pipeline(compute_device(settings.compute))
+    device = compute_device(settings.compute)
+    pipeline = package.build_pipeline(device)
     # every frame comes with its part: no folder and no host is asked
     images = settings.images.model_copy(update={"roots": (), "http_hosts": ()})
     clock = SystemClock()
-    compute = Compute(
-        AllowListedFrames(images),
-        # nothing has a deadline here: whatever is played waits for its turn
-        admission=Admission(
-            IntakeSettings(capacity=sys.maxsize), clock=clock, places=settings.compute.prepare_workers + 1
-        ),
-        settings=settings.compute,
-        max_batch=1,
-    )
+    # nothing has a deadline here: whatever is played waits for its turn
+    intake = IntakeSettings(capacity=sys.maxsize)
+    compute = Compute.of(settings.compute, intake, AllowListedFrames(images), device, clock)
     return DirectStation(
         compute,
         LoadedModel(pipeline, package.ref),

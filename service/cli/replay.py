@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from adapters.opcua.client.access import read_access
-from adapters.opcua.server import PKI
+from adapters.opcua.own_certificate import PKI
 from adapters.recordings.reader import Session
 from adapters.replay.mqtt import MqttReplay
 from adapters.replay.opcua_client import OpcUaClientReplay

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 
@@ -23,24 +24,19 @@ _LAST_MISMATCHES = 8
 
 
 class ReplayView:
-    """Takes played parts; what it shows is drawn on a terminal only."""
+    """Takes played parts; what it shows is drawn on a terminal only, by a thread of its own."""
 
-    def __init__(self, tally: Tally, total: int | None, live: Live | None = None) -> None:
+    def __init__(self, tally: Tally, total: int | None) -> None:
         self._tally = tally
         self._bar = Progress(
             TextColumn("parts"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=errors
         )
         self._task = self._bar.add_task("parts", total=total)
-        self._differing: list[str] = []
+        self._differing: deque[str] = deque(maxlen=_LAST_MISMATCHES)
         self._begun = time.monotonic()
-        self._live = live
-
-    def attach(self, live: Live) -> None:
-        """Draw on `live` from now on."""
-        self._live = live
 
     def take(self, played: Played) -> None:
-        """Count a part and show it."""
+        """Count a part."""
         self._tally.take(played)
         recorded, verdict = played.part, played.verdict
         if verdict is None or recorded.decision not in (None, verdict.decision):
@@ -48,11 +44,9 @@ class ReplayView:
             name = recorded.event.part_id or recorded.event.event_id
             self._differing.append(f"{name}: {recorded.decision} -> {said}")
         self._bar.update(self._task, completed=self._tally.parts)
-        if self._live is not None:
-            self._live.update(self.picture())
 
     def picture(self) -> Group:
-        """Return what is on the screen."""
+        """Return what is on the screen. Not for every part: it looks at all spacing errors."""
         tally, seconds = self._tally, time.monotonic() - self._begun
         head = Table(box=None, show_header=False, pad_edge=False)
         spacing = tally.spacing_error_ms()
@@ -63,7 +57,7 @@ class ReplayView:
             f"{tally.mismatches} of {tally.compared} differ",
             "" if spacing is None else f"spacing error p95 {spacing:.1f} ms",
         )
-        return Group(self._bar, head, *self._differing[-_LAST_MISMATCHES:])
+        return Group(self._bar, head, *self._differing)
 
 
 async def watch(playing: AsyncGenerator[Played, None], view: ReplayView, judge: AcceptanceJudge | None = None) -> None:
@@ -82,6 +76,5 @@ def replay_view(tally: Tally, total: int | None) -> Iterator[ReplayView]:
     if not errors.is_terminal:
         yield view
         return
-    with Live(view.picture(), console=errors, refresh_per_second=8, transient=True) as live:
-        view.attach(live)
+    with Live(get_renderable=view.picture, console=errors, refresh_per_second=8, transient=True):
         yield view

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
 from enum import StrEnum
 from typing import Literal
 
@@ -11,10 +12,11 @@ import numpy as np
 from schemas.base import UtcDatetime, Value
 from schemas.messages import Decision, ModelRef, Verdict
 from schemas.recordings import Truth
-from schemas.settings import AcceptanceSettings
+from schemas.settings import AcceptanceSettings, DeadlineSettings
+from service.deadline import due_at
 from service.evaluation.truth import box_union
+from service.percentiles import percentile
 from service.replay.player import Played
-from service.replay.tally import percentile
 
 _SCORE_TOLERANCE = 1e-5
 """Scores nearer than this are the same: what float32 sums differ by from one machine to another."""
@@ -139,12 +141,18 @@ class Acceptance(Value):
 
 
 def compare_part(
-    played: Played, number: int, arrived_at: UtcDatetime, *, expect: Expectation, label: Truth | None, default_ms: int
+    played: Played,
+    number: int,
+    arrived_at: UtcDatetime,
+    *,
+    expect: Expectation,
+    label: Truth | None,
+    deadline: DeadlineSettings,
 ) -> ComparedPart:
-    """Return one row. label: what the part really was. default_ms: deadline of an event that names none."""
+    """Return one row. label: what the part really was. deadline: of the station."""
     part, then, now = played.part, played.part.verdict, played.verdict
     expected = part.decision if expect is Expectation.RECORDED else label
-    allowed_ms = part.event.deadline_ms or default_ms
+    allowed_ms = part.event.deadline_ms or deadline.default_ms
     return ComparedPart(
         number=number,
         event_id=part.event.event_id,
@@ -167,8 +175,8 @@ def compare_part(
         latency_recorded_ms=None if then is None else then.latency_ms,
         latency_ms=None if now is None else now.latency_ms,
         round_trip_ms=played.round_trip_ms,
-        slack_recorded_ms=None if then is None else slack_ms(then, allowed_ms),
-        slack_ms=None if now is None else slack_ms(now, allowed_ms),
+        slack_recorded_ms=None if then is None else slack_ms(then, allowed_ms, deadline),
+        slack_ms=None if now is None else slack_ms(now, allowed_ms, deadline),
     )
 
 
@@ -201,10 +209,10 @@ def box_overlap(then: Verdict, now: Verdict) -> float | None:
     return float(np.count_nonzero(before & after) / np.count_nonzero(before | after))
 
 
-def slack_ms(verdict: Verdict, allowed_ms: int) -> float:
+def slack_ms(verdict: Verdict, allowed_ms: int, deadline: DeadlineSettings) -> float:
     """Return how much time was left when a verdict was decided, negative where there was none."""
-    start = verdict.captured_at or verdict.received_at
-    return allowed_ms - (verdict.decided_at - start).total_seconds() * 1000
+    due = due_at(verdict.captured_at, verdict.received_at, allowed_ms, deadline)
+    return (due - verdict.decided_at) / timedelta(milliseconds=1)
 
 
 def findings(

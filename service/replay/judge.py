@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from schemas.messages import ModelRef, Verdict
-from schemas.settings import AcceptanceSettings
+from schemas.settings import AcceptanceSettings, DeadlineSettings
 from service.errors import FrameError
 from service.evaluation.gallery import Gallery
 from service.model.dataset import Decode
@@ -39,14 +39,14 @@ class AcceptanceJudge:
         expect: what parts are held against.
         labels: what parts really were, where the session does not say it.
         rules: of the plant.
-        default_ms: deadline of an event that names none.
+        deadline: of the station.
         decode: reads the frames that are shown.
     """
 
     expect: Expectation
     labels: Labels
     rules: AcceptanceSettings
-    default_ms: int
+    deadline: DeadlineSettings
     decode: Decode
     rows: list[ComparedPart] = field(default_factory=list)
     galleries: dict[Change, Gallery[ComparedPart]] = field(default_factory=dict)
@@ -61,7 +61,7 @@ class AcceptanceJudge:
             datetime.fromtimestamp(played.part.arrived_ns / 1e9, UTC),
             expect=self.expect,
             label=self.labels.of(played.part),
-            default_ms=self.default_ms,
+            deadline=self.deadline,
         )
         self.rows.append(row)
         _note(self._models_recorded, played.part.verdict)

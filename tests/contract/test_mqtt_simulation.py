@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -14,6 +15,7 @@ import pytest
 
 from adapters.mqtt import MqttAdapter
 from adapters.simulation import broker as broker_module
+from adapters.simulation import camera as camera_module
 from adapters.simulation.broker import BrokerDidNotStart, MosquittoBroker, RunningBroker, start_broker
 from adapters.simulation.camera import SimulatedCamera
 from schemas.settings import MqttSettings
@@ -28,15 +30,29 @@ def _parts(count: int) -> list[tuple[str, BgrImage]]:
     return [(f"C-{number}", np.full((4, 6, 3), number, np.uint8)) for number in range(count)]
 
 
+def _decoded(arrival: Arrival) -> BgrImage | None:
+    assert arrival.frame_bytes is not None
+    return cv2.imdecode(np.frombuffer(arrival.frame_bytes, np.uint8), cv2.IMREAD_COLOR)  # type: ignore[return-value]
+
+
+def _read(arrival: Arrival) -> bytes:
+    assert arrival.image is not None
+    return Path(urlparse(arrival.image.uri).path).read_bytes()
+
+
+def _left_in(folder: Path) -> list[Path]:
+    return list(folder.iterdir())
+
+
 @asynccontextmanager
 async def _answering(adapter: MqttAdapter, intake: RecordingIntake) -> AsyncIterator[list[Arrival]]:
-    """Answer every arrival but those without a part."""
+    """Answer every arrival; the frame of each is what lay where the event said."""
     seen: list[Arrival] = []
 
     async def answer() -> None:
         while True:
             arrival = await intake.arrivals.get()
-            seen.append(arrival)
+            seen.append(replace(arrival, frame_bytes=arrival.frame_bytes or _read(arrival)))
             await adapter.publish(answer_to(arrival.event.event_id, seq=len(seen)))
             arrival.answered()
 
@@ -59,7 +75,7 @@ async def broker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 
 
 async def test_camera_shows_parts_by_file_and_gets_their_verdicts(broker: RunningBroker, tmp_path: Path) -> None:
-    """Each part comes back in order with its verdict; its frame lies whole where the event says."""
+    """Each part comes back in order with its verdict; its frame lies whole where the event says, and not for longer."""
     settings = MqttSettings(port=broker.port, protocol=broker.protocol)
     adapter = adapter_for(broker.port, protocol=broker.protocol)
     async with (
@@ -74,9 +90,19 @@ async def test_camera_shows_parts_by_file_and_gets_their_verdicts(broker: Runnin
     ]
     assert [shot.event.trigger_id for shot in shots] == [1, 2, 3, 4, 5]
     assert all(arrival.event.simulated and arrival.event.deadline_ms == 800 for arrival in seen)
-    assert seen[3].image is not None
-    frame = cv2.imread(urlparse(seen[3].image.uri).path)
-    np.testing.assert_array_equal(_parts(5)[3][1], frame)
+    np.testing.assert_array_equal(_parts(5)[3][1], _decoded(seen[3]))
+    assert not _left_in(tmp_path / "frames")
+
+
+async def test_camera_removes_a_frame_that_nobody_answers(
+    broker: RunningBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the verdict is waited for no longer."""
+    monkeypatch.setattr(camera_module, "_PATIENCE_S", 0.01)
+    settings = MqttSettings(port=broker.port, protocol=broker.protocol)
+    async with SimulatedCamera(settings, station="line1", folder=tmp_path) as camera:
+        assert [shot.verdict async for shot in camera.run(_parts(2), rate_hz=200.0)] == [None, None]
+    assert not _left_in(tmp_path)
 
 
 @pytest.mark.broker
@@ -92,9 +118,7 @@ async def test_camera_sends_raw_images() -> None:
             (shot,) = [shot async for shot in camera.run(_parts(1), rate_hz=200.0)]
     assert shot.verdict is not None
     assert seen[0].event == shot.event
-    assert seen[0].frame_bytes is not None
-    decoded = cv2.imdecode(np.frombuffer(seen[0].frame_bytes, np.uint8), cv2.IMREAD_COLOR)
-    np.testing.assert_array_equal(_parts(1)[0][1], decoded)
+    np.testing.assert_array_equal(_parts(1)[0][1], _decoded(seen[0]))
 
 
 async def test_camera_without_parts_ends_at_once(broker: RunningBroker, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -305,6 +306,43 @@ async def test_live_gate_passes_over_replayed_parts(tmp_path: Path) -> None:
         finally:
             watching.cancel()
             await asyncio.wait([watching])
+
+
+def as_plc(port: int, broker_port: int, frames: Path) -> OpcUaClientReplay:
+    """Return the way in as a PLC at `port`, to whose server no service comes."""
+    plc = OpcUaClientSettings.model_validate(PLC | {"endpoint": f"opc.tcp://127.0.0.1:{port}"})
+    return OpcUaClientReplay(plc, MqttSettings(port=broker_port), station=STATION, frames=frames)
+
+
+async def test_plc_that_cannot_begin_leaves_nothing_behind(tmp_path: Path) -> None:
+    """The broker is away, or somebody else listens at the PLC's endpoint."""
+    with pytest.raises(SinkUnavailable):
+        await as_plc(free_port(), free_port(), tmp_path).__aenter__()
+    assert not _left_in(tmp_path)
+    async with private_mosquitto() as broker:
+        with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(UsageError, match="cannot listen"):
+            await as_plc(taken.getsockname()[1], broker.port, tmp_path).__aenter__()
+    assert not _left_in(tmp_path)
+
+
+async def test_way_in_that_is_given_up_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Ctrl-C while no service comes to the PLC, and while the station's server does not answer."""
+
+    async def give_up(target: AbstractAsyncContextManager[ReplayTarget], waits: Callable[[], bool]) -> None:
+        opening = asyncio.create_task(target.__aenter__())
+        await eventually(waits)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        assert not _left_in(tmp_path)
+
+    async with private_mosquitto() as broker:
+        plc = as_plc(free_port(), broker.port, tmp_path)
+        await give_up(plc, lambda: any(task.get_name() == "plc results" for task in asyncio.all_tasks()))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        access = nobody_at(f"opc.tcp://127.0.0.1:{silent.getsockname()[1]}/")
+        server = OpcUaServerReplay(access, station=STATION, frames=tmp_path)
+        await give_up(server, lambda: server._folder is not None)
 
 
 async def test_ways_in_say_what_they_need(tmp_path: Path) -> None:

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
 from schemas.messages import Box, Decision, Gate, Reason, Verdict
-from schemas.settings import AcceptanceSettings
-from service.replay.acceptance import Change, ComparedPart, Expectation, box_overlap, change, compare_part, findings
+from schemas.settings import AcceptanceSettings, DeadlineSettings, DeadlineStart
+from service.replay.acceptance import (
+    Change,
+    ComparedPart,
+    Expectation,
+    box_overlap,
+    change,
+    compare_part,
+    findings,
+    slack_ms,
+)
 from service.replay.player import Played
 from service.replay.report import as_csv
 from tests.support.recordings import BEGIN, recorded_part
@@ -40,7 +50,7 @@ def row(
     )
     expect = Expectation.RECORDED if label is None else Expectation.LABELS
     truth = label if label in (OK, DAMAGED) else None
-    return compare_part(played, 1, BEGIN, expect=expect, label=truth, default_ms=500)  # type: ignore[arg-type] # narrowed
+    return compare_part(played, 1, BEGIN, expect=expect, label=truth, deadline=DeadlineSettings())  # type: ignore[arg-type] # narrowed
 
 
 def broken(rows: Sequence[ComparedPart], *, unreadable: int = 0, timed: bool = False, **rules: object) -> list[str]:
@@ -145,6 +155,23 @@ def test_slack_runs_from_the_capture() -> None:
     assert one.slack_ms == pytest.approx(5000, abs=5)
 
 
+@pytest.mark.parametrize(
+    ("start", "age_ms", "left_ms"),
+    [
+        (DeadlineStart.CAPTURED_AT, 150, 230),
+        (DeadlineStart.CAPTURED_AT, -900, 1280),
+        (DeadlineStart.CAPTURED_AT, -1100, 380),
+        (DeadlineStart.CAPTURED_AT, None, 380),
+        (DeadlineStart.RECEIVED, 150, 380),
+    ],
+)
+def test_slack_runs_as_the_deadline_did(start: DeadlineStart, age_ms: float | None, left_ms: float) -> None:
+    """From the capture where the station goes by it and believes it, else from receipt; decided 20 ms after that."""
+    captured_at = None if age_ms is None else BEGIN - timedelta(milliseconds=age_ms)
+    times = {"captured_at": captured_at, "received_at": BEGIN, "decided_at": BEGIN + timedelta(milliseconds=20)}
+    assert slack_ms(said(OK).model_copy(update=times), 400, DeadlineSettings(start=start)) == pytest.approx(left_ms)
+
+
 def test_boxes_overlap_as_unions() -> None:
     """Half of the boxes in common; nothing on both sides is full agreement, nothing on one side is none."""
     whole, half, none = (
@@ -160,8 +187,8 @@ def test_csv_has_a_row_a_part() -> None:
     """Also for parts with nothing but a reason."""
     failed = said(ERROR).model_copy(update={"score": None, "reason": Reason.FRAME_MISSING, "gate": Gate.REJECT})
     played = Played(recorded_part(3), failed, None, None, None)
-    text = as_csv([row(OK, OK), compare_part(played, 2, BEGIN, expect=Expectation.RECORDED, label=None, default_ms=1)])
-    header, first, second = text.splitlines()
+    lost = compare_part(played, 2, BEGIN, expect=Expectation.RECORDED, label=None, deadline=DeadlineSettings())
+    header, first, second = as_csv([row(OK, OK), lost]).splitlines()
     assert header.startswith("number,event_id,part_id,arrived_at,expected,change")
     assert header.endswith("shift,differs")
     assert first.startswith("1,e0,C-000000,2026-01-31T08:00:00.000Z,OK,same")
