@@ -57,10 +57,7 @@ class _Findings:
         boxes = np.array(corners, dtype=np.int32).reshape(-1, 4)
         if inspection is None:
             return cls(frame.width, 0.0, boxes, np.empty((0, 0), np.float32), (0.0, 0.0, 0.0, 0.0))
-        normalized = inspection.prepared.normalized
-        height, width = normalized.bgr.shape[:2]
-        x1, y1 = normalized.origin_xy
-        map_xyxy = (x1, y1, x1 + width / normalized.scale, y1 + height / normalized.scale)
+        map_xyxy = inspection.prepared.normalized.square_xyxy
         return cls(frame.width, inspection.threshold, boxes, inspection.anomaly_map, map_xyxy)
 
     def save(self, path: Path) -> None:
@@ -208,10 +205,7 @@ class PictureStore:
 
     def _remove(self, key: str) -> None:
         for suffix in (".jpg", ".npz", ".part"):
-            try:
-                self._path(key, suffix).unlink(missing_ok=True)
-            except OSError as exc:
-                log.warning("picture_not_removed", path=str(self._path(key, suffix)), error=str(exc))
+            _remove(self._path(key, suffix))
 
     def _encode(self, bgr: BgrImage) -> bytes:
         _, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, self._quality])
@@ -242,12 +236,25 @@ def _reduce(bgr: BgrImage) -> BgrImage:
 
 
 def _find_kept(root: Path) -> list[str]:
-    """Return the keys of the pictures in `root`, oldest first; what else lies there is not ours to delete."""
+    """Return the keys of the pictures in `root`, oldest first, and remove what a crash left of others.
+
+    What else lies there is not ours to delete.
+    """
     try:
-        for unfinished in root.glob("*.part"):  # a crash left it
-            if _KEY.fullmatch(unfinished.stem):
-                unfinished.unlink()
-        aged = [(path.stat().st_mtime_ns, path.stem) for path in root.glob("*.jpg") if _KEY.fullmatch(path.stem)]
+        ours = [path for path in root.iterdir() if _KEY.fullmatch(path.stem)]
+        aged = sorted((path.stat().st_mtime_ns, path.stem) for path in ours if path.suffix == ".jpg")
     except OSError:
         return []
-    return [key for _, key in sorted(aged)]
+    kept = [key for _, key in aged]
+    whole = set(kept)
+    for path in ours:
+        if path.suffix == ".part" or (path.suffix == ".npz" and path.stem not in whole):
+            _remove(path)
+    return kept
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as exc:
+        log.warning("picture_not_removed", path=str(path), error=str(exc))

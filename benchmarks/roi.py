@@ -26,7 +26,6 @@ from service.errors import RoiNotFound
 from service.pipeline.normalize import NEUTRAL, normalize, normalize_colours
 from service.pipeline.roi import RoiFinder, build_roi_finder
 from service.pipeline.roi.coarse_box import survey
-from service.pipeline.roi.mask_rules import mask_iou
 from service.pipeline.types import BgrImage, Mask
 
 
@@ -44,6 +43,12 @@ def read_photo(path: Path) -> BgrImage:
     if bgr is None:
         raise SystemExit(f"{path}: no image")
     return np.asarray(bgr, np.uint8)
+
+
+def mask_iou(one: Mask, other: Mask) -> float:
+    """Return intersection over union of two masks; two empty ones are the same."""
+    union = int(np.count_nonzero(one | other))
+    return int(np.count_nonzero(one & other)) / union if union else 1.0
 
 
 def found_iou(finder: RoiFinder, bgr: BgrImage, truth: Mask) -> float:

@@ -13,6 +13,7 @@ from service.compute import LoadedModel
 from service.errors import CangateError, UsageError
 from service.model.active import ActiveModel
 from service.station import Station
+from service.text import brief
 
 log = structlog.get_logger(__name__)
 
@@ -37,7 +38,7 @@ class StationCommands:
             return self._failure(command, str(exc))
         except Exception as exc:  # the supervised boundary: a full disk or GPU is no reason to drop the connection
             log.exception("command_failed", command=command.command, source=source)
-            return self._failure(command, f"{type(exc).__name__}: {' '.join(str(exc).split())}"[:200])
+            return self._failure(command, brief(exc))
         log.info("command", command=command.command, source=source)
         return CommandReply(station=self._id, command=command.command, ok=True, result=result)
 

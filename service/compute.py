@@ -18,6 +18,7 @@ from service.admission import Admission
 from service.errors import FrameError
 from service.pipeline.types import Frame, Inspection, Prepared
 from service.ports import Clock, FrameLoader
+from service.text import brief
 from service.threads import DaemonThreads, ThreadStuck
 
 if TYPE_CHECKING:  # importing it takes seconds (torch), which only who loads a model must spend
@@ -313,7 +314,7 @@ class Compute:
             failed = job.failed(exc.reason, str(exc))
         except Exception as exc:  # the supervised boundary: a defect ends in a fail-safe verdict
             log.exception("prepare_failed")
-            failed = job.failed(Reason.INTERNAL_ERROR, _one_line(exc))
+            failed = job.failed(Reason.INTERNAL_ERROR, brief(exc))
         spent_ms = (time.perf_counter() - (began if loaded is None else loaded)) * 1000
         return replace(failed, load_ms=spent_ms) if loaded is None else replace(failed, roi_ms=spent_ms)
 
@@ -350,7 +351,7 @@ def _judge_group(group: list[_Ready]) -> list[Outcome]:
         if len(group) > 1:  # one bad frame must not take its neighbours along
             return [outcome for ready in group for outcome in _judge_group([ready])]
         log.exception("judge_failed")
-        return [group[0].job.failed(Reason.INTERNAL_ERROR, _one_line(exc))]
+        return [group[0].job.failed(Reason.INTERNAL_ERROR, brief(exc))]
     return [
         Judged(inspection, model.ref, ready.job.done.load_ms or 0.0)
         for inspection, ready in zip(inspections, group, strict=True)
@@ -359,7 +360,3 @@ def _judge_group(group: list[_Ready]) -> list[Outcome]:
 
 def _refused(job: Job) -> Failed:
     return Failed(Reason.INTERNAL_ERROR, _TOO_MANY_HANG, job.model.ref)
-
-
-def _one_line(exc: Exception) -> str:
-    return f"{type(exc).__name__}: {' '.join(str(exc).split())}"[:200]

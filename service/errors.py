@@ -11,7 +11,6 @@ CangateError
 │   ├── FrameCorrupt                frame_corrupt
 │   ├── FrameRefused                frame_refused
 │   └── RoiNotFound                 roi_not_found
-├── ModelUnavailable            no model is loaded
 ├── EvaluationFailed            a model could not be judged to the end
 ├── EmptyMemoryBank             a distance was asked of a bank with no vectors
 ├── SinkUnavailable             a verdict could not be published now; it may be tried again
@@ -79,10 +78,6 @@ class RoiNotFound(FrameError):
     """No canister was found in the frame."""
 
     reason = Reason.ROI_NOT_FOUND
-
-
-class ModelUnavailable(CangateError):
-    """No model is loaded."""
 
 
 class EvaluationFailed(CangateError):

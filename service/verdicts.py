@@ -6,6 +6,7 @@ from datetime import datetime
 
 from schemas.messages import Box, Decision, Gate, JudgedImage, Reason, StagesMs, Verdict
 from service.compute import Failed, Judged, Outcome
+from service.judged import boxes_of, decision_of, stages_of
 from service.pipeline.types import Frame
 from service.ports import Arrival
 
@@ -40,7 +41,7 @@ def make_verdict(
         uncertain=found is not None and found.uncertain,
         score=None if found is None else found.score,
         threshold=None if found is None else found.threshold,
-        boxes=() if found is None else tuple(_box(box.xyxy, box.score) for box in found.boxes),
+        boxes=() if found is None else tuple(map(_rounded_box, boxes_of(found))),
         image=None if frame is None else _judged_image(frame),
         model=outcome.model,
         captured_at=event.captured_at,
@@ -55,16 +56,11 @@ def make_verdict(
 
 
 def _decide(outcome: Outcome) -> tuple[Decision, Reason]:
-    if isinstance(outcome, Failed):
-        return Decision.ERROR, outcome.reason
-    if outcome.inspection.damaged:
-        return Decision.DAMAGED, Reason.SCORE_AT_OR_ABOVE_THRESHOLD
-    return Decision.OK, Reason.SCORE_BELOW_THRESHOLD
+    return (Decision.ERROR, outcome.reason) if isinstance(outcome, Failed) else decision_of(outcome.inspection)
 
 
-def _box(xyxy: tuple[int, int, int, int], score: float) -> Box:
-    x1, y1, x2, y2 = xyxy
-    return Box(x1=x1, y1=y1, x2=x2, y2=y2, score=round(score, 6))
+def _rounded_box(box: Box) -> Box:
+    return box.model_copy(update={"score": round(box.score, 6)})
 
 
 def _judged_image(frame: Frame) -> JudgedImage:
@@ -73,19 +69,7 @@ def _judged_image(frame: Frame) -> JudgedImage:
 
 def _stages(outcome: Outcome) -> StagesMs:
     if isinstance(outcome, Failed):
-        return StagesMs(
-            load=_rounded(outcome.load_ms), roi=_rounded(outcome.roi_ms), normalize=_rounded(outcome.normalize_ms)
-        )
-    times = outcome.inspection.times
-    return StagesMs(
-        load=round(outcome.load_ms, 3),
-        roi=round(times.roi, 3),
-        normalize=round(times.normalize, 3),
-        embed=round(times.embed, 3),
-        score=round(times.score, 3),
-        boxes=round(times.boxes, 3),
-    )
-
-
-def _rounded(duration_ms: float | None) -> float | None:
-    return None if duration_ms is None else round(duration_ms, 3)
+        stages = StagesMs(load=outcome.load_ms, roi=outcome.roi_ms, normalize=outcome.normalize_ms)
+    else:
+        stages = stages_of(outcome.inspection, outcome.load_ms)
+    return StagesMs(**{stage: None if ms is None else round(ms, 3) for stage, ms in stages})

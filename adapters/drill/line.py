@@ -112,12 +112,12 @@ class DrillLine:
         finally:
             outage.ended = time.monotonic()
 
-    async def kill_broker(self, down_s: float = 0.5) -> None:
+    async def kill_broker(self) -> None:
         """SIGKILL, and a new broker on the same port a little later."""
         assert self.mosquitto is not None
         with self.outage():
             await self.mosquitto.stop(signal.SIGKILL)
-            await asyncio.sleep(down_s)
+            await asyncio.sleep(0.5)
             await self.mosquitto.start()
 
     async def freeze_broker(self, seconds: float) -> None:

@@ -61,10 +61,10 @@ async def _steady(line: DrillLine) -> list[str]:
     return missing
 
 
-async def _meanwhile(line: DrillLine, breaking: Callable[[], Awaitable[None]], *, parts: int = _PARTS) -> None:
+async def _meanwhile(line: DrillLine, breaking: Callable[[], Awaitable[None]]) -> None:
     """Show parts, and break something after a quarter of them."""
-    showing = asyncio.create_task(line.show(parts, _RATE_HZ))
-    await asyncio.sleep(parts / _RATE_HZ / 4)
+    showing = asyncio.create_task(line.show(_PARTS, _RATE_HZ))
+    await asyncio.sleep(_PARTS / _RATE_HZ / 4)
     await breaking()
     await showing
 

@@ -104,14 +104,13 @@ class DrilledService:
         """Tell whether the process runs."""
         return self._process is not None and self._process.returncode is None
 
-    async def start(self, *, ready: bool = True) -> None:
+    async def start(self) -> None:
         """Start, and return when it says that it is ready. Raises ServiceDidNotStart."""
         # settings in the environment are the plant's
         own = {name: value for name, value in os.environ.items() if not name.upper().startswith(ENVIRONMENT_PREFIX)}
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(*self.command, str(self._config), stderr=log, env=own)
-        if ready:
-            await self.ready()
+        await self.ready()
 
     async def ready(self) -> None:
         """Return when everything that it needs is there. Raises ServiceDidNotStart."""

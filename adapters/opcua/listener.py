@@ -20,9 +20,10 @@ from asyncua.common.utils import Buffer
 from asyncua.server.binary_server_asyncio import BinaryServer, OPCUAProtocol
 
 from adapters.opcua.limits import MAX_BROWSE_PATHS, MAX_OPERATIONS
-from adapters.opcua.requests import StationProcessor, one_line, peer_host
+from adapters.opcua.requests import StationProcessor, peer_host
 from adapters.opcua.sessions import StationInternalServer
 from adapters.opcua.views import StationViews
+from service.text import brief
 
 log = structlog.get_logger(__name__)
 
@@ -165,7 +166,7 @@ class _Connection(OPCUAProtocol):
         try:
             goes_on = await super()._process_one_msg(header, buf)
         except Exception as exc:  # noqa: BLE001 - a stranger's bytes make asyncua trip over anything: no defect
-            self._end(f"a message that cannot be read: {one_line(exc)}")
+            self._end(f"a message that cannot be read: {brief(exc)}")
             return False
         if self.messages.empty():
             self.transport.resume_reading()

@@ -22,6 +22,7 @@ from asyncua.ua.ua_binary import struct_from_binary, struct_to_binary, to_binary
 from adapters.opcua.limits import MAX_PIECES, MAX_STRANGERS_PIECES, counted, refuse_too_many, request_type
 from adapters.opcua.notifications import WrittenValue
 from adapters.opcua.sessions import StationInternalServer
+from service.text import brief
 
 log = structlog.get_logger(__name__)
 
@@ -92,7 +93,7 @@ class StationProcessor(UaProcessor):
         except Exception as exc:  # asyncua trips over anything; who asks for nonsense is told so and may go on
             told = {"peer": peer_host(self.name), "request": str(typeid)}
             if not self._is_known or typeid == _ACTIVATE or _was_decoding(exc):  # no login, no traceback
-                log.warning("opcua_request_failed", **told, error=one_line(exc))
+                log.warning("opcua_request_failed", **told, error=brief(exc))
                 raise ServiceError(ua.StatusCodes.BadDecodingError) from exc
             log.exception("opcua_request_broke", **told)
             raise ServiceError(ua.StatusCodes.BadInternalError) from exc
@@ -197,8 +198,3 @@ def _was_decoding(exc: Exception) -> bool:
 def peer_host(peer: object) -> str:
     """Return the address of a connection's other end, for the log."""
     return str(peer[0]) if isinstance(peer, tuple) and peer else "unknown"
-
-
-def one_line(exc: Exception) -> str:
-    """Return what went wrong, short enough for a line of the log."""
-    return f"{type(exc).__name__}: {' '.join(str(exc).split())}"[:200]

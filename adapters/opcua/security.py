@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from asyncua import ua
 from asyncua.common.utils import ServiceError
@@ -15,31 +14,20 @@ from cryptography import x509
 
 from adapters.accounts import PasswordBook
 from adapters.opcua.own_certificate import make_pair
+from adapters.opcua.policies import PLAIN, POLICIES
 from adapters.opcua.trust import TrustedCertificates
 from adapters.opcua.users import StationUsers
 from adapters.secret_files import warn_where_others_read
 from schemas.settings import OpcUaServerSettings
 from service.errors import UsageError
 
-PLAIN: Final = "None"
-_POLICIES: Final = {
-    PLAIN: ua.SecurityPolicyType.NoSecurity,
-    # Basic128Rsa15 and Basic256 rest on SHA-1 and are deprecated by OPC 10000-7: not offered.
-    **{
-        f"{policy}_{mode}": ua.SecurityPolicyType[f"{policy}_{mode}"]
-        for policy in ("Basic256Sha256", "Aes128Sha256RsaOaep", "Aes256Sha256RsaPss")
-        for mode in ("Sign", "SignAndEncrypt")
-    },
-}
-POLICY_NAMES: Final = tuple(_POLICIES)
-
 
 def security_policies(names: Iterable[str]) -> list[ua.SecurityPolicyType]:
     """Return asyncua's policies for the names in `opcua.server.security`. Raises UsageError for an unknown one."""
-    unknown = [name for name in names if name not in _POLICIES]
+    unknown = [name for name in names if name not in POLICIES]
     if unknown:
-        raise UsageError(f"opcua.server.security: unknown policy {unknown[0]!r}; known are {', '.join(_POLICIES)}")
-    policies = [_POLICIES[name] for name in dict.fromkeys(names)]
+        raise UsageError(f"opcua.server.security: unknown policy {unknown[0]!r}; known are {', '.join(POLICIES)}")
+    policies = [POLICIES[name] for name in dict.fromkeys(names)]
     if not policies:
         raise UsageError("opcua.server.security names no policy")
     return policies

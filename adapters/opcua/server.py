@@ -23,6 +23,7 @@ from adapters.opcua.long_lived import long_lived
 from adapters.opcua.machine_vision.service import add_vision_system
 from adapters.opcua.machine_vision.system import VisionSystem
 from adapters.opcua.notifications import ResultValue
+from adapters.opcua.own_certificate import PKI
 from adapters.opcua.ring import ResultRing
 from adapters.opcua.security import ServerSecurity
 from adapters.opcua.sessions import StationInternalServer
@@ -49,7 +50,6 @@ from service.tasks import Part, together
 log = structlog.get_logger(__name__)
 
 ENDPOINT_PATH: Final = "/cangate/"
-PKI: Final = Path("data/pki")
 _CLOSE_S = 2.0
 _JOURNAL_PATIENCE_S = 0.5
 _DROPPED_S = 5.0

@@ -17,7 +17,7 @@ from adapters.frames import AllowListedFrames
 from adapters.simulation.renderer import SIDES_PX
 from schemas.settings import Settings
 from service.cli.benchmark_rendered import SHOWN_PARTS, TRAINING_PARTS, rendered_frames, rendered_model
-from service.cli.common import ConfigOption, StoreOption, console, load_settings, stage_bars
+from service.cli.common import ConfigOption, StoreOption, console, load_settings, parsed_size, stage_bars
 from service.cli.frame_folders import listed_frames, tell_ignored
 from service.errors import UsageError
 from service.evaluation.fresh_process import in_fresh_process
@@ -119,14 +119,10 @@ def _with_workers(settings: Settings, workers: int | None) -> Settings:
 
 
 def _size(text: str, max_pixels: int) -> tuple[int, int]:
-    smallest, largest = SIDES_PX
-    width, times, height = text.partition("x")
-    whole = times and all(side.isascii() and side.isdecimal() and len(side) <= 5 for side in (width, height))
-    if not (whole and all(smallest <= int(side) <= largest for side in (width, height))):
-        raise UsageError(f"--size {text!r} is no WIDTHxHEIGHT of {smallest} to {largest} pixels each")
-    if int(width) * int(height) > max_pixels:
+    width, height = parsed_size(text, SIDES_PX)
+    if width * height > max_pixels:
         raise UsageError(f"--size {text}: more than images.max_pixels, {max_pixels}")
-    return int(width), int(height)
+    return width, height
 
 
 def _listed(folder: Path) -> tuple[FrameFile, ...]:

@@ -28,7 +28,7 @@ from service.evaluation.threshold_picture import threshold_picture
 from service.files import made_folder, naming, whole_file
 from service.model.calibration import LimitMethod
 from service.model.package import ModelPackage, read_package
-from service.model.recalibration import Choice, JudgedSet, choose, held_back_frames, judge_frames, publish_choice
+from service.model.recalibration import Choice, JudgedSet, as_held_back, choose, judge_frames, publish_choice
 from service.model.registry import ModelRegistry
 from service.model.sweep import CONFIDENCE, Measure, Target, frames_to_claim
 
@@ -97,7 +97,7 @@ def calibrate(
             other = good if good.frames else None
             bad = judge_frames(damaged_frames.frames, package, pipeline, decode, told, other=other)
     choice = choose(
-        calibration.held_back if ok is None else held_back_frames(good),
+        calibration.held_back if ok is None else as_held_back(good),
         bad,
         statistic or package.manifest.recipe.score.statistic,
         false_reject=false_reject,

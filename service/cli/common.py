@@ -113,6 +113,16 @@ def with_embedder(
     return recipe.model_copy(update={"embed": embed})
 
 
+def parsed_size(text: str, sides_px: tuple[int, int]) -> tuple[int, int]:
+    """Return width and height of `--size`. sides_px: the shortest and the longest side. Raises UsageError."""
+    shortest, longest = sides_px
+    width, times, height = text.partition("x")
+    whole = times and all(side.isascii() and side.isdecimal() and len(side) <= 5 for side in (width, height))
+    if not (whole and all(shortest <= int(side) <= longest for side in (width, height))):
+        raise UsageError(f"--size {text!r} is no WIDTHxHEIGHT of {shortest} to {longest} pixels each")
+    return int(width), int(height)
+
+
 def tell_troubles(troubles: Iterable[str]) -> None:
     """Print what of a session cannot be read."""
     for trouble in troubles:

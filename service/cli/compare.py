@@ -20,7 +20,7 @@ from service.device import compute_device
 from service.errors import UsageError
 from service.model.package import read_package
 from service.model.registry import ModelRegistry
-from service.replay.comparison import Comparer, Comparison
+from service.replay.comparison import Comparer, SessionComparison
 from service.replay.comparison_report import COMPARISON, PAGE, PARTS, model_name, write_comparison
 
 
@@ -78,7 +78,7 @@ def compare(
         raise typer.Exit(1)
 
 
-def _print(comparison: Comparison) -> None:
+def _print(comparison: SessionComparison) -> None:
     table = result_table("model", "OK", "damaged", "error", "escapes", "over-rejects", "ms")
     for model in comparison.models:
         table.add_row(

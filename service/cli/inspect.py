@@ -21,14 +21,14 @@ from rich.progress import track
 from rich.table import Table
 
 from adapters.frames import decode_image
-from schemas.base import Value
-from schemas.messages import Box, Decision, ModelRef, Reason, StagesMs
+from schemas.messages import Decision, ModelRef
 from service.cli.common import ConfigOption, ModelArgument, StoreOption, console, errors, load_settings
 from service.cli.tables import result_table
 from service.device import compute_device
 from service.errors import FrameError, UsageError
 from service.evaluation.pictures import comparison_picture, mask_picture
 from service.files import made_folder, naming, real_path, whole_file
+from service.judged import JudgedPicture, boxes_of, decision_of, stages_of
 from service.model.dataset import Decode, FrameFile, printable, read_frame
 from service.model.package import read_package
 from service.model.registry import ModelRegistry
@@ -54,22 +54,10 @@ KINDS = ("roi", "mask", "comparison")
 COLOURS = {Decision.OK: "green", Decision.DAMAGED: "red", Decision.ERROR: "yellow"}
 
 
-class InspectedImage(Value):
-    """One picture's result: no score where no judgement was possible, and then `detail` says why."""
+class InspectedImage(JudgedPicture):
+    """One picture's result, and whose it is."""
 
-    filename: str
-    path: str
-    s: float | None = None
     tau: float
-    decision: Decision
-    reason: Reason
-    detail: str = ""
-    uncertain: bool = False
-    boxes: tuple[Box, ...] = ()
-    width: int | None = None
-    height: int | None = None
-    roi: str = ""
-    stages_ms: StagesMs = StagesMs()
     model: ModelRef
 
 
@@ -154,30 +142,20 @@ def _inspect_one(
             model=model,
         )
         return row, None
-    times = inspection.times
+    decision, reason = decision_of(inspection)
     row = InspectedImage(
         filename=printable(path.name),
         path=name,
         s=inspection.score,
         tau=inspection.threshold,
-        decision=Decision.DAMAGED if inspection.damaged else Decision.OK,
-        reason=Reason.SCORE_AT_OR_ABOVE_THRESHOLD if inspection.damaged else Reason.SCORE_BELOW_THRESHOLD,
+        decision=decision,
+        reason=reason,
         uncertain=inspection.uncertain,
-        boxes=tuple(
-            Box(x1=box.xyxy[0], y1=box.xyxy[1], x2=box.xyxy[2], y2=box.xyxy[3], score=box.score)
-            for box in inspection.boxes
-        ),
+        boxes=boxes_of(inspection),
         width=frame.width,
         height=frame.height,
         roi=inspection.prepared.roi.path,
-        stages_ms=StagesMs(
-            load=load_ms,
-            roi=times.roi,
-            normalize=times.normalize,
-            embed=times.embed,
-            score=times.score,
-            boxes=times.boxes,
-        ),
+        stages_ms=stages_of(inspection, load_ms),
         model=model,
     )
     return row, inspection

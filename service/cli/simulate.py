@@ -17,10 +17,10 @@ from adapters.simulation.line import PicturePool, SimulatedStation
 from adapters.simulation.line_plan import Belt, LineRates
 from adapters.simulation.renderer import SIDES_PX
 from schemas.messages import MAX_DEADLINE_MS, StationId
-from service.cli.common import ConfigOption, console, errors, load_settings, stage_bars
+from service.cli.common import ConfigOption, console, errors, load_settings, parsed_size, stage_bars
 from service.errors import SinkUnavailable, UsageError
 from service.files import real_path
-from service.replay.tally import percentile
+from service.percentiles import percentile
 
 
 def simulate(
@@ -65,7 +65,7 @@ def simulate(
     belt = Belt(speed_mm_s=speed, gate_mm=gate)
     _refuse_far_gate(belt)
     with stage_bars() as progress:
-        pool = PicturePool.render(seed, _size(size), partial(progress, "render"))
+        pool = PicturePool.render(seed, parsed_size(size, SIDES_PX), partial(progress, "render"))
     nowhere = real_path(next(iter(settings.images.roots), Path("data/frames")))
     line = [SimulatedStation(settings.mqtt, name, pool=pool, missing=nowhere) for name in stations]
     try:
@@ -136,12 +136,3 @@ def _refuse_far_gate(belt: Belt) -> None:
     longest_s = MAX_DEADLINE_MS / 1000
     if belt.to_gate_s > longest_s:
         raise UsageError(f"--gate {belt.gate_mm:g} at --speed {belt.speed_mm_s:g} is not within {longest_s:g} s")
-
-
-def _size(text: str) -> tuple[int, int]:
-    smallest, largest = SIDES_PX
-    width, times, height = text.partition("x")
-    whole = times and all(side.isascii() and side.isdecimal() and len(side) <= 5 for side in (width, height))
-    if not (whole and all(smallest <= int(side) <= largest for side in (width, height))):
-        raise UsageError(f"--size {text!r} is no WIDTHxHEIGHT of {smallest} to {largest} pixels each")
-    return int(width), int(height)

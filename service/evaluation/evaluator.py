@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from schemas.messages import Box, Decision, Reason, StagesMs
+from schemas.messages import Decision
 from service.errors import FrameError
 from service.evaluation.evidence import evidence_jpeg
 from service.evaluation.gallery import Gallery
@@ -26,6 +26,7 @@ from service.evaluation.metrics import (
 )
 from service.evaluation.pixels import PixelStatistics, frame_scores
 from service.evaluation.truth import MaskFolder, MaskRefused, box_union, match_boxes, read_mask
+from service.judged import boxes_of, decision_of, stages_of
 from service.model.dataset import Decode, FrameFile, ReadFrame, printable, read_frame
 from service.model.package import ModelPackage
 from service.pipeline.pipeline import Pipeline
@@ -173,29 +174,20 @@ def _unjudged(file: FrameFile, label: Label, exc: FrameError) -> EvaluatedFrame:
 
 
 def _row(file: FrameFile, label: Label, inspection: Inspection, load_ms: float) -> EvaluatedFrame:
-    frame, times = inspection.prepared.frame, inspection.times
-    boxes = tuple(
-        Box(x1=box.xyxy[0], y1=box.xyxy[1], x2=box.xyxy[2], y2=box.xyxy[3], score=box.score) for box in inspection.boxes
-    )
+    frame, boxes = inspection.prepared.frame, boxes_of(inspection)
+    decision, reason = decision_of(inspection)
     return EvaluatedFrame(
         filename=file.name,
         path=printable(str(file.path)),
         label=label,
         s=inspection.score,
-        decision=Decision.DAMAGED if inspection.damaged else Decision.OK,
-        reason=Reason.SCORE_AT_OR_ABOVE_THRESHOLD if inspection.damaged else Reason.SCORE_BELOW_THRESHOLD,
+        decision=decision,
+        reason=reason,
         uncertain=inspection.uncertain,
         boxes=boxes,
         box_area=float(box_union(boxes, (frame.width, frame.height)).mean()) if boxes else 0.0,
         width=frame.width,
         height=frame.height,
         roi=inspection.prepared.roi.path,
-        stages_ms=StagesMs(
-            load=load_ms,
-            roi=times.roi,
-            normalize=times.normalize,
-            embed=times.embed,
-            score=times.score,
-            boxes=times.boxes,
-        ),
+        stages_ms=stages_of(inspection, load_ms),
     )

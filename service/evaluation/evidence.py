@@ -6,7 +6,6 @@ import cv2
 import numpy as np
 
 from service.evaluation.pictures import PAPER_BGR, draw_boxes, draw_heatmap
-from service.evaluation.pixels import square_in_frame
 from service.pipeline.resize import resized
 from service.pipeline.types import BgrImage, Inspection, Mask
 
@@ -34,7 +33,7 @@ def evidence_picture(inspection: Inspection, truth: Mask | None, *, patch_tau: f
         seen = cv2.resize(truth[top:bottom, left:right].astype(np.uint8), size_wh, interpolation=cv2.INTER_NEAREST)
         outlines, _ = cv2.findContours(seen, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(boxed, outlines, -1, _TRUTH_BGR, 1, cv2.LINE_AA)
-    x1, y1, x2, y2 = ((np.array(square_in_frame(prepared.normalized)) - origin) * scale).tolist()
+    x1, y1, x2, y2 = ((np.array(prepared.normalized.square_xyxy) - origin) * scale).tolist()
     heat = draw_heatmap(small, inspection.anomaly_map, (x1, y1, x2, y2), tau=patch_tau)
     gap = np.full((size_wh[1], 6, 3), PAPER_BGR, np.uint8)
     return np.hstack([boxed, gap, heat])

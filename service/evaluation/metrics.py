@@ -12,9 +12,10 @@ from pydantic import Field
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from schemas.base import UtcDatetime, Value
-from schemas.messages import Box, Decision, ModelRef, Reason, StagesMs
+from schemas.messages import Decision, ModelRef, StagesMs
 from schemas.recipe import ScoreStatistic
 from service.evaluation.uncertainty import auroc_interval
+from service.judged import JudgedPicture
 
 FALSE_REJECT = 0.01
 """False-reject rate at which the recall is stated."""
@@ -37,33 +38,21 @@ class BoxMatch(Value):
     iou: float
 
 
-class EvaluatedFrame(Value):
-    """One frame's result: no score where no judgement was possible, and then `detail` says why.
+class EvaluatedFrame(JudgedPicture):
+    """One frame's result.
 
     box_area: share of the frame inside the boxes. trained_on: the file is one of those the model was made from.
     copy_of: label and name of an earlier frame with the very bytes of this one. mask: name of the mask, empty where
     there is none; mask_refused: why it was left out.
     """
 
-    filename: str
-    path: str
     label: Label
-    s: float | None = None
-    decision: Decision
-    reason: Reason
-    detail: str = ""
-    uncertain: bool = False
-    boxes: tuple[Box, ...] = ()
     box_area: float = 0.0
-    width: int | None = None
-    height: int | None = None
-    roi: str = ""
     trained_on: bool = False
     copy_of: str = ""
     mask: str = ""
     mask_refused: str = ""
     match: BoxMatch | None = None
-    stages_ms: StagesMs = StagesMs()
 
 
 class SetCounts(Value):

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from service.pipeline.resize import resized
+from service.pipeline.resize import laid_over, resized
 from service.pipeline.types import BgrImage, FloatArray, Inspection, Roi
 
 Colour = tuple[int, int, int]
@@ -69,14 +69,9 @@ def draw_heatmap(
         tau: distance at which a patch is half way to full colour; below half of it nothing is drawn.
     """
     height, width = bgr.shape[:2]
-    rows, cols = anomaly_map.shape
-    if not rows or not cols:
+    if not anomaly_map.size:
         return bgr.copy()
-    x1, y1, x2, y2 = xyxy
-    step_x, step_y = (x2 - x1) / cols, (y2 - y1) / rows
-    # a cell's value belongs to its centre, and so does OpenCV's pixel (0, 0)
-    to_frame = np.array([[step_x, 0, x1 + (step_x - 1) / 2], [0, step_y, y1 + (step_y - 1) / 2]], dtype=np.float64)
-    distances = cv2.warpAffine(anomaly_map, to_frame, (width, height), flags=cv2.INTER_LINEAR)
+    distances = laid_over(anomaly_map, xyxy, (width, height))
     heat = np.clip(distances / max(tau, 1e-6) - 0.5, 0.0, 1.0)
     colours = cv2.applyColorMap((heat * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
     opacity = (np.sqrt(heat) * _HEAT_OPACITY)[..., None]

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from service.pipeline.boxes import CELL_PX, smoothed
-from service.pipeline.types import FloatArray, Inspection, Mask, NormalizedRoi
+from service.pipeline.resize import laid_over
+from service.pipeline.types import FloatArray, Inspection, Mask
 
 BINS = 1 << 14
 LARGEST = 2.0
@@ -87,18 +88,7 @@ def frame_scores(inspection: Inspection, blur_sigma: float) -> FloatArray:
     """
     prepared, grid = inspection.prepared, inspection.anomaly_map
     smooth = smoothed(grid, grid > 0, CELL_PX, blur_sigma)
-    x1, y1, x2, y2 = square_in_frame(prepared.normalized)
-    step_x, step_y = (x2 - x1) / smooth.shape[1], (y2 - y1) / smooth.shape[0]
-    # a cell's value belongs to its centre, and so does OpenCV's pixel (0, 0)
-    to_frame = np.array([[step_x, 0, x1 + (step_x - 1) / 2], [0, step_y, y1 + (step_y - 1) / 2]], dtype=np.float64)
-    size_wh = (prepared.frame.width, prepared.frame.height)
-    return np.asarray(cv2.warpAffine(smooth, to_frame, size_wh, flags=cv2.INTER_LINEAR), np.float32)
-
-
-def square_in_frame(normalized: NormalizedRoi) -> tuple[float, float, float, float]:
-    """Return x1, y1, x2, y2 of the normalised square in pixels of the full frame; it may reach beyond it."""
-    (x, y), side = normalized.origin_xy, normalized.bgr.shape[0] / normalized.scale
-    return x, y, x + side, y + side
+    return laid_over(smooth, prepared.normalized.square_xyxy, (prepared.frame.width, prepared.frame.height))
 
 
 def _rates(histogram: npt.NDArray[np.int64] | Curve) -> Curve:

@@ -33,9 +33,9 @@ from service.evaluation.fresh_process import peak_memory_bytes
 from service.logs import configure_logging
 from service.model.dataset import FrameFile
 from service.model.package import read_package
+from service.percentiles import percentile
 from service.pipeline.types import Progress, StageProgress
 from service.ports import Clock, FrameLoader
-from service.replay.tally import percentile
 
 STAGES = tuple(StagesMs.model_fields)
 """The stages of a verdict's `stages_ms`, in their order."""

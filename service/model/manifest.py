@@ -10,7 +10,7 @@ from pydantic import Field, StringConstraints, field_validator
 
 from schemas.base import UtcDatetime, Value
 from schemas.messages import Sha256
-from schemas.recipe import Recipe
+from schemas.recipe import MemoryRecipe, Recipe
 from service.model.calibration import Calibration
 from service.pipeline.patch_scores import RINGS, Rim
 
@@ -76,8 +76,8 @@ class ModelManifest(Value):
     """Everything about a model package but the vectors and the golden frames.
 
     tau: image threshold. patch_tau: score that a patch must reach to appear in a box. rim: what evens out the distances
-    at the part's rim, ring by ring. version: 0 until the registry
-    has given one. parent: id of the package this one was made from by setting tau.
+    at the part's rim, ring by ring. version: 0 until the registry has given one. parent: id of the package that this
+    one was made from: with another tau, extended, or imported.
     """
 
     format: Literal["cangate/model/1"] = "cangate/model/1"
@@ -107,7 +107,12 @@ class ModelManifest(Value):
     @property
     def doubtful(self) -> float:
         """Share of the training frames that may be damaged."""
-        return 1 - self.recipe.memory.density_keep if self.training.mixed else 0.0
+        return doubtful_share(self.recipe.memory, mixed=self.training.mixed)
+
+
+def doubtful_share(memory: MemoryRecipe, *, mixed: bool) -> float:
+    """Return the share of the frames of a training set, mixed or not, that may be damaged."""
+    return 1 - memory.density_keep if mixed else 0.0
 
 
 def library_versions() -> dict[str, str]:

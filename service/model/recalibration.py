@@ -154,7 +154,7 @@ def choose(
     return Choice(calibration.model_copy(update={"sweep": sweep}), statistic, points)
 
 
-def held_back_frames(judged: JudgedSet) -> tuple[HeldBackFrame, ...]:
+def as_held_back(judged: JudgedSet) -> tuple[HeldBackFrame, ...]:
     """Return frames that were none of the training's as a calibration records them."""
     return tuple(HeldBackFrame(name=frame.file.name, fold=0, scores=frame.scores) for frame in judged.frames)
 

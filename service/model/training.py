@@ -24,6 +24,7 @@ from service.model.manifest import (
     Metrics,
     ModelManifest,
     TrainingRecord,
+    doubtful_share,
     library_versions,
 )
 from service.model.package import write_package
@@ -126,7 +127,7 @@ class _Trainer:
         sound = self._surely_sound(distances)
         rim = rim_of([distances[row] for row in sound], [embedded.insides[row] for row in sound], score.rim_evenness)
         held_back = held_back_frames(embedded, distances, rim, score.neighbourhood)
-        doubtful = 1 - memory.density_keep if self.options.mixed else 0.0
+        doubtful = doubtful_share(memory, mixed=self.options.mixed)
         calibration = calibrate(held_back, self.options.false_reject, doubtful=doubtful)
         if self.options.mixed:
             vectors = vectors[self._pseudo_ok(vectors, frame_of_patch, held_back)]

@@ -71,6 +71,12 @@ class NormalizedRoi:
     origin_xy: tuple[float, float]
     scale: float
 
+    @property
+    def square_xyxy(self) -> tuple[float, float, float, float]:
+        """Where the square lies, in pixels of the full frame; it may reach beyond it."""
+        (x, y), side = self.origin_xy, self.bgr.shape[0] / self.scale
+        return x, y, x + side, y + side
+
 
 @dataclass(frozen=True, slots=True)
 class PatchGrid:

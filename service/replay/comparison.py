@@ -14,6 +14,7 @@ from schemas.messages import Box, Decision, ModelRef
 from service.errors import FrameError, FrameMissing
 from service.evaluation.gallery import Gallery
 from service.evaluation.metrics import Label, image_metrics
+from service.judged import boxes_of, decision_of
 from service.model.dataset import Decode
 from service.model.package import ModelPackage
 from service.pipeline.pipeline import Pipeline
@@ -78,10 +79,10 @@ class PairFigures(Value):
     p_value: float | None
 
 
-class Comparison(Value):
+class SessionComparison(Value):
     """`comparison.json`. troubles: places of the session that cannot be read; nobody knows how many parts they held."""
 
-    format: Literal["cangate/comparison/1"] = "cangate/comparison/1"
+    format: Literal["cangate/session-comparison/1"] = "cangate/session-comparison/1"
     created_at: UtcDatetime
     session: str
     parts: int
@@ -132,10 +133,10 @@ class Comparer:
         if not row.agreed and isinstance(frame, Frame):
             self.divided.offer(self._distance(row), row, lambda: _picture(frame.bgr, row))
 
-    def summary(self, session: str, troubles: Sequence[str]) -> Comparison:
+    def summary(self, session: str, troubles: Sequence[str]) -> SessionComparison:
         """Return the figures over everything judged so far. troubles: what of the session cannot be read."""
         labels = [row.label for row in self.rows]
-        return Comparison(
+        return SessionComparison(
             created_at=datetime.now(UTC),
             session=session,
             parts=len(self.rows),
@@ -193,15 +194,14 @@ def _judge(pipeline: Pipeline, frame: Frame | FrameError) -> Judgement:
     except FrameError as exc:
         cost_ms = 1e3 * (time.perf_counter() - began)
         return Judgement(decision=Decision.ERROR, reason=f"{exc.reason}: {exc}", cost_ms=cost_ms)
+    cost_ms = 1e3 * (time.perf_counter() - began)
+    decision, _ = decision_of(inspection)
     return Judgement(
-        decision=Decision.DAMAGED if inspection.damaged else Decision.OK,
+        decision=decision,
         reason="uncertain" if inspection.uncertain else "",
         s=inspection.score,
-        boxes=tuple(
-            Box(x1=box.xyxy[0], y1=box.xyxy[1], x2=box.xyxy[2], y2=box.xyxy[3], score=box.score)
-            for box in inspection.boxes
-        ),
-        cost_ms=1e3 * (time.perf_counter() - began),
+        boxes=boxes_of(inspection),
+        cost_ms=cost_ms,
     )
 
 

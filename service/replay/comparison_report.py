@@ -11,7 +11,7 @@ from pathlib import Path
 from schemas.base import rfc3339
 from service.evaluation.gallery import Gallery
 from service.evaluation.page import definitions, figure, note, page, percent, picture, table
-from service.replay.comparison import ComparedFrame, Comparison, ModelFigures, label_of
+from service.replay.comparison import ComparedFrame, ModelFigures, SessionComparison, label_of
 from service.replay.report import unreadable
 from service.replay.scatter import scatter_panel
 
@@ -19,7 +19,7 @@ PARTS, COMPARISON, PAGE = "parts.csv", "comparison.json", "report.html"
 
 
 def write_comparison(
-    directory: Path, comparison: Comparison, rows: Sequence[ComparedFrame], divided: Gallery[ComparedFrame]
+    directory: Path, comparison: SessionComparison, rows: Sequence[ComparedFrame], divided: Gallery[ComparedFrame]
 ) -> None:
     """Write the three files into a directory. Raises OSError."""
     (directory / PARTS).write_text(as_csv(comparison, rows), encoding="utf-8", newline="")
@@ -27,7 +27,7 @@ def write_comparison(
     (directory / PAGE).write_text(as_html(comparison, rows, divided), encoding="utf-8")
 
 
-def as_csv(comparison: Comparison, rows: Sequence[ComparedFrame]) -> str:
+def as_csv(comparison: SessionComparison, rows: Sequence[ComparedFrame]) -> str:
     """Return one row a part: what is known of it, then decision, score, boxes and cost by each model."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -48,7 +48,7 @@ def as_csv(comparison: Comparison, rows: Sequence[ComparedFrame]) -> str:
     return text.getvalue()
 
 
-def as_html(comparison: Comparison, rows: Sequence[ComparedFrame], divided: Gallery[ComparedFrame]) -> str:
+def as_html(comparison: SessionComparison, rows: Sequence[ComparedFrame], divided: Gallery[ComparedFrame]) -> str:
     """Return the report as one page."""
     names = [model_name(figures) for figures in comparison.models]
     body = [
@@ -73,7 +73,7 @@ def model_name(figures: ModelFigures) -> str:
     return f"{figures.model.name}@{figures.model.version}"
 
 
-def _about(comparison: Comparison) -> str:
+def _about(comparison: SessionComparison) -> str:
     return (
         f'<p class="muted">{comparison.parts} parts of {escape(comparison.session)}, '
         f"{rfc3339(comparison.created_at)}; known to be OK: {comparison.labelled_ok}, "
@@ -81,7 +81,7 @@ def _about(comparison: Comparison) -> str:
     )
 
 
-def _notes(comparison: Comparison) -> Iterable[str]:
+def _notes(comparison: SessionComparison) -> Iterable[str]:
     if comparison.skipped:
         yield note(f"Parts whose frame was not recorded: {comparison.skipped}; nobody can judge them now.")
     if comparison.troubles:
@@ -90,7 +90,7 @@ def _notes(comparison: Comparison) -> Iterable[str]:
         yield note("Nobody knows what these parts really were: where models differ, this page cannot say who is right.")
 
 
-def _models(comparison: Comparison) -> str:
+def _models(comparison: SessionComparison) -> str:
     head = ("model", "tau", "OK", "damaged", "error", "escapes", "over-rejects", "AUROC", "ms p50", "ms p95", "ms p99")
     return table(
         head,
@@ -109,7 +109,7 @@ def _models(comparison: Comparison) -> str:
     )
 
 
-def _agreement(comparison: Comparison, names: Sequence[str]) -> str:
+def _agreement(comparison: SessionComparison, names: Sequence[str]) -> str:
     shares = {pair.pair: pair.agreement for pair in comparison.pairs}
     return table(
         ("same decision", *names),
@@ -126,7 +126,7 @@ def _agreement(comparison: Comparison, names: Sequence[str]) -> str:
     )
 
 
-def _pairs(comparison: Comparison, names: Sequence[str]) -> str:
+def _pairs(comparison: SessionComparison, names: Sequence[str]) -> str:
     rows = [
         (
             f"{names[pair.pair[0]]} and {names[pair.pair[1]]}",
@@ -140,7 +140,7 @@ def _pairs(comparison: Comparison, names: Sequence[str]) -> str:
     return table(("labelled parts", "only first right", "only second right", "p"), rows) if rows else ""
 
 
-def _scatters(comparison: Comparison, rows: Sequence[ComparedFrame], names: Sequence[str]) -> Iterable[str]:
+def _scatters(comparison: SessionComparison, rows: Sequence[ComparedFrame], names: Sequence[str]) -> Iterable[str]:
     panels = []
     for first, second in (pair.pair for pair in comparison.pairs):
         points = [

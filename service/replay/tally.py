@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from schemas.messages import Decision
+from service.percentiles import percentile
 from service.replay.player import Played
 
 _KEPT = 100_000
@@ -52,8 +50,3 @@ class Tally:
     def __str__(self) -> str:
         counts = ", ".join(f"{self.decisions[decision]} {decision.lower()}" for decision in Decision)
         return f"replay: {self.parts} parts, {counts}, {self.unanswered} unanswered, {self.mismatches} mismatches"
-
-
-def percentile(values: Sequence[float], percent: float) -> float | None:
-    """Return a percentile, None of nothing."""
-    return float(np.percentile(values, percent)) if values else None

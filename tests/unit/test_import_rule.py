@@ -13,6 +13,7 @@ OURS = {"schemas", "service", "adapters"}
 
 TRANSPORTS = {"paho", "asyncua", "amqtt", "sqlite3", "sqlalchemy", "nicegui", "fastapi", "uvicorn", "httpx"}
 PIPELINE_MAY = {"schemas", "service.pipeline", "service.errors", "numpy", "cv2", "torch", "timm", "segment_anything"}
+LAYERS = ["pipeline", "model", "evaluation", "replay"]
 
 
 def imports_of(path: Path) -> set[str]:
@@ -59,6 +60,14 @@ def test_pipeline_is_frames_in_inspections_out(path: Path) -> None:
     foreign = [m for m in imports_of(path) if not is_within(m, PIPELINE_MAY) and not standard(m)]
     assert not foreign
     assert not is_within("asyncio", imports_of(path))
+
+
+@pytest.mark.parametrize("place", range(len(LAYERS)), ids=LAYERS)
+def test_packages_of_the_service_import_downwards(place: int) -> None:
+    """No two of them import each other."""
+    above = {f"service.{layer}" for layer in LAYERS[place + 1 :]}
+    found = {(path.name, module) for path in files(f"service/{LAYERS[place]}") for module in imports_of(path)}
+    assert not [(name, module) for name, module in found if is_within(module, above)]
 
 
 @pytest.mark.parametrize("path", files("adapters"), ids=str)

@@ -189,9 +189,35 @@ def test_other_files_in_the_directory_are_left_alone(open_store: OpenStore, tmp_
 def test_half_written_pictures_of_a_crash_are_cleared(open_store: OpenStore, tmp_path: Path) -> None:
     """They are no picture, and nobody else would remove them."""
     (tmp_path / f"{'a' * 40}.part").write_bytes(b"half")
-    (tmp_path / "download.part").write_bytes(b"not ours")
+    (tmp_path / f"{'a' * 40}.npz").write_bytes(b"what was found in it")
+    (tmp_path / f"{'b' * 40}.npz").write_bytes(b"its picture was removed, and then the power failed")
+    for not_ours in ("download.part", "arrays.npz"):
+        (tmp_path / not_ours).write_bytes(b"not ours")
     open_store()
-    assert [path.name for path in files(tmp_path)] == ["download.part"]
+    assert {path.name for path in files(tmp_path)} == {"download.part", "arrays.npz"}
+
+
+def test_whole_pictures_are_not_cleared_with_the_half_written(open_store: OpenStore, tmp_path: Path) -> None:
+    """What may be drawn over a picture stays as long as the picture."""
+    store = open_store()
+    offer(store, 1)
+    store.close()
+    whole = set(files(tmp_path))
+    (tmp_path / f"{'a' * 40}.npz").write_bytes(b"half")
+    assert open_store().has("e1")
+    assert set(files(tmp_path)) == whole
+
+
+def test_half_written_picture_that_cannot_be_removed_costs_no_other(open_store: OpenStore, tmp_path: Path) -> None:
+    """Here a folder is in its place: it is named in the log, and the pictures are found."""
+    store = open_store()
+    offer(store, 1)
+    store.close()
+    stuck = tmp_path / f"{'a' * 40}.part"
+    stuck.mkdir()
+    with capture_logs() as logged:
+        assert open_store().has("e1")
+    assert [(line["event"], line["path"]) for line in logged] == [("picture_not_removed", str(stuck))]
 
 
 async def test_large_frames_are_reduced_with_their_boxes(open_store: OpenStore) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from adapters.simulation.renderer import CameraStyle, DamageKind, random_damage, render_canister
-from benchmarks.roi import found_iou, read_mask, read_photo, variations
+from benchmarks.roi import found_iou, mask_iou, read_mask, read_photo, variations
 from schemas.recipe import RoiMethod, RoiRecipe
 from service.errors import RoiNotFound, UsageError
 from service.pipeline.roi import build_roi_finder
@@ -19,7 +19,7 @@ from service.pipeline.roi.coarse_box import Box, CoarseBox, pad_box, recentre, s
 from service.pipeline.roi.edges import edge_energy, edge_levels, noise_floor, solid_regions
 from service.pipeline.roi.finder import Prompt, PromptedFinder, Proposals, roi_of
 from service.pipeline.roi.grabcut import seed
-from service.pipeline.roi.mask_rules import Scene, frame_box, mask_iou, within_box
+from service.pipeline.roi.mask_rules import Scene, frame_box, within_box
 from service.pipeline.types import BgrImage, Mask
 
 CANISTER_DATA = Path(__file__).parents[2].parent / "shared" / "data" / "canister"

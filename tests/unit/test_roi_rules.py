@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from benchmarks.roi import mask_iou
 from schemas.recipe import RoiRecipe
 from service.pipeline.roi import mask_rules as rules
 from service.pipeline.roi.mask_rules import IntBox, Scene
@@ -212,7 +213,7 @@ PROPOSALS = {
 def test_rules_repair_a_proposal_that_is(name: str) -> None:
     """Whatever a segmenter does wrong in these ways ends as the canister."""
     ruled = rules.apply_rules(PROPOSALS[name], SCENE, RECIPE)
-    assert rules.mask_iou(ruled.mask, canister()) > 0.95
+    assert mask_iou(ruled.mask, canister()) > 0.95
     assert ruled.penalty < RECIPE.penalty_max
 
 
@@ -222,7 +223,7 @@ def test_rank_prefers_the_canister_to_an_empty_proposal_and_one_that_fills_the_f
     proposals = [(mask_of(), 0.99), (np.ones(SIZE, np.bool_), 0.98), (PROPOSALS[name], 0.2)]
     raw, ruled = rules.rank(proposals, SCENE, RECIPE)
     np.testing.assert_array_equal(raw, PROPOSALS[name])
-    assert rules.mask_iou(ruled.mask, canister()) > 0.95
+    assert mask_iou(ruled.mask, canister()) > 0.95
 
 
 def test_rules_find_an_empty_proposal_beyond_all_limits() -> None:
@@ -236,7 +237,7 @@ def test_rank_trusts_the_rules_more_than_the_segmenter() -> None:
     ring, everything = mask_of((60, 30, 100, 40)), np.ones(SIZE, np.bool_)
     raw, ruled = rules.rank([(ring, 0.99), (everything, 0.95), (canister(), 0.1)], SCENE, RECIPE)
     np.testing.assert_array_equal(raw, canister())
-    assert rules.mask_iou(ruled.mask, canister()) > 0.95
+    assert mask_iou(ruled.mask, canister()) > 0.95
 
 
 def test_rank_lets_the_segmenter_decide_between_equals() -> None:

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from adapters.opcua.own_certificate import make_pair
-from adapters.opcua.security import PLAIN, POLICY_NAMES
+from adapters.opcua.policies import PLAIN, POLICIES
 from adapters.opcua.trust import TrustedCertificates, read_certificate
 from adapters.secret_files import read_password, warn_where_others_read
 from schemas.settings import OpcUaLogin
@@ -84,8 +84,8 @@ def read_access(
     password = _password(login, section)
     if password is not None and not login.username:
         raise UsageError(f"{section}.password is set but {section}.username is empty")
-    if login.security not in POLICY_NAMES:
-        known = ", ".join(POLICY_NAMES)
+    if login.security not in POLICIES:
+        known = ", ".join(POLICIES)
         raise UsageError(f"{section}.security: unknown policy {login.security!r}; known are {known}")
     trusted = TrustedCertificates.load(login.trusted_certs, f"{section}.trusted_certs") if login.trusted_certs else None
     access = PlcAccess(

@@ -22,7 +22,7 @@ from adapters.opcua.client.results import ResultMemory, ResultWriter
 from adapters.opcua.client.sessions import PlcSessions
 from adapters.opcua.client.triggers import GivenTrigger, TriggerMemory, TriggerWatch
 from adapters.opcua.events import DefaultEventIds, TriggerTexts, trigger_arrival
-from adapters.opcua.server import PKI
+from adapters.opcua.own_certificate import PKI
 from adapters.telemetry import Metrics
 from schemas.messages import Reason, Status
 from schemas.settings import OpcUaClientSettings, OpcUaLogin

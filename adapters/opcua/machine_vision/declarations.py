@@ -152,11 +152,9 @@ def object_type(id_: int, name: str, base: Id, *members: Declaration) -> Declara
     return Declaration(id_, name, NodeClass.OBJECT_TYPE, base, members=members)
 
 
-def instance(
-    id_: int, name: str, type_: Id, rule: Rule | None = Rule.MANDATORY, *, references: tuple[Reference, ...] = ()
-) -> Declaration:
+def instance(id_: int, name: str, type_: Id, rule: Rule | None = Rule.MANDATORY) -> Declaration:
     """Declare an object below a type."""
-    return Declaration(id_, name, NodeClass.OBJECT, type_, rule, references=references)
+    return Declaration(id_, name, NodeClass.OBJECT, type_, rule)
 
 
 def variable(

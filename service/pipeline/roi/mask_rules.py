@@ -219,12 +219,6 @@ def box_iou(one: IntBox, other: IntBox) -> float:
     return both / (areas - both)
 
 
-def mask_iou(one: Mask, other: Mask) -> float:
-    """Return intersection over union of two masks; two empty ones are the same."""
-    union = int(np.count_nonzero(one | other))
-    return int(np.count_nonzero(one & other)) / union if union else 1.0
-
-
 def apply_rules(raw: Mask, scene: Scene, recipe: RoiRecipe) -> RuledMask:
     """Return the mask after every rule, with what still speaks against it."""
     gap = round(recipe.vbridge_frac * (scene.box[3] - scene.box[1]))

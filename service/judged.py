@@ -1,0 +1,54 @@
+"""Inspections in the words that everyone shares."""
+
+from __future__ import annotations
+
+from schemas.base import Value
+from schemas.messages import Box, Decision, Reason, StagesMs
+from service.pipeline.types import DamageBox, Inspection
+
+
+class JudgedPicture(Value):
+    """One picture's result: no score where no judgement was possible, and then `detail` says why."""
+
+    filename: str
+    path: str
+    s: float | None = None
+    decision: Decision
+    reason: Reason
+    detail: str = ""
+    uncertain: bool = False
+    boxes: tuple[Box, ...] = ()
+    width: int | None = None
+    height: int | None = None
+    roi: str = ""
+    stages_ms: StagesMs = StagesMs()
+
+
+def decision_of(inspection: Inspection) -> tuple[Decision, Reason]:
+    """Return what was seen, and why it is called so."""
+    if inspection.damaged:
+        return Decision.DAMAGED, Reason.SCORE_AT_OR_ABOVE_THRESHOLD
+    return Decision.OK, Reason.SCORE_BELOW_THRESHOLD
+
+
+def boxes_of(inspection: Inspection) -> tuple[Box, ...]:
+    """Return the boxes, their scores as they were computed."""
+    return tuple(map(_box, inspection.boxes))
+
+
+def stages_of(inspection: Inspection, load_ms: float) -> StagesMs:
+    """Return how long every stage took, and loading, as it was measured."""
+    times = inspection.times
+    return StagesMs(
+        load=load_ms,
+        roi=times.roi,
+        normalize=times.normalize,
+        embed=times.embed,
+        score=times.score,
+        boxes=times.boxes,
+    )
+
+
+def _box(box: DamageBox) -> Box:
+    x1, y1, x2, y2 = box.xyxy
+    return Box(x1=x1, y1=y1, x2=x2, y2=y2, score=box.score)
