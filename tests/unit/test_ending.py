@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -142,3 +144,24 @@ def test_command_in_the_background_of_a_shell_can_be_terminated(
         assert cangate("sessions", "list").status == status
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+_INTERRUPTED_WHILE_IT_IMPORTS = """
+import os, signal, sys
+from service.cli.__main__ import main
+
+class Finder:
+    def find_spec(self, *_):
+        os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+main()
+"""
+
+
+def test_command_that_is_interrupted_before_it_knows_itself_ends_in_silence() -> None:
+    """It takes half a second to import what a command line needs, and nothing is begun before."""
+    ended = subprocess.run(
+        [sys.executable, "-c", _INTERRUPTED_WHILE_IT_IMPORTS], capture_output=True, timeout=60, check=False
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, b"", b"")
