@@ -28,6 +28,7 @@ class Nobody:
     """Takes no events and carries out no commands."""
 
     ready = True
+    left_open = ()
 
     def submit(self, arrival: Arrival) -> None:
         """Nobody triggers here."""

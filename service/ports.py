@@ -123,6 +123,10 @@ class Intake(Protocol):
     def ready(self) -> bool:
         """Tell whether a new event would be judged now (a model is loaded, not paused, the queue has room)."""
 
+    @property
+    def left_open(self) -> Sequence[Arrival]:
+        """Events that an earlier run was given and did not answer; they are in work, whichever source they had."""
+
 
 class CommandHandler(Protocol):
     """What a source hands its commands to."""

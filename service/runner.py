@@ -76,6 +76,7 @@ class Runner:
         self._dispatcher = dispatcher
         self._outboxes = outboxes
         self._adapters = adapters
+        self._left_open: Sequence[Arrival] = ()
         self._parts = parts
         self._commands = commands
         self._capacity = capacity
@@ -95,6 +96,11 @@ class Runner:
         if self._group is not None and not (self._draining and arrival.comes_again):
             self._inspect(arrival, self._group)
             self.announce()
+
+    @property
+    def left_open(self) -> Sequence[Arrival]:
+        """Events of earlier runs that are, or were, in work."""
+        return self._left_open
 
     @property
     def ready(self) -> bool:
@@ -159,6 +165,7 @@ class Runner:
         except JournalError as exc:
             log.error("journal_recover_failed", error=str(exc))
             return False
+        self._left_open = left_open
         for arrival in left_open:
             self._inspect(arrival, group)
         return True

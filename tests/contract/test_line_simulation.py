@@ -40,6 +40,7 @@ class StubStation:
     """
 
     ready = True
+    left_open = ()
 
     def __init__(
         self,

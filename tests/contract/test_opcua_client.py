@@ -11,7 +11,7 @@ from asyncua import ua
 
 from adapters.opcua.client.diagnosis import Diagnosis, PlcFault
 from adapters.simulation.broker import free_port
-from adapters.simulation.plc_server import PlcServer
+from adapters.simulation.plc_server import TYPES, PlcServer
 from schemas.messages import Decision, Gate
 from schemas.tags import VerdictCode
 from service.ports import Arrival
@@ -88,6 +88,40 @@ async def test_first_trigger_of_a_node_that_had_no_value_is_judged(plc: PlcServe
         for number in (2, 3):
             await trigger.write_value(number, ua.VariantType.UInt32)
         assert (await asyncio.wait_for(intake.arrivals.get(), 10)).event.trigger_id == 3
+        assert intake.arrivals.empty()
+
+
+async def test_trigger_without_a_value_is_told(plc: PlcServer) -> None:
+    """The station hears of no part, and says so while that lasts."""
+    trigger, adapter = plc.node("trigger"), plc_client(plc.mapping())
+    async with serving(adapter) as intake:
+        bad = ua.DataValue(ua.Variant(None), ua.StatusCode(ua.UInt32(ua.StatusCodes.BadNoCommunication)))
+        await plc.server.write_attribute_value(trigger.nodeid, bad)
+        await eventually(lambda: (adapter.refused or "").endswith("trigger: BadNoCommunication"))
+        assert adapter.fault is None
+        await trigger.write_value(1, ua.VariantType.UInt32)
+        assert (await asyncio.wait_for(intake.arrivals.get(), 10)).event.trigger_id == 1
+        assert adapter.refused is None
+
+
+@pytest.mark.parametrize("word", ["trigger", "part_id"])
+async def test_node_that_goes_away_and_comes_back_is_heard_again(plc: PlcServer, word: str) -> None:
+    """A program is loaded into the PLC: it is missed by its name meanwhile."""
+    node, adapter = plc.node(word), plc_client(plc.mapping())
+    async with serving(adapter) as intake:
+        await plc.trigger("C-1")
+        assert (await asyncio.wait_for(intake.arrivals.get(), 10)).event.part_id == "C-1"
+        gone = ua.DataValue(ua.Variant(None), ua.StatusCode(ua.UInt32(ua.StatusCodes.BadNodeIdUnknown)))
+        await plc.server.write_attribute_value(node.nodeid, gone)
+        space = plc.server.iserver.aspace
+        taken_out = space._nodes.pop(node.nodeid)  # asyncua's own way leaves a coroutine without an end
+        await eventually(lambda: f"node_unknown: {word}" in (adapter.fault or ""))
+        await eventually(lambda: adapter.fault is not None and "gone" not in adapter.fault)
+        space._nodes[node.nodeid] = taken_out
+        await node.write_value("" if word == "part_id" else 0, TYPES[word])
+        await eventually(lambda: adapter.fault is None)
+        await plc.trigger("C-2")
+        assert (await asyncio.wait_for(intake.arrivals.get(), 10)).event.part_id == "C-2"
         assert intake.arrivals.empty()
 
 

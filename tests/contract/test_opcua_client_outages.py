@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from adapters.opcua.client.diagnosis import PlcUnusable
 from adapters.simulation.broker import free_port
 from schemas.settings import OpcUaClientSettings
 from service.errors import SinkUnavailable
+from tests.support.line import arrival
 from tests.support.opcua import STATION, RecordingIntake, answer, verdict
 from tests.support.plc import PlcProcess, plc_client, serving
 from tests.support.waiting import eventually
@@ -68,6 +70,20 @@ async def test_restart_of_the_service_judges_what_nobody_answered_and_nothing_el
     assert (arrival.event.trigger_id, arrival.event.part_id) == (9, "C-9")
     age_s = asyncio.get_running_loop().time() - arrival.received_monotonic
     assert age_s > stood_s - 1.0  # asyncua's server sets its clock once a second
+
+
+async def test_trigger_that_an_earlier_run_left_in_work_is_not_judged_again(plc: PlcProcess) -> None:
+    """Killed after it took the trigger: the journal gives it again, and the PLC knows of no answer yet."""
+    async with plc.program() as node:
+        await node("part_id").write_value("C-7")
+        await node("trigger").write_value(7, ua.VariantType.UInt32)
+        intake, adapter = RecordingIntake(), plc_client(plc.mapping)
+        intake.left_open = (replace(arrival("left", trigger_id=7), source=adapter.name),)
+        async with serving(adapter, intake):
+            await node("part_id").write_value("C-8")
+            await node("trigger").write_value(8, ua.VariantType.UInt32)
+            assert (await asyncio.wait_for(intake.arrivals.get(), 20)).event.trigger_id == 8
+            assert intake.arrivals.empty()
 
 
 async def test_frozen_plc_is_given_up_in_time_and_taken_up_again(plc: PlcProcess) -> None:

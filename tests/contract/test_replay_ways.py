@@ -54,6 +54,7 @@ class StubStation:
     """
 
     ready = True
+    left_open = ()
 
     def __init__(self, sinks: list[VerdictSink]) -> None:
         self.sinks = sinks

@@ -21,6 +21,7 @@ class RecordingIntake:
         self.arrivals: asyncio.Queue[Arrival] = asyncio.Queue()
 
     ready = True
+    left_open = ()
 
     def submit(self, arrival: Arrival) -> None:
         self.arrivals.put_nowait(arrival)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -100,6 +100,7 @@ class RecordingIntake:
 
     def __init__(self, judge: Callable[[Arrival], None] | None = None) -> None:
         self.ready = True
+        self.left_open: Sequence[Arrival] = ()
         self.arrivals: asyncio.Queue[Arrival] = asyncio.Queue()
         self.judge = judge
 

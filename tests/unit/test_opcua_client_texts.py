@@ -27,15 +27,17 @@ class Line:
         resolution_s: of the PLC's clock; EXACT or NONE, where it stamps nothing.
         now_s: since the morning began.
         looks_stamped: whether the server stamps a look with the time of it.
+        trigger_behind_s: how far the clock that stamps the trigger is behind that of the texts.
     """
 
     resolution_s: float = EXACT
     now_s: float = 0.5
     looks_stamped: bool = False
+    trigger_behind_s: float = 0.0
     texts: PlcTexts = field(default_factory=lambda: PlcTexts(["part_id"]))
 
     def __post_init__(self) -> None:
-        self.number = 0
+        self.number, self.published_s = 0, 0.0
         self.text = self.value("Z")
         self.trigger = self.value(0)
         self.waiting: list[ua.DataValue] = [self.text]
@@ -61,16 +63,21 @@ class Line:
     def give(self, trigger: int, at_s: float) -> None:
         self.now_s = at_s
         self.trigger = self.value(trigger)
+        if self.trigger_behind_s and self.trigger.SourceTimestamp is not None:
+            behind = timedelta(seconds=self.trigger_behind_s)
+            self.trigger = replace(self.trigger, SourceTimestamp=self.trigger.SourceTimestamp - behind)
         self.given.append(self.trigger)
 
-    def publish(self, *, texts: bool = True) -> list[Told]:
+    def publish(self, *, texts: bool = True, sent_s: float | None = None) -> list[Told]:
         """Tell of the changes; of those of the text only where the server has looked at it by now."""
+        sent_s = self.now_s if sent_s is None else sent_s
         self.number += 1
         if texts:
             for value in self.waiting:
-                self.texts.note("part_id", value, self.number)
+                self.texts.tell("part_id", value, self.number)
             self.waiting = []
-        told = [Told(value, self.number, 0.0) for value in self.given]
+        span, self.published_s = timedelta(seconds=sent_s - self.published_s), sent_s
+        told = [Told(value, self.number, 0.0, span if span > timedelta() else None) for value in self.given]
         self.given = []
         return told
 
@@ -80,7 +87,7 @@ class Line:
         if self.looks_stamped:
             self.now_s += 0.001
             trigger, text = (replace(value, SourceTimestamp=self.stamp()) for value in (trigger, text))
-        self.texts.note("part_id", text, self.number)
+        self.texts.see("part_id", text, self.number)
         return Reading(trigger, {"part_id": text}, None, self.number)
 
     def judge(self, told: list[Told], *, look: bool = True) -> list[str | None]:
@@ -143,6 +150,72 @@ def test_line_that_does_not_wait_gets_every_part_under_its_own_text_where_stamps
             found += line.judge(line.publish(), look=looks)
         expected.append(name)
     assert found + line.judge(line.publish(), look=looks) == expected
+
+
+@given(st.lists(st.tuples(st.sampled_from(NAMES), STEPS_S, STEPS_S, st.booleans()), min_size=1), st.integers(1, 4))
+def test_look_that_runs_ahead_of_what_is_told_mixes_no_parts(
+    parts: list[tuple[str, float, float, bool]], responses: int
+) -> None:
+    """Exact stamps, a line that does not wait, a slow network: a look shows what is told some responses later."""
+    line, expected, found = Line(), [], list[str | None]()
+    underway: list[tuple[list[ua.DataValue], list[ua.DataValue], float]] = []
+
+    def send() -> None:
+        underway.append((line.waiting, line.given, line.now_s))
+        line.waiting, line.given = [], []
+
+    def arrive() -> None:
+        held_back = line.waiting, line.given
+        line.waiting, line.given, sent_s = underway.pop(0)
+        found.extend(line.judge(line.publish(sent_s=sent_s)))
+        line.waiting, line.given = held_back
+
+    for number, (name, before_s, between_s, is_sent) in enumerate(parts, start=1):
+        line.write(name, line.now_s + before_s)
+        line.give(number, line.now_s + between_s)
+        expected.append(name)
+        if is_sent:
+            send()
+        if len(underway) > responses:
+            arrive()
+    send()
+    while underway:
+        arrive()
+    assert found == expected
+
+
+@pytest.mark.parametrize("behind_s", [7200.0, 1.0, 0.3, -1.0, -7200.0])
+@pytest.mark.parametrize("is_early", [False, True])
+def test_clocks_that_differ_mix_no_parts(behind_s: float, is_early: bool) -> None:
+    """A gateway passes on the stamps of two devices: the texts are left alone from the trigger to the result."""
+    line = Line(trigger_behind_s=behind_s)
+    line.texts.sampled_every(timedelta(milliseconds=10))
+    line.published_s = line.now_s
+    for number in range(1, 6):
+        line.now_s = line.published_s = float(number)
+        assert line.service() == []
+        line.write(f"C-{number}", number + 0.01)
+        if is_early:
+            assert line.service() == []
+        line.give(number, number + 0.05)
+        assert line.service() == [f"C-{number}"]
+
+
+def test_clocks_that_differ_make_a_part_unknown_whose_text_was_not_left_alone() -> None:
+    """Neither its stamp nor a look tells; and from then on no stamp does."""
+    line = Line(trigger_behind_s=1.0)
+    for number in (1, 2):
+        line.published_s = float(number)
+        line.write(f"C-{number}", number + 0.1)
+        line.give(number, number + 0.2)
+        assert line.service() == [f"C-{number}"]
+    line.write("B", 3.2)
+    line.give(3, 3.3)
+    told = line.publish()
+    line.write("C", 3.4)
+    assert line.judge(told) == [None]
+    line.give(4, 3.5)
+    assert line.service() == ["C"]
 
 
 def told_parts(line: Line, parts: int, *, name: str = "C-{}") -> None:
@@ -222,7 +295,7 @@ def test_text_without_a_stamp_beside_a_trigger_with_one_is_looked_at() -> None:
     """Nothing tells which of two was there first."""
     line = Line()
     for text in ("A", "B"):
-        line.texts.note("part_id", ua.DataValue(ua.Variant(text)), line.number)
+        line.texts.tell("part_id", ua.DataValue(ua.Variant(text)), line.number)
     line.give(1, 1.0)
     assert line.judge(line.publish(), look=False) == [None]
 
@@ -237,7 +310,7 @@ def test_text_that_is_told_while_a_look_is_under_way_stays_in_its_place() -> Non
     reading = Reading(line.trigger, {"part_id": line.text}, None, line.number)
     line.write("B", 1.5)
     line.publish()
-    line.texts.note("part_id", reading.texts["part_id"], reading.number)
+    line.texts.see("part_id", reading.texts["part_id"], reading.number)
     assert line.texts.beside(told, reading) == (TriggerTexts(part_id="A"), [])
     line.give(2, 2.0)
     assert line.judge(line.publish(), look=False) == ["B"]
@@ -291,7 +364,7 @@ def test_text_that_was_set_after_its_trigger_is_not_its_own() -> None:
 def test_text_that_is_sampled_a_moment_late_was_written_before(late_s: float) -> None:
     """Part after part, up to the slack; beyond that it is what held when the trigger was set."""
     line = Line()
-    line.texts.slack = timedelta(milliseconds=5)
+    line.texts.sampled_every(timedelta(milliseconds=5))
     told_parts(line, 1, name="A")
     for number in range(2, 5):
         line.give(number, float(number))
@@ -304,7 +377,7 @@ def test_text_that_is_written_ahead_within_the_slack_is_the_next_part_s() -> Non
     """Where the trigger has a text of its own already, or two triggers are closer than the clock can tell."""
     tick_s = 1 / 128
     line = Line(tick_s)
-    line.texts.slack = timedelta(milliseconds=10)
+    line.texts.sampled_every(timedelta(milliseconds=10))
     line.write("A", 1.0)
     line.give(1, 1.0 + tick_s)
     told = line.publish()

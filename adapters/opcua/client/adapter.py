@@ -71,6 +71,7 @@ class OpcUaClientAdapter:
         self._mapping: Mapping[str, Address] = {}
         self._connection: PlcConnection | None = None
         self._results: ResultWriter | None = None
+        self._watch: TriggerWatch | None = None
         self._fault: str | None = "not connected yet"
         self._left_alive = False
         self._memory = TriggerMemory()
@@ -88,9 +89,14 @@ class OpcUaClientAdapter:
 
     @property
     def refused(self) -> str | None:
-        """Why the PLC did not take the last result; None where it did. No fault: the next one is offered, too."""
-        not_taken = self._result_memory.not_taken
-        return None if not_taken is None else f"{self._access}: {not_taken}"
+        """Why the PLC did not take the last result, or shows no trigger; None where all is well.
+
+        No fault: the next result is offered, too, and the next trigger is taken.
+        """
+        if self._result_memory.not_taken is not None:
+            return f"{self._access}: {self._result_memory.not_taken}"
+        blind = None if self._watch is None else self._watch.blind
+        return None if blind is None else f"{self._access}: trigger: {blind}"
 
     async def open(self) -> None:
         """Read what the settings name. A PLC that is away is no error: it is tried again and again.
@@ -114,6 +120,9 @@ class OpcUaClientAdapter:
         """Stay connected and hand the PLC's triggers to `intake` until cancelled."""
         if self._access is None:
             raise UsageError("the OPC UA client was not opened")
+        for arrival in intake.left_open:
+            if arrival.source == self.name and arrival.event.trigger_id is not None:
+                self._memory.answered(arrival.event.trigger_id)
         retry_s = _FIRST_RETRY_S
         while True:
             began, self._left_alive = self._clock.monotonic(), False
@@ -185,7 +194,7 @@ class OpcUaClientAdapter:
         writing: asyncio.Task[str] | None = None
         try:
             await watch.start(sampling_ms=self._settings.sampling_ms, publishing_ms=self._settings.publishing_ms)
-            self._results, self._fault = results, None
+            self._results, self._watch, self._fault = results, watch, None
             found = {word: f"{node.node_id.to_string()} {node.type.name}" for word, node in nodes.items()}
             log.info("plc_connected", endpoint=self._settings.endpoint, nodes=found)
             writing = asyncio.create_task(self._keep_writing(connection, nodes, results), name="plc results")
@@ -193,7 +202,7 @@ class OpcUaClientAdapter:
             async for trigger in watch.given():
                 self._submit(trigger, intake)
         finally:
-            self._results, self._fault = None, self._fault or "leaving the session"
+            self._results, self._watch, self._fault = None, None, self._fault or "leaving the session"
             if writing is not None:
                 self._left_alive = not connection.lost.done()
                 writing.cancel()

@@ -13,26 +13,36 @@ but of two nodes it may tell in any order, in one publish response or in several
    told and shows no later one. For this a PLC without exact stamps leaves its texts alone from the trigger to the
    result. It has not where another text was told by the time of the trigger than the look shows.
 
+Stamps compare only where one clock made them. Two did where a text is stamped later than its trigger by more than it
+can be: one that was told in an earlier response was sampled before the trigger was, and what is told in one response
+was sampled since the response before. From then on the stamps of that connection count for nothing.
+
 What these leave open is unknown, and such a part is refused. What a text says, and when it came, decides nothing.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+import structlog
 from asyncua import ua
 
 from adapters.opcua.events import TriggerTexts
+
+log = structlog.get_logger(__name__)
 
 _REMEMBERED: Final = 1000
 _LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 
 LARGEST_SLACK: Final = timedelta(milliseconds=10)
 """Shorter than the distance of any two parts."""
+
+_UNPUNCTUAL: Final = timedelta(milliseconds=20)
+"""How late a server may be with sampling, beside what it promised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +51,13 @@ class Told:
 
     number: of the publish response that it came in; looks are numbered with them, as they are asked for.
     at: when it came, s on the clock that never jumps.
+    span: from the response before to this one, by the server's clock; None where that is not known.
     """
 
     value: ua.DataValue
     number: int
     at: float
+    span: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,25 +72,63 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class _Text:
-    """What a text node held. `number` as in Told; 0: it was there before any trigger to come."""
+    """What a text node held.
+
+    number: as in Told, where it was first known; 0: it was there before any trigger to come. told: number of the
+    response that told of it, None while only a look has seen it.
+    """
 
     number: int
     at: datetime | None
     text: str
+    told: int | None = None
+
+    def is_same(self, other: _Text) -> bool:
+        return (self.at, self.text) == (other.at, other.text)
 
 
 class TextHistory:
-    """What one text node held, in the order in which it was told, from what it held at the trigger before."""
+    """What one text node held from the trigger before on: what was told, in that order, then what only a look saw."""
 
     def __init__(self) -> None:
-        self._values: list[_Text] = []
+        self._told: list[_Text] = []
+        self._seen: list[_Text] = []
+        self._began_at: datetime | None = None  # stamp of the first of them
 
-    def note(self, value: ua.DataValue, number: int) -> None:
-        """Remember a value that was told, or seen by a look."""
-        text = _text(value)
-        if not self._values or text != self._values[-1].text:
-            self._values.append(_Text(number, stamp_of(value), text))
-            del self._values[:-_REMEMBERED]
+    @property
+    def _values(self) -> list[_Text]:
+        return [*self._told, *self._seen]
+
+    def tell(self, value: ua.DataValue, number: int) -> None:
+        """Remember a value that was told. It may be older than what a look has seen."""
+        told = _Text(number, stamp_of(value), _text(value), told=number)
+        while self._seen and told.at is not None and _when(self._seen[0]) < told.at:
+            self._told.append(self._seen.pop(0))  # the server had not looked in time
+        if self._seen and told.is_same(self._seen[0]):
+            told = replace(told, number=self._seen.pop(0).number)
+        last = self._told[-1] if self._told else None
+        if last and last.number == 0 and self._began_at and told.at and told.at <= self._began_at:
+            last = replace(last, at=told.at)  # it was seen before it was told
+        if last is None or not told.is_same(last):
+            self._told.append(told)
+            del self._told[:-_REMEMBERED]
+
+    def see(self, value: ua.DataValue, number: int) -> None:
+        """Remember a value that a look has seen."""
+        seen = _Text(number, stamp_of(value), _text(value))
+        if not self._values or seen.text != self._values[-1].text:
+            self._seen.append(seen)
+            del self._seen[:-_REMEMBERED]
+
+    def contradicts(self, trigger: Told, unpunctual: timedelta) -> bool:
+        """Tell whether a text that was told by the time of a trigger is stamped later than it can have been written."""
+        moment, span = stamp_of(trigger.value), trigger.span
+        for value in self._told:
+            if moment and value.at and value.told is not None and value.told <= trigger.number:
+                ahead = value.at - moment - unpunctual
+                if ahead > timedelta() and (value.told < trigger.number or (span is not None and ahead > span)):
+                    return True
+        return False
 
     def is_told(self, moment: datetime | None, since: datetime | None) -> bool:
         """Tell whether the text of the trigger set at `moment` needs no look.
@@ -105,25 +155,27 @@ class TextHistory:
             told: number of the publish response with the trigger.
             look: what a look showed that shows no later trigger.
         """
+        values = self._values
         possible, later = self._possible(moment, since, slack)
         if len({value.text for value in possible}) == 1:
-            self._begin_with(possible[-1].text, later)
+            self._begin_with(possible[-1], later)
             return possible[-1].text
         if look is None:
             return None
-        by_then = [value.text for value in self._values if value.number <= told]
+        by_then = [value.text for value in values if value.number <= told]
         # cleared, or still that of the trigger before: then its own was told late
         was_left_alone = not by_then or by_then[-1] in {look.text, "", by_then[0]}
-        self._begin_with(look.text, [value for value in self._values if value.number > look.number])
+        self._begin_with(look, [value for value in values if value.number > look.number])
         return look.text if possible and was_left_alone else None
 
     def _possible(
         self, moment: datetime | None, since: datetime | None, slack: timedelta
     ) -> tuple[list[_Text], list[_Text]]:
         """Return what may be the text of a trigger by rules 1 and 2, oldest first, and what was written after it."""
-        if moment is None or any(value.at is None for value in self._values):
-            return self._values, []
-        values = sorted(self._values, key=_when)  # stable: the same stamps stay in the order in which they were told
+        values = self._values
+        if moment is None or any(value.at is None for value in values):
+            return values, []
+        values.sort(key=_when)  # stable: the same stamps stay in the order in which they were told
         follows = since is not None and since < moment
         is_written = follows and any(since < _when(value) <= moment for value in values if since)
         end = bisect_right(values, moment if is_written or since == moment else moment + slack, key=_when)
@@ -133,8 +185,11 @@ class TextHistory:
         is_all_since = follows and not any(value.number for value in values[:begin])
         return values[begin if is_all_since else max(0, begin - 1) : end], values[end:]
 
-    def _begin_with(self, text: str, later: Iterable[_Text]) -> None:
-        self._values = [_Text(0, _LONG_AGO, text), *later]
+    def _begin_with(self, first: _Text, later: Sequence[_Text]) -> None:
+        self._began_at = self._began_at if first.number == 0 else first.at
+        kept = {id(value) for value in later}
+        self._told = [_Text(0, _LONG_AGO, first.text), *(value for value in self._told if id(value) in kept)]
+        self._seen = [value for value in self._seen if id(value) in kept]
 
 
 class PlcTexts:
@@ -145,17 +200,28 @@ class PlcTexts:
     """
 
     def __init__(self, words: Iterable[str]) -> None:
-        self.slack = timedelta()
+        self._slack = self._unpunctual = timedelta()
         self._histories = {word: TextHistory() for word in words}
         self._since: datetime | None = None
+        self._is_begun = False  # what stands there at first was written whenever
+        self._clocks_differ = False
 
-    def note(self, word: str, value: ua.DataValue, number: int) -> None:
-        """Remember a value that was told, or seen by a look."""
-        self._histories[word].note(value, number)
+    def sampled_every(self, interval: timedelta) -> None:
+        """Note how often the server looks at the nodes; it may be late by as much."""
+        self._slack, self._unpunctual = min(interval, LARGEST_SLACK), 2 * interval + _UNPUNCTUAL
+
+    def tell(self, word: str, value: ua.DataValue, number: int) -> None:
+        """Remember a value that was told."""
+        self._histories[word].tell(value, number)
+
+    def see(self, word: str, value: ua.DataValue, number: int) -> None:
+        """Remember a value that a look has seen."""
+        self._histories[word].see(value, number)
 
     def are_told(self, trigger: Told) -> bool:
         """Tell whether no look is needed: it takes a millisecond or two, and the gate waits for it."""
-        return all(history.is_told(stamp_of(trigger.value), self._since) for history in self._histories.values())
+        moment = self._moment(trigger)
+        return all(history.is_told(moment, self._since) for history in self._histories.values())
 
     def beside(self, trigger: Told, reading: Reading | None) -> tuple[TriggerTexts, list[str]]:
         """Return the texts that were written before a trigger, and the words of those that are unknown.
@@ -164,8 +230,8 @@ class PlcTexts:
             trigger: each one that is told, in turn.
             reading: a look after the newest trigger; None for earlier ones of a burst, or where all were told.
         """
-        moment, since = stamp_of(trigger.value), self._since
-        self._since = moment
+        moment, since = self._moment(trigger), self._since
+        self._since, self._is_begun = stamp_of(trigger.value), True
         stands = reading is not None and _shows(reading, held(trigger.value))
         if (since and moment and since > moment) or (reading and stands and stamp_of(reading.trigger) != moment):
             moment = None  # the clock was set back, or the stamp is that of the look
@@ -173,11 +239,24 @@ class PlcTexts:
         for word, history in self._histories.items():
             look = None
             if reading and (stands or _shows(reading, 0)):
-                look = _Text(reading.number, None, _text(reading.texts[word]))
-            text = history.settle(moment, since, self.slack if stands else timedelta(), trigger.number, look)
+                look = _Text(reading.number, stamp_of(reading.texts[word]), _text(reading.texts[word]))
+            text = history.settle(moment, since, self._slack if stands else timedelta(), trigger.number, look)
             if text is not None:
                 texts[word] = text
         return TriggerTexts(**texts), [word for word in self._histories if word not in texts]
+
+    def _moment(self, trigger: Told) -> datetime | None:
+        """Return when a trigger was set by the clock of the texts, None where its stamp says nothing."""
+        moment = stamp_of(trigger.value)
+        is_set_back = self._since is not None and moment is not None and self._since > moment  # and is one clock still
+        if self._is_begun and not self._clocks_differ and not is_set_back:
+            differing = [
+                word for word, history in self._histories.items() if history.contradicts(trigger, self._unpunctual)
+            ]
+            self._clocks_differ = bool(differing)
+            for word in differing:
+                log.warning("plc_clocks_differ", word=word, effect="stamps of this connection count for nothing")
+        return None if self._clocks_differ else moment
 
 
 def held(value: ua.DataValue) -> object:

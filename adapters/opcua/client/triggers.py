@@ -22,7 +22,7 @@ from adapters.opcua.client.coercion import Coercion
 from adapters.opcua.client.connection import PlcConnection
 from adapters.opcua.client.diagnosis import Diagnosis, PlcFault, PlcUnusable, status_name
 from adapters.opcua.client.nodes import SOURCES, PlcNode
-from adapters.opcua.client.texts import LARGEST_SLACK, PlcTexts, Reading, Told, held, is_bad, stamp_of
+from adapters.opcua.client.texts import PlcTexts, Reading, Told, held, is_bad, stamp_of
 from adapters.opcua.events import TriggerTexts
 from adapters.telemetry import Metrics
 from service.errors import SinkUnavailable
@@ -79,7 +79,7 @@ class TriggerMemory:
         self._answered: deque[int] = deque(maxlen=256)
 
     def answered(self, trigger: int) -> None:
-        """Note that a verdict for `trigger` is on its way: left over from the last run, it must not be judged again."""
+        """Note that a verdict for `trigger` is on its way, or in work: of the last run, it must not be judged again."""
         self._answered.append(trigger)
 
     def connected(self, *, plc_started: object, answered_in_plc: int | None) -> None:
@@ -131,10 +131,17 @@ class TriggerWatch:
         self._metrics = metrics
         self._texts = PlcTexts(node.word for node in self._nodes[1:])
         self._number = 0  # of publish responses and looks: the order in which things were told
+        self._response = 0  # number of the last response
+        self._goes_on = False  # what was to be told at once did not fit into it
+        self._published: datetime | None = None
+        self._span: timedelta | None = None
         self._changes: deque[Told] = deque()
         self._news = asyncio.Event()
         self._subscription: int | None = None
         self._ended: str | None = None
+        self.blind: str | None = None
+        """Why no trigger can be seen, as its node says; None where it can."""
+
         connection.lost.add_done_callback(self._on_lost)
         self._silence_s = _SILENT_S
 
@@ -161,7 +168,7 @@ class TriggerWatch:
         keep_alive_s = float(made.RevisedPublishingInterval) * int(made.RevisedMaxKeepAliveCount) / 1000
         self._silence_s = max(_SILENT_S, 3 * keep_alive_s)
         revised_ms = max(float(result.RevisedSamplingInterval) for result in results)
-        self._texts.slack = min(timedelta(milliseconds=revised_ms), LARGEST_SLACK)
+        self._texts.sampled_every(timedelta(milliseconds=revised_ms))
         log.info(
             "plc_subscribed",
             publishing_ms=float(made.RevisedPublishingInterval),
@@ -228,7 +235,7 @@ class TriggerWatch:
         *texts, now, trigger = (row[0] for row in rows)
         seen = {node.word: text for node, text in zip(self._nodes[1:], texts, strict=True)}
         for word, text in seen.items():
-            self._texts.note(word, text, number)
+            self._texts.see(word, text, number)
         return Reading(trigger, seen, held(now), number)
 
     def _on_lost(self, _lost: asyncio.Future[str]) -> None:
@@ -236,7 +243,7 @@ class TriggerWatch:
 
     def _on_publish(self, result: ua.PublishResult) -> None:
         self._news.set()
-        self._number += 1
+        self._count(result)
         for notification in result.NotificationMessage.NotificationData or ():
             if isinstance(notification, ua.DataChangeNotification):
                 for item in notification.MonitoredItems:
@@ -247,14 +254,27 @@ class TriggerWatch:
                     Diagnosis(PlcFault.CONNECTION_LOST, f"the server ended the subscription: {status}")
                 )
 
+    def _count(self, result: ua.PublishResult) -> None:
+        published, before = result.NotificationMessage.PublishTime, self._published
+        if not self._goes_on:
+            self._number += 1
+            self._response = self._number
+            # a server that does not say when it publishes says the same each time
+            self._span = published - before if published and before and published > before else None
+        self._published, self._goes_on = published, bool(result.MoreNotifications)
+
     def _take(self, node: PlcNode, value: ua.DataValue) -> None:
+        if value.StatusCode is not None and value.StatusCode.value == ua.StatusCodes.BadNodeIdUnknown:
+            # a program is being loaded: an item of a node that is gone need not come back with it
+            self.end(str(Diagnosis(PlcFault.NODE_UNKNOWN, "the node is gone", node.word)))
         if node is not self._nodes[0]:
-            self._texts.note(node.word, value, self._number)
+            self._texts.tell(node.word, value, self._response)
             return
         if value.StatusCode is not None and value.StatusCode.value & _OVERFLOW == _OVERFLOW:
             self._metrics.refused.labels("opcua-client", "trigger_overflow").inc()
             log.error("plc_triggers_lost", reason="the PLC's queue overflowed")
-        self._changes.append(Told(value, self._number, asyncio.get_running_loop().time()))
+        self.blind = status_name(value.StatusCode) if is_bad(value) else None
+        self._changes.append(Told(value, self._response, asyncio.get_running_loop().time(), self._span))
         if len(self._changes) > _QUEUE:
             self._connection.abort(Diagnosis(PlcFault.CONNECTION_LOST, f"more than {_QUEUE} triggers are waiting"))
 
