@@ -9,6 +9,7 @@ from asyncua.common.events import Event
 from asyncua.server.monitored_item_service import MonitoredItemData, MonitoredItemService, MonitoredItemValues
 from asyncua.ua.uaprotocol_auto import DataChangeFilter  # what is decoded; ua.DataChangeFilter is a class below it
 
+from adapters.opcua.excerpts import NEVER, asks_for_excerpt, excerpt, with_stamps
 from adapters.opcua.filters import StationWhereClause, filter_result, is_number, objection, wants_changes
 from adapters.opcua.notifications import FieldKey, WrittenValue, encode_event, field_key
 
@@ -26,11 +27,30 @@ class MonitoredItems(MonitoredItemService):
     def __init__(self, *arguments: Any) -> None:  # noqa: ANN401 - asyncua's own
         super().__init__(*arguments)
         self._selected: dict[int, list[tuple[FieldKey, ua.SimpleAttributeOperand]]] = {}
+        self._stamps: dict[int, ua.TimestampsToReturn] = {}
+        self._asked_stamps = ua.TimestampsToReturn.Both  # of the request that is being answered
+
+    async def create_monitored_items(
+        self, params: ua.CreateMonitoredItemsParameters
+    ) -> list[ua.MonitoredItemCreateResult]:
+        """Create items, whose values are told with the timestamps that are asked for."""
+        self._asked_stamps = params.TimestampsToReturn
+        return await super().create_monitored_items(params)
+
+    def modify_monitored_items(self, params: ua.ModifyMonitoredItemsParameters) -> list[ua.MonitoredItemModifyResult]:
+        """Change items, and with which timestamps their values are told."""
+        self._asked_stamps = params.TimestampsToReturn
+        return super().modify_monitored_items(params)
+
+    def _commit_monitored_item(self, result: ua.MonitoredItemCreateResult, mdata: MonitoredItemData) -> None:
+        super()._commit_monitored_item(result, mdata)
+        if result.StatusCode.is_good():
+            self._stamps[result.MonitoredItemId] = self._asked_stamps
 
     async def _create_data_change_monitored_item(
         self, params: ua.MonitoredItemCreateRequest
     ) -> ua.MonitoredItemCreateResult:
-        refused = objection(self.aspace, params.ItemToMonitor, params.RequestedParameters.Filter)
+        refused = self._objection(params.ItemToMonitor, params.RequestedParameters.Filter)
         if refused is not None:
             return ua.MonitoredItemCreateResult(StatusCode=_status(refused))
         made = await super()._create_data_change_monitored_item(params)
@@ -40,7 +60,7 @@ class MonitoredItems(MonitoredItemService):
 
     def _create_events_monitored_item(self, params: ua.MonitoredItemCreateRequest) -> ua.MonitoredItemCreateResult:
         wanted = params.RequestedParameters.Filter
-        refused = objection(self.aspace, params.ItemToMonitor, wanted)
+        refused = self._objection(params.ItemToMonitor, wanted)
         if refused is not None:
             return ua.MonitoredItemCreateResult(_status(refused), FilterResult=_filter_result(wanted))
         if self.isub.room_for_events <= 0:
@@ -66,6 +86,7 @@ class MonitoredItems(MonitoredItemService):
             item.filter = wanted.Filter
             if isinstance(wanted.Filter, ua.EventFilter):
                 self._choose_events(item, wanted.Filter)
+        self._stamps[params.MonitoredItemId] = self._asked_stamps
         is_data = item.where_clause_evaluator is None
         revise = self._revise_queue_size if is_data else self._revise_event_queue_size
         item.queue_size = revise(wanted.QueueSize)
@@ -89,6 +110,17 @@ class MonitoredItems(MonitoredItemService):
             self.isub.report_sampled(mid, item.queue_size)  # before what asyncua may look at now
         return await super()._set_monitoring_mode(mode, mid)
 
+    def stamped(self, item_id: int, value: ua.DataValue) -> ua.DataValue:
+        """Return a value with the timestamps that are asked for."""
+        return with_stamps(value, self._stamps[item_id])
+
+    def _objection(self, watched: ua.ReadValueId, chosen: ua.MonitoringFilter | None) -> int | None:
+        if asks_for_excerpt(watched):
+            now = excerpt(self.aspace.read_attribute_value(watched.NodeId, watched.AttributeId), watched).StatusCode
+            if now is not None and now.value in NEVER:
+                return int(now.value)
+        return objection(self.aspace, watched, chosen)
+
     def _choose_events(self, item: MonitoredItemData, chosen: ua.EventFilter) -> None:
         item.where_clause_evaluator = StationWhereClause(self.logger, self.aspace, chosen.WhereClause)
         assert item.monitored_item_id is not None
@@ -99,6 +131,7 @@ class MonitoredItems(MonitoredItemService):
 
     def _delete_monitored_items(self, mid: int) -> ua.StatusCode:
         self._selected.pop(mid, None)
+        self._stamps.pop(mid, None)
         self.isub.forget(mid)
         return super()._delete_monitored_items(mid)
 
@@ -122,6 +155,8 @@ class MonitoredItems(MonitoredItemService):
     async def datachange_callback(self, handle: int, value: ua.DataValue, error: ua.StatusCode | None = None) -> None:
         """Queue a changed value for its subscriber."""
         item = self._monitored_items[self._monitored_datachange[handle]]
+        if error is None and item.read_value_id is not None and asks_for_excerpt(item.read_value_id):
+            value = excerpt(value, item.read_value_id)
         if error is not None or not isinstance(value, WrittenValue) or not wants_changes(item.filter):
             await super().datachange_callback(handle, value, error)
             return

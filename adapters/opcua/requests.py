@@ -19,8 +19,8 @@ from asyncua.server.internal_server import InternalServer
 from asyncua.server.uaprocessor import PublishRequestData, UaProcessor
 from asyncua.ua.ua_binary import struct_from_binary, struct_to_binary, to_binary
 
+from adapters.opcua.excerpts import asks_for_excerpt, encoded, excerpt, refuse_bad_stamps
 from adapters.opcua.limits import MAX_PIECES, MAX_STRANGERS_PIECES, counted, refuse_too_many, request_type
-from adapters.opcua.notifications import WrittenValue
 from adapters.opcua.sessions import StationInternalServer
 from service.text import brief
 
@@ -33,6 +33,7 @@ _PUBLISH: Final = request_type("Publish")
 _CREATE: Final = request_type("CreateSession")
 _ACTIVATE: Final = request_type("ActivateSession")
 _READ: Final = request_type("Read")
+_READ_ANSWER: Final = to_binary(ua.NodeId, ua.ReadResponse().TypeId)
 _TRANSFER: Final = request_type("TransferSubscriptions")
 _NO_DIAGNOSTICS: Final = (-1).to_bytes(4, "little", signed=True)
 
@@ -77,6 +78,7 @@ class StationProcessor(UaProcessor):
                 await self._take_publish_request(requesthdr, seqhdr, body)
                 return True
             refuse_too_many(typeid, body)
+            refuse_bad_stamps(typeid, body)
             if typeid == _READ and self._may(typeid, body):
                 await self._read(requesthdr, seqhdr, body)
                 return True
@@ -113,19 +115,20 @@ class StationProcessor(UaProcessor):
         assert self.session is not None
         self._is_active()
         parts, size = [], 0
-        values = await self.session.read(struct_from_binary(ua.ReadParameters, body))
-        for value in values:
-            part = value.encoded if isinstance(value, WrittenValue) else to_binary(ua.DataValue, value)
+        parameters = struct_from_binary(ua.ReadParameters, body)
+        if not parameters.MaxAge >= 0:  # or no number
+            raise ServiceError(ua.StatusCodes.BadMaxAgeInvalid)
+        for value, wanted in zip(await self.session.read(parameters), parameters.NodesToRead, strict=True):
+            asked = excerpt(value, wanted) if asks_for_excerpt(wanted) else value
+            part = encoded(asked, parameters.TimestampsToReturn)
             size += len(part)
             if size > _MAX_ANSWER:
                 raise ServiceError(ua.StatusCodes.BadResponseTooLarge)
             parts.append(part)
-        answer = ua.ReadResponse()
-        answer.ResponseHeader.RequestHandle = requesthdr.RequestHandle
         message = b"".join(
             (
-                to_binary(ua.NodeId, answer.TypeId),
-                struct_to_binary(answer.ResponseHeader),
+                _READ_ANSWER,
+                struct_to_binary(ua.ResponseHeader(RequestHandle=requesthdr.RequestHandle)),
                 len(parts).to_bytes(4, "little"),
                 *parts,
                 _NO_DIAGNOSTICS,

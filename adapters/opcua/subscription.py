@@ -69,6 +69,7 @@ class Subscription(InternalSubscription):
 
     async def enqueue_datachange_event(self, mid: int, eventdata: ua.MonitoredItemNotification, maxsize: int) -> None:
         """Queue a change; one of an item that is only sampled is kept until it is reported."""
+        eventdata.Value = self.monitored_item_srv.stamped(mid, eventdata.Value)
         if self.monitored_item_srv.is_sampled_only(mid):
             self._sampled[mid] = eventdata
             return

@@ -120,6 +120,7 @@ async def test_tags_are_read_as_they_are_subscribed_to(station: ServedStation) -
     await station.adapter.publish(answer(verdict(1)))
     values = await station.client.uaclient.read(
         ua.ReadParameters(
+            TimestampsToReturn=ua.TimestampsToReturn.Both,
             NodesToRead=[
                 ua.ReadValueId(NodeId=node_id, AttributeId=attribute)
                 for node_id, attribute in (
@@ -128,7 +129,7 @@ async def test_tags_are_read_as_they_are_subscribed_to(station: ServedStation) -
                     (station.node(Tag.Verdict).nodeid, ua.AttributeIds.DisplayName),
                     (ua.NodeId(ua.String("nothing")), ua.AttributeIds.Value),
                 )
-            ]
+            ],
         )
     )
     assert station.adapter._tags is not None
