@@ -256,7 +256,7 @@ async def serve_all(
     Raises:
         UsageError: something that a station needs at start is not there, or two of them want the same for themselves.
     """
-    _refuse_clashes(stations)
+    refuse_clashes(stations)
     process = Process.of(stations)
 
     async def serve_one(settings: Settings) -> None:
@@ -271,7 +271,7 @@ async def serve_all(
         await asyncio.wait(serving)
 
 
-def _refuse_clashes(stations: Sequence[Settings]) -> None:
+def refuse_clashes(stations: Sequence[Settings]) -> None:
     """Refuse stations that would take each other's events, connections, results or files, or want another process."""
     first = stations[0]
     taken: set[tuple[str, str]] = set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -33,6 +34,7 @@ from service.model.registry import ModelRegistry
 from service.model.sweep import CONFIDENCE, Measure, Target, frames_to_claim
 
 PICTURE = "calibration.png"
+FALSE_REJECT = 0.01
 
 
 def calibrate(
@@ -47,8 +49,11 @@ def calibrate(
     ] = None,
     damaged: Annotated[Path | None, typer.Option(help="Folder with damaged frames.")] = None,
     false_reject: Annotated[
-        float, typer.Option(min=1e-6, max=0.5, help="Share of good parts that tau may reject.")
-    ] = 0.01,
+        float | None,
+        typer.Option(
+            min=1e-6, max=0.5, help="Share of good parts that tau may reject.", show_default=f"{FALSE_REJECT:g}"
+        ),
+    ] = None,
     target_recall: Annotated[
         float | None, typer.Option(min=0, max=1, help="Share of the damaged frames that tau must reject.")
     ] = None,
@@ -74,7 +79,7 @@ def calibrate(
 
     Example: cangate calibrate canister --ok frames/ok2 --damaged frames/damaged --target-recall 0.95 -o report
     """
-    target = _target(target_recall, target_precision)
+    target = _target(target_recall, target_precision, false_reject)
     if target and damaged is None:
         raise UsageError(f"--target-{target.measure} needs --damaged")
     settings = load_settings(config)
@@ -100,7 +105,7 @@ def calibrate(
         calibration.held_back if ok is None else as_held_back(good),
         bad,
         statistic or package.manifest.recipe.score.statistic,
-        false_reject=false_reject,
+        false_reject=FALSE_REJECT if false_reject is None else false_reject,
         target=target,
         folds=calibration.folds if ok is None else 0,
         doubtful=package.manifest.doubtful if ok is None else 0.0,
@@ -125,9 +130,11 @@ def calibrate(
         tell_active(registry, path, named=store is not None)
 
 
-def _target(recall: float | None, precision: float | None) -> Target | None:
-    if recall is not None and precision is not None:
-        raise UsageError("--target-recall and --target-precision exclude each other")
+def _target(recall: float | None, precision: float | None, false_reject: float | None) -> Target | None:
+    options = {"--target-recall": recall, "--target-precision": precision, "--false-reject": false_reject}
+    given = [option for option, value in options.items() if value is not None]
+    if len(given) > 1:
+        raise UsageError(f"{given[0]} and {given[1]} exclude each other")
     if recall is not None:
         return Target(measure=Measure.RECALL, wanted=recall)
     if precision is not None:
@@ -153,9 +160,9 @@ def _report(package: ModelPackage, choice: Choice, copies: tuple[str, ...]) -> N
         table.add_column("recall")
         table.add_column("precision")
     for statistic, each in choice.points.items():
-        scores = sorted(calibration.scores(statistic))
+        scores = calibration.scores(statistic)
         mark = ">" if statistic is choice.statistic else " "
-        row = [f"{mark} {statistic}", f"{scores[len(scores) // 2]:.4f}", f"{scores[-1]:.4f}"]
+        row = [f"{mark} {statistic}", f"{statistics.median(scores):.4f}", f"{max(scores):.4f}"]
         if each is None:
             table.add_row(*row, "none")
             continue

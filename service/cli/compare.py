@@ -26,7 +26,9 @@ from service.replay.comparison_report import COMPARISON, PAGE, PARTS, model_name
 
 def compare(
     session: SessionArgument,
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Two or more: NAME, NAME@VERSION or a path.")],
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL...", help="Two different ones or more: NAME, NAME@VERSION or a path.")
+    ],
     labels: Annotated[
         Path | None,
         typer.Option(metavar="CSV", help="What parts really were: label, and event_id, filename or part_id."),
@@ -47,13 +49,16 @@ def compare(
 
     Example: cangate compare data/recordings/reference canister@2 canister@3 -o report
     """
-    if len(models) < 2:
-        raise UsageError("one model has nothing to be compared with: name two or more")
     settings = load_settings(config)
     recorded = Session.open(session)
     known = known_labels(recorded, labels)
     registry = ModelRegistry(store or settings.model.store)
-    packages = [read_package(registry.resolve(reference)) for reference in models]
+    given = [read_package(registry.resolve(reference)) for reference in models]
+    packages = list({package.id: package for package in given}.values())
+    if len(packages) < 2:
+        raise UsageError("one model has nothing to be compared with: name two different ones at least")
+    if len(packages) < len(given):
+        console.print("[yellow]given twice, judged once: the same package by another name[/]")
     folder = report or REPORTS / f"{report_name(recorded)}-compared"
     device = compute_device(settings.compute)
     comparer = Comparer(

@@ -24,19 +24,30 @@ _NAME = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
 
 
 @app.command()
-def check(config: ConfigOption = None) -> None:
+def check(
+    config: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--config",
+            "-c",
+            help="Configuration file (TOML); without it the defaults hold. Once for each station of a process.",
+            dir_okay=False,
+        ),
+    ] = None,
+) -> None:
     """Check the configuration and what it names: files, folders, certificates, users, model. Nothing is written.
 
     Exit status 0 where a start would go well, with a line for each thing that the station will not work without; else 2
     and one line that names the key. Whether ports are free and brokers answer is seen at the start.
+    Several files are stations of one process, as `cangate run` takes them: none may want what another has for itself.
 
     Example: cangate config check -c config.toml
     """
+    stations = [load_settings(path) for path in config] if config else [load_settings(None)]
     # seconds that a mistake must not wait for
-    settings = load_settings(config)
-    from service.cli.preflight import look_at  # noqa: PLC0415
+    from service.cli.preflight import look_at_all  # noqa: PLC0415
 
-    notes = list(look_at(settings))
+    notes = list(look_at_all(stations))
     for note in notes:
         errors.print(f"cangate: {note}", markup=False)
     console.print("configuration is usable" + (", but see above" if notes else ""))

@@ -39,7 +39,7 @@ def evaluate(
     damaged: Annotated[Path | None, typer.Option(metavar="DIR", help="Frames of damaged parts.")] = None,
     masks: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Masks of damaged frames: PNG, 255 on the damage, the frame's stem."),
+        typer.Option(metavar="DIR", help="Masks of damaged frames: grey PNG, 255 on the damage, the frame's stem."),
     ] = None,
     frames: Annotated[Path | None, typer.Option(metavar="DIR", help="Frames of which nothing is known.")] = None,
     compare: Annotated[

@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from adapters.clock import SystemClock
@@ -17,11 +17,27 @@ from adapters.opcua.client.access import read_access as read_plc_access
 from adapters.opcua.client.nodes import read_mapping
 from adapters.opcua.security import ServerSecurity
 from schemas.settings import ModelSettings, Settings
-from service.bootstrap import refuse_open_doors
+from service.bootstrap import refuse_clashes, refuse_open_doors
 from service.device import compute_device
 from service.errors import PackageError, UsageError
 from service.model.package import read_package
 from service.model.registry import ModelRegistry
+
+
+def look_at_all(stations: Sequence[Settings]) -> Iterator[str]:
+    """Look at the stations of one process; where there are several, each line names its own.
+
+    Raises:
+        UsageError: a start would be refused, or two of them want the same for themselves.
+    """
+    refuse_clashes(stations)
+    for settings in stations:
+        named = f"{settings.station.id}: " if len(stations) > 1 else ""
+        try:
+            for note in look_at(settings):
+                yield f"{named}{note}"
+        except UsageError as exc:
+            raise UsageError(f"{named}{exc}") from exc
 
 
 def look_at(settings: Settings) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -126,9 +127,9 @@ def _report(manifest: ModelManifest, found: FrameSet) -> None:
     statistic = manifest.recipe.score.statistic
     table = Table("statistic", "median", "largest", f"limit at {calibration.false_reject:g}", box=None)
     for name, limit in calibration.limits.items():
-        scores = sorted(frame.scores[name] for frame in calibration.held_back)
+        scores = calibration.scores(name)
         mark = "  = tau" if name == statistic else ""
-        table.add_row(name.value, f"{scores[len(scores) // 2]:.4f}", f"{scores[-1]:.4f}", f"{limit:.4f}{mark}")
+        table.add_row(name.value, f"{statistics.median(scores):.4f}", f"{max(scores):.4f}", f"{limit:.4f}{mark}")
     console.print(table)
     least_usual = sorted(calibration.held_back, key=lambda frame: -frame.scores[statistic])[:UNUSUAL]
     named = ", ".join(f"{frame.name} {frame.scores[statistic]:.4f}" for frame in least_usual)

@@ -88,7 +88,7 @@ class Evaluator:
             embedder=manifest.embedder.name,
             statistic=manifest.recipe.score.statistic,
             tau=manifest.tau,
-            tau_false_reject=manifest.calibration.false_reject,
+            tau_false_reject=None if manifest.calibration.sweep else manifest.calibration.false_reject,
             sets={label: set_counts(members) for label, members in by_label.items() if members},
             image=image_metrics(scores_of(frames, Label.OK), scores_of(frames, Label.DAMAGED), manifest.tau),
             pixel=PixelMetrics(

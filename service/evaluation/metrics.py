@@ -116,7 +116,9 @@ class Evaluation(Value):
     embedder: str
     statistic: ScoreStatistic
     tau: float
-    tau_false_reject: float | None = Field(description="rate that tau was made for; none where it was imported")
+    tau_false_reject: float | None = Field(
+        description="rate that tau was made for; none where it was imported, or set for a recall or precision"
+    )
     sets: dict[Label, SetCounts]
     image: ImageMetrics
     pixel: PixelMetrics | None

@@ -16,6 +16,12 @@ from service.pipeline.types import Mask
 COVERED = 0.5
 """Share of a component's pixels that must lie inside the boxes."""
 
+UNDECIDED = 0.01
+"""Share of a mask's pixels that may be neither dark nor bright: soft edges, and what JPEG leaves around hard ones."""
+
+COLOUR = 32
+"""Levels between the channels of a pixel that is not grey."""
+
 
 class MaskRefused(ValueError):
     """A mask does not fit its frame; the text says why."""
@@ -41,15 +47,22 @@ class MaskFolder:
 
 
 def read_mask(file: FrameFile, decode: Decode, size_wh: tuple[int, int]) -> Mask:
-    """Return the mask, true on damage: (H, W) bool from a picture of 0 and 255.
+    """Return the mask, true on damage: (H, W) bool from a grey picture of 0 and 255.
 
     Raises:
         FrameError: the file cannot be read or decoded.
-        MaskRefused: it has another size than its frame, or marks nothing, which no damaged frame's mask does.
+        MaskRefused: it has another size than its frame, is a photo, or marks nothing, which no damaged frame's mask
+            does.
     """
-    grey = read_frame(file, decode).frame.bgr[..., 0]
+    bgr = read_frame(file, decode).frame.bgr
+    grey = bgr[..., 0]
     if grey.shape[::-1] != size_wh:
         raise MaskRefused(f"{grey.shape[1]} x {grey.shape[0]} pixels, the frame has {size_wh[0]} x {size_wh[1]}")
+    if np.count_nonzero(np.ptp(bgr, axis=2) > COLOUR) > UNDECIDED * grey.size:
+        raise MaskRefused("in colour: a mask is grey, 255 on the damage and 0 elsewhere")
+    undecided = np.count_nonzero((grey >= 64) & (grey < 192)) / grey.size
+    if undecided > UNDECIDED:
+        raise MaskRefused(f"{undecided:.0%} of the pixels are neither 0 nor 255, as in a photo")
     mask: Mask = grey > 127
     if not mask.any():
         raise MaskRefused("marks nothing: damage is 255")

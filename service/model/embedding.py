@@ -77,7 +77,7 @@ class FrameEmbedder:
         frames: list[TrainingFrame] = []
         insides: list[Mask] = []
         duplicates: list[Duplicate] = []
-        refused = _Refused()
+        refused = RefusedFrames()
         seen: dict[bytes, str] = {}
         for done, (file, future) in enumerate(in_order(self._prepare, files, self.workers), 1):
             progress("frames", done, len(files))
@@ -109,7 +109,7 @@ class FrameEmbedder:
         return _Prepared(read.sha256, pixels, roi.path, normalized)
 
 
-class _Refused:
+class RefusedFrames:
     """Frames that cannot be used, by what is wrong with them."""
 
     def __init__(self) -> None:
@@ -126,6 +126,7 @@ class _Refused:
         return "; ".join(groups)
 
     def add(self, name: str, error: FrameError) -> None:
+        """Count a frame, under what is wrong with it."""
         self._names.setdefault((error.reason, str(error)), []).append(name)
 
 

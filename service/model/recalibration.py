@@ -14,6 +14,7 @@ from schemas.recipe import ScoreStatistic
 from service.errors import FrameError, UsageError
 from service.model.calibration import Calibration, HeldBackFrame, LimitMethod, Sweep, calibrate
 from service.model.dataset import Decode, FrameFile, read_frame
+from service.model.embedding import RefusedFrames
 from service.model.manifest import GoldenFrame, Metrics, ModelManifest
 from service.model.package import ModelPackage, write_package
 from service.model.registry import ModelRegistry
@@ -31,7 +32,7 @@ from service.pipeline.scoring import all_statistics
 from service.pipeline.types import BgrImage, Progress
 
 NAMED = 5
-"""How many of the frames that cannot be used are named."""
+"""How many of the frames that are known already are named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,8 @@ def judge_frames(
 ) -> JudgedSet:
     """Judge frames that the model has never seen; a copy of an earlier one is left out.
 
+    Once a frame is refused, the rest is only searched for others that must be counted as well.
+
     Raises UsageError, naming them: frames that the model was trained on, that are in `other` as well, or that cannot be
     judged.
     """
@@ -96,26 +99,30 @@ def judge_frames(
     known |= {frame.sha256: f"{frame.file.path} of the other folder" for frame in (other.frames if other else ())}
     judged: dict[str, JudgedFrame] = {}
     copies: list[str] = []
-    refused: list[str] = []
+    seen: list[str] = []
+    refused = RefusedFrames()
     for done, file in enumerate(files, 1):
         try:
             read = read_frame(file, decode)
             if read.sha256 in known:
-                refused.append(f"{file.name} is {known[read.sha256]}")
+                seen.append(f"{file.name} is {known[read.sha256]}")
             elif read.sha256 in judged:
                 copies.append(f"{file.name} is {judged[read.sha256].file.name}")
-            elif not refused:
-                grid = pipeline.embedder.embed([pipeline.prepare(read.frame).normalized])[0]
-                scores = all_statistics(pipeline.patch_scores(grid))
-                judged[read.sha256] = JudgedFrame(file, read.sha256, scores)
+            else:
+                normalized = pipeline.prepare(read.frame).normalized
+                if not (seen or refused):
+                    grid = pipeline.embedder.embed([normalized])[0]
+                    scores = all_statistics(pipeline.patch_scores(grid))
+                    judged[read.sha256] = JudgedFrame(file, read.sha256, scores)
         except FrameError as exc:
-            refused.append(f"{file.name} ({exc.reason}: {exc})")
+            refused.add(file.name, exc)
         progress(done, len(files))
-    if refused:
-        more = f" and {len(refused) - NAMED} more" if len(refused) > NAMED else ""
+    if seen or refused:
+        more = [f"and {len(seen) - NAMED} more"] if len(seen) > NAMED else []
+        why = [*seen[:NAMED], *more, *([str(refused)] if refused else [])]
         raise UsageError(
-            f"{len(refused)} of {len(files)} frames cannot calibrate {package.ref.name}@{package.ref.version}: "
-            f"{'; '.join(refused[:NAMED])}{more}"
+            f"{len(seen) + len(refused)} of {len(files)} frames cannot calibrate "
+            f"{package.ref.name}@{package.ref.version}: {'; '.join(why)}"
         )
     return JudgedSet(tuple(judged.values()), tuple(copies))
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from schemas.recipe import ScoreStatistic
+from schemas.recipe import RoiRecipe, ScoreStatistic
 from service.errors import CangateError
 from service.model.calibration import LimitMethod
 from service.model.package import ModelPackage, read_package
@@ -21,7 +21,7 @@ from service.model.training import TrainedModel
 from service.pipeline.patch_scores import RINGS
 from service.pipeline.types import Frame
 from tests.support.cli import CommandLine
-from tests.support.parts import publish, train_parts, write_config, write_parts
+from tests.support.parts import HEIGHT, QUICK, WIDTH, publish, train_parts, write_config, write_parts
 
 TRAINED, OTHER, BAD = 6, 8, 4
 
@@ -79,6 +79,14 @@ def test_calibrate_from_held_back_frames(cangate: CommandLine, registry: ModelRe
     assert f"cangate models activate bars 2 --store {registry.store}" in outcome.stdout
     assert registry.active("bars") == "1"
     assert all(statistic in outcome.stdout for statistic in ScoreStatistic)
+
+
+def test_calibrate_prints_the_median_that_the_manifest_holds(cangate: CommandLine, registry: ModelRegistry) -> None:
+    """Of an even number of frames it lies between two of them."""
+    outcome = cangate("calibrate", "bars", "--store", registry.store)
+    known = version(registry, 2).manifest.metrics.score_median
+    (row,) = (line for line in outcome.stdout.splitlines() if line.startswith("> max "))
+    assert row.split()[2] == f"{known:.4f}"
 
 
 def test_calibrated_scores_are_those_of_the_line(cangate: CommandLine, registry: ModelRegistry, frames: Path) -> None:
@@ -218,11 +226,35 @@ def test_calibrate_refuses_unreadable_frames_by_name(
     assert "zero.png (frame_corrupt" in line
 
 
+def test_calibrate_counts_every_frame_without_a_part(cangate: CommandLine, frames: Path, tmp_path: Path) -> None:
+    """Together with the others that it cannot use, by what is wrong with them, and with the way out."""
+    registry = ModelRegistry(tmp_path / "models")
+    publish(registry, train_parts(frames / "ok", QUICK.model_copy(update={"roi": RoiRecipe()})))
+    folder = shutil.copytree(frames / "other", tmp_path / "mixed")
+    for name in ("blank1.png", "blank2.png", "blank3.png"):
+        cv2.imwrite(str(folder / name), np.full((HEIGHT, WIDTH, 3), 128, np.uint8))
+    (folder / "cut.png").touch()
+    shutil.copy(frames / "ok" / "part3.png", folder / "known.png")
+    line = cangate("calibrate", "bars@1", "--ok", folder, "--store", registry.store).one_line_error()
+    assert f"5 of {OTHER + 5} frames cannot calibrate bars@1: known.png is part3.png of the training set; " in line
+    assert "blank1.png, blank2.png, blank3.png (roi_not_found: " in line
+    assert "; cut.png (frame_corrupt: " in line
+    assert line.endswith("train with --roi none")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("bars", "--target-recall", "0.9"), "--target-recall needs --damaged"),
         (("bars", "--target-recall", "0.9", "--target-precision", "0.9"), "exclude each other"),
+        (
+            ("bars", "--target-recall", "0.9", "--false-reject", "0.01"),
+            "--target-recall and --false-reject exclude each other",
+        ),
+        (
+            ("bars", "--target-precision", "0.9", "--false-reject", "0.2"),
+            "--target-precision and --false-reject exclude each other",
+        ),
         (("bars", "--target-recall", "1.1"), "--target-recall"),
         (("bars", "--false-reject", "0"), "--false-reject"),
         (("bars", "--statistic", "p50"), "--statistic"),

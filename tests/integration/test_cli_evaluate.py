@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import cv2
@@ -121,14 +122,29 @@ def test_evaluate_judges_a_frame_whose_mask_does_not_fit(
     folder.mkdir()
     (folder / "part1.png").write_bytes((masks / "part1.png").read_bytes())
     cv2.imwrite(str(folder / "part2.png"), np.full((HEIGHT // 2, WIDTH), 255, np.uint8))
+    (folder / "part3.png").write_bytes((damaged / "part3.png").read_bytes())
     report = tmp_path / "report"
     given = ("--damaged", damaged, "--masks", folder, "-o", report, "--store", store)
     assert cangate("evaluate", "bars", *given).status == 1
     rows = rows_of(report)
-    assert [bool(row["mask_refused"]) for row in rows] == [False, True, False, False]
+    assert [bool(row["mask_refused"]) for row in rows] == [False, True, True, False]
     assert [row["components"] != "" for row in rows] == [True, False, False, False]
     metrics = json.loads((report / "metrics.json").read_text())
-    assert (metrics["pixel"]["frames"], metrics["boxes"]["frames"], metrics["masks_refused"]) == (1, 1, 1)
+    assert (metrics["pixel"]["frames"], metrics["boxes"]["frames"], metrics["masks_refused"]) == (1, 1, 2)
+
+
+def test_evaluate_claims_no_rate_for_a_tau_that_was_set_for_a_recall(
+    cangate: CommandLine, store: Path, ok: Path, damaged: Path, tmp_path: Path
+) -> None:
+    """The limit of the OK frames was made for one, and is not tau."""
+    models = shutil.copytree(store, tmp_path / "models")
+    given = ("--ok", ok, "--damaged", damaged, "--store", models)
+    assert cangate("calibrate", "bars@1", *given, "--target-recall", "1").status == 0
+    rates = []
+    for version in ("1", "2"):
+        assert cangate("evaluate", f"bars@{version}", *given, "-o", tmp_path / version).status == 0
+        rates.append(json.loads((tmp_path / version / "metrics.json").read_text())["tau_false_reject"])
+    assert rates == [0.01, None]
 
 
 def test_evaluate_says_that_frames_were_trained_on(

@@ -39,6 +39,14 @@ def test_train_makes_and_activates_the_first_version(cangate: CommandLine, confi
     assert "tau is extrapolated: a false-reject rate of 0.01 takes 99 frames, there are 5" in outcome.stdout
 
 
+def test_train_prints_the_median_that_the_manifest_holds(cangate: CommandLine, config: Path, tmp_path: Path) -> None:
+    """Of an even number of frames it lies between two of them."""
+    outcome = cangate("train", write_parts(tmp_path / "four", 4), "--name", "bars", "-c", config)
+    known = read_package(config.parent / "models" / "bars" / "1").manifest.metrics.score_median
+    (row,) = (line for line in outcome.stdout.splitlines() if "= tau" in line)
+    assert row.split()[1] == f"{known:.4f}"
+
+
 def test_train_again_makes_the_next_version_and_says_how_to_activate_it(
     cangate: CommandLine, config: Path, frames: Path, tmp_path: Path
 ) -> None:

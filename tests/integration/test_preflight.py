@@ -11,6 +11,7 @@ from service.cli.common import load_settings
 from service.cli.preflight import look_at
 from service.errors import UsageError
 from service.model.registry import ModelRegistry
+from tests.support.cli import CommandLine
 from tests.support.parts import publish, train_parts, write_parts
 
 
@@ -78,6 +79,25 @@ def test_station_with_a_model_has_nothing_to_note(config: Path) -> None:
     registry.activate("bars", "1")
     config.write_text("model.name = 'bars'")
     assert not list(look_at(Settings.load(config)))
+
+
+def test_stations_of_one_process_are_checked_together(cangate: CommandLine, config: Path) -> None:
+    """As `cangate run -c A -c B` takes them: every file is looked at, and what two of them want."""
+    first, second = config, config.with_name("second.toml")
+    ports = "http.port = 8123\nopcua.server.port = 4899\njournal.url = 'sqlite:///second.sqlite'"
+    second.write_text(f"station.id = 'line2'\n{ports}")
+    both = ("config", "check", "-c", first, "-c", second)
+    assert "images.store: " in (clash := cangate(*both).one_line_error())
+    assert "is given to two stations" in clash
+    second.write_text(f"station.id = 'line2'\nimages.store = 'pictures'\n{ports}")
+    outcome = cangate(*both)
+    assert outcome.status == 0
+    assert [line.partition(" is empty")[0] for line in outcome.stderr.splitlines()] == [
+        "cangate: line1: model.name",
+        "cangate: line2: model.name",
+    ]
+    first.write_text("images.roots = ['nope']")
+    assert "cangate: line1: images.roots: nope" in cangate(*both).one_line_error()
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from service.evaluation.pixels import PixelStatistics, frame_scores
 from service.evaluation.truth import MaskFolder, MaskRefused, match_boxes, read_mask
 from service.model.dataset import FrameFile
 from service.pipeline.types import Frame, Inspection, NormalizedRoi, Prepared, Roi, StageTimes
+from tests.support.parts import HEIGHT, WIDTH, draw_part
 
 decode = partial(decode_image, max_pixels=1_000_000)
 
@@ -152,3 +153,20 @@ def test_a_mask_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     (tmp_path / "c.png").write_text("no picture")
     with pytest.raises(FrameCorrupt):
         read_mask(FrameFile(tmp_path / "c.png", "c.png"), decode, (8, 6))
+
+
+def test_a_photo_is_no_mask(tmp_path: Path) -> None:
+    """Neither in colour nor in grey; a mask that went through JPEG, or was drawn with soft edges, is one."""
+    part, size_wh = draw_part(1), (WIDTH, HEIGHT)
+    mask = cv2.circle(np.zeros((HEIGHT, WIDTH), np.uint8), (120, 90), 30, 255, cv2.FILLED)
+    coloured = np.dstack([mask, mask, np.zeros_like(mask)])
+    for refused, why in ((cv2.applyColorMap(part, cv2.COLORMAP_JET), "in colour"), (coloured, "in colour")):
+        with pytest.raises(MaskRefused, match=why):
+            read_mask(write(tmp_path / "a.png", refused), decode, size_wh)
+    with pytest.raises(MaskRefused, match="neither 0 nor 255"):
+        read_mask(write(tmp_path / "a.png", part), decode, size_wh)
+    soft = cv2.GaussianBlur(mask, (3, 3), 0)
+    jpeg = tmp_path / "b.jpg"
+    jpeg.write_bytes(cv2.imencode(".jpg", soft, [cv2.IMWRITE_JPEG_QUALITY, 75])[1].tobytes())
+    taken = read_mask(FrameFile(jpeg, "b.jpg"), decode, size_wh)
+    assert np.count_nonzero(taken != (mask > 127)) < 0.01 * mask.size
