@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +20,7 @@ from schemas.messages import Decision
 from schemas.recordings import RecordedEvent, SessionInfo, Truth
 from service.errors import UsageError
 from service.files import draft_folder, naming, read_regular, real_path
-from service.model.dataset import list_frames
+from service.model.dataset import FrameFile
 from service.pipeline.types import Progress
 from service.replay.labels import read_rows, truth_of
 from service.replay.parts import RecordedPart, unix_ns
@@ -37,28 +37,28 @@ _LABEL_FOLDERS: Final[Mapping[str, Truth]] = {"ok": Decision.OK, "damaged": Deci
 
 
 def parts_of_folder(
-    folder: Path, *, labels: Path | None, rate_hz: float, start: datetime, progress: Progress
+    files: Sequence[FrameFile], *, labels: Path | None, rate_hz: float, start: datetime, progress: Progress
 ) -> Iterator[RecordedPart]:
-    """Yield the pictures of `folder`, in natural order and `rate_hz` apart, as parts without a verdict.
+    """Yield pictures, `rate_hz` apart, as parts without a verdict.
 
-    The event id of a part is the name of its file. Its label is that of its row in the CSV `labels` (column filename,
-    and label, part_id, trigger_id where they are known), else the folder `ok` or `damaged` that it lies in.
+    The event id of a part is the name of its file. Its label is the folder `ok` or `damaged` that it lies in; with a
+    CSV `labels` (column filename, and label, part_id, trigger_id where they are known) that of its row and no other:
+    an export sorts into these folders by verdict, which is no truth.
 
     Raises:
-        UsageError: the folder or the CSV cannot be read, or the CSV names a picture that is not there.
+        UsageError: a picture or the CSV cannot be read, or the CSV names a picture that is not there.
     """
-    files = list_frames(folder).frames
-    if not files:
-        raise UsageError(f"no pictures in {folder}")
     rows = {} if labels is None else _rows(labels)
     strangers = rows.keys() - {file.name for file in files}
     if strangers:
-        raise UsageError(f"{labels}: {min(strangers)} is no picture in {folder}")
+        raise UsageError(f"{labels}: {min(strangers)} is no picture of the folder")
     start_ns = unix_ns(start)
     for number, file in enumerate(files):
         at_ns = start_ns + round(number * 1e9 / rate_hz)
         row, truth = rows.get(file.name, ({}, None))
-        in_folder = next((_LABEL_FOLDERS[part] for part in Path(file.name).parts[:-1] if part in _LABEL_FOLDERS), None)
+        if labels is None:
+            folders = Path(file.name).parts[:-1]
+            truth = next((_LABEL_FOLDERS[folder] for folder in folders if folder in _LABEL_FOLDERS), None)
         try:
             frame = read_regular(file.path)
         except OSError as exc:
@@ -72,8 +72,9 @@ def parts_of_folder(
                 source="folder",
             )
         except ValidationError as exc:
-            raise UsageError(f"{file.path}: its name or its row cannot name a part: {exc.errors()[0]['msg']}") from exc
-        yield RecordedPart(event, at_ns, frame, None, in_folder if truth is None else truth)
+            why = f"its name or its row cannot name a part: {exc.errors()[0]['msg']}"
+            raise UsageError(f"{file.path}: {why}") from exc
+        yield RecordedPart(event, at_ns, frame, None, truth)
         progress(number + 1, len(files))
 
 
@@ -153,7 +154,8 @@ def _rows(labels: Path) -> dict[str, tuple[dict[str, str], Truth | None]]:
             raise UsageError(f"{labels}, line {line}: trigger_id {trigger_id!r} is no whole number up to 4294967295")
         said = row, truth_of(row, labels, line)
         if found.setdefault(name, said) != said:
-            raise UsageError(f"{labels}, line {line}: {name} stands further up, and with other words")
+            said_twice = f"{name} stands further up, and with other words"
+            raise UsageError(f"{labels}, line {line}: {said_twice}")
     return found
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from service.cli.common import console
 from service.errors import UsageError
 from service.model.dataset import FrameSet, list_frames
+from service.text import without_controls
 
 
 def listed_frames(folder: Path) -> FrameSet:
@@ -21,6 +22,5 @@ def tell_ignored(*sets: FrameSet) -> None:
     """Name the files that are no pictures: a slip in a suffix must not go unseen."""
     for found in sets:
         if found.ignored:
-            console.print(
-                f"passed over, no pictures by their name: {', '.join(found.ignored)}", soft_wrap=True, markup=False
-            )
+            names = without_controls(", ".join(found.ignored))
+            console.print(f"passed over, no pictures by their name: {names}", soft_wrap=True, markup=False)

@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 from service.cli.common import console, errors
 from service.cli.ending import INTERRUPTED, Ending, terminated_like_interrupted
 from service.errors import CangateError, UsageError
+from service.text import without_controls
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -186,4 +187,4 @@ def _run(ending: Ending) -> int:
 def _complain(message: str) -> None:
     for handler in logging.getLogger().handlers:  # what was logged comes before the line that ends it
         handler.flush()
-    errors.print(f"cangate: {' '.join(message.split())}", style="red", markup=False)
+    errors.print(f"cangate: {without_controls(' '.join(message.split()))}", style="red", markup=False)

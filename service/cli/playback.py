@@ -30,7 +30,10 @@ _NAMED = 5
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which parts of a session are played."""
+    """Which parts of a session are played.
+
+    only: what was said of a part; of one without a recorded verdict, its label.
+    """
 
     from_ns: int | None = None
     to_ns: int | None = None
@@ -39,7 +42,7 @@ class Selection:
     def of(self, session: Session, tally: Tally) -> Iterator[RecordedPart]:
         """Yield the parts meant; one whose frame was not recorded is counted as skipped."""
         for part in session.parts(from_ns=self.from_ns, to_ns=self.to_ns):
-            if self.only is not None and part.decision is not self.only:
+            if self.only is not None and (part.decision or part.label) is not self.only:
                 continue
             if part.event.frame_dropped:
                 tally.skipped += 1

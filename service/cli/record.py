@@ -47,7 +47,8 @@ def record(
         settings = settings.model_copy(update={"record": settings.record.model_copy(update={"folder": out})})
     recorder = asyncio.run(_record(settings, parts))
     dropped = f", {recorder.frames_dropped} without their frame" if recorder.frames_dropped else ""
-    console.print(f"{recorder.parts} parts{dropped} are in {recorder.folder}", soft_wrap=True, markup=False)
+    told = f"{recorder.parts} parts{dropped} are in {recorder.folder}" if recorder.parts else "nothing was recorded"
+    console.print(told, soft_wrap=True, markup=False)
     if recorder.parts_dropped:
         raise CangateError(f"{recorder.parts_dropped} parts could not be recorded: {recorder.fault or 'no room'}")
 

@@ -53,7 +53,10 @@ def replay(
     ] = None,
     end: Annotated[str | None, typer.Option("--to", metavar="TIME", help="The same; parts before it.")] = None,
     only: Annotated[
-        Decision | None, typer.Option(case_sensitive=False, help="Only parts of which this was said.")
+        Decision | None,
+        typer.Option(
+            case_sensitive=False, help="Only parts of which this was said; without a recorded verdict, their label."
+        ),
     ] = None,
     loop: Annotated[bool, typer.Option("--loop", help="Begin again at the end, until Ctrl-C.")] = False,
     in_flight: Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -20,6 +21,7 @@ from schemas.base import rfc3339
 from schemas.messages import StationId
 from schemas.recordings import SessionInfo
 from service.cli.common import ConfigOption, console, load_settings, stage_bars, tell_troubles
+from service.cli.frame_folders import listed_frames, tell_ignored
 from service.cli.tables import result_table
 from service.errors import UsageError
 
@@ -32,29 +34,34 @@ SessionArgument = Annotated[
 
 @app.command("list")
 def list_sessions(config: ConfigOption = None) -> None:
-    """List the sessions in record.folder, oldest first.
+    """List the sessions in record.folder, oldest first, and at the end the folders that are none.
 
     Example: cangate sessions list
     """
     root = load_settings(config).record.folder
+    try:
+        folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError as exc:
+        raise UsageError(f"cannot list {root}: {exc.strerror}") from exc
     table = result_table("session", "station", "begun", "parts", "MB", "from")
-    entries = root.iterdir() if root.is_dir() else ()
-    folders = sorted(path for path in entries if path.is_dir() and not path.name.startswith("."))
+    sessions, unusable = list[Session](), list[tuple[str, str]]()
     for folder in folders:
         try:
-            session = Session.open(folder)
+            sessions.append(Session.open(folder))
         except UsageError as exc:
-            table.add_row(escape(folder.name), f"[red]{escape(str(exc))}[/]")
-            continue
+            unusable.append((escape(folder.name), f"[red]{escape(str(exc))}[/]"))
+    for session in sorted(sessions, key=lambda session: session.info.created_at):
         count = session.count()
         table.add_row(
-            escape(str(folder)),
+            escape(str(session.path)),
             session.info.station,
             rfc3339(session.info.created_at)[:19],
             "not closed" if count is None else str(count),
             f"{session.size / 1e6:.1f}",
             session.info.origin,
         )
+    for row in unusable:
+        table.add_row(*row)
     console.print(table)
 
 
@@ -107,7 +114,8 @@ def import_folder(
 ) -> None:
     """Make a session of a folder of pictures, in the natural order of their names.
 
-    Where no CSV says it, a subfolder called ok or damaged labels what lies in it.
+    Without --labels a subfolder called ok or damaged labels what lies in it. With it only the CSV does: a picture whose
+    label is empty there, or that has no row, is unlabelled.
 
     Example: cangate sessions import pictures data/recordings/reference --labels truth.csv --rate 2
     """
@@ -116,15 +124,20 @@ def import_folder(
         TypeAdapter(StationId).validate_python(station)
     except ValidationError as exc:
         raise UsageError(f"--station {station!r} must match [a-z0-9_-]{{1,64}}") from exc
+    found = listed_frames(folder)
     info = SessionInfo(station=station, created_at=now, version=version("cangate"), origin="folder")
     count = labelled = 0
     with stage_bars() as progress:
-        parts = parts_of_folder(folder, labels=labels, rate_hz=rate, start=now, progress=partial(progress, "pictures"))
+        parts = parts_of_folder(
+            found.frames, labels=labels, rate_hz=rate, start=now, progress=partial(progress, "pictures")
+        )
         with whole_session(session, info) as writer:
             for part in parts:
                 writer.write(part)
                 count += 1
                 labelled += part.label is not None
+    own = None if labels is None else labels.resolve()  # an export has its parts.csv beside the pictures
+    tell_ignored(replace(found, ignored=tuple(name for name in found.ignored if (folder / name).resolve() != own)))
     console.print(f"{count} parts, {labelled} of them with a label, are in {session}", soft_wrap=True, markup=False)
 
 

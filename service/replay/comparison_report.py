@@ -151,7 +151,8 @@ def _scatters(comparison: SessionComparison, rows: Sequence[ComparedFrame], name
         taus = (comparison.models[first].tau, comparison.models[second].tau)
         panels.append(scatter_panel(points, taus, (f"score of {names[first]}", f"score of {names[second]}")))
     yield "<h2>Two by two</h2>"
-    yield f'<div class="plots">{"".join(panels)}{_pairs(comparison, names)}</div>'
+    yield f'<div class="plots">{"".join(panels)}</div>'
+    yield _pairs(comparison, names)
 
 
 def _divided(divided: Gallery[ComparedFrame], names: Sequence[str]) -> Iterable[str]:

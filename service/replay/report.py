@@ -68,7 +68,7 @@ def as_html(acceptance: Acceptance, rows: Sequence[ComparedPart], galleries: Gal
         table(
             ("rule", "", "found"),
             [(finding.rule, "holds" if finding.holds else "BROKEN", finding.text) for finding in acceptance.findings],
-            kind="words",
+            kind="words rules",
         ),
         "<h2>Decisions</h2>",
         _decisions(rows),

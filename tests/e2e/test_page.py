@@ -11,7 +11,7 @@ from playwright.async_api import Browser, expect
 
 from schemas.messages import Decision, Fault, FaultCode, StationState
 from tests.support.hmi import HmiBench, make_frame, make_inspection, make_verdict, served
-from tests.support.page import PAGE_MARKS, cut_off, opened, too_small
+from tests.support.page import PAGE_MARKS, cut_off, lying_on, opened, too_small
 
 pytestmark = PAGE_MARKS
 
@@ -129,9 +129,12 @@ async def test_page_does_not_grow_with_the_parts(browser: Browser, bench: HmiBen
         assert sizes[0] == sizes[1] == sizes[2]
 
 
-@pytest.mark.parametrize("size_wh", [(1920, 1080), (1280, 720), (1024, 768), (800, 480)], ids=str)
+@pytest.mark.parametrize("size_wh", [(1920, 1080), (1280, 720), (1024, 768), (800, 480), (400, 800)], ids=str)
 async def test_page_fits_the_screen(browser: Browser, bench: HmiBench, size_wh: tuple[int, int]) -> None:
-    """Nothing is cut off, a finger hits what it aims at; only the narrow panel scrolls, beyond verdict and gate."""
+    """Nothing is cut off, a finger hits what it aims at.
+
+    Only what is narrow scrolls, beyond verdict and gate, and there nothing lies on the picture or the chart.
+    """
     for seq in range(1, 31):
         await bench.judge(make_verdict(seq, Decision.DAMAGED), make_frame() if seq == 30 else None)
     async with opened(browser, bench, size_wh) as page:
@@ -141,6 +144,9 @@ async def test_page_fits_the_screen(browser: Browser, bench: HmiBench, size_wh: 
         assert page_wh[0] <= size_wh[0]
         if size_wh[0] > 1000:
             assert page_wh[1] <= size_wh[1]
+        else:
+            assert await lying_on(page, ".above > *, .below > *", ".frame, .absent") == []
+            assert await lying_on(page, ".heading", ".chart") == []
         gate = await page.locator(".gate").bounding_box()
         assert gate is not None
         assert gate["y"] + gate["height"] <= size_wh[1]

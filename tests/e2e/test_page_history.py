@@ -11,7 +11,7 @@ from playwright.async_api import Browser, Locator, Page, expect
 from schemas.messages import Decision
 from service.ports import VerdictQuery
 from tests.support.hmi import HmiBench, make_frame, make_verdict
-from tests.support.page import PAGE_MARKS, cut_off, opened, too_small
+from tests.support.page import PAGE_MARKS, cut_off, lying_on, opened, too_small
 
 pytestmark = PAGE_MARKS
 
@@ -197,7 +197,7 @@ async def test_journal_trouble_is_told(browser: Browser, bench: HmiBench) -> Non
         await expect(page.locator(".note")).to_have_text("")
 
 
-@pytest.mark.parametrize("size_wh", [(1920, 1080), (1280, 720), (1024, 768), (800, 480)], ids=str)
+@pytest.mark.parametrize("size_wh", [(1920, 1080), (1280, 720), (1024, 768), (800, 480), (400, 800)], ids=str)
 async def test_history_fits_the_screen(browser: Browser, bench: HmiBench, size_wh: tuple[int, int]) -> None:
     """As the line's page does."""
     await judge_sixty(bench)
@@ -205,6 +205,8 @@ async def test_history_fits_the_screen(browser: Browser, bench: HmiBench, size_w
         await expect_shown(page, 60)
         width = await page.evaluate("document.documentElement.scrollWidth")
         assert width <= size_wh[0]
+        if size_wh[0] <= 1000:
+            assert await lying_on(page, ".above > *, .below > *", ".frame, .absent") == []
         assert (
             await cut_off(page, ".hero *, .bar *, .head *, .entry *, .above, .above *, .below *, .search, .paging *")
             == []

@@ -115,7 +115,7 @@ def test_reports_of_different_sessions_lie_apart(
     judged = ("--speed", "max", "--model", "bars@1", "--store", store, "--expect", "recorded")
     for path in (beside, beside / "0001.mcap"):
         assert cangate("replay", path, *judged).status == 0
-        assert cangate("compare", path, "bars@1", "bars@1", "--store", store).status == 0
+        assert cangate("compare", path, "bars@1", "bars@2", "--store", store).status == 0
     names = [beside.name, f"{beside.name}-0001"]
     assert sorted(path.name for path in Path("reports").iterdir()) == sorted(
         [*names, *(f"{name}-compared" for name in names)]
@@ -273,6 +273,15 @@ def test_compare_says_where_models_differ(cangate: CommandLine, session: Path, s
     assert "<script" not in page
 
 
+def test_compare_judges_a_model_given_twice_once(cangate: CommandLine, session: Path, store: Path) -> None:
+    """As `evaluate --compare` does, and says so."""
+    done = cangate("compare", session, "bars@1", "bars@2", store / "bars" / "1", "--store", store, "-o", "out")
+    assert done.status == 0, done.stderr
+    assert "given twice" in done.stdout
+    models = json.loads(Path("out/comparison.json").read_text())["models"]
+    assert [model["model"]["version"] for model in models] == ["1", "2"]
+
+
 def test_compare_without_labels_does_not_say_who_is_right(cangate: CommandLine, store: Path, tmp_path: Path) -> None:
     """Nor does a part without a frame, or with one that is none, stop it."""
     parts = [
@@ -281,7 +290,7 @@ def test_compare_without_labels_does_not_say_who_is_right(cangate: CommandLine, 
         replace(drawn_part(2), label=None, frame=b"no picture"),
     ]
     session = write_session(tmp_path / "unknown", parts)
-    done = cangate("compare", session, "bars@1", "bars@1", "--store", store, "-o", tmp_path / "out")
+    done = cangate("compare", session, "bars@1", "bars@2", "--store", store, "-o", tmp_path / "out")
     assert done.status == 0, done.stderr
     assert "agree on 100.0%\n" in done.stdout
     summary = json.loads((tmp_path / "out" / "comparison.json").read_text())
@@ -290,8 +299,11 @@ def test_compare_without_labels_does_not_say_who_is_right(cangate: CommandLine, 
 
 
 def test_compare_needs_two(cangate: CommandLine, session: Path, store: Path) -> None:
-    """One model is refused, and so is one that is not there."""
-    assert "two or more" in cangate("compare", session, "bars@1", "--store", store).one_line_error()
+    """One model is refused, however often and by whatever name it is given, and so is one that is not there."""
+    for again in ((), ("bars@1",), ("bars", store / "bars" / "1")):
+        told = cangate("compare", session, "bars@1", *again, "--store", store).one_line_error()
+        assert "two different" in told
+    assert not Path("reports").exists()
     assert "bars@9" in cangate("compare", session, "bars@1", "bars@9", "--store", store).one_line_error()
 
 

@@ -9,17 +9,19 @@ import os
 import signal
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from adapters.recordings import folders
 from adapters.recordings.reader import Session
+from adapters.recordings.writer import SessionWriter
 from schemas.messages import Decision
 from service.files import draft_folder
 from tests.support.cli import CommandLine
 from tests.support.parts import write_parts
-from tests.support.recordings import drawn_part, recorded_part, write_session
+from tests.support.recordings import INFO, drawn_part, recorded_part, write_session
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def test_import_labels_by_folder(cangate: CommandLine, tmp_path: Path, pictures:
 
 
 def test_import_takes_labels_from_a_csv(cangate: CommandLine, tmp_path: Path, pictures: Path) -> None:
-    """A row wins over the folder; columns that are known are taken over, an empty label says nothing."""
+    """Columns that are known are taken over. Where there is a CSV no folder is a label: an export sorts by verdict."""
     labels = tmp_path / "labels.csv"
     labels.write_text(
         "filename,Label,part_id,trigger_id\nok/part1.png,Damaged,C-7,70\nok/part2.png,,,\n", encoding="utf-8-sig"
@@ -54,7 +56,32 @@ def test_import_takes_labels_from_a_csv(cangate: CommandLine, tmp_path: Path, pi
     parts = {part.event.event_id: part for part in Session.open(tmp_path / "s").parts()}
     first, second = parts["ok/part1.png"], parts["ok/part2.png"]
     assert (first.label, first.event.part_id, first.event.trigger_id) == (Decision.DAMAGED, "C-7", 70)
-    assert (second.label, second.event.part_id) == (Decision.OK, "part2")
+    assert (second.label, second.event.part_id) == (None, "part2")
+    assert [part.label for part in parts.values()].count(None) == 4
+
+
+def test_import_names_what_it_passes_over(cangate: CommandLine, tmp_path: Path, pictures: Path) -> None:
+    """A slip in a suffix does not go unseen; the CSV of labels is no slip, and names are only words."""
+    (pictures / "ok" / "part4.webp").touch()
+    (pictures / "\x1b[2Jpart5.gif").touch()
+    labels = pictures / "parts.csv"
+    labels.write_text("filename,label\n")
+    done = cangate("sessions", "import", pictures, tmp_path / "s", "--labels", labels)
+    assert done.stdout.splitlines() == [
+        r"passed over, no pictures by their name: \x1b[2Jpart5.gif, ok/part4.webp",
+        f"5 parts, 0 of them with a label, are in {tmp_path / 's'}",
+    ]
+
+
+def test_import_that_is_refused_shows_names_as_words(cangate: CommandLine, tmp_path: Path, pictures: Path) -> None:
+    """A terminal obeys none of them, whether a folder or a CSV holds them."""
+    labels = tmp_path / "labels.csv"
+    labels.write_text("filename,label\n\x1b[2J.png,ok\n")
+    line = cangate("sessions", "import", pictures, tmp_path / "s", "--labels", labels).one_line_error()
+    assert line == rf"cangate: {labels}: \x1b[2J.png is no picture of the folder"
+    (pictures / "ok" / "\x1b[2J.png").symlink_to("gone")
+    line = cangate("sessions", "import", pictures, tmp_path / "s").one_line_error()
+    assert line == rf"cangate: cannot read {pictures}/ok/\x1b[2J.png: No such file or directory"
 
 
 @pytest.mark.parametrize(
@@ -202,17 +229,29 @@ def test_show_names_what_cannot_be_read(cangate: CommandLine, tmp_path: Path) ->
 
 
 def test_list_shows_every_session(cangate: CommandLine, tmp_path: Path) -> None:
-    """Also one that was never closed, and a folder that is none."""
-    write_session(tmp_path / "r" / "a", [recorded_part(0)])
+    """Oldest first, then folders that are none."""
+    for name, hour in (("a", 1), ("c", 0)):
+        info = INFO.model_copy(update={"created_at": INFO.created_at + timedelta(hours=hour)})
+        with SessionWriter.create(tmp_path / "r" / name, info) as writer:
+            writer.write(recorded_part(0))
     (tmp_path / "r" / "b").mkdir()
     (tmp_path / "r" / ".cangate-session-abcd1234").mkdir()  # an import at work
     config = tmp_path / "config.toml"
     config.write_text(f'[record]\nfolder = "{tmp_path / "r"}"\n')
     done = cangate("sessions", "list", "-c", config)
     assert done.status == 0
-    assert "line1" in done.stdout
-    assert "no .mcap file" in done.stdout
+    rows = done.stdout.splitlines()[-3:]
+    assert [row.split()[0] for row in rows] == [f"{tmp_path}/r/c", f"{tmp_path}/r/a", "b"]
+    assert "no .mcap file" in rows[-1]
     assert ".cangate" not in done.stdout
+
+
+def test_list_refuses_a_folder_that_is_not_there(cangate: CommandLine, tmp_path: Path) -> None:
+    """No table without rows: nothing was recorded there, or the folder is another one."""
+    config = tmp_path / "config.toml"
+    config.write_text(f'[record]\nfolder = "{tmp_path / "r"}"\n')
+    line = cangate("sessions", "list", "-c", config).one_line_error()
+    assert line == f"cangate: cannot list {tmp_path / 'r'}: No such file or directory"
 
 
 def test_replay_direct_repeats_the_line(cangate: CommandLine, tmp_path: Path, store: Path) -> None:
@@ -227,6 +266,16 @@ def test_replay_direct_repeats_the_line(cangate: CommandLine, tmp_path: Path, st
     assert "spacing error: 95% below" in done.stdout
     done = cangate("replay", session, "--speed", "max", "--only", "damaged", "--from", "0.25", "--to", "0.7", *model)
     assert done.stdout.startswith("replay: 2 parts, 0 ok, 2 damaged")
+
+
+def test_replay_selects_by_label_where_nothing_was_said(cangate: CommandLine, tmp_path: Path, store: Path) -> None:
+    """A folder that was imported has labels and no verdicts; what was said counts where something was."""
+    parts = [drawn_part(number, damaged=number < 3) for number in range(5)]
+    parts[1:] = [replace(part, verdict=None) for part in parts[1:]]
+    parts[0] = replace(parts[0], label=Decision.OK)
+    session = write_session(tmp_path / "s", parts)
+    done = cangate("replay", session, "--speed", "max", "--only", "damaged", "--model", "bars", "--store", store)
+    assert done.stdout.startswith("replay: 3 parts, 0 ok, 3 damaged"), done.stderr
 
 
 def test_replay_counts_what_differs_and_what_is_lost(cangate: CommandLine, tmp_path: Path, store: Path) -> None:

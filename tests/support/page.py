@@ -56,6 +56,24 @@ async def cut_off(page: Page, selector: str) -> list[str]:
     ]
 
 
+async def lying_on(page: Page, selector: str, below: str) -> list[str]:
+    """Return the texts of what is seen at `selector` and covers some of what is seen at `below`."""
+    return [
+        str(text)
+        for text in await page.evaluate(
+            """([selector, below]) => {
+              const seen = each => [...document.querySelectorAll(each)].filter(e => e.getClientRects().length)
+              const meet = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom
+              const places = seen(below).map(e => e.getBoundingClientRect())
+              return seen(selector)
+                .filter(e => places.some(place => meet(e.getBoundingClientRect(), place)))
+                .map(e => e.innerText)
+            }""",
+            [selector, below],
+        )
+    ]
+
+
 async def too_small(page: Page) -> list[str]:
     """Return the texts of what can be touched and is lower than 44 px."""
     touched = page.locator("button:visible, a:visible")
