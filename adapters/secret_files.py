@@ -39,9 +39,11 @@ def read_secret(key: str, path: Path) -> str:
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Write a file that only its owner may read, complete or not at all. Raises OSError.
+    """Write a file that only its owner may read, complete or not at all.
 
     One that is there keeps its owner and its group, who may do what they could; others no more. A link stays one.
+
+    Raises OSError, also where it belongs to somebody else and we may not leave it so.
     """
     real = Path(os.path.realpath(path))
     new = real.with_name(f"{real.name}.new")
@@ -50,8 +52,12 @@ def write_private(path: Path, content: bytes) -> None:
     try:
         with os.fdopen(descriptor, "wb") as file:
             with suppress(FileNotFoundError):
-                before = real.stat()
-                os.fchown(descriptor, before.st_uid, before.st_gid)
+                before, ours = real.stat(), os.fstat(descriptor)
+                if (before.st_uid, before.st_gid) != (ours.st_uid, ours.st_gid):
+                    try:
+                        os.fchown(descriptor, before.st_uid, before.st_gid)
+                    except PermissionError as exc:
+                        raise PermissionError(exc.errno, "belongs to somebody else", str(real)) from exc
                 os.fchmod(descriptor, stat.S_IMODE(before.st_mode) & ~stat.S_IRWXO)
             file.write(content)
             file.flush()

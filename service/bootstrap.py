@@ -28,7 +28,7 @@ from adapters.recordings.recorder import SessionRecorder
 from adapters.systemd import Systemd
 from adapters.telemetry import Metrics
 from schemas.messages import FaultCode
-from schemas.settings import Settings, is_loopback
+from schemas.settings import Settings, is_loopback, without_password
 from service.commands import StationCommands
 from service.compute import Compute, LoadedModel
 from service.deadline import Margin
@@ -91,6 +91,7 @@ def build(
     compute = Compute.of(settings.compute, settings.intake, frames, device, clock)
     recovery = Recovery(compute, models, clock=clock)
     compute.on_trouble = models.on_trouble = recovery.report
+    models.on_loaded = recovery.retry
     margin = Margin(settings.deadline.margin_ms, clock=clock)
     health = JournalHealth()
     pictures = PictureStore(settings.images.store, keep=settings.images.keep, metrics=metrics)
@@ -202,7 +203,7 @@ def _transports(
                 clock=clock,
                 max_raw_bytes=settings.images.max_bytes,
                 metrics=metrics,
-                worker=hashlib.sha256(_sqlite_file(settings.journal.url).encode()).hexdigest()[:8],
+                worker=hashlib.sha256(_sqlite_file(without_password(settings.journal.url)).encode()).hexdigest()[:8],
             )
         )
     if settings.opcua.server.enabled:

@@ -9,7 +9,6 @@ import json
 import re
 from collections import deque
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 
 from pydantic import JsonValue, ValidationError
@@ -164,21 +163,33 @@ def _without_strangers(payload: bytes) -> bytes:
 def _members(text: str) -> Mapping[str, JsonValue]:
     """Return what a JSON object has on its first level, as far as it can be read; null in place of lists and objects.
 
-    What is no UTF-8 came as half a surrogate pair, and is one in what is returned.
+    What is no UTF-8 came as half a surrogate pair, and is one in what is returned. A number may have been cut off: it
+    counts only where its end is seen.
     """
     found: dict[str, JsonValue] = {}
-    last, depth = deque[str](maxlen=3), 0
+    last, depth, unended = deque[str](maxlen=3), 0, False
     for piece in (each[0] for each in _PIECE.finditer(text)):
+        if unended and piece in ",}":
+            found |= _member(last[0], last[2])
+        unended = False
         depth -= piece in "]}"
         if depth == 1 or (depth == 0 and piece == "{"):
             last.append("null" if piece in "[{" else piece)
             if len(last) == 3 and last[1] == ":" and last[0][0] == '"':
-                with suppress(ValueError):
-                    found[json.loads(last[0], strict=False)] = json.loads(last[2], parse_int=_integer, strict=False)
+                unended = piece[0] not in '"[{'
+                found |= {} if unended else _member(last[0], last[2])
         elif depth < 1:  # the object has ended, or none began
             break
         depth += piece in "[{"
     return found
+
+
+def _member(name: str, value: str) -> dict[str, JsonValue]:
+    """Return a member of an object by its two texts; none where they are no JSON."""
+    try:
+        return {json.loads(name, strict=False): json.loads(value, parse_int=_integer, strict=False)}
+    except ValueError:
+        return {}
 
 
 def _integer(digits: str) -> int | str:

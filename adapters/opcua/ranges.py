@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from typing import Any, Final
+
+_LONGEST: Final = 128
+"""Characters; five dimensions at their largest. A text may be half a megabyte, and is looked at with every change."""
 
 _DIMENSION: Final = re.compile("([0-9]{1,10})(?::([0-9]{1,10}))?")  # an index is a UInt32
 
 
 def parse_range(text: str) -> tuple[slice, ...] | None:
-    """Return what is asked for of each dimension; None: it is no range."""
+    """Return what is asked for of each dimension; None: it is no range, or of more dimensions than anything has."""
+    return _parsed(text) if len(text) <= _LONGEST else None
+
+
+@functools.lru_cache(maxsize=256)
+def _parsed(text: str) -> tuple[slice, ...] | None:
     found = [_DIMENSION.fullmatch(part) for part in text.split(",")]
     ranges = []
     for one in found:

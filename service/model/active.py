@@ -24,7 +24,8 @@ class ActiveModel:
     """Holds the loaded model; loading runs beside the line and the exchange is one assignment.
 
     on_unloaded: called when there is none any more, so that the station can say so at once.
-    on_trouble: called with what kept a model from being loaded where that was not the model.
+    on_trouble: called with what kept a model from being loaded where that was not the model. on_loaded: called when one
+    judges from now on.
     """
 
     def __init__(self, settings: ModelSettings, *, device: torch.device) -> None:
@@ -41,6 +42,7 @@ class ActiveModel:
 
         self.on_unloaded: Callable[[], None] = lambda: None
         self.on_trouble: Callable[[str], None] = lambda _: None
+        self.on_loaded: Callable[[], None] = lambda: None
         self.current: LoadedModel | None = None
         self.fault: str | None = (
             f"model {settings.name} is being loaded"
@@ -59,7 +61,7 @@ class ActiveModel:
             except PackageError as exc:
                 self.fault = str(exc)
                 log.error("model_unavailable", model=name, error=self.fault)
-            except Exception as exc:  # whatever a driver or a disk raises: the line is answered all the same
+            except Exception as exc:  # whatever a driver raises: the line is answered all the same
                 self.fault, self._missed = brief(exc), True
                 log.exception("model_not_loaded", model=name)
                 self.on_trouble(self.fault)
@@ -157,6 +159,7 @@ class ActiveModel:
         package, loaded = await asyncio.to_thread(self._read, reference)
         self._package, self.current, self.fault, self._missed = package, loaded, None, False
         log.info("model_loaded", model=loaded.ref.name, version=loaded.ref.version, sha256=loaded.ref.sha256)
+        self.on_loaded()
         return loaded
 
     def _read(self, reference: str) -> tuple[ModelPackage, LoadedModel]:

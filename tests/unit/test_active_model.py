@@ -121,9 +121,11 @@ async def test_model_that_a_device_kept_from_being_loaded_is_tried_again(
             models.prove()
         with pytest.raises(torch.OutOfMemoryError):
             await models.reload()
+    loaded = list[bool]()
+    models.on_loaded = lambda: loaded.append(True)
     await models.reload()
     assert models.current is not None
-    assert models.fault is None
+    assert (models.fault, loaded) == (None, [True])
     models.prove()
 
 

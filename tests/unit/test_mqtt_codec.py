@@ -190,6 +190,8 @@ def test_unusable_event_id_cannot_be_answered(event_id: object) -> None:
         b'e {"event_id":"e1"}',
         b'{"event_id":"e1',
         b'{"event_id":e1}',
+        b'{"event_id":12',
+        b'{"event_id":12 3}',
         b'{"event_id"}:"e1"',
         b'{"x":{"event_id":"e1"',
         b'{"x":"\\"event_id\\":1',
@@ -282,6 +284,9 @@ def test_damage_anywhere_refuses_the_event_by_its_name(wrong: bytes) -> None:
         b'{"event_id":"e1","part_id":"C-1","x":' + b"[" * 50_000,
         b'{"event_id":"e1","part_id":"C-1","x":[[[[],"}]]]',
         b'{"event_id":"e0","event_id":"e1","part_id":"C-1",x}',
+        b'{"event_id":"e1","part_id":"C-1","trigger_id":12',
+        b'{"event_id":"e1","part_id":"C-1","trigger_id":1 2}',
+        b'{"event_id":"e1","part_id":"C-1","deadline_ms":5',
     ],
 )
 def test_slip_anywhere_refuses_the_event_by_its_name(payload: bytes) -> None:

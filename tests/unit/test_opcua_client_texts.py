@@ -201,6 +201,37 @@ def test_clocks_that_differ_mix_no_parts(behind_s: float, is_early: bool) -> Non
         assert line.service() == [f"C-{number}"]
 
 
+def test_clock_that_is_put_right_once_costs_one_look() -> None:
+    """By a second between a text and its trigger: stamps count again from the next part on."""
+    line = Line()
+    told_parts(line, 3)
+    line.write("B", 5.0)
+    assert line.service() == []
+    line.give(4, 4.1)
+    assert line.service() == ["B"]
+    line.write("C", 4.3)
+    line.give(5, 4.4)
+    told = line.publish()
+    line.write("D", 4.5)
+    assert line.judge(told, look=False) == ["C"]
+
+
+@pytest.mark.parametrize("resolution_s", [NONE, 1.0])
+def test_text_that_was_told_between_two_that_are_the_same_is_not_overlooked(resolution_s: float) -> None:
+    """Without exact stamps: the trigger's own text is the one before's again, and the next part's is looked at."""
+    line = Line(resolution_s)
+    for number, name in ((1, "Z"), (2, "A")):
+        line.write(name, number + 0.01)
+        line.give(number, number + 0.02)
+        assert line.service() == [name]
+    line.write("B", 2.2)
+    line.write("A", 2.25)
+    line.give(3, 2.3)
+    told = line.publish()
+    line.write("C", 2.4)
+    assert line.judge(told) == [None]
+
+
 def test_clocks_that_differ_make_a_part_unknown_whose_text_was_not_left_alone() -> None:
     """Neither its stamp nor a look tells; and from then on no stamp does."""
     line = Line(trigger_behind_s=1.0)
@@ -209,6 +240,7 @@ def test_clocks_that_differ_make_a_part_unknown_whose_text_was_not_left_alone() 
         line.write(f"C-{number}", number + 0.1)
         line.give(number, number + 0.2)
         assert line.service() == [f"C-{number}"]
+    line.published_s = 3.0
     line.write("B", 3.2)
     line.give(3, 3.3)
     told = line.publish()

@@ -82,6 +82,12 @@ def test_junk_is_no_range(text: str) -> None:
     assert parse_range(text) is None
 
 
+def test_range_of_more_dimensions_than_anything_has_is_none() -> None:
+    """It may be half a megabyte long, and would be looked at with each change of a tag."""
+    assert parse_range(",".join("0" * 8)) is not None
+    assert parse_range(",".join("0" * 250_000)) is None
+
+
 def test_index_beyond_all_measure_is_no_range() -> None:
     """Else it would be converted, digit by digit."""
     assert parse_range("9" * 65_000) is None

@@ -120,9 +120,6 @@ class OpcUaClientAdapter:
         """Stay connected and hand the PLC's triggers to `intake` until cancelled."""
         if self._access is None:
             raise UsageError("the OPC UA client was not opened")
-        for arrival in intake.left_open:
-            if arrival.source == self.name and arrival.event.trigger_id is not None:
-                self._memory.answered(arrival.event.trigger_id)
         retry_s = _FIRST_RETRY_S
         while True:
             began, self._left_alive = self._clock.monotonic(), False
@@ -188,6 +185,9 @@ class OpcUaClientAdapter:
         nodes = await resolve(connection, self._mapping)
         coercion = Coercion(nodes)
         await self._remember(connection, nodes, coercion)
+        for arrival in intake.left_open:
+            if arrival.source == self.name and arrival.event.trigger_id is not None:
+                self._memory.answered(arrival.event.trigger_id)
         results = ResultWriter(connection, nodes, coercion, self._clock, self._result_memory)
         await results.start()
         watch = TriggerWatch(connection, nodes, coercion, self._memory, self._metrics)

@@ -1,7 +1,8 @@
 """The texts beside a PLC's trigger: which of them were written before it.
 
 A PLC writes the texts of a part, then its trigger. A server tells what each node held in the order in which it held it,
-but of two nodes it may tell in any order, in one publish response or in several. What was written first is known from
+but of two nodes it may tell in any order, in one publish response or, where the PLC waits for each result, in several.
+What was written first is known from
 
 1. stamps. A text with an earlier stamp than the trigger was written before it, one with a later stamp after it (but for
    a server that looks at one variable after the other, and stamps a text up to `slack` late). The newest of those
@@ -41,6 +42,9 @@ _LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 LARGEST_SLACK: Final = timedelta(milliseconds=10)
 """Shorter than the distance of any two parts."""
 
+_SOON: Final = 100
+"""Triggers; where stamps contradict each other again so soon, they come of two clocks."""
+
 _UNPUNCTUAL: Final = timedelta(milliseconds=20)
 """How late a server may be with sampling, beside what it promised."""
 
@@ -51,7 +55,7 @@ class Told:
 
     number: of the publish response that it came in; looks are numbered with them, as they are asked for.
     at: when it came, s on the clock that never jumps.
-    span: from the response before to this one, by the server's clock; None where that is not known.
+    span: within which all that came in one response was written; None where that is not known.
     """
 
     value: ua.DataValue
@@ -164,7 +168,7 @@ class TextHistory:
             return None
         by_then = [value.text for value in values if value.number <= told]
         # cleared, or still that of the trigger before: then its own was told late
-        was_left_alone = not by_then or by_then[-1] in {look.text, "", by_then[0]}
+        was_left_alone = len(set(by_then)) <= 1 or by_then[-1] in {look.text, ""}
         self._begin_with(look, [value for value in values if value.number > look.number])
         return look.text if possible and was_left_alone else None
 
@@ -204,6 +208,8 @@ class PlcTexts:
         self._histories = {word: TextHistory() for word in words}
         self._since: datetime | None = None
         self._is_begun = False  # what stands there at first was written whenever
+        self._triggers = 0
+        self._contradicted: int | None = None  # at which trigger stamps last did
         self._clocks_differ = False
 
     def sampled_every(self, interval: timedelta) -> None:
@@ -231,7 +237,7 @@ class PlcTexts:
             reading: a look after the newest trigger; None for earlier ones of a burst, or where all were told.
         """
         moment, since = self._moment(trigger), self._since
-        self._since, self._is_begun = stamp_of(trigger.value), True
+        self._since, self._is_begun, self._triggers = stamp_of(trigger.value), True, self._triggers + 1
         stands = reading is not None and _shows(reading, held(trigger.value))
         if (since and moment and since > moment) or (reading and stands and stamp_of(reading.trigger) != moment):
             moment = None  # the clock was set back, or the stamp is that of the look
@@ -249,14 +255,16 @@ class PlcTexts:
         """Return when a trigger was set by the clock of the texts, None where its stamp says nothing."""
         moment = stamp_of(trigger.value)
         is_set_back = self._since is not None and moment is not None and self._since > moment  # and is one clock still
-        if self._is_begun and not self._clocks_differ and not is_set_back:
-            differing = [
-                word for word, history in self._histories.items() if history.contradicts(trigger, self._unpunctual)
-            ]
-            self._clocks_differ = bool(differing)
-            for word in differing:
-                log.warning("plc_clocks_differ", word=word, effect="stamps of this connection count for nothing")
-        return None if self._clocks_differ else moment
+        if self._clocks_differ or not self._is_begun or is_set_back:
+            return None if self._clocks_differ else moment
+        differing = [word for word, each in self._histories.items() if each.contradicts(trigger, self._unpunctual)]
+        if not differing:
+            return moment
+        if self._contradicted not in (None, self._triggers):  # once may be a clock that was put right in between
+            self._clocks_differ = self._triggers - self._contradicted <= _SOON
+        self._contradicted = self._triggers
+        log.warning("plc_clocks_differ", words=differing, until="the connection ends" if self._clocks_differ else "now")
+        return None
 
 
 def held(value: ua.DataValue) -> object:

@@ -38,6 +38,9 @@ _SILENT_S: Final = 3.0
 _OVERFLOW: Final = 0x480
 """StatusCode bits: the info type says DataValue, and the queue of the item overflowed (OPC 10000-4, 7.39)."""
 
+_ROUND_TRIP: Final = timedelta(milliseconds=100)
+"""How long a server may have to wait for leave to publish again."""
+
 _OLDEST_AGE_S: Final = 3600.0
 _CURRENT_TIME: Final = ua.NodeId(ua.Int32(ua.ObjectIds.Server_ServerStatus_CurrentTime))
 
@@ -135,6 +138,7 @@ class TriggerWatch:
         self._goes_on = False  # what was to be told at once did not fit into it
         self._published: datetime | None = None
         self._span: timedelta | None = None
+        self._publishing = timedelta()
         self._changes: deque[Told] = deque()
         self._news = asyncio.Event()
         self._subscription: int | None = None
@@ -169,6 +173,7 @@ class TriggerWatch:
         self._silence_s = max(_SILENT_S, 3 * keep_alive_s)
         revised_ms = max(float(result.RevisedSamplingInterval) for result in results)
         self._texts.sampled_every(timedelta(milliseconds=revised_ms))
+        self._publishing = timedelta(milliseconds=float(made.RevisedPublishingInterval))
         log.info(
             "plc_subscribed",
             publishing_ms=float(made.RevisedPublishingInterval),
@@ -260,7 +265,8 @@ class TriggerWatch:
             self._number += 1
             self._response = self._number
             # a server that does not say when it publishes says the same each time
-            self._span = published - before if published and before and published > before else None
+            is_known = published and before and published > before
+            self._span = min(published - before, self._publishing + _ROUND_TRIP) if is_known else None
         self._published, self._goes_on = published, bool(result.MoreNotifications)
 
     def _take(self, node: PlcNode, value: ua.DataValue) -> None:
