@@ -6,23 +6,17 @@ import asyncio
 import json
 import signal
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import pytest
-from playwright.async_api import Browser
 
 from adapters.recordings.reader import Session
-from service.model.registry import ModelRegistry
 from service.replay.parts import RecordedPart
-from tests.support.browser import CHROMIUM
 from tests.support.mqtt import PlantClient, private_mosquitto
-from tests.support.page import cut_off
-from tests.support.parts import draw_part, publish, train_parts, write_parts
-from tests.support.recordings import drawn_part, write_session
-from tests.support.service import ServiceProcess, command
+from tests.support.parts import draw_part
+from tests.support.service import ServiceProcess, command, run
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.e2e
@@ -65,14 +59,6 @@ def the_session(folder: Path) -> Session:
 
 def by_id(parts: list[RecordedPart]) -> dict[str, RecordedPart]:
     return {part.event.event_id: part for part in parts}
-
-
-async def run(*arguments: object) -> tuple[int, str, str]:
-    """Run `cangate` to its end; return exit status, output and complaints."""
-    async with asyncio.timeout(90), command(*map(str, arguments)) as process:
-        out, err = await process.communicate()
-        assert process.returncode is not None
-        return process.returncode, out.decode(), err.decode()
 
 
 async def test_record_that_hears_nothing_says_so(tmp_path: Path) -> None:
@@ -146,42 +132,3 @@ async def test_line_is_played_again_and_killed(line: tuple[ServiceProcess, Plant
     assert "cut off" in trouble
     status, out, err = await run("replay", session, "--speed", "max", "-c", service.config)
     assert (status, out.splitlines()[-1]) == (0, told), err
-
-
-@pytest.mark.browser
-@pytest.mark.asyncio(loop_scope="module")
-@pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is not installed")
-async def test_reports_fit_screen_and_phone(browser: Browser, tmp_path: Path) -> None:
-    """On a screen every table is seen whole; a phone scrolls tables, never the page, and breaks no word of a rule."""
-    ok, damaged = (write_parts(tmp_path / name, 6, damaged=name == "damaged") for name in ("ok", "damaged"))
-    registry, trained = ModelRegistry(tmp_path / "models"), train_parts(ok)
-    for factor in (1, 1.5, 2):
-        changes = {"name": "canister-500ml-matt", "tau": factor * trained.manifest.tau}
-        publish(registry, replace(trained, manifest=trained.manifest.model_copy(update=changes)))
-    first, *others = (f"canister-500ml-matt@{version}" for version in (1, 2, 3))
-    session = write_session(tmp_path / "s", [drawn_part(number, damaged=number % 2 == 0) for number in range(6)])
-    (tmp_path / "c.toml").write_text("[acceptance]\nparts_min = 7\n")
-    judge = ("--speed", "max", "--expect", "labels", "--model", first, "-c", tmp_path / "c.toml")
-    commands = [
-        ("evaluate", first, "--ok", ok, "--damaged", damaged),
-        ("replay", session, *judge),
-        ("compare", session, first, *others),
-    ]
-    for command_line in commands:
-        report = tmp_path / f"{command_line[0]}-report"
-        status, _, err = await run(*command_line, "--store", registry.store, "-o", report)
-        assert (report / "report.html").exists(), (status, err)
-        page = await browser.new_page(viewport={"width": 1400, "height": 900})
-        await page.goto((report / "report.html").as_uri())
-        assert await cut_off(page, ".panel") == []
-        await page.set_viewport_size({"width": 400, "height": 800})
-        assert await page.evaluate("document.documentElement.scrollWidth") <= 400
-        lines = await page.locator(".rules td:nth-child(-n + 2)").evaluate_all(
-            """cells => cells.map(cell => {
-              const words = document.createRange()
-              words.selectNodeContents(cell)
-              return words.getClientRects().length
-            })"""
-        )
-        assert set(lines) == ({1} if command_line[0] == "replay" else set())
-        await page.close()

@@ -150,3 +150,11 @@ async def command(*arguments: str, env: dict[str, str] | None = None) -> AsyncIt
         if process.returncode is None:
             process.kill()
             await process.wait()
+
+
+async def run(*arguments: object) -> tuple[int, str, str]:
+    """Run `cangate` to its end; return exit status, output and complaints."""
+    async with asyncio.timeout(90), command(*map(str, arguments)) as process:
+        out, err = await process.communicate()
+        assert process.returncode is not None
+        return process.returncode, out.decode(), err.decode()

@@ -39,8 +39,8 @@ async def test_an_answer_is_kept_until_the_journal_has_it() -> None:
     for number in range(4):
         book.begin(f"e{number}").write(any_answer(), stored(is_so=True))
     assert book.find("first") is not None
-    waiting.set_result(True)
-    await asyncio.sleep(0)
+    asyncio.get_running_loop().call_soon(waiting.set_result, True)
+    await waiting
     for number in range(3):
         book.begin(f"later{number}").write(any_answer(), stored(is_so=True))
     assert (book.find("first"), book.earlier("first")) == (None, Earlier.JOURNALED)
