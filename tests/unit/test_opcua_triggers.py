@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from adapters.opcua.client.nodes import Address, read_mapping
-from adapters.opcua.client.triggers import TriggerMemory
+from adapters.opcua.client.triggers import TriggerMemory, span_of
 from adapters.opcua.events import TriggerTexts
 from schemas.settings import OpcUaClientSettings
 from service.errors import UsageError
@@ -138,3 +138,24 @@ def test_mapping_must_name_what_is_needed(keys: dict[str, str], named: str) -> N
     """A client without trigger or sequence could do nothing."""
     with pytest.raises(UsageError, match=named):
         read_mapping(OpcUaClientSettings.model_validate(keys), station="line1")
+
+
+@pytest.mark.parametrize(
+    ("published_s", "waited_s", "span_s"),
+    [
+        (0.02, 0.02, 0.02),
+        (1.0, 1.0, 0.15),  # a keep-alive came before it: it was told at the end of its interval
+        (1.0, 1.3, 0.15),
+        (1.0, 0.01, 1.0),  # we stood still, and the server had no leave to tell
+        (0.0, 0.02, None),  # it never says when
+        (-1.0, 0.02, None),
+        (None, 0.02, None),
+    ],
+)
+def test_what_one_response_tells_was_written_within_its_span(
+    published_s: float | None, waited_s: float, span_s: float | None
+) -> None:
+    """By the server's clock; a publishing interval, unless it had to wait for us."""
+    published = None if published_s is None else MORNING + timedelta(seconds=published_s)
+    span = span_of(published, MORNING, waited=timedelta(seconds=waited_s), publishing=timedelta(milliseconds=50))
+    assert span == (None if span_s is None else timedelta(seconds=span_s))

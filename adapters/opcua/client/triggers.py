@@ -39,7 +39,7 @@ _OVERFLOW: Final = 0x480
 """StatusCode bits: the info type says DataValue, and the queue of the item overflowed (OPC 10000-4, 7.39)."""
 
 _ROUND_TRIP: Final = timedelta(milliseconds=100)
-"""How long a server may have to wait for leave to publish again."""
+"""How long at most an answer and the next request are under way."""
 
 _OLDEST_AGE_S: Final = 3600.0
 _CURRENT_TIME: Final = ua.NodeId(ua.Int32(ua.ObjectIds.Server_ServerStatus_CurrentTime))
@@ -137,6 +137,7 @@ class TriggerWatch:
         self._response = 0  # number of the last response
         self._goes_on = False  # what was to be told at once did not fit into it
         self._published: datetime | None = None
+        self._arrived = 0.0
         self._span: timedelta | None = None
         self._publishing = timedelta()
         self._changes: deque[Told] = deque()
@@ -260,14 +261,13 @@ class TriggerWatch:
                 )
 
     def _count(self, result: ua.PublishResult) -> None:
-        published, before = result.NotificationMessage.PublishTime, self._published
+        published, arrived = result.NotificationMessage.PublishTime, asyncio.get_running_loop().time()
         if not self._goes_on:
             self._number += 1
             self._response = self._number
-            # a server that does not say when it publishes says the same each time
-            is_known = published and before and published > before
-            self._span = min(published - before, self._publishing + _ROUND_TRIP) if is_known else None
-        self._published, self._goes_on = published, bool(result.MoreNotifications)
+            waited = timedelta(seconds=arrived - self._arrived)
+            self._span = span_of(published, self._published, waited=waited, publishing=self._publishing)
+        self._published, self._arrived, self._goes_on = published, arrived, bool(result.MoreNotifications)
 
     def _take(self, node: PlcNode, value: ua.DataValue) -> None:
         if value.StatusCode is not None and value.StatusCode.value == ua.StatusCodes.BadNodeIdUnknown:
@@ -283,6 +283,23 @@ class TriggerWatch:
         self._changes.append(Told(value, self._response, asyncio.get_running_loop().time(), self._span))
         if len(self._changes) > _QUEUE:
             self._connection.abort(Diagnosis(PlcFault.CONNECTION_LOST, f"more than {_QUEUE} triggers are waiting"))
+
+
+def span_of(
+    published: datetime | None, before: datetime | None, *, waited: timedelta, publishing: timedelta
+) -> timedelta | None:
+    """Return within which time all was written that one response tells; None where that is not known.
+
+    Args:
+        published: when the server sent it.
+        before: when it sent the one before.
+        waited: since that one came. Where that is as long, leave to tell was there: it was told at once.
+        publishing: the interval at which the server tells what there is.
+    """
+    if not published or not before or published <= before:
+        return None  # a server that does not say when it publishes says the same each time
+    span = published - before
+    return min(span, publishing + _ROUND_TRIP) if waited + _ROUND_TRIP >= span else span
 
 
 def _item(handle: int, node_id: ua.NodeId, sampling_ms: float) -> ua.MonitoredItemCreateRequest:
