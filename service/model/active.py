@@ -19,6 +19,9 @@ from service.text import brief
 
 log = structlog.get_logger(__name__)
 
+_RETRY_S = 5.0
+"""How often a model that the store did not give is looked for again: a share that is mounted late, a first training."""
+
 
 class ActiveModel:
     """Holds the loaded model; loading runs beside the line and the exchange is one assignment.
@@ -40,6 +43,9 @@ class ActiveModel:
         self._missed = False
         """Whether the configured model is still to be loaded, once what kept it from that is over."""
 
+        self._absent = False
+        """Whether the store did not give the configured model."""
+
         self.on_unloaded: Callable[[], None] = lambda: None
         self.on_trouble: Callable[[str], None] = lambda _: None
         self.on_loaded: Callable[[], None] = lambda: None
@@ -56,15 +62,15 @@ class ActiveModel:
         if not name:
             return
         async with self._exchange:
-            try:
-                await self._take(self._settings.reference)
-            except PackageError as exc:
-                self.fault = str(exc)
-                log.error("model_unavailable", model=name, error=self.fault)
-            except Exception as exc:  # whatever a driver raises: the line is answered all the same
-                self.fault, self._missed = brief(exc), True
-                log.exception("model_not_loaded", model=name)
-                self.on_trouble(self.fault)
+            await self._load(name)
+
+    async def keep_looking(self) -> None:
+        """Load the configured model as soon as the store gives it, where it did not at first; until cancelled."""
+        while True:
+            await asyncio.sleep(_RETRY_S)
+            async with self._exchange:
+                if self._absent:
+                    await self._load(self._settings.name)
 
     async def activate(self, name: str, version: str) -> LoadedModel:
         """Activate a version in the store and judge with it from now on. Raises PackageError; the old one stays."""
@@ -122,9 +128,22 @@ class ActiveModel:
     async def unload(self) -> None:
         """Judge no more until a model is activated; the version that is active in the store stays so."""
         async with self._exchange:
-            self.current, self.fault, self._missed = None, "the model was unloaded", False
+            self.current, self.fault = None, "the model was unloaded"
+            self._missed = self._absent = False
             log.info("model_unloaded")
             self.on_unloaded()
+
+    async def _load(self, name: str) -> None:
+        try:
+            await self._take(self._settings.reference)
+        except PackageError as exc:
+            if self.fault != str(exc):  # told once, not at each look
+                log.error("model_unavailable", model=name, error=str(exc))
+            self.fault, self._absent = str(exc), True
+        except Exception as exc:  # whatever a driver raises: the line is answered all the same
+            self.fault, self._missed, self._absent = brief(exc), True, False
+            log.exception("model_not_loaded", model=name)
+            self.on_trouble(self.fault)
 
     def _refuse_rollback_of_others(self, name: str) -> None:
         judging = None if self.current is None else self.current.ref
@@ -157,7 +176,8 @@ class ActiveModel:
 
     async def _take(self, reference: str) -> LoadedModel:
         package, loaded = await asyncio.to_thread(self._read, reference)
-        self._package, self.current, self.fault, self._missed = package, loaded, None, False
+        self._package, self.current, self.fault = package, loaded, None
+        self._missed = self._absent = False
         log.info("model_loaded", model=loaded.ref.name, version=loaded.ref.version, sha256=loaded.ref.sha256)
         self.on_loaded()
         return loaded

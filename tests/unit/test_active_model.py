@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import structlog
 import torch
 
 from schemas.settings import ModelSettings
 from service.errors import PackageError, PackageRefused
+from service.model import active
 from service.model.active import ActiveModel
 from service.model.package import ModelPackage, read_package, seal
 from service.model.registry import ModelRegistry
 from service.model.training import TrainedModel
 from tests.support.parts import publish, train_parts, write_parts
+from tests.support.waiting import eventually
 
 CPU = torch.device("cpu")
 
@@ -127,6 +132,45 @@ async def test_model_that_a_device_kept_from_being_loaded_is_tried_again(
     assert models.current is not None
     assert (models.fault, loaded) == (None, [True])
     models.prove()
+
+
+async def test_model_that_the_store_gives_later_is_taken(
+    registry: ModelRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A share that is mounted after the service started, a first training: told once, and loaded when it is there."""
+    monkeypatch.setattr(active, "_RETRY_S", 0.001)
+    away, looked = registry.store.rename(registry.store.with_name("away")), list[str]()
+    resolve = ModelRegistry.resolve
+
+    def look(self: ModelRegistry, reference: str) -> Path:
+        looked.append(reference)
+        return resolve(self, reference)
+
+    monkeypatch.setattr(ModelRegistry, "resolve", look)
+    with structlog.testing.capture_logs() as logged:
+        models = await _loaded(registry, "active")
+        looking = asyncio.create_task(models.keep_looking())
+        await eventually(lambda: len(looked) > 3)
+    assert models.fault == f"no model 'bars' in {registry.store}, and no package of that path"
+    assert [entry["event"] for entry in logged] == ["model_unavailable"]
+    away.rename(registry.store)
+    await eventually(lambda: models.current is not None)
+    looking.cancel()
+
+
+async def test_model_that_was_unloaded_is_not_looked_for(
+    registry: ModelRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody wanted no model."""
+    monkeypatch.setattr(active, "_RETRY_S", 0.001)
+    away = registry.store.rename(registry.store.with_name("away"))
+    models = await _loaded(registry, "active")
+    await models.unload()
+    away.rename(registry.store)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await models.keep_looking()
+    assert (models.current, models.fault) == (None, "the model was unloaded")
 
 
 def _no_memory(*_: object) -> None:
