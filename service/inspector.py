@@ -28,7 +28,11 @@ _HEAD_START_S = 0.001
 """How long the frame alone has the interpreter, before the journal is asked."""
 
 _JOURNAL_PATIENCE_S = 0.5
-"""How long an event that has no time left waits for the journal; one that has time spends up to half of it."""
+"""How long an event that has no time left waits for the journal; one that has time spends up to half of it, the
+first one: from then on the journal is known to fail."""
+
+_JOURNAL_IMPATIENCE_S = 0.05
+"""The same for each event while the journal is known to fail: the gate goes on without it."""
 
 _EARLIER_PATIENCE_S = 5.0
 """How long an event that an earlier run answered waits for that answer: no gate waits for it."""
@@ -155,8 +159,7 @@ class Inspector:
         await asyncio.sleep(_HEAD_START_S)  # the frame is made ready while the journal is asked, and first of all
         known = None
         try:
-            left_s = deadline.decide_by - self._clock.monotonic()
-            known, _ = await self._accept(arrival, deadline, left_s / 2 if left_s > 0 else _JOURNAL_PATIENCE_S)
+            known, _ = await self._accept(arrival, deadline, self._patience_s(deadline))
         finally:
             if not is_new.done():
                 is_new.set_result(known is None or known.verdict_json is None)
@@ -201,6 +204,12 @@ class Inspector:
             return None, False
         self._health.fault = None
         return known, True
+
+    def _patience_s(self, deadline: Deadline) -> float:
+        """Return how long the journal is waited for by an event that may be new."""
+        left_s = deadline.decide_by - self._clock.monotonic()
+        patience_s = left_s / 2 if left_s > 0 else _JOURNAL_PATIENCE_S
+        return patience_s if self._health.fault is None else min(patience_s, _JOURNAL_IMPATIENCE_S)
 
     async def _find(self, arrival: Arrival) -> bytes | None:
         """Return the verdict on an event of which a failing journal took no note; it may be able to read."""

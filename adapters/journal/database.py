@@ -35,6 +35,9 @@ _CHECKPOINT_S = 5.0
 _PUT_BACK_S = 30.0
 """Not sooner after the last time: two processes with one file would do nothing but put theirs in the other's place."""
 
+_SUFFIXES = ("", "-wal", "-shm")
+"""Of the files of a SQLite database."""
+
 _CORRUPT = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _NO_ROOM = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
 
@@ -71,7 +74,7 @@ class Database:
         self._read_connection: Connection | None = None
         self._reading = threading.RLock()  # held by a read: the file is not set aside beneath it
         self._generation = 0  # how many files were set aside, or written again
-        self._opened: os.stat_result | None = None  # the file, when it was opened
+        self._opened: dict[str, os.stat_result] = {}  # its files by suffix, when they were opened
         self._put_back_at = 0.0  # not sooner
         self._not_put_back: str | None = None  # why not, at the last try
         self._waiting: list[tuple[Work[Any], asyncio.Future[Any]]] = []
@@ -193,8 +196,7 @@ class Database:
                 self._engine.dispose()
                 raise
             self._write_connection = connection
-            with suppress(OSError):  # a URI that is no path
-                self._opened = None if self.path is None else self.path.stat()
+            self._opened = {} if self.path is None else _stats_of(self.path)
         return self._write_connection
 
     def _commit(self, works: Sequence[Work[Any]], *, again: bool = False) -> list[Any]:
@@ -285,7 +287,16 @@ class Database:
                 connection.connection.cursor().execute("VACUUM INTO ?", (str(draft),))
                 self._close_read_connection()
                 self._disconnect()
-                if path.exists():
+                there = _stats_of(path)
+                for suffix in ("-wal", "-shm"):  # it would be played into whatever lies beside it
+                    if (
+                        suffix in there
+                        and suffix in self._opened
+                        and os.path.samestat(there[suffix], self._opened[suffix])
+                    ):
+                        _file(path, suffix).unlink()
+                        del there[suffix]
+                if there:
                     was = f"{was}; what took its place is {_moved_away(path, 'replaced')}"
                 draft.rename(path)
             except (sqlite3.Error, SQLAlchemyError, OSError) as exc:
@@ -297,20 +308,33 @@ class Database:
             log.error("journal_put_back", fault=self.fault)
 
     def _is_in_place(self, path: Path) -> bool:
+        opened = self._opened.get("")  # none of a URI that is no path
         try:
-            return self._opened is None or os.path.samestat(path.stat(), self._opened)
+            return opened is None or os.path.samestat(path.stat(), opened)
         except OSError:
             return False
+
+
+def _file(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def _stats_of(path: Path) -> dict[str, os.stat_result]:
+    """Return what there is of a database's files, by suffix."""
+    found: dict[str, os.stat_result] = {}
+    for suffix in _SUFFIXES:
+        with suppress(OSError):
+            found[suffix] = _file(path, suffix).stat()
+    return found
 
 
 def _moved_away(path: Path, why: str) -> str:
     """Give a database a name that nothing has, and return it. Raises OSError."""
     stem = f"{path.name}.{why}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
     names = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
-    suffixes = ("", "-wal", "-shm")
-    name = next(name for name in names if not any(path.with_name(name + suffix).exists() for suffix in suffixes))
-    for suffix in suffixes:
-        file = path.with_name(path.name + suffix)
+    name = next(name for name in names if not any(path.with_name(name + suffix).exists() for suffix in _SUFFIXES))
+    for suffix in _SUFFIXES:
+        file = _file(path, suffix)
         if file.exists():
             file.rename(path.with_name(name + suffix))
     return name

@@ -54,9 +54,11 @@ class SqlJournal:
         path = settings.folder / "journal" if self._database.dialect == "postgresql" else self._database.path
         self._mark = None if path is None else SequenceMark(path.with_name(f"{path.name}.{station}.seq"))
         self._said: Said | None = None
-        # a loss of power erases memory, and a database in memory needs no other one
-        if path is not None and settings.sync == "normal":
+        if path is not None:  # a database in memory needs no other one
             self._said = Said(memory, database=self._database.place, path=path, station=station)
+        self._memory_is_safe = settings.sync == "normal"
+        """A loss of power erases it: where that must erase nothing, only what is stored is safe."""
+
         self._is_anothers = False
         self._highest = 0
         """What was said in this run, stored or not."""
@@ -80,6 +82,7 @@ class SqlJournal:
             index_elements=["station", "sink"], set_={"confirmed_seq": note_confirmed.excluded.confirmed_seq}
         )
         self._retention: asyncio.Task[None] | None = None
+        self._marking: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         await self._database.open()
@@ -99,8 +102,9 @@ class SqlJournal:
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._retention is not None:
-            self._retention.cancel()
+        for task in (self._retention, self._marking):
+            if task is not None:
+                task.cancel()
         await self._database.close()
         if self._said is not None:
             self._said.close()
@@ -141,12 +145,29 @@ class SqlJournal:
         return known
 
     def secure(self, answer: Answer, arrival: Arrival) -> bool:
-        """Keep a verdict from a crash of the process until `store` has stored it; tell whether that could be done."""
+        """Keep a verdict from a crash of the process until `store` has stored it; tell whether that is safe enough.
+
+        Also where it is not: a journal that hangs for longer than the gate can wait leaves this copy alone.
+        """
         verdict = answer.verdict
         self._highest = max(self._highest, verdict.seq)
-        if self._said is None:
-            return False
-        return self._said.keep(verdict, answer.verdict_json, row=lambda: self._rows.row_of_answered(answer, arrival))
+        if self._said is not None and self._said.keep(
+            verdict, answer.verdict_json, row=lambda: self._rows.row_of_answered(answer, arrival)
+        ):
+            return self._memory_is_safe
+        if self._mark is not None and self._marking is None:
+            self._marking = asyncio.create_task(self._mark_numbers(self._mark), name="journal numbers")
+        return False
+
+    async def _mark_numbers(self, mark: SequenceMark) -> None:
+        """Note the numbers of what may be said before it is safe: a crash must not free them."""
+        noted = 0
+        try:
+            while noted < self._highest:
+                noted = self._highest
+                await asyncio.to_thread(mark.not_stored, noted)
+        finally:
+            self._marking = None
 
     async def store(self, answered: Sequence[tuple[Answer, Arrival]]) -> None:
         """Store verdicts with their exact bytes, in one commit; the first verdict on an event stands.

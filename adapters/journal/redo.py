@@ -26,6 +26,7 @@ SLOTS: Final = 64
 SLOT_BYTES: Final = 16 * 1024
 _HEADER: Final = struct.Struct("<II")  # length of the record, and its CRC-32
 _EMPTY: Final = bytes(_HEADER.size)
+LARGEST_RECORD: Final = SLOT_BYTES - _HEADER.size
 
 
 class RedoLog:
@@ -61,7 +62,7 @@ class RedoLog:
 
     def put(self, seq: int, record: bytes) -> bool:
         """Keep the record of a verdict; tell whether it is kept."""
-        if self._file is None or not self._free or len(record) > SLOT_BYTES - _HEADER.size:
+        if self._file is None or not self._free or len(record) > LARGEST_RECORD:
             return False
         if not self._write(self._free[-1], _HEADER.pack(len(record), zlib.crc32(record)) + record):
             return False

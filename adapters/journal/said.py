@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import struct
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ import structlog
 from pydantic import BaseModel
 
 from adapters.journal.engine import one_line
-from adapters.journal.redo import RedoLog
+from adapters.journal.redo import LARGEST_RECORD, RedoLog
 from adapters.journal.schema import key_of
 from schemas.messages import Verdict
 from service.files import real_path
@@ -40,8 +41,8 @@ class _Event(BaseModel):
     deadline_at: datetime
     deadline_monotonic: float
     epoch: str
-    # bytes that are no text, unlike the JSON above: in hex; absent in a record of an earlier version
-    correlation_data: str | None = None
+    # bytes that are no text, unlike the JSON above: in base64
+    correlation_data: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +117,17 @@ class Said:
         self._noted[row["event_id"]] = _event(row)
 
     def keep(self, verdict: Verdict, verdict_json: bytes, row: Callable[[], Row]) -> bool:
-        """Keep a verdict; tell whether there was room. row: makes that of an event which was not made ready."""
+        """Keep a verdict; tell whether there was room. row: makes that of an event which was not made ready.
+
+        Where its correlation data leave no room, the verdict is kept without: what a crash makes of it is the same
+        verdict, though not as an answer to that request.
+        """
         key = key_of(verdict.event_id)
         event = self._noted.pop(key, None) or _event(row())
-        is_kept = self._log.put(verdict.seq, _LENGTH.pack(len(event)) + event + verdict_json)
+        record = _record(event, verdict_json)
+        if len(record) > LARGEST_RECORD:
+            record = _record(_event({**row(), "correlation_data": None}), verdict_json)
+        is_kept = self._log.put(verdict.seq, record)
         if is_kept:
             self._kept[verdict.seq] = Unstored(key, verdict.seq, verdict.part_id, verdict.decision.value, verdict_json)
         return is_kept
@@ -141,8 +149,12 @@ class Said:
 
 def _event(row: Row) -> bytes:
     asked: bytes | None = row["correlation_data"]
-    in_hex = None if asked is None else asked.hex()
-    return _Event(**{**row, "correlation_data": in_hex}).model_dump_json().encode()
+    in_text = None if asked is None else base64.b64encode(asked).decode()
+    return _Event(**{**row, "correlation_data": in_text}).model_dump_json().encode()
+
+
+def _record(event: bytes, verdict_json: bytes) -> bytes:
+    return _LENGTH.pack(len(event)) + event + verdict_json
 
 
 def _read(record: bytes) -> Left:
@@ -153,5 +165,5 @@ def _read(record: bytes) -> Left:
         event, verdict_json = event[:length], event[length:]
     verdict, row = Verdict.model_validate_json(verdict_json), _Event.model_validate_json(event).model_dump()
     if row["correlation_data"] is not None:
-        row["correlation_data"] = bytes.fromhex(row["correlation_data"])
+        row["correlation_data"] = base64.b64decode(row["correlation_data"])
     return Left(row["event_id"], verdict.seq, row["part_id"], verdict.decision.value, verdict_json, row)

@@ -145,6 +145,30 @@ async def test_journal_that_is_removed_while_it_is_open_is_written_again(path: P
         assert await journal.last_seq() > 4, "the mark of the numbers was written again, too"
 
 
+@pytest.mark.parametrize("moved", [None, "j.bak", "replaced"])
+async def test_log_of_a_journal_that_went_alone_is_not_played_into_the_next(path: Path, moved: str | None) -> None:
+    """`rm journal.sqlite` leaves the write-ahead log: beside another file it would make rubbish of it."""
+    async with opened(path) as journal:
+        await fill(journal, 300)
+        # written back, as every five seconds: the log begins anew and holds some pages only
+        await journal._database.read(lambda each: each.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)").all())
+        await fill(journal, 20, first=301)
+        if moved is None:
+            path.unlink()  # noqa: ASYNC240 - nothing else runs
+        elif moved == "replaced":
+            path.with_name("other").write_bytes(b"somebody else's")
+            path.with_name("other").rename(path)
+        else:
+            path.rename(path.with_name(moved))  # noqa: ASYNC240 - nothing else runs
+        await fill(journal, 20, first=321)
+        assert journal.fault is not None
+        assert "corrupt" not in journal.fault
+        assert len(await journal.page(VerdictQuery(limit=500))) == 340
+    assert not [*path.parent.glob("*corrupt*"), *path.parent.glob("*-wal")]
+    async with opened(path) as journal:
+        assert len(await journal.page(VerdictQuery(limit=500))) == 340
+
+
 async def test_journal_that_is_removed_again_and_again_is_written_again_at_its_end(path: Path) -> None:
     """Not each time: two services with one file would do nothing else. It is told, and nothing is lost."""
     async with opened(path) as journal:

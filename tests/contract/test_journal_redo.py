@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import resource
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -17,15 +16,15 @@ import pytest
 
 from adapters.journal import SqlJournal
 from adapters.journal.redo import SLOT_BYTES, SLOTS, RedoLog
-from adapters.journal.sequence import SequenceMark
 from schemas.messages import ImageEvent
 from schemas.settings import JournalSettings
 from service.deadline import Margin
 from service.dispatch import Dispatcher
-from service.errors import JournalError, UsageError
+from service.errors import UsageError
 from service.journal_health import JournalHealth
 from service.outbox import Outbox
 from service.ports import Answer, VerdictQuery
+from tests.support.journals import crash, full_disk
 from tests.support.line import CLOCK, RecordingSink, arrival
 from tests.support.verdicts import failed_answer
 from tests.support.waiting import eventually
@@ -49,26 +48,6 @@ async def opened(folder: Path, memory: Path, *, sync: str = "normal") -> AsyncIt
 
 def names(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
-
-
-def crash(journal: SqlJournal) -> None:
-    """Let go of the log as the end of the process does: as it is."""
-    assert journal._said is not None
-    assert journal._mark is not None
-    journal._said._log._close_file()
-    journal._mark.leave()
-
-
-@contextmanager
-def full_disk() -> Iterator[None]:
-    """Let no file grow beyond 64 KiB."""
-    ignored, before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, ignored)
 
 
 async def test_verdict_that_was_said_and_not_stored_is_stored_by_the_next_run(tmp_path: Path, memory: Path) -> None:
@@ -110,6 +89,7 @@ from pathlib import Path
 from adapters.journal import SqlJournal
 from schemas.settings import JournalSettings
 from service.errors import JournalError, UsageError
+from tests.support.journals import crash, full_disk
 from tests.support.line import CLOCK, arrival
 from tests.support.verdicts import failed_answer
 
@@ -262,12 +242,6 @@ async def test_who_hears_a_verdict_finds_it(tmp_path: Path, memory: Path) -> Non
             task.cancel()
 
 
-async def test_memory_is_not_enough_against_a_loss_of_power(tmp_path: Path, memory: Path) -> None:
-    """With `full` only what is on the disk is safe."""
-    async with opened(tmp_path, memory, sync="full") as journal:
-        assert not journal.secure(failed_answer(arrival("e1"), 1), arrival("e1"))
-
-
 async def test_station_without_shared_memory_waits_for_its_disk(tmp_path: Path) -> None:
     """No such folder, as on macOS: nothing is secured, nothing fails."""
     async with opened(tmp_path, tmp_path / "none") as journal:
@@ -325,24 +299,6 @@ async def test_lost_journal_begins_above_every_number_though_the_log_fills_it(tm
     async with opened(tmp_path, memory) as journal:
         assert await journal.find("e2") is not None
         assert await journal.last_seq() > 100
-
-
-async def test_numbers_of_all_that_was_said_are_used(tmp_path: Path, memory: Path) -> None:
-    """The database takes the oldest first; a crash while it is away must not free the numbers of those behind."""
-    async with opened(tmp_path, memory) as journal:
-        for seq in range(1, 61):
-            event = arrival(f"stored {seq}")
-            await journal.store([(failed_answer(event, seq), event)])
-        with full_disk():
-            said = [(failed_answer(arrival(f"e{seq}"), seq), arrival(f"e{seq}")) for seq in range(61, 500)]
-            for answer, event in said:
-                journal.secure(answer, event)
-            with pytest.raises(JournalError):
-                await journal.store(said[:100])
-        crash(journal)
-    mark = SequenceMark(tmp_path / "journal.sqlite.line1.seq")
-    mark.read()
-    assert mark.unstored == 499
 
 
 def test_torn_record_is_no_record(memory: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import resource
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -25,6 +27,26 @@ async def opened(path: Path, *, station: str = "line1") -> AsyncIterator[SqlJour
 async def opened_in(settings: JournalSettings) -> AsyncIterator[SqlJournal]:
     async with SqlJournal(settings, station="line1", clock=CLOCK) as journal:
         yield journal
+
+
+def crash(journal: SqlJournal) -> None:
+    """Let go of the log as the end of the process does: as it is."""
+    assert journal._said is not None
+    assert journal._mark is not None
+    journal._said._log._close_file()
+    journal._mark.leave()
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Let no file grow beyond 64 KiB."""
+    ignored, before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
 
 
 def run_beside(settings: JournalSettings, statements: str) -> None:
