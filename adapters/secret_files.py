@@ -29,6 +29,7 @@ def read_secret(key: str, path: Path) -> str:
     Raises:
         UsageError: the file cannot be read; it is named by the setting `key`.
     """
+    must_be_a_file(key, path)
     try:
         password = path.read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as exc:
@@ -36,6 +37,16 @@ def read_secret(key: str, path: Path) -> str:
     if not password:
         raise UsageError(f"{key} {path}: is empty")
     return password
+
+
+def must_be_a_file(key: str, path: Path) -> None:
+    """Raise UsageError where there is no file: to open a pipe would wait until somebody writes to it."""
+    try:
+        is_file = stat.S_ISREG(path.stat().st_mode)
+    except (OSError, ValueError) as exc:
+        raise UsageError(f"{key} {path}: {reason(exc)}") from exc
+    if not is_file:
+        raise UsageError(f"{key} {path}: is no file")
 
 
 def write_private(path: Path, content: bytes) -> None:

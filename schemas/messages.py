@@ -12,7 +12,7 @@ from schemas.base import Message, UtcDatetime
 MAX_DEADLINE_MS = 3_600_000
 
 REPLAY_PREFIX = "replay/"
-"""Begins the event id of every replayed event: the one mark that also travels through OPC UA tags."""
+"""Begins the event id of every replayed event: the one mark that travels through OPC UA tags, and no mark over MQTT."""
 
 StationId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]{1,64}$")]
 EventId = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -131,11 +131,6 @@ class ImageEvent(Message):
     deadline_ms: Annotated[int, BeforeValidator(_whole), Field(gt=0, le=MAX_DEADLINE_MS)] | None = None
     simulated: Annotated[bool, BeforeValidator(_unless_null)] = False
     replayed: Annotated[bool, BeforeValidator(lambda value: value is True)] = False
-
-    @property
-    def is_replay(self) -> bool:
-        """Tell whether this event happened before: it says so, or its event id does."""
-        return self.replayed or self.event_id.startswith(REPLAY_PREFIX)
 
 
 class ImageRef(Message):

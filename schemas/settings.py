@@ -16,9 +16,10 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 from schemas.base import Value
 from schemas.messages import MAX_DEADLINE_MS, Gate, StationId
 from schemas.recipe import Recipe
-from schemas.topics import Prefix
+from schemas.topics import MAX_STRING_BYTES, Prefix
 
 Port = Annotated[int, Field(ge=1, le=65_535)]
+Host = Annotated[str, StringConstraints(pattern=r"^[^\s\x00]+$")]
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
 HttpHost = Annotated[str, StringConstraints(pattern=r"^[^/@\s]+$")]
@@ -40,6 +41,15 @@ def _without_a_login(endpoint: str) -> str:
 
 
 Endpoint = Annotated[str, AfterValidator(_without_a_login)]
+
+
+def _as_an_mqtt_string(text: str) -> str:
+    if "\0" in text or len(text.encode()) > MAX_STRING_BYTES:
+        raise ValueError(f"must have at most {MAX_STRING_BYTES} bytes, none of them zero")
+    return text
+
+
+MqttString = Annotated[str, AfterValidator(_as_an_mqtt_string)]
 
 
 class StationSettings(Value):
@@ -104,15 +114,19 @@ class MqttSettings(Value):
     """Connection to the MQTT broker."""
 
     enabled: bool = True
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     port: Port = 1883
     prefix: str = "cangate"
     protocol: Literal["5", "3.1.1"] = "5"
     keepalive_s: Annotated[int, Field(ge=1, le=65_535)] = 15
-    client_id: str = Field(default="", description="empty: cangate-{station}, with share_group one for each journal")
+    client_id: MqttString = Field(
+        default="", description="empty: cangate-{station}, with share_group one for each journal"
+    )
     share_group: ShareGroup = ""
-    session_expiry_s: NonNegative = Field(default=3600, description="how long the broker keeps our session")
-    username: str = ""
+    session_expiry_s: Annotated[int, Field(ge=0, le=0xFFFFFFFF)] = Field(
+        default=3600, description="how long the broker keeps our session"
+    )
+    username: MqttString = ""
     password: SecretStr | None = None
     password_file: Path | None = None
     tls: bool = False
@@ -134,7 +148,7 @@ class OpcUaServerSettings(Value):
     """The service's own OPC UA server."""
 
     enabled: bool = True
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     port: Port = 4840
     security: tuple[str, ...] = ("None",)
     anonymous: bool = True
@@ -211,7 +225,7 @@ class HttpSettings(Value):
     """The operators' page and the HTTP API."""
 
     enabled: bool = True
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     port: Port = 8080
     anonymous: bool = Field(
         default=True, description="nobody is asked who he is; must be set to listen beyond this machine so"

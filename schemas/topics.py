@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-MAX_TOPIC_BYTES = 65_535
+MAX_STRING_BYTES = 65_535
+"""Of a topic, or any other text of MQTT (MQTT 5 section 1.5.4)."""
 
 
 class Leaf(StrEnum):
@@ -37,7 +38,7 @@ class Prefix:
             raise ValueError(f"topic prefix {self.text!r} has an empty level")
         if self.text.startswith("$"):
             raise ValueError(f"topic prefix {self.text!r} begins with $, which brokers keep for themselves")
-        if len(self.text.encode()) > MAX_TOPIC_BYTES // 2:
+        if len(self.text.encode()) > MAX_STRING_BYTES // 2:
             raise ValueError("topic prefix is too long")
 
     def __str__(self) -> str:

@@ -17,6 +17,8 @@ from service.text import brief
 
 log = structlog.get_logger(__name__)
 
+_LONGEST_ERROR = 500
+
 
 class StationCommands:
     """Carries commands out, one after another where they exchange the model."""
@@ -43,7 +45,8 @@ class StationCommands:
         return CommandReply(station=self._id, command=command.command, ok=True, result=result)
 
     def _failure(self, command: Command, error: str) -> CommandReply:
-        return CommandReply(station=self._id, command=command.command, ok=False, error=error)
+        # it may quote what was asked for
+        return CommandReply(station=self._id, command=command.command, ok=False, error=error[:_LONGEST_ERROR])
 
     async def _carry_out(self, command: Command) -> dict[str, JsonValue]:
         args = command.args

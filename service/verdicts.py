@@ -50,7 +50,7 @@ def make_verdict(
         latency_ms=round(max(0.0, latency_ms), 3),
         stages_ms=_stages(outcome),
         simulated=event.simulated,
-        replayed=event.is_replay,
+        replayed=event.replayed,
         late=late,
     )
 

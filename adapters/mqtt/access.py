@@ -15,7 +15,7 @@ from typing import Literal
 import structlog
 
 from adapters.mqtt.faults import handshake_fault
-from adapters.secret_files import read_secret, reason, warn_where_others_read
+from adapters.secret_files import must_be_a_file, read_secret, reason, warn_where_others_read
 from schemas.settings import MqttSettings, is_loopback
 from service.errors import UsageError
 
@@ -28,6 +28,8 @@ While the session of a dead worker lives, mosquitto 2.0.11 goes on giving it its
 waited there is gone. Events that the worker had accepted are in its journal and are answered when it is back.
 """
 
+_RESTART_S = 60
+"""A session that lives for less may be gone when a service that was told to stop is back."""
 
 _WELCOME_S = 0.3
 
@@ -54,6 +56,11 @@ class BrokerAccess:
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
+
+    @property
+    def outlives_a_restart(self) -> bool:
+        """Tell whether the broker surely keeps what is not acknowledged until the service is back."""
+        return self.session_expiry_s >= _RESTART_S
 
 
 class BrokerSocket(ssl.SSLSocket):
@@ -161,11 +168,17 @@ def _tls_context(settings: MqttSettings) -> ssl.SSLContext | None:
             context.load_cert_chain(settings.cert_file, settings.key_file, password="")
         except OSError as exc:
             named = f"{settings.cert_file}" + (f" with {settings.key_file}" if settings.key_file else "")
-            raise UsageError(f"mqtt.cert_file {named}: {reason(exc)}") from exc
+            raise UsageError(f"mqtt.cert_file {named}: {_unreadable(exc)}") from exc
     return context
 
 
+def _unreadable(exc: OSError) -> str:
+    # OpenSSL says no more of a key that is missing or encrypted
+    return "no certificate, or no key that needs no password (mqtt.key_file)" if "PEM lib" in str(exc) else reason(exc)
+
+
 def _must_be_readable(key: str, path: Path) -> None:
+    must_be_a_file(key, path)
     try:
         with path.open("rb"):
             pass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 
@@ -98,6 +98,9 @@ class MqttAdapter:
         self._fault: str | None = "not connected yet"
         self._culprit = Culprit()
         self._refused: dict[Leaf, _Refusal] = {}
+        self._unheard: str | None = None
+        self._gates_told: set[int] = set()
+        """Numbers whose gate command the broker has, though not yet their verdict, which is offered again."""
         self._intake: Intake | None = None
         self._commands = Commands(self._topics, source=self.name, metrics=self._metrics, publish=self._publish_reply)
         self._status = Status(
@@ -114,14 +117,14 @@ class MqttAdapter:
 
     @property
     def refused(self) -> str | None:
-        """What the broker does not take from us, e.g. because of its access list; None while it takes everything.
+        """What the broker does not take from us, or let us hear, e.g. because of its access list; None: nothing.
 
-        No fault of the connection: every new message is offered once. A broker of MQTT 3.1.1 never says so, but for
-        closing the connection.
+        No fault of the connection: every new message is offered once. A broker of MQTT 3.1.1 never says so of what it
+        does not take, but for closing the connection.
         """
         now = self._clock.monotonic()
         shown = (f"{leaf} is {refusal.text}" for leaf, refusal in self._refused.items() if refusal.shows(now))
-        return next(shown, None)
+        return self._unheard or next(shown, None)
 
     async def open(self) -> None:
         """Read what the settings name. A broker that is away is no error: it is tried again and again.
@@ -167,12 +170,23 @@ class MqttAdapter:
             correlation_data=answer.asker.correlation_data,
         )
         ways = {Leaf.VERDICT: partial(connection.publish, verdict)}
-        if not answer.repeated:
+        seq = answer.verdict.seq
+        if not answer.repeated and seq not in self._gates_told:
             ways[Leaf.GATE] = partial(self._publish_gate, connection, answer)
         # the gate need not wait for what may be the culprit
         order = reversed(ways) if self._culprit.one_by_one else iter(ways)
         confirmations = {leaf: ways[leaf]() for leaf in order}
-        await self._confirmed(connection, confirmations)
+        try:
+            await self._confirmed(connection, confirmations)
+        except SinkRefused:
+            self._gates_told.discard(seq)
+            raise
+        except SinkUnavailable:
+            gate = confirmations.get(Leaf.GATE)
+            if gate is not None and gate.result() is None:
+                self._gates_told.add(seq)
+            raise
+        self._gates_told.discard(seq)
 
     def _publish_gate(self, connection: Connection, answer: Answer) -> Confirmation:
         said: list[Gate | None] = []
@@ -313,9 +327,11 @@ class MqttAdapter:
         # each would be judged here and by another one. The name of a group that it has left nobody knows any more
         plain = [self._topics.of(leaf) for leaf in _EVENT_LEAVES] if self._settings.share_group else []
         refusals = await connection.subscribe(*filters, instead_of=plain)
+        self._unheard = None
         for topic_filter, refusal in zip(filters, refusals, strict=True):
             if refusal is not None:
                 log.warning("mqtt_subscription_refused", topic=topic_filter, reason=refusal)
+                self._unheard = self._unheard or f"subscription to {topic_filter} refused by the broker: {refusal}"
         if all(refusals[: len(events)]):
             connection.abort(f"subscription to {events[0]} refused by the broker: {refusals[0]}")
             raise SinkUnavailable(connection.lost.result())
@@ -362,7 +378,8 @@ class MqttAdapter:
                 frame_bytes=request.frame_bytes,
                 correlation_data=message.correlation_data,
                 refusal=request.refusal,
-                comes_again=message.qos > 0 and self._access is not None and self._access.session_expiry_s > 0,
-                answered=partial(connection.ack, message),
+                comes_again=message.qos > 0 and self._access is not None and self._access.outlives_a_restart,
+                # what is inside need not wait for the acknowledgement
+                answered=partial(connection.ack, replace(message, payload=b"")),
             )
         )

@@ -14,6 +14,7 @@ to the next turn of the loop.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import socket
 import ssl
 import threading
@@ -108,8 +109,12 @@ class Connection:
 
     async def connect(self) -> None:
         """Connect and wait until the broker has accepted. Raises SinkUnavailable where it does not."""
+        if self._client is None:
+            raise SinkUnavailable(self.lost.result())
         # a thread that nobody waits for: name resolution may hang, and must not hold up the end of the process
-        threading.Thread(target=self._connect, args=(self._client,), name="mqtt-connect", daemon=True).start()
+        # in the context of who connects: what comes in later is logged with the station's name
+        connect = partial(contextvars.copy_context().run, partial(self._connect, self._client))
+        threading.Thread(target=connect, name="mqtt-connect", daemon=True).start()
         await self._answered(self._accepted, "the broker does not answer")
         for warn in self._access.warnings:
             warn()
@@ -324,7 +329,7 @@ class Connection:
                 )
             else:
                 client.connect(access.host, access.port, access.keepalive_s)
-        except (OSError, ValueError) as exc:  # ValueError: a host name that cannot be one
+        except Exception as exc:  # noqa: BLE001 - a name that cannot be one, what paho cannot pack: nobody else hears it
             self._hand_over(partial(self._lose, _one_line(exc)))
         else:
             self._hand_over(partial(self._attach, client))

@@ -10,6 +10,7 @@ from datetime import datetime
 from paho.mqtt.client import MQTTMessage
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
 
 from service.ports import Clock
 
@@ -17,6 +18,14 @@ LARGEST_PACKET = 268_435_460
 """Bytes; no MQTT packet can be larger: a length of four bytes, and the five before it (MQTT 5 section 2.1.4)."""
 
 _BITS_OF_A_LENGTH_BYTE = 7
+
+_TOO_LARGE = 149
+# mosquitto refuses a publish above its `message_size_limit` so, though the standard has that reason for other packets
+# only; paho, which knows none that is not standard, would end the connection
+ReasonCode.names = {
+    **ReasonCode.names,
+    _TOO_LARGE: {name: [*packets, PacketTypes.PUBACK] for name, packets in ReasonCode.names[_TOO_LARGE].items()},
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from schemas.messages import EventId, EventName, ImageEvent, ImageRef, ImageUri, PartId, Reason
+from schemas.messages import REPLAY_PREFIX, EventId, EventName, ImageEvent, ImageRef, ImageUri, PartId, Reason
 from service.ports import Arrival, Refusal
 
 _KINDS: Final[dict[str, TypeAdapter[str]]] = {
@@ -81,12 +81,13 @@ def trigger_arrival(
             usable[field] = kind.validate_python(text)
         except ValidationError as exc:
             unusable.append(f"{getattr(names, field)}: {exc.errors()[0]['msg']}")
-    uri = usable.get("image_uri")
+    uri, event_id = usable.get("image_uri"), _name(texts.event_id) or event_ids.next(trigger)
     return Arrival(
         event=ImageEvent(
-            event_id=_name(texts.event_id) or event_ids.next(trigger),
+            event_id=event_id,
             part_id=usable.get("part_id"),
             trigger_id=trigger,
+            replayed=event_id.startswith(REPLAY_PREFIX),  # a trigger has no other way to say so
         ),
         image=ImageRef(uri=uri) if uri else None,
         received_at=received_at,

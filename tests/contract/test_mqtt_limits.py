@@ -73,6 +73,42 @@ async def test_verdict_that_is_too_large_for_the_broker_holds_up_no_other(protoc
         await eventually(lambda: journal.confirmations == {"mqtt": 6})
 
 
+async def test_verdict_that_mosquitto_refuses_in_its_answer_ends_no_connection() -> None:
+    """`message_size_limit` is announced to nobody, and the answer has a reason that no PUBACK has by the standard."""
+    journal = MemoryJournal()
+    async with (
+        private_mosquitto("message_size_limit 600") as broker,
+        PlantClient(broker.port) as plant,
+        running(adapter_for(broker.port), RecordingIntake()) as adapter,
+        delivering(adapter, journal) as outbox,
+    ):
+        connection = adapter._connection
+        answers = [answer_to(f"e{seq}", seq=seq) for seq in range(1, 6)]
+        assert await asyncio.gather(*(_put(outbox, answer) for answer in answers)) == [False] * 5
+        told = [json.loads((await plant.next("gate")).payload)["seq"] for _ in answers]
+        assert told == [1, 2, 3, 4, 5]
+        assert (adapter._connection, adapter.refused) == (
+            connection,
+            "verdict is refused by the broker: Packet too large",
+        )
+
+
+async def test_gate_command_that_the_broker_has_is_not_said_again_with_its_verdict() -> None:
+    """A broker of MQTT 3.1.1 closes the connection at the verdict three times; the gate moves once for it."""
+    async with (
+        private_mosquitto(LIMIT) as broker,
+        PlantClient(broker.port) as plant,
+        running(adapter_for(broker.port, protocol="3.1.1"), RecordingIntake()) as adapter,
+        delivering(adapter, MemoryJournal()) as outbox,
+    ):
+        adapter._culprit.lost_at(Outgoing("t", b"suspect"))  # from now on the gate command goes first, and alone
+        assert not await _put(outbox, answer_to(TOO_LONG, seq=1, gate=Gate.REJECT))
+        assert await _put(outbox, answer_to("e2", seq=2, gate=Gate.REJECT))
+        told = [json.loads((await plant.next("gate")).payload)["seq"] for _ in range(2)]
+        assert (told, plant.waiting("gate")) == ([1, 2], 0)
+        assert not adapter._gates_told
+
+
 async def test_message_of_exactly_the_largest_size_is_offered() -> None:
     """No byte of what the broker announces is given away, and none is added."""
     async with (

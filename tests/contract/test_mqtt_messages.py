@@ -6,16 +6,28 @@ import asyncio
 import json
 import ssl
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
+import structlog
 
 from adapters.pki import PlantAuthority
 from adapters.telemetry import Metrics
 from schemas.messages import Gate, ImageEvent, Reason, StationState
 from service.errors import SinkUnavailable
+from service.ports import Arrival
 from tests.support.fakes import RecordingCommands, RecordingIntake
-from tests.support.mqtt import PlantClient, adapter_for, answer_to, counted, private_mosquitto, running, status
+from tests.support.mqtt import (
+    PlantClient,
+    adapter_for,
+    answer_to,
+    counted,
+    dynamic_security_or_skip,
+    private_mosquitto,
+    running,
+    status,
+)
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.broker
@@ -93,6 +105,20 @@ async def test_raw_image_comes_with_its_user_properties() -> None:
         assert arrival.event == expected
         assert (arrival.frame_bytes, arrival.image, arrival.refusal) == (b"encoded image", None, None)
         assert arrival.correlation_data == b"again"
+
+
+async def test_raw_image_does_not_wait_for_its_acknowledgement() -> None:
+    """While the journal fails thousands of events wait for it: what was inside is of no use to them."""
+    async with (
+        private_mosquitto() as broker,
+        PlantClient(broker.port) as plant,
+        running(adapter_for(broker.port), intake := RecordingIntake()),
+    ):
+        await plant.send("image-ready/raw", bytes(999), user_properties=[("event_id", "e1")])
+        answered = (await intake.next()).answered
+        assert isinstance(answered, partial)
+        (message,) = answered.args
+        assert (message.mid > 0, message.payload) == (True, b"")
 
 
 async def test_raw_image_of_no_bytes_and_one_too_large() -> None:
@@ -178,6 +204,54 @@ async def test_retained_copies_are_ignored(protocol: str) -> None:
             assert (await intake.next()).event.event_id == "live"
             await eventually(lambda: bool(commands.taken))
             assert [command.command for command in commands.taken] == ["resume"]
+
+
+@pytest.mark.parametrize("refused", ["image-ready", "image-ready/raw", "cmd"])
+async def test_subscription_that_the_broker_refuses_is_shown(tmp_path: Path, refused: str) -> None:
+    """Nothing would ever come of it; the other ones go on."""
+    rules = tmp_path / "rules.json"
+    default = {"publishClientSend": True, "publishClientReceive": True, "subscribe": True, "unsubscribe": True}
+    deny = {"acltype": "subscribeLiteral", "topic": f"cangate/line1/{refused}", "allow": False}
+    rules.write_text(
+        json.dumps(
+            {
+                "defaultACLAccess": default,
+                "roles": [{"rolename": "station", "acls": [deny]}],
+                "groups": [{"groupname": "all", "roles": [{"rolename": "station"}]}],
+                "anonymousGroup": "all",
+            }
+        )
+    )
+    rules.chmod(0o666)
+    async with (
+        private_mosquitto(
+            f"plugin {dynamic_security_or_skip()}", f"plugin_opt_config_file {rules}", "user root"
+        ) as broker,
+        running(adapter_for(broker.port), RecordingIntake()) as adapter,
+    ):
+        assert adapter.refused == (f"subscription to cangate/line1/{refused} refused by the broker: Not authorized")
+
+
+async def test_what_comes_in_is_logged_in_the_context_of_the_station() -> None:
+    """Two stations of one process: their messages come in on threads and callbacks of their own."""
+    seen: list[object] = []
+
+    class Looking(RecordingIntake):
+        def submit(self, arrival: Arrival) -> None:
+            seen.append(structlog.contextvars.get_contextvars().get("station"))
+            super().submit(arrival)
+
+    intake = Looking()
+    async with private_mosquitto() as broker, PlantClient(broker.port) as plant:
+        with structlog.contextvars.bound_contextvars(station="line7"):
+            adapter = running(adapter_for(broker.port), intake)
+            await adapter.__aenter__()
+        try:
+            await plant.send("image-ready", _event())
+            await intake.next()
+        finally:
+            await adapter.__aexit__(None, None, None)
+    assert seen == ["line7"]
 
 
 async def test_refused_publish_is_not_taken_for_a_delivered_one(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ class StubStation:
                 "trigger_id": arrival.event.trigger_id,
                 "seq": seq,
                 "decision": decision,
-                "replayed": arrival.event.is_replay,
+                "replayed": arrival.event.replayed,
                 "score": int(part_id[2:]) / 7,
                 "received_at": arrival.received_at,
             }
@@ -202,7 +202,7 @@ async def test_way_in_carries_frames_there_and_verdicts_back(way: Way, pace: Pac
             assert (one.spacing_error_ms is None) is (pace.speed is None or number == 0)
         assert len(station.arrivals) == len(parts)
         assert station.frames == {part.event.part_id: part.frame for part in parts if part.frame is not None}
-        assert all(arrival.event.is_replay for arrival in station.arrivals)
+        assert all(arrival.event.replayed for arrival in station.arrivals)
     assert _left_in(tmp_path) <= {"pki"}
 
 

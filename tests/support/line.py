@@ -34,6 +34,7 @@ def arrival(
     answered: Callable[[], None] = lambda: None,
     trigger_id: int | None = None,
     comes_again: bool = False,
+    replayed: bool = False,
 ) -> Arrival:
     """Return an event as an adapter would hand it over; `age_ms` is the time since its capture."""
     now = datetime.now(UTC)
@@ -45,6 +46,7 @@ def arrival(
             trigger_id=trigger_id,
             captured_at=captured_at,
             deadline_ms=deadline_ms,
+            replayed=replayed,
         ),
         image=None if uri is None else ImageRef(uri=uri),
         received_at=now,

@@ -41,6 +41,14 @@ def mosquitto_or_skip() -> Path:
     return executable
 
 
+def dynamic_security_or_skip() -> Path:
+    """Return where mosquitto's plugin for access lists that refuse subscriptions is, or skip the test."""
+    found = next(Path("/usr/lib").glob("**/mosquitto_dynamic_security.so"), None)
+    if found is None:
+        pytest.skip("mosquitto has no dynamic security here")
+    return found
+
+
 def private_mosquitto(*config_lines: str, allow_anonymous: bool = True) -> MosquittoBroker:
     """Return a private mosquitto, to be used with `async with`; skips the test where it is not installed."""
     return MosquittoBroker(mosquitto_or_skip(), config_lines=config_lines, allow_anonymous=allow_anonymous)

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from schemas.messages import REPLAY_PREFIX, Decision, Gate, Reason, Verdict
+from schemas.messages import Decision, Gate, Reason, Verdict
 from schemas.settings import GateSettings, IntakeSettings, OnReplayed, Settings
 from service.errors import FrameCorrupt, FrameError, FrameMissing, FrameRefused, RoiNotFound
 from service.ports import Arrival, Refusal
@@ -179,16 +179,16 @@ class KeepingRecorder:
 
 
 @pytest.mark.parametrize("on_replayed", list(OnReplayed))
-@pytest.mark.parametrize("event_id", ["e1", f"{REPLAY_PREFIX}7-1/e1"])
-async def test_inspector_keeps_replayed_parts_from_the_gate(event_id: str, on_replayed: OnReplayed) -> None:
+@pytest.mark.parametrize("replayed", [False, True])
+async def test_inspector_keeps_replayed_parts_from_the_gate(*, replayed: bool, on_replayed: OnReplayed) -> None:
     """They are judged and marked, whichever way they came; a gate hears of them only where the plant says so."""
     settings = Settings(deadline=PATIENT, gate=GateSettings(on_replayed=on_replayed))
     async with a_line(settings) as line:
         for _ in range(2):  # the second is only repeated
-            answer = await line.ask(arrival(event_id))
+            answer = await line.ask(arrival(replayed=replayed))
             assert answer.verdict.decision is Decision.OK
-            assert answer.verdict.replayed is (event_id != "e1")
-            assert answer.for_gate is (event_id == "e1" or on_replayed is OnReplayed.ACT)
+            assert answer.verdict.replayed is replayed
+            assert answer.for_gate is (not replayed or on_replayed is OnReplayed.ACT)
             assert answer.gate_at(CLOCK.monotonic()) is (Gate.PASS if answer.for_gate else None)
 
 

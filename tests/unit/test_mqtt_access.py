@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from adapters.mqtt.access import BrokerAccess, read_access
+from adapters.pki import PlantAuthority
 from schemas.settings import MqttSettings
 from service.errors import UsageError
 
@@ -61,6 +63,29 @@ def test_missing_file_is_named_though_it_is_not_used(key: str, tmp_path: Path) -
     missing = tmp_path / "missing"
     with pytest.raises(UsageError, match=f"mqtt.{key} {missing}: No such file or directory"):
         _access(tls=False, **{key: missing})
+
+
+@pytest.mark.parametrize("key", ["password_file", "ca_file", "cert_file", "key_file"])
+def test_pipe_is_no_file(key: str, tmp_path: Path) -> None:
+    """To read one would wait until somebody writes to it."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(UsageError, match=f"^mqtt.{key} {pipe}: is no file$"):
+        _access(username="cangate", **{key: pipe})
+
+
+def test_certificate_without_its_key_is_told(tmp_path: Path) -> None:
+    """OpenSSL's own word for it is "PEM lib"."""
+    PlantAuthority.create(tmp_path, name="plant", days=10).issue("ours", hosts=["127.0.0.1"], uri="urn:cangate", days=5)
+    certificate = tmp_path / "ours.pem"
+    with pytest.raises(UsageError, match=f"^mqtt.cert_file {certificate}: no certificate, or no key that needs no"):
+        _access(tls=True, ca_file=tmp_path / "ca.pem", cert_file=certificate)
+
+
+@pytest.mark.parametrize(("expiry_s", "group", "keeps"), [(3600, "", True), (30, "", False), (3600, "workers", False)])
+def test_session_that_may_end_before_the_service_is_back_is_known(*, expiry_s: int, group: str, keeps: bool) -> None:
+    """What is not acknowledged there when the service stops comes again to nobody."""
+    assert _access(session_expiry_s=expiry_s, share_group=group).outlives_a_restart is keeps
 
 
 def test_what_is_unwise_is_said_when_the_access_is_used(tmp_path: Path) -> None:

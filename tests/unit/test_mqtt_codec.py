@@ -73,6 +73,13 @@ def test_what_says_nothing_changes_nothing(stranger: dict[str, object]) -> None:
     assert read_image_ready(json.dumps({**named, **stranger}).encode()) == read_image_ready(json.dumps(_WHOLE).encode())
 
 
+def test_no_name_makes_a_replay_of_an_event() -> None:
+    """Over MQTT it says so itself; what the camera calls its parts is its own business, and each moves the gate."""
+    for request in (_read(event_id="replay/1"), read_raw_image(b"JPEG", [("event_id", "replay/1")], max_bytes=10)):
+        assert isinstance(request, Request)
+        assert not request.event.replayed
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

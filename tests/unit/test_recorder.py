@@ -19,7 +19,7 @@ from adapters.clock import SystemClock
 from adapters.recordings.reader import Session
 from adapters.recordings.recorder import SessionRecorder, surplus
 from adapters.recordings.writer import SessionWriter
-from schemas.messages import REPLAY_PREFIX, ImageRef, Reason
+from schemas.messages import ImageRef, Reason
 from schemas.settings import RecordSettings
 from service.errors import FrameMissing, UsageError
 from tests.support.line import arrival
@@ -118,7 +118,7 @@ def test_recorder_drops_parts_beyond_all_bounds(tmp_path: Path) -> None:
 def test_recorder_leaves_replayed_parts_out(tmp_path: Path) -> None:
     """A session holds what happened; one without parts leaves nothing behind."""
     recording = recorder(tmp_path, Disk())
-    recording.offer(arrival(f"{REPLAY_PREFIX}1/e1"), verdict(), b"frame")
+    recording.offer(arrival(replayed=True), verdict(), b"frame")
     recording.close()
     assert (recording.parts, list(tmp_path.iterdir())) == (0, [])
 

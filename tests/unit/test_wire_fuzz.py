@@ -10,7 +10,7 @@ from pydantic_core import to_json
 
 from adapters.mqtt.codec import InvalidCommand, read_command
 from adapters.opcua.events import DefaultEventIds, TriggerTexts, trigger_arrival
-from schemas.messages import CommandName, Reason
+from schemas.messages import REPLAY_PREFIX, CommandName, Reason
 
 NAMES = TriggerTexts(part_id="TriggerPartId", image_uri="TriggerImageUri", event_id="TriggerEventId")
 _values = st.recursive(
@@ -36,6 +36,7 @@ def test_any_trigger_becomes_an_event_that_can_be_answered(
     )
     event = arrival.event
     assert event.trigger_id == trigger
+    assert event.replayed == event.event_id.startswith(REPLAY_PREFIX)
     assert event.event_id
     lost = (event.part_id or "") != part_id or ("" if arrival.image is None else arrival.image.uri) != image_uri
     if lost or (event_id and event.event_id != event_id):
