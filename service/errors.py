@@ -16,7 +16,8 @@ CangateError
 ├── SinkUnavailable             a verdict could not be published now; it may be tried again
 │   └── SinkRefused                 whoever takes it said no; it would say so again
 └── JournalError                the journal could not read or write
-    └── JournalConflict             a number was used before
+    ├── JournalConflict             a number was used before
+    └── JournalDamaged              what was said of an event cannot be read any more
 """
 
 from __future__ import annotations
@@ -102,3 +103,7 @@ class JournalError(CangateError):
 
 class JournalConflict(JournalError):
     """A number was used before; trying again is of no use."""
+
+
+class JournalDamaged(JournalError):
+    """An event was answered, and its answer cannot be read any more; trying again is of no use."""

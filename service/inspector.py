@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
 import structlog
+from pydantic import ValidationError
 
 from schemas.messages import Reason, Verdict
 from schemas.settings import OnReplayed, Settings
 from service.answer_book import EARLIER, AnswerBook, Earlier, Page
 from service.compute import Compute, Failed, Job, Judged, LoadedModel, Outcome
 from service.deadline import Deadline, Margin, deadline_monotonic, long_ago
-from service.errors import JournalError
+from service.errors import JournalDamaged, JournalError
 from service.journal_health import JournalHealth
 from service.pipeline.types import Frame
 from service.ports import Answer, Arrival, Asker, Clock, Journal, JournalEntry, PictureSink, Recorder
@@ -122,6 +124,8 @@ class Inspector:
         work: asyncio.Task[Outcome] | None = None
         try:
             outcome, work = await self._outcome(arrival, deadline, page)
+        except JournalDamaged as exc:
+            outcome = await self._what_is_left(arrival, deadline, exc)
         except Exception as exc:  # the supervised boundary: a defect ends in a fail-safe verdict
             log.exception("inspection_failed", event_id=arrival.event.event_id)
             outcome = Failed(Reason.INTERNAL_ERROR, type(exc).__name__)
@@ -160,6 +164,9 @@ class Inspector:
         known = None
         try:
             known, _ = await self._accept(arrival, deadline, self._patience_s(deadline))
+        except JournalDamaged:
+            is_new.set_result(False)
+            raise
         finally:
             if not is_new.done():
                 is_new.set_result(known is None or known.verdict_json is None)
@@ -190,13 +197,24 @@ class Inspector:
         # when it was due is not known: too long ago to pass
         return self._again(said, arrival, long_ago(self._clock), deadline.transit_s)
 
+    async def _what_is_left(self, arrival: Arrival, deadline: Deadline, damaged: JournalDamaged) -> Failed | Answer:
+        """Return what can still be read of an earlier answer, else an error that rejects: the gate may have been told to."""
+        said = await self._find(arrival)
+        with suppress(JournalDamaged):
+            if said is not None:
+                return self._again(said, arrival, long_ago(self._clock), deadline.transit_s)
+        log.error("earlier_answer_unreadable", event_id=arrival.event.event_id, error=str(damaged))
+        return Failed(Reason.INTERNAL_ERROR, str(damaged), rejects=True)
+
     async def _accept(
         self, arrival: Arrival, deadline: Deadline, patience_s: float
     ) -> tuple[JournalEntry | None, bool]:
-        """Note an event; return what was known of it, and whether the journal could be asked."""
+        """Note an event; return what was known of it, and whether the journal could be asked. Raises JournalDamaged."""
         try:
             async with asyncio.timeout(patience_s):
                 known = await self._journal.accept(arrival, deadline.at)
+        except JournalDamaged:
+            raise
         except (JournalError, TimeoutError) as exc:
             # the gate goes on without its journal; idempotency then rests on what is remembered here
             self._health.fault = str(exc) or "the journal does not answer"
@@ -296,8 +314,11 @@ class Inspector:
         return self._again(entry.verdict_json, arrival, due, deadline.transit_s)
 
     def _again(self, verdict_json: bytes, arrival: Arrival, due: float, transit_s: float) -> Answer:
-        verdict, asker = Verdict.model_validate_json(verdict_json), Asker.of(arrival)
-        for_gate = self._is_for_gate(verdict)
+        try:
+            verdict = Verdict.model_validate_json(verdict_json)
+        except ValidationError as exc:
+            raise JournalDamaged("the verdict that was given is damaged") from exc
+        asker, for_gate = Asker.of(arrival), self._is_for_gate(verdict)
         return Answer(verdict, verdict_json, due, asker, repeated=True, for_gate=for_gate, transit_s=transit_s)
 
     def _is_for_gate(self, verdict: Verdict) -> bool:

@@ -56,8 +56,14 @@ class Database:
     however many find out at the same time. One that is removed or replaced while it is open is written again.
     """
 
-    def __init__(self, settings: JournalSettings) -> None:
-        self._engine, self.path, self._migrating = open_engine(settings)
+    def __init__(self, settings: JournalSettings, *, station: str) -> None:
+        opened = open_engine(settings, station=station)
+        self._engine, self.path, self._migrating, self._claim = (
+            opened.engine,
+            opened.path,
+            opened.migrating,
+            opened.claim,
+        )
         self.dialect = self._engine.dialect.name
         beside = None if self.path is None else self.path.parent
         self.folder = settings.folder if self.dialect == "postgresql" else beside
@@ -86,7 +92,7 @@ class Database:
         """Open the database and bring its tables up to date. One without room for that is opened when there is room.
 
         Raises:
-            UsageError: it cannot be opened.
+            UsageError: it cannot be opened, or another process writes of the station there.
         """
         self._make_folder()
         try:
@@ -191,6 +197,7 @@ class Database:
             try:
                 with connection.begin():
                     upgrade(connection, self._migrating)
+                    self._claim(connection)
             except BaseException:  # raised again: whatever ended it, a half-open connection must not keep the file
                 connection.close()
                 self._engine.dispose()
@@ -208,10 +215,14 @@ class Database:
             with connection.begin():
                 outcomes = [work(connection) for work in works]
                 done = True
+        except UsageError as exc:  # of the connection, not of what was to be written
+            raise JournalError(str(exc)) from exc
         except (SQLAlchemyError, CangateError) as exc:
             if _is_refusal(exc):
                 if len(works) > 1:  # one bad write must not take its neighbours along
                     return [outcome for work in works for outcome in self._commit([work])]
+                if isinstance(exc, JournalError):
+                    return [exc]
                 kind = JournalConflict if isinstance(exc, IntegrityError) else JournalError
                 return [kind(one_line(exc))]
             self._disconnect()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -15,23 +16,35 @@ from schemas.settings import JournalSettings
 from service.errors import UsageError
 
 Migrating = Callable[[Connection], AbstractContextManager[None]]
+Claiming = Callable[[Connection], None]
 
 _WAL_PAGES = 20_000
 """A write-ahead log this long is written back within a commit after all, so that it cannot grow for ever."""
 
 
-def open_engine(settings: JournalSettings) -> tuple[Engine, Path | None, Migrating]:
-    """Return an engine, its file where it has one, and what keeps other processes from migrating beside.
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An engine, and its file where it has one.
 
-    Raises UsageError.
+    migrating: keeps other processes from migrating beside. claim: takes the right to write of a station for as long as
+    the connection lives. Raises UsageError where another process has it. Of a file it is taken beside it
+    (`SequenceMark.take`).
     """
+
+    engine: Engine
     path: Path | None = None
-    migrating: Migrating = lambda _: nullcontext()  # noqa: E731
+    migrating: Migrating = lambda _: nullcontext()
+    claim: Claiming = lambda _: None
+
+
+def open_engine(settings: JournalSettings, *, station: str) -> Opened:
+    """Return an engine for the database of the settings. Raises UsageError."""
+    path: Path | None = None
     try:
         url = sa.make_url(settings.url)
         if url.drivername in ("postgresql", "postgresql+psycopg"):
-            engine, migrating = _open_postgresql(url.set(drivername="postgresql+psycopg"))
-        elif url.get_backend_name() == "sqlite":
+            return _open_postgresql(url.set(drivername="postgresql+psycopg"), station)
+        if url.get_backend_name() == "sqlite":
             if url.database not in (None, "", ":memory:"):
                 path = Path(str(url.database))
             engine = sa.create_engine(url)
@@ -41,32 +54,37 @@ def open_engine(settings: JournalSettings) -> tuple[Engine, Path | None, Migrati
         raise UsageError(f"journal.url: {one_line(exc)}") from exc
     except ValueError as exc:  # a port that is no number, which may be the end of a password
         raise UsageError("journal.url: cannot be read; what is special in a password must be percent-encoded") from exc
-    if engine.dialect.name == "sqlite":
-        sync = settings.sync.upper()
+    sync = settings.sync.upper()
 
-        @sa.event.listens_for(engine, "connect")
-        def _prepare(connection: DBAPIConnection, _: object) -> None:
-            # transactions as SQLAlchemy sees them, not as the sqlite3 module guesses them: ALTER TABLE is part of one
-            connection.isolation_level = None
-            cursor = connection.cursor()
-            cursor.execute("PRAGMA journal_mode = WAL")
-            cursor.execute(f"PRAGMA synchronous = {sync}")
-            cursor.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
-            cursor.close()
+    @sa.event.listens_for(engine, "connect")
+    def _prepare(connection: DBAPIConnection, _: object) -> None:
+        # transactions as SQLAlchemy sees them, not as the sqlite3 module guesses them: ALTER TABLE is part of one
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute(f"PRAGMA synchronous = {sync}")
+        cursor.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
+        cursor.close()
 
-        @sa.event.listens_for(engine, "begin")
-        def _begin(connection: Connection) -> None:
-            connection.exec_driver_sql("BEGIN")
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN")
 
-    return engine, path, migrating
+    return Opened(engine, path)
 
 
-def _open_postgresql(url: sa.URL) -> tuple[Engine, Migrating]:
+def _open_postgresql(url: sa.URL, station: str) -> Opened:
     try:
         from adapters.journal import postgresql  # noqa: PLC0415 - its library is installed where it is used
     except ImportError as exc:
         raise UsageError("journal.url: needs psycopg, pip install 'cangate[postgresql]'") from exc
-    return postgresql.open_engine(url), postgresql.migrating
+    claim = postgresql.Claim(station)
+    return Opened(postgresql.open_engine(url), migrating=postgresql.migrating, claim=claim.take)
+
+
+def anothers(station: str) -> UsageError:
+    """Return what refuses a second process of a station."""
+    return UsageError(f"journal.url: another process that runs serves {station} with this journal")
 
 
 def one_line(exc: Exception) -> str:

@@ -16,6 +16,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from adapters.journal.database import Database
+from adapters.journal.engine import anothers
 from adapters.journal.pages import merged, select_page
 from adapters.journal.redo import SHARED_MEMORY
 from adapters.journal.retention import Retention
@@ -24,7 +25,7 @@ from adapters.journal.said import Left, Said
 from adapters.journal.schema import events, key_of, sinks
 from adapters.journal.sequence import SequenceMark
 from schemas.settings import JournalSettings
-from service.errors import JournalConflict, JournalError, UsageError
+from service.errors import JournalConflict, JournalError
 from service.ports import Answer, Arrival, Clock, JournalEntry, VerdictQuery
 
 log = structlog.get_logger(__name__)
@@ -50,7 +51,7 @@ class SqlJournal:
         self._keep = timedelta(days=settings.keep_days)
         self._clock = clock
         self._rows = EventRows(station, clock)
-        self._database = Database(settings)
+        self._database = Database(settings, station=station)
         path = settings.folder / "journal" if self._database.dialect == "postgresql" else self._database.path
         self._mark = None if path is None else SequenceMark(path.with_name(f"{path.name}.{station}.seq"))
         self._said: Said | None = None
@@ -95,7 +96,7 @@ class SqlJournal:
                 self._least = self._mark.ceiling  # the journal before was lost, though the log fills this one
             await self._store_left(self._said)
         if self._keep:
-            retention = Retention(self.forget, keep=self._keep, clock=self._clock)
+            retention = Retention(self.forget, newest=self._newest, keep=self._keep, clock=self._clock)
             self._retention = asyncio.create_task(retention.run(), name="journal retention")
         return self
 
@@ -194,7 +195,10 @@ class SqlJournal:
                 # some were stored before, or could not be noted when they came
                 for answer, arrival in answered:
                     connection.execute(self._note_event, self._rows.row_of_answered(answer, arrival))
-                connection.execute(self._store_verdict, rows)
+                if connection.execute(self._store_verdict, rows).rowcount < len(rows) and self._mark is not None:
+                    self._mark.not_stored(
+                        highest
+                    )  # an earlier verdict stands: the number of this one is used all the same
             if self._mark is not None:
                 self._mark.stored(highest)
 
@@ -259,7 +263,7 @@ class SqlJournal:
         Raises UsageError where another process counts on from there.
         """
         if self._is_anothers:
-            raise UsageError(f"journal.url: another process that runs serves {self._station} with this journal")
+            raise anothers(self._station)
         try:
             stored = await self._stored_seq()
         except JournalError as exc:
@@ -318,6 +322,11 @@ class SqlJournal:
             total += deleted
             await asyncio.sleep(_RETENTION_PAUSE_S)
         return total
+
+    async def _newest(self) -> datetime | None:
+        """Return when the last event was received."""
+        statement = sa.select(sa.func.max(events.c.received_at)).where(events.c.station == self._station)
+        return await self._database.read(lambda connection: connection.execute(statement).scalar())
 
     async def _is_new(self) -> bool:
         """Tell whether the database knows no verdict, or cannot say."""

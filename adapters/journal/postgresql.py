@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
@@ -11,6 +12,8 @@ import sqlalchemy as sa
 from psycopg.abc import PQGen
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.engine.interfaces import DBAPIConnection
+
+from adapters.journal.engine import anothers
 
 T = TypeVar("T")
 
@@ -36,9 +39,13 @@ _CONNECTION: dict[str, str | int] = {
 _SESSION = f"""
 SET statement_timeout = '{ANSWER_S - 1:g}s';
 SET idle_in_transaction_session_timeout = '{2 * ANSWER_S:g}s';
+SET tcp_keepalives_idle = 10;
+SET tcp_keepalives_interval = 5;
+SET tcp_keepalives_count = 3;
 SET default_transaction_isolation = 'read committed'
 """
-"""The second: a transaction whose client vanished must not keep its rows from the next one."""
+"""The second: a transaction whose client vanished must not keep its rows from the next one. Nor may a session keep the
+name of its station (`Claim`) for the hours that the server would take to notice by itself."""
 
 
 class BoundedConnection(psycopg.Connection[Any]):
@@ -79,6 +86,26 @@ def open_engine(url: sa.URL) -> Engine:
         return cast("DBAPIConnection", connection)
 
     return engine
+
+
+class Claim:
+    """The right to write of a station: held by one session in a database, wherever its process runs."""
+
+    def __init__(self, station: str) -> None:
+        self._station = station
+        digest = hashlib.sha256(f"cangate {station}".encode()).digest()
+        self._key = int.from_bytes(digest[:8], "big", signed=True)
+        self._held_by: int | None = None
+
+    def take(self, connection: Connection) -> None:
+        """Take it for the session of `connection`, until that ends. Raises UsageError where another one has it."""
+        if self._held_by is not None:
+            # ours, which broke: the server may not have heard of it
+            ended = sa.select(sa.func.pg_terminate_backend(sa.column("pid"))).select_from(sa.table("pg_locks"))
+            connection.execute(ended.where(sa.text("locktype = 'advisory' AND pid = :pid")), {"pid": self._held_by})
+        if not connection.execute(sa.select(sa.func.pg_try_advisory_lock(self._key))).scalar():
+            raise anothers(self._station)
+        self._held_by = connection.execute(sa.select(sa.func.pg_backend_pid())).scalar()
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from adapters.journal.said import Left
 from adapters.journal.schema import events, key_of
 from schemas.messages import ImageEvent, ImageRef, Verdict
-from service.errors import JournalError
+from service.errors import JournalDamaged, JournalError
 from service.ports import Answer, Arrival, Clock, JournalEntry
 
 log = structlog.get_logger(__name__)
@@ -62,7 +62,8 @@ class EventRows:
             if row.verdict is not None:
                 Verdict.model_validate_json(row.verdict)
         except ValidationError as exc:
-            raise JournalError(f"the record of an event is damaged: {exc.errors()[0]['msg']}") from exc
+            kind = JournalError if row.verdict is None else JournalDamaged
+            raise kind(f"the record of an event is damaged: {exc.errors()[0]['msg']}") from exc
         return JournalEntry(
             event=event,
             image=image,

@@ -16,7 +16,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from schemas.settings import JournalSettings
-from service.errors import JournalError
+from service.errors import JournalDamaged, JournalError
 from service.ports import VerdictQuery
 from tests.support.journals import answered, fill, opened, opened_in, run_beside
 from tests.support.line import CLOCK, arrival
@@ -221,7 +221,8 @@ async def test_corrupt_journal_that_cannot_be_set_aside_fails_by_name(
     async with opened(path) as journal:
         await fill(journal, 200)
     rot(path)
-    async with opened(path) as journal:
+    # nothing else reads it: what keeps events for so many days would
+    async with opened_in(JournalSettings(url=f"sqlite:///{path}", keep_days=0)) as journal:
         with monkeypatch.context() as patched:
             patched.setattr(Path, "rename", refused)
             with pytest.raises(JournalError, match="malformed"):
@@ -280,8 +281,9 @@ async def test_journal_skips_a_record_that_is_damaged(database: JournalSettings)
     run_beside(database, f"UPDATE events SET event = {rotten} WHERE event_id = 'rotten'")
     async with opened_in(database) as journal:
         assert [entry.event.event_id for entry in await journal.unanswered()] == ["good"]
-        with pytest.raises(JournalError, match="damaged"):
+        with pytest.raises(JournalError, match="damaged") as not_answered:
             await journal.accept(arrival("rotten"), CLOCK.now())
+        assert not isinstance(not_answered.value, JournalDamaged), "it may be judged"
 
 
 async def test_journal_reads_on_behind_verdicts_that_are_damaged(database: JournalSettings) -> None:
@@ -291,6 +293,8 @@ async def test_journal_reads_on_behind_verdicts_that_are_damaged(database: Journ
     run_beside(database, "UPDATE events SET verdict = event WHERE seq < 5")
     async with opened_in(database) as journal:
         assert await journal.answered(after=0, limit=4) == ([], 4)
+        with pytest.raises(JournalDamaged):
+            await journal.accept(arrival("e1"), CLOCK.now())
         entries, read = await journal.answered(after=4, limit=4)
         assert ([entry.seq for entry in entries], read) == ([5, 6], None)
 

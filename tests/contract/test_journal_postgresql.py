@@ -6,6 +6,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg
@@ -169,7 +170,7 @@ async def test_journal_gives_up_a_row_that_somebody_locks(
     postgresql: PostgresqlServer, settings: JournalSettings, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A person who left a transaction open in a console holds up no thread for good."""
-    monkeypatch.setattr(bounds, "_SESSION", "SET statement_timeout = '100ms'")
+    monkeypatch.setattr(bounds, "_SESSION", "SET statement_timeout = '500ms'")
     async with opened_in(settings) as journal:
         await journal.confirm("mqtt", 1)
         with postgresql.connect(name) as console:
@@ -218,6 +219,45 @@ async def fill_station(journal: SqlJournal, count: int) -> None:
     for number in range(count):
         event = arrival(f"e{number}")
         assert await journal.accept(event, event.received_at) is None
+
+
+async def test_station_is_served_by_one_process_of_any_machine(settings: JournalSettings, tmp_path: Path) -> None:
+    """A second one would use its numbers and answer its events again; another station is welcome."""
+    elsewhere = settings.model_copy(update={"folder": tmp_path / "another machine"})
+    refusal = r"^journal\.url: another process that runs serves line1 with this journal$"
+    async with opened_in(settings) as journal:
+        await fill(journal, 1)
+        with pytest.raises(UsageError, match=refusal):
+            async with opened_in(elsewhere):
+                pass
+        async with SqlJournal(elsewhere, station="line2", clock=CLOCK) as other:
+            assert await other.last_seq() == 0
+    async with opened_in(elsewhere) as second:
+        assert await second.last_seq() >= 1
+
+
+async def test_station_whose_session_broke_takes_its_place_again_or_says_who_has_it(
+    settings: JournalSettings, tmp_path: Path
+) -> None:
+    """The server may not have heard that the session is over; and meanwhile another process may have come."""
+    elsewhere = settings.model_copy(update={"folder": tmp_path / "another machine"})
+    async with opened_in(settings) as journal:
+        await fill(journal, 1)
+        lingering, journal._database._write_connection = journal._database._write_connection, None
+        assert lingering is not None
+
+        async def stored() -> bool:
+            with suppress(JournalError):
+                await fill(journal, 1, first=2)
+            return await journal.last_seq() == 2
+
+        await eventually(stored)
+        run_beside(settings, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+        async with opened_in(elsewhere):
+            with pytest.raises(JournalError, match="another process that runs serves line1"):
+                await fill(journal, 1, first=3)
+        await fill(journal, 1, first=3)
+        lingering.invalidate()
 
 
 async def test_journal_in_a_database_without_an_encoding_returns_text(

@@ -60,6 +60,14 @@ async def test_verdict_outlives_a_crash_whatever_its_correlation_data(
             assert await journal.find("e1") == answer.verdict_json
 
 
+async def test_number_of_a_second_verdict_on_an_event_is_used(tmp_path: Path, memory: Path) -> None:
+    """It was said, though the first one stands in the journal."""
+    async with opened(tmp_path, memory) as journal:
+        await journal.store([answered("e1", 1)])
+        await journal.store([answered("e1", 2)])
+        assert await journal.last_seq() == 2
+
+
 async def test_number_of_what_did_not_fit_the_log_is_used(tmp_path: Path, memory: Path) -> None:
     """It is said before it is stored where a disk hangs; a crash then frees no number."""
     async with opened(tmp_path, memory) as crashed:

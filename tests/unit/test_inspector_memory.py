@@ -6,13 +6,15 @@ import asyncio
 import time
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
 from schemas.messages import Decision, Gate, Reason
-from schemas.settings import GateSettings, Settings
+from schemas.settings import GateSettings, JournalSettings, Settings
 from service.errors import JournalError
 from tests.support.inspecting import PATIENT, a_line
+from tests.support.journals import answered, opened, run_beside
 from tests.support.line import arrival
 
 
@@ -124,6 +126,29 @@ async def test_inspector_does_not_contradict_a_verdict_of_long_ago(
         assert (first.gate_at(time.monotonic()), again.gate_at(time.monotonic())) == (Gate.PASS, None)
     else:
         assert (again.verdict.reason, again.verdict.gate) == (Reason.INTERNAL_ERROR, Gate.REJECT)
+
+
+@pytest.mark.parametrize("remembered", [True, False])
+@pytest.mark.parametrize(
+    ("damage", "reason"), [("verdict = x'7b22'", Reason.INTERNAL_ERROR), ("event = x'7b22'", Reason.FRAME_MISSING)]
+)
+async def test_answer_that_cannot_be_read_any_more_is_not_contradicted(
+    tmp_path: Path, damage: str, reason: Reason, *, remembered: bool
+) -> None:
+    """Rotten bytes in the record of a rejected part: who asks again hears the verdict, or an error that rejects."""
+    path = tmp_path / "journal.sqlite"
+    async with opened(path) as journal:
+        await journal.store([answered("same", 1)])
+    run_beside(JournalSettings(url=f"sqlite:///{path}"), f"UPDATE events SET {damage}")
+    async with (
+        opened(path) as journal,
+        a_line(Settings(deadline=PATIENT, gate=GateSettings(on_error=Gate.PASS))) as line,
+    ):
+        line.inspector._journal = journal
+        if remembered:
+            await line.inspector.recover()
+        verdict = (await line.ask(arrival("same"))).verdict
+        assert (verdict.reason, verdict.gate) == (reason, Gate.REJECT)
 
 
 async def test_inspector_knows_how_old_an_event_is_after_a_restart_of_the_machine() -> None:

@@ -33,14 +33,17 @@ class TwoHands:
         self.seconds += hours * HOUR_S
 
 
-def noting(asked: list[datetime], clock: TwoHands) -> Retention:
+def noting(asked: list[datetime], clock: TwoHands, *, last_event: datetime | None = None) -> Retention:
     """Return what keeps events for 90 days, and only notes what it would forget."""
+
+    async def newest() -> datetime | None:
+        return last_event
 
     async def forget(before: datetime) -> int:
         asked.append(before)
         return 0
 
-    return Retention(forget, keep=timedelta(days=90), clock=clock, steady_s=lambda: clock.seconds)
+    return Retention(forget, newest=newest, keep=timedelta(days=90), clock=clock, steady_s=lambda: clock.seconds)
 
 
 @pytest.mark.parametrize("jump_days", [100.0, -100.0, 0.2])
@@ -69,3 +72,21 @@ async def test_clock_that_is_corrected_a_little_keeps_nothing_waiting() -> None:
         clock.wall += timedelta(minutes=10)
         await retention.once()
     assert len(asked) == 3
+
+
+@pytest.mark.parametrize(
+    ("idle_days", "waits"), [(None, False), (-3.0, False), (0.5, False), (1.5, True), (200.0, True)]
+)
+async def test_clock_that_left_a_day_out_before_the_start_is_not_believed_at_once(
+    *, idle_days: float | None, waits: bool
+) -> None:
+    """A battery that was changed, a wrong year: after a day somebody has seen it, or the line had only stood still."""
+    clock, asked = TwoHands(), list[datetime]()
+    last_event = None if idle_days is None else START - timedelta(days=idle_days)
+    retention = noting(asked, clock, last_event=last_event)
+    await retention.begin()
+    await retention.once()
+    assert bool(asked) is not waits
+    clock.run(25.0)
+    await retention.once()
+    assert asked[-1] == clock.wall - timedelta(days=90)
