@@ -198,7 +198,7 @@ class Inspector:
         return self._again(said, arrival, long_ago(self._clock), deadline.transit_s)
 
     async def _what_is_left(self, arrival: Arrival, deadline: Deadline, damaged: JournalDamaged) -> Failed | Answer:
-        """Return what can still be read of an earlier answer, else an error that rejects: the gate may have been told to."""
+        """Return what can still be read of an earlier answer, else an error that rejects, as that may have done."""
         said = await self._find(arrival)
         with suppress(JournalDamaged):
             if said is not None:

@@ -207,6 +207,7 @@ class SqlJournal:
         except JournalError as exc:
             if isinstance(exc, JournalConflict) and len(answered) == 1:
                 self._forget_said(highest)
+                self._database.fault = f"verdict {highest} is not in the journal: {exc}"
             if self._mark is not None:
                 # with those that wait behind them: a crash now must not free their numbers
                 await asyncio.to_thread(self._mark.not_stored, max(highest, self._highest))

@@ -13,7 +13,7 @@ from adapters.journal import SqlJournal
 from adapters.journal.redo import SLOTS
 from adapters.journal.sequence import SequenceMark
 from schemas.settings import JournalSettings
-from service.errors import JournalError
+from service.errors import JournalConflict, JournalError
 from tests.support.journals import answered, crash, full_disk
 from tests.support.line import CLOCK, arrival
 from tests.support.verdicts import failed_answer
@@ -66,6 +66,15 @@ async def test_number_of_a_second_verdict_on_an_event_is_used(tmp_path: Path, me
         await journal.store([answered("e1", 1)])
         await journal.store([answered("e1", 2)])
         assert await journal.last_seq() == 2
+
+
+async def test_verdict_that_is_never_stored_is_told(tmp_path: Path, memory: Path) -> None:
+    """Decisions flow, and a person must know that the record has a hole."""
+    async with opened(tmp_path, memory) as journal:
+        await journal.store([answered("e1", 1)])
+        with pytest.raises(JournalConflict):
+            await journal.store([answered("e2", 1)])
+        assert str(journal.fault).startswith("verdict 1 is not in the journal: UNIQUE constraint failed")
 
 
 async def test_number_of_what_did_not_fit_the_log_is_used(tmp_path: Path, memory: Path) -> None:
