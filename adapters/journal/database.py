@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import count
-from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
@@ -20,6 +17,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyErro
 
 from adapters.journal.engine import one_line, open_engine
 from adapters.journal.schema import upgrade
+from adapters.journal.sqlite_file import SqliteFile
 from schemas.settings import JournalSettings, without_password
 from service.errors import CangateError, JournalConflict, JournalError, UsageError
 from service.threads import DaemonThreads
@@ -34,9 +32,6 @@ _WAITING = 10_000
 _CHECKPOINT_S = 5.0
 _PUT_BACK_S = 30.0
 """Not sooner after the last time: two processes with one file would do nothing but put theirs in the other's place."""
-
-_SUFFIXES = ("", "-wal", "-shm")
-"""Of the files of a SQLite database."""
 
 _CORRUPT = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _NO_ROOM = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
@@ -80,7 +75,7 @@ class Database:
         self._read_connection: Connection | None = None
         self._reading = threading.RLock()  # held by a read: the file is not set aside beneath it
         self._generation = 0  # how many files were set aside, or written again
-        self._opened: dict[str, os.stat_result] = {}  # its files by suffix, when they were opened
+        self._file = None if self.path is None else SqliteFile(self.path)
         self._put_back_at = 0.0  # not sooner
         self._not_put_back: str | None = None  # why not, at the last try
         self._waiting: list[tuple[Work[Any], asyncio.Future[Any]]] = []
@@ -203,7 +198,8 @@ class Database:
                 self._engine.dispose()
                 raise
             self._write_connection = connection
-            self._opened = {} if self.path is None else _stats_of(self.path)
+            if self._file is not None:
+                self._file.note()
         return self._write_connection
 
     def _commit(self, works: Sequence[Work[Any]], *, again: bool = False) -> list[Any]:
@@ -261,20 +257,22 @@ class Database:
 
     def _set_aside(self, exc: Exception, generation: int) -> None:
         """Keep a corrupt file under another name and begin a new one; that of an earlier `generation` is gone."""
-        assert self.path is not None  # a database in memory is not corrupt
+        assert self._file is not None  # a database in memory is not corrupt
         if generation != self._generation:
             return
         with self._reading:
             self._close_read_connection()
             self._disconnect()
             try:
-                name = _moved_away(self.path, "corrupt")
+                name = self._file.move_away("corrupt")
             except OSError as failed:
-                self.fault = f"{self.path.name} is corrupt ({one_line(exc)}) and cannot be set aside: {failed.strerror}"
+                self.fault = (
+                    f"{self._file.name} is corrupt ({one_line(exc)}) and cannot be set aside: {failed.strerror}"
+                )
                 log.error("journal_not_set_aside", fault=self.fault)
                 return
             self._generation += 1
-            was = f"{self.path.name} was corrupt ({one_line(exc)})"
+            was = f"{self._file.name} was corrupt ({one_line(exc)})"
             self.fault = f"{was}; it was set aside as {name} and a new one begun"
             log.error("journal_set_aside", fault=self.fault)
             with suppress(SQLAlchemyError):  # no room: the next write begins it, or says why not
@@ -282,34 +280,23 @@ class Database:
 
     def _put_back(self) -> None:
         """Write the file again where somebody removed it, or put another in its place: what is open is still whole."""
-        path, connection = self.path, self._write_connection
-        if path is None or connection is None or self._is_in_place(path):
+        file, connection = self._file, self._write_connection
+        if file is None or connection is None or file.is_in_place:
             return
-        was, draft = f"{path.name} was removed or replaced while it was open", path.with_name(f"{path.name}.again")
+        was = f"{file.name} was removed or replaced while it was open"
         if time.monotonic() < self._put_back_at:
             self.fault = self._not_put_back or f"{was}; it will be written again"
             return
         self._put_back_at = time.monotonic() + _PUT_BACK_S
         with self._reading:
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                draft.unlink(missing_ok=True)
+                draft = file.new_draft()
                 # past SQLAlchemy, which would begin a transaction
                 connection.connection.cursor().execute("VACUUM INTO ?", (str(draft),))
                 self._close_read_connection()
                 self._disconnect()
-                there = _stats_of(path)
-                for suffix in ("-wal", "-shm"):  # it would be played into whatever lies beside it
-                    if (
-                        suffix in there
-                        and suffix in self._opened
-                        and os.path.samestat(there[suffix], self._opened[suffix])
-                    ):
-                        _file(path, suffix).unlink()
-                        del there[suffix]
-                if there:
-                    was = f"{was}; what took its place is {_moved_away(path, 'replaced')}"
-                draft.rename(path)
+                if (other := file.put_in_place(draft)) is not None:
+                    was = f"{was}; what took its place is {other}"
             except (sqlite3.Error, SQLAlchemyError, OSError) as exc:
                 self.fault = self._not_put_back = f"{was}, and cannot be written again: {one_line(exc)}"
                 log.error("journal_not_put_back", fault=self.fault)
@@ -317,38 +304,6 @@ class Database:
             self._generation += 1
             self.fault, self._not_put_back = f"{was}; it was written again", None
             log.error("journal_put_back", fault=self.fault)
-
-    def _is_in_place(self, path: Path) -> bool:
-        opened = self._opened.get("")  # none of a URI that is no path
-        try:
-            return opened is None or os.path.samestat(path.stat(), opened)
-        except OSError:
-            return False
-
-
-def _file(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)
-
-
-def _stats_of(path: Path) -> dict[str, os.stat_result]:
-    """Return what there is of a database's files, by suffix."""
-    found: dict[str, os.stat_result] = {}
-    for suffix in _SUFFIXES:
-        with suppress(OSError):
-            found[suffix] = _file(path, suffix).stat()
-    return found
-
-
-def _moved_away(path: Path, why: str) -> str:
-    """Give a database a name that nothing has, and return it. Raises OSError."""
-    stem = f"{path.name}.{why}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
-    names = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
-    name = next(name for name in names if not any(path.with_name(name + suffix).exists() for suffix in _SUFFIXES))
-    for suffix in _SUFFIXES:
-        file = _file(path, suffix)
-        if file.exists():
-            file.rename(path.with_name(name + suffix))
-    return name
 
 
 def _is_refusal(exc: Exception) -> bool:
