@@ -5,8 +5,9 @@ asyncua 2.1 takes any filter, and evaluates it within the write of a tag or the 
 
 from __future__ import annotations
 
+import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from asyncua import ua
@@ -27,29 +28,35 @@ _NUMBER_TYPES: Final = frozenset(
 )
 _ATTRIBUTES: Final = frozenset(int(one) for one in ua.AttributeIds)
 _BAD_EVENT_FILTER: Final = ua.StatusCodes.BadEventFilterInvalid
+_BASE_EVENT_TYPE: Final = ua.NodeId(ua.Int32(ua.ObjectIds.BaseEventType))
+_HAS_SUBTYPE: Final = ua.NodeId(ua.Int32(ua.ObjectIds.HasSubtype))
 
 
 def objection(aspace: AddressSpace, watched: ua.ReadValueId, chosen: ua.MonitoringFilter | None) -> int | None:
     """Return the status that refuses a filter for what is watched; None: it can be had."""
     if watched.AttributeId == ua.AttributeIds.EventNotifier:
-        takes = isinstance(chosen, ua.EventFilter) and _is_bearable(chosen) and not any(_faults(chosen))
+        takes = isinstance(chosen, ua.EventFilter) and _is_bearable(chosen) and not any(_faults(aspace, chosen))
         return None if takes else _BAD_EVENT_FILTER
     if not chosen:  # none is an extension object without a body, which is false
         return None
     if not isinstance(chosen, DataChangeFilter):
         return ua.StatusCodes.BadFilterNotAllowed
-    if chosen.DeadbandType == ua.DeadbandType.None_:
-        return None
+    return None if chosen.DeadbandType == ua.DeadbandType.None_ else _deadband_objection(aspace, watched, chosen)
+
+
+def _deadband_objection(aspace: AddressSpace, watched: ua.ReadValueId, chosen: DataChangeFilter) -> int | None:
     if chosen.DeadbandType != ua.DeadbandType.Absolute:
         return ua.StatusCodes.BadMonitoredItemFilterUnsupported
-    return None if _holds_number(aspace, watched) else ua.StatusCodes.BadFilterNotAllowed
+    if not _holds_number(aspace, watched):
+        return ua.StatusCodes.BadFilterNotAllowed
+    return None if chosen.DeadbandValue >= 0 else ua.StatusCodes.BadDeadbandFilterInvalid  # or it is no number
 
 
-def filter_result(chosen: ua.MonitoringFilter | None) -> ua.EventFilterResult | None:
+def filter_result(aspace: AddressSpace, chosen: ua.MonitoringFilter | None) -> ua.EventFilterResult | None:
     """Return what is wrong with each condition of an event filter (OPC 10000-4, 7.22.3); None where nothing is."""
     if not isinstance(chosen, ua.EventFilter) or len(chosen.WhereClause.Elements) > _MAX_CONDITIONS:
         return None
-    faults = _faults(chosen)
+    faults = _faults(aspace, chosen)
     if not any(faults):
         return None
     return ua.EventFilterResult(
@@ -69,7 +76,32 @@ def wants_changes(chosen: ua.MonitoringFilter | None) -> bool:
     )
 
 
-def is_number(variant: ua.Variant) -> bool:
+def is_news(chosen: ua.MonitoringFilter | None, before: ua.DataValue | None, now: ua.DataValue) -> bool:
+    """Tell whether a filter lets a value pass behind the last one that it let pass (OPC 10000-4, 7.22.2).
+
+    Not behind the last one that was there: what drifts in small steps would never be told.
+    """
+    if before is None or before.StatusCode != now.StatusCode:
+        return True
+    trigger = chosen.Trigger if isinstance(chosen, DataChangeFilter) else ua.DataChangeTrigger.StatusValue
+    if trigger == ua.DataChangeTrigger.Status:
+        return False
+    if isinstance(chosen, DataChangeFilter) and chosen.DeadbandType == ua.DeadbandType.Absolute:
+        return before.Value != now.Value and not _are_within(chosen.DeadbandValue, before.Value, now.Value)
+    if before.Value != now.Value:
+        return True
+    return trigger == ua.DataChangeTrigger.StatusValueTimestamp and (
+        (before.SourceTimestamp, before.SourcePicoseconds) != (now.SourceTimestamp, now.SourcePicoseconds)
+    )
+
+
+def _are_within(deadband: float, *values: ua.Variant | None) -> bool:
+    """Tell whether two values are numbers no further apart; what comes or goes is none."""
+    before, now = (value.Value if value is not None and _is_number(value) else math.nan for value in values)
+    return bool(abs(now - before) <= deadband)
+
+
+def _is_number(variant: ua.Variant) -> bool:
     """Tell whether a value has a distance from another; a truth value has none."""
     return isinstance(variant.Value, int | float) and not isinstance(variant.Value, bool)
 
@@ -90,7 +122,7 @@ class StationWhereClause(WhereClauseEvaluator):
         element = self.elements[index]
         values = [self._eval_op(operand, event) for operand in element.FilterOperands]
         if element.FilterOperator == ua.FilterOperator.OfType:
-            return event.EventType == values[0]
+            return values[0] in _with_supertypes(self._aspace, event.EventType)
         if element.FilterOperator in _NULL_AWARE:
             return _NULL_AWARE[element.FilterOperator](*values)
         return None if None in values else _OPERATORS[element.FilterOperator](*values)
@@ -142,26 +174,43 @@ _OPERANDS: Final = {
 """How many operands each operator has that is evaluated; InList has two or more."""
 
 
-def _faults(chosen: ua.EventFilter) -> list[int]:
+def _faults(aspace: AddressSpace, chosen: ua.EventFilter) -> list[int]:
     """Return the status of each condition of an event filter: whether it is one that is evaluated."""
-    return [_fault(element) for element in chosen.WhereClause.Elements]
+    return [_fault(aspace, element) for element in chosen.WhereClause.Elements]
 
 
-def _fault(element: ua.ContentFilterElement) -> int:
+def _fault(aspace: AddressSpace, element: ua.ContentFilterElement) -> int:
     kind, operands = element.FilterOperator, element.FilterOperands
     if kind not in _OPERANDS:
         return ua.StatusCodes.BadFilterOperatorUnsupported
     may_have_more = kind == ua.FilterOperator.InList
     if len(operands) < _OPERANDS[kind] or (len(operands) > _OPERANDS[kind] and not may_have_more):
         return ua.StatusCodes.BadFilterOperandCountMismatch
-    if kind == ua.FilterOperator.Like and not _is_pattern(operands[1]):
-        return ua.StatusCodes.BadFilterOperandInvalid
-    return ua.StatusCodes.Good
+    is_wrong = (kind == ua.FilterOperator.Like and not _is_pattern(_literal(operands[1]))) or (
+        kind == ua.FilterOperator.OfType and not _is_event_type(aspace, _literal(operands[0]))
+    )
+    return ua.StatusCodes.BadFilterOperandInvalid if is_wrong else ua.StatusCodes.Good
 
 
-def _is_pattern(operand: object) -> bool:
-    pattern = operand.Value.Value if isinstance(operand, ua.LiteralOperand) and operand.Value else None
-    return isinstance(pattern, str) and is_pattern(pattern)
+def _literal(operand: object) -> object:
+    return operand.Value.Value if isinstance(operand, ua.LiteralOperand) and operand.Value else None
+
+
+def _is_pattern(value: object) -> bool:
+    return isinstance(value, str) and is_pattern(value)
+
+
+def _is_event_type(aspace: AddressSpace, value: object) -> bool:
+    return isinstance(value, ua.NodeId) and _BASE_EVENT_TYPE in _with_supertypes(aspace, value)
+
+
+def _with_supertypes(aspace: AddressSpace, type_id: ua.NodeId) -> Iterator[ua.NodeId]:
+    """Return a type and all types above it, of each of which it is one; nothing for what is not there."""
+    above: ua.NodeId | None = type_id
+    while above is not None and (node := aspace.get(above)) is not None:
+        yield above
+        upwards = (one for one in node.references if one.ReferenceTypeId == _HAS_SUBTYPE and not one.IsForward)
+        above = next((one.NodeId for one in upwards), None)
 
 
 def _holds_number(aspace: AddressSpace, watched: ua.ReadValueId) -> bool:
@@ -169,7 +218,7 @@ def _holds_number(aspace: AddressSpace, watched: ua.ReadValueId) -> bool:
         return False
     value = aspace.read_attribute_value(watched.NodeId, ua.AttributeIds.Value).Value
     if value is not None and value.Value is not None:
-        return is_number(value)
+        return _is_number(value)
     kind, rank = (
         aspace.read_attribute_value(watched.NodeId, attribute).Value
         for attribute in (ua.AttributeIds.DataType, ua.AttributeIds.ValueRank)

@@ -51,6 +51,7 @@ _COUNT_AT: Final = {
     request_type("DeleteSubscriptions"): 0,
     request_type("TransferSubscriptions"): 0,
     _BROWSE: 16,  # behind the NodeId of its view
+    request_type("BrowseNext"): 1,
 }
 """Where in a request's body the length of its array stands (OPC 10000-4, 5)."""
 
@@ -71,7 +72,7 @@ def refuse_too_many(typeid: ua.NodeId, body: Buffer) -> None:
     ahead.skip(at)
     allowed = MAX_BROWSE_PATHS if typeid == _TRANSLATE else MAX_OPERATIONS
     count = int.from_bytes(ahead.read(4), "little", signed=True)
-    if count < 0:  # no array at all, which asyncua takes for one
+    if count <= 0:  # below: no array at all, which asyncua takes for one
         raise ServiceError(ua.StatusCodes.BadNothingToDo)
     if count > allowed:
         raise ServiceError(ua.StatusCodes.BadTooManyOperations)

@@ -3,12 +3,14 @@
 asyncua 2.1 collects whatever a chunk's header announces, up to 4 GiB, before anybody has logged in; logs a traceback
 for each message that it cannot read; and keeps what a client asks for and does not read. Here a chunk has the size that
 was agreed, a message that cannot be read ends its connection with one line in the log, messages of one connection let
-the others in between, and a client that does not read its answers is let go.
+the others in between, a client that does not read its answers is let go, and so is one that is no client any more.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final, cast
@@ -18,7 +20,10 @@ from asyncua import Server, ua
 from asyncua.common.connection import TransportLimits
 from asyncua.common.utils import Buffer
 from asyncua.server.binary_server_asyncio import BinaryServer, OPCUAProtocol
+from asyncua.ua.ua_binary import uatcp_to_binary
 
+from adapters.opcua.channels import UnfitGreeting
+from adapters.opcua.continuation import MAX_CONTINUATION_POINTS
 from adapters.opcua.limits import MAX_BROWSE_PATHS, MAX_OPERATIONS
 from adapters.opcua.requests import StationProcessor, peer_host
 from adapters.opcua.sessions import StationInternalServer
@@ -39,7 +44,11 @@ _MAX_SUBSCRIPTIONS: Final = 200
 _MAX_QUEUE: Final = 500  # changes that an item keeps for its subscriber
 _MAX_UNACKNOWLEDGED: Final = 100
 _MAX_CONNECTIONS: Final = 100
-_MAX_LOGIN_S: Final = 15.0
+_MAX_LOGIN_S: Final = 15.0  # for which a connection may be without a session, then and later
+_LOOKED_AT_EVERY_S: Final = 1.0
+_KEEPALIVE: Final = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
+"""Seconds, seconds and tries until a host that is gone is noticed; the system's own measure is two hours."""
+
 _REVOKED_WITHIN_S: Final = 2.0
 _SHOWN_LIMITS: Final = {
     **dict.fromkeys(
@@ -101,6 +110,9 @@ class StationServer(Server):
             shown = ua.DataValue(ua.Variant(limit, ua.VariantType.UInt32), SourceTimestamp=now)
             node = getattr(ua.ObjectIds, f"Server_ServerCapabilities_OperationLimits_{name}")
             await self.iserver.write_attribute_value(ua.NodeId(ua.Int32(node)), shown)
+        points = ua.DataValue(ua.Variant(MAX_CONTINUATION_POINTS, ua.VariantType.UInt16), SourceTimestamp=now)
+        node = ua.NodeId(ua.Int32(ua.ObjectIds.Server_ServerCapabilities_MaxBrowseContinuationPoints))
+        await self.iserver.write_attribute_value(node, points)
 
     async def end_revoked_sessions(self) -> None:
         """End, soon after it changed, the sessions of those who would not be let in again; until cancelled.
@@ -137,12 +149,15 @@ class _Listener(BinaryServer):
 
 
 class _Connection(OPCUAProtocol):
+    processor: StationProcessor | None
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         if self.transport is not None:
             self.transport.set_write_buffer_limits(high=_MAX_UNSENT)
             self.processor = StationProcessor(self.iserver, transport, self.limits)
             self.processor.set_policies(self.policies)  # type: ignore[no-untyped-call] # asyncua leaves it untyped
+            _keep_alive(transport.get_extra_info("socket"))
 
     def pause_writing(self) -> None:
         """End a connection that does not read: asyncua would keep its answers however many they are."""
@@ -165,6 +180,9 @@ class _Connection(OPCUAProtocol):
             return False
         try:
             goes_on = await super()._process_one_msg(header, buf)
+        except UnfitGreeting as exc:
+            self._end(exc.reason, exc.code)
+            return False
         except Exception as exc:  # noqa: BLE001 - a stranger's bytes make asyncua trip over anything: no defect
             self._end(f"a message that cannot be read: {brief(exc)}")
             return False
@@ -174,10 +192,49 @@ class _Connection(OPCUAProtocol):
             await asyncio.sleep(0)  # a queue that is not empty is taken from without giving up the event loop
         return goes_on
 
-    def _end(self, fault: str) -> None:
-        if self.transport is not None and not self.transport.is_closing():
-            log.warning("opcua_connection_refused", peer=peer_host(self.peer_name), reason=fault)
+    async def _activation_watchdog(self) -> None:
+        """End the connection where its channel has run out, or where nobody has been logged in for long.
+
+        asyncua looks once, after the time for a login: whoever logged in and fell silent kept his place for good.
+        """
+        last_known = time.monotonic()
+        while True:
+            await asyncio.sleep(_LOOKED_AT_EVERY_S)
+            assert self.transport is not None
+            assert self.processor is not None
+            now, longest = time.monotonic(), self.iserver.max_pending_activation_seconds
+            if self.processor.is_known and not self.transport.is_closing():
+                last_known = now
+            if now > self.processor.ends_at:
+                self._let_go("its channel was not renewed")
+            elif now - last_known > longest:
+                self._let_go(f"nobody has been logged in for {longest:g} s")
+
+    def _let_go(self, reason: str) -> None:
+        """End the connection, unsent answers or not."""
+        assert self.transport is not None
+        log.warning("opcua_connection_ended", peer=peer_host(self.peer_name), reason=reason)
+        self.transport.abort()
+
+    def _end(self, fault: str, code: int | None = None) -> None:
+        """End a connection that cannot go on; where there is a status for it, the other side is told."""
+        if self.transport is None or self.transport.is_closing():
+            return
+        log.warning("opcua_connection_refused", peer=peer_host(self.peer_name), reason=fault)
+        if code is None:
             self.transport.abort()
+            return
+        told = ua.ErrorMessage(ua.StatusCode(ua.UInt32(code)), ua.String(fault))
+        self.transport.write(uatcp_to_binary(cast("ua.MessageType", ua.MessageType.Error), told))
+        self.transport.close()
+
+
+def _keep_alive(connected: socket.socket) -> None:
+    """Let the system find out whether the other side is still there."""
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _KEEPALIVE.items():
+        if hasattr(socket, option):
+            connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
 def _fault(received: bytes, max_chunk: int) -> str | None:

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from asyncua import ua
 from asyncua.common.events import Event
 from asyncua.server.monitored_item_service import MonitoredItemData, MonitoredItemService, MonitoredItemValues
-from asyncua.ua.uaprotocol_auto import DataChangeFilter  # what is decoded; ua.DataChangeFilter is a class below it
 
 from adapters.opcua.excerpts import NEVER, asks_for_excerpt, excerpt, with_stamps
-from adapters.opcua.filters import StationWhereClause, filter_result, is_number, objection, wants_changes
+from adapters.opcua.filters import StationWhereClause, filter_result, is_news, objection, wants_changes
 from adapters.opcua.notifications import FieldKey, WrittenValue, encode_event, field_key
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ class MonitoredItems(MonitoredItemService):
         wanted = params.RequestedParameters.Filter
         refused = self._objection(params.ItemToMonitor, wanted)
         if refused is not None:
-            return ua.MonitoredItemCreateResult(_status(refused), FilterResult=_filter_result(wanted))
+            return ua.MonitoredItemCreateResult(_status(refused), FilterResult=self._filter_result(wanted))
         if self.isub.room_for_events <= 0:
             return ua.MonitoredItemCreateResult(StatusCode=_status(ua.StatusCodes.BadTooManyMonitoredItems))
         made = super()._create_events_monitored_item(params)
@@ -82,7 +81,7 @@ class MonitoredItems(MonitoredItemService):
         if wanted.Filter or item.where_clause_evaluator is None:  # events need one: theirs stays
             refused = objection(self.aspace, item.read_value_id, wanted.Filter)
             if refused is not None:
-                return ua.MonitoredItemModifyResult(_status(refused), FilterResult=_filter_result(wanted.Filter))
+                return ua.MonitoredItemModifyResult(_status(refused), FilterResult=self._filter_result(wanted.Filter))
             item.filter = wanted.Filter
             if isinstance(wanted.Filter, ua.EventFilter):
                 self._choose_events(item, wanted.Filter)
@@ -121,6 +120,9 @@ class MonitoredItems(MonitoredItemService):
                 return int(now.value)
         return objection(self.aspace, watched, chosen)
 
+    def _filter_result(self, chosen: ua.MonitoringFilter | None) -> ua.ExtensionObject:
+        return cast("ua.ExtensionObject", filter_result(self.aspace, chosen) or ua.ExtensionObject())
+
     def _choose_events(self, item: MonitoredItemData, chosen: ua.EventFilter) -> None:
         item.where_clause_evaluator = StationWhereClause(self.logger, self.aspace, chosen.WhereClause)
         assert item.monitored_item_id is not None
@@ -146,31 +148,26 @@ class MonitoredItems(MonitoredItemService):
         told = encode_event(event, self._selected[mid], item.client_handle or 0, self.isub.encoded_fields)
         self.isub.keep_event(mid, told, item.queue_size)
 
-    def _is_deadband_exceeded(self, values: MonitoredItemValues, flt: DataChangeFilter) -> bool:
-        told = (values.old_dvalue, values.current_dvalue)
-        if not all(value is not None and value.Value is not None and is_number(value.Value) for value in told):
-            return True  # a value that comes or goes
-        return super()._is_deadband_exceeded(values, flt)
-
     async def datachange_callback(self, handle: int, value: ua.DataValue, error: ua.StatusCode | None = None) -> None:
-        """Queue a changed value for its subscriber."""
-        item = self._monitored_items[self._monitored_datachange[handle]]
-        if error is None and item.read_value_id is not None and asks_for_excerpt(item.read_value_id):
-            value = excerpt(value, item.read_value_id)
-        if error is not None or not isinstance(value, WrittenValue) or not wants_changes(item.filter):
+        """Queue a value for its subscriber where it is news behind the last one that was queued."""
+        if error is not None:
             await super().datachange_callback(handle, value, error)
             return
+        item_id = self._monitored_datachange[handle]
+        item = self._monitored_items[item_id]
         if item.mode == ua.MonitoringMode.Disabled:
             return
-        values = item.mvalue
-        before, values.old_dvalue, values.current_dvalue = values.current_dvalue, values.current_dvalue, value
-        if value.is_news_after(before):
+        if item.read_value_id is not None and asks_for_excerpt(item.read_value_id):
+            value = excerpt(value, item.read_value_id)
+        before = item.mvalue.current_dvalue
+        if isinstance(value, WrittenValue) and wants_changes(item.filter):
+            passes = value.is_news_after(before)
+        else:
+            passes = is_news(item.filter, before, value)
+        if passes:
+            item.mvalue.set_current_datavalue(value)
             told = ua.MonitoredItemNotification(ua.UInt32(item.client_handle or 0), value)
-            await self.isub.enqueue_datachange_event(self._monitored_datachange[handle], told, item.queue_size)
-
-
-def _filter_result(chosen: ua.MonitoringFilter | None) -> ua.ExtensionObject:
-    return cast("ua.ExtensionObject", filter_result(chosen) or ua.ExtensionObject())
+            await self.isub.enqueue_datachange_event(item_id, told, item.queue_size)
 
 
 def _status(code: int) -> ua.StatusCode:

@@ -7,21 +7,25 @@ checked on a thread before asyncua asks for the user, and the requests of a runn
 
 from __future__ import annotations
 
+import asyncio
 import math
-import time
 from traceback import walk_tb
-from typing import Final
+from typing import Final, Protocol, cast
 
 import structlog
 from asyncua import ua
+from asyncua.common.connection import TransportLimits
 from asyncua.common.utils import Buffer, NotEnoughData, ServiceError
+from asyncua.crypto.permission_rules import ADMIN_TYPES, USER_TYPES
 from asyncua.server.internal_server import InternalServer
+from asyncua.server.internal_session import InternalSession, SessionState
 from asyncua.server.uaprocessor import PublishRequestData, UaProcessor
 from asyncua.ua.ua_binary import struct_from_binary, struct_to_binary, to_binary
 
+from adapters.opcua.channels import StationChannel
 from adapters.opcua.excerpts import asks_for_excerpt, encoded, excerpt, refuse_bad_stamps
 from adapters.opcua.limits import MAX_PIECES, MAX_STRANGERS_PIECES, counted, refuse_too_many, request_type
-from adapters.opcua.sessions import StationInternalServer
+from adapters.opcua.sessions import StationInternalServer, StationSession
 from service.text import brief
 
 log = structlog.get_logger(__name__)
@@ -32,16 +36,63 @@ _DECODER: Final = struct_from_binary.__code__.co_filename
 _PUBLISH: Final = request_type("Publish")
 _CREATE: Final = request_type("CreateSession")
 _ACTIVATE: Final = request_type("ActivateSession")
+_CLOSE: Final = request_type("CloseSession")
 _READ: Final = request_type("Read")
+_BROWSE: Final = request_type("Browse")
+_BROWSE_NEXT: Final = request_type("BrowseNext")
 _READ_ANSWER: Final = to_binary(ua.NodeId, ua.ReadResponse().TypeId)
 _TRANSFER: Final = request_type("TransferSubscriptions")
+_SERVICES: Final = frozenset({*(ua.NodeId(ua.Int32(one)) for one in (*USER_TYPES, *ADMIN_TYPES)), _BROWSE_NEXT})
+_WITHOUT_SESSION: Final = frozenset(
+    {
+        _CREATE,
+        _ACTIVATE,
+        request_type("FindServers"),
+        request_type("GetEndpoints"),
+        request_type("RegisterServer"),
+        request_type("RegisterServer2"),
+        request_type("CloseSecureChannel"),
+    }
+)
 _NO_DIAGNOSTICS: Final = (-1).to_bytes(4, "little", signed=True)
+
+
+class _Response(Protocol):
+    ResponseHeader: ua.ResponseHeader
 
 
 class StationProcessor(UaProcessor):
     """Takes the requests of one connection and answers them."""
 
     iserver: InternalServer
+    _connection: StationChannel
+
+    def __init__(
+        self, internal_server: InternalServer, transport: asyncio.BaseTransport, limits: TransportLimits
+    ) -> None:
+        super().__init__(internal_server, transport, limits)
+        self._connection = StationChannel(self._limits)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether somebody is logged in here."""
+        return self.session is not None and self.session.is_activated()
+
+    @property
+    def ends_at(self) -> float:
+        """When the channel has run out, of time.monotonic()."""
+        return self._connection.ends_at
+
+    def lose_session(self, session: InternalSession) -> None:
+        """Know a session no more, and let nobody wait here for its news; another may have followed it."""
+        if self.session is not session:
+            return
+        self.session = None
+        self._publish_results_subs.clear()
+        while self._publish_requests:
+            waiting = self._publish_requests.popleft()
+            handle = waiting.requesthdr.RequestHandle
+            self._send(handle, waiting.seqhdr, _fault(handle, ua.StatusCodes.BadSessionClosed))
 
     def open_secure_channel(self, algohdr: object, seqhdr: object, body: Buffer) -> None:
         """Open a channel, or another for the one that is open."""
@@ -49,19 +100,19 @@ class StationProcessor(UaProcessor):
 
     async def process_message(self, seqhdr: object, body: Buffer) -> bool:
         """Answer one message, whose header may hold as much as its body."""
-        bounded = counted(body, MAX_PIECES if self._is_known else MAX_STRANGERS_PIECES)
+        bounded = counted(body, MAX_PIECES if self.is_known else MAX_STRANGERS_PIECES)
         return bool(await super().process_message(seqhdr, bounded))  # type: ignore[no-untyped-call] # as above
 
     def send_response(
         self,
-        requesthandle: int,
-        seqhdr: object,
-        response: object,
+        requesthandle: ua.UInt32,
+        seqhdr: ua.SequenceHeader,
+        response: _Response,
         msgtype: bytes = ua.MessageType.SecureMessage,
     ) -> None:
         """Send an answer, where there is still somebody to take it."""
-        if not self._transport.is_closing():
-            super().send_response(requesthandle, seqhdr, response, msgtype)  # type: ignore[no-untyped-call] # as above
+        response.ResponseHeader.RequestHandle = requesthandle
+        self._send(requesthandle, seqhdr, struct_to_binary(response), msgtype)
 
     def get_publish_request(self, subscription_id: ua.UInt32) -> PublishRequestData | None:
         """Return a request that can be answered; asyncua hands news to those of a lost connection, too."""
@@ -74,19 +125,28 @@ class StationProcessor(UaProcessor):
         self, typeid: ua.NodeId, requesthdr: ua.RequestHeader, seqhdr: ua.SequenceHeader, body: Buffer
     ) -> bool:
         try:
+            self._refuse_misplaced(typeid, requesthdr.AuthenticationToken)
             if typeid == _PUBLISH and self._may(typeid, body):
                 await self._take_publish_request(requesthdr, seqhdr, body)
                 return True
-            refuse_too_many(typeid, body)
             refuse_bad_stamps(typeid, body)
+            refuse_too_many(typeid, body)
             if typeid == _READ and self._may(typeid, body):
                 await self._read(requesthdr, seqhdr, body)
                 return True
+            if typeid == _BROWSE_NEXT and self._may(_BROWSE, body):
+                await self._browse_next(requesthdr, seqhdr, body)
+                return True
+            if typeid == _ACTIVATE:
+                await self._activate(requesthdr, seqhdr, body)
+                return True
             if typeid == _CREATE:
                 await self._make_room_for_session(body.copy())
-            if typeid == _ACTIVATE:
-                await self._check_login(requesthdr, body.copy())
-            handled = await super()._process_message(typeid, requesthdr, seqhdr, body)  # type: ignore[no-untyped-call] # as above
+            handled = await super()._process_message(typeid, requesthdr, seqhdr, body)  # type: ignore[no-untyped-call] # asyncua leaves it untyped
+            if typeid == _CREATE and isinstance(self.session, StationSession):
+                self.session.channel = self
+            if typeid == _CLOSE and self.session is not None:
+                self.lose_session(self.session)
             if typeid == _TRANSFER:
                 self._serve_what_came()
             return bool(handled)
@@ -94,18 +154,31 @@ class StationProcessor(UaProcessor):
             raise
         except Exception as exc:  # asyncua trips over anything; who asks for nonsense is told so and may go on
             told = {"peer": peer_host(self.name), "request": str(typeid)}
-            if not self._is_known or typeid == _ACTIVATE or _was_decoding(exc):  # no login, no traceback
+            if not self.is_known or typeid == _ACTIVATE or _was_decoding(exc):  # no login, no traceback
                 log.warning("opcua_request_failed", **told, error=brief(exc))
                 raise ServiceError(ua.StatusCodes.BadDecodingError) from exc
             log.exception("opcua_request_broke", **told)
             raise ServiceError(ua.StatusCodes.BadInternalError) from exc
 
-    @property
-    def _is_known(self) -> bool:
-        return self.session is not None and self.session.is_activated()
+    async def _session_watchdog_loop(self) -> None:
+        """Leave it to the session's own clock: asyncua's second one here would end a session that has moved on."""
+
+    def _refuse_misplaced(self, typeid: ua.NodeId, token: ua.NodeId) -> None:
+        """Raise ServiceError for a service that there is not, or that needs a session and names none of this channel.
+
+        asyncua asks a connection whether it has a session, and not the request which one it means.
+        """
+        if typeid not in _SERVICES:
+            raise ServiceError(ua.StatusCodes.BadServiceUnsupported)
+        if typeid in _WITHOUT_SESSION:
+            return
+        if self.session is None or self.session.state is SessionState.Closed or token != self.session.auth_token:
+            raise ServiceError(ua.StatusCodes.BadSessionIdInvalid)
+        if not self.is_known and typeid != _CLOSE:
+            raise ServiceError(ua.StatusCodes.BadSessionNotActivated)
 
     def _may(self, typeid: ua.NodeId, body: Buffer) -> bool:
-        if self.session is None or not self._is_known:
+        if self.session is None or not self.is_known:
             return False
         permissions = self._connection.security_policy.permissions
         return permissions is None or bool(permissions.check_validity(self.session.user, typeid, body))  # type: ignore[no-untyped-call] # as above
@@ -113,7 +186,7 @@ class StationProcessor(UaProcessor):
     async def _read(self, requesthdr: ua.RequestHeader, seqhdr: ua.SequenceHeader, body: Buffer) -> None:
         """Do as asyncua does, but for values that are encoded already and an answer that stays within bounds."""
         assert self.session is not None
-        self._is_active()
+        self.session.touch()
         parts, size = [], 0
         parameters = struct_from_binary(ua.ReadParameters, body)
         if not parameters.MaxAge >= 0:  # or no number
@@ -134,18 +207,38 @@ class StationProcessor(UaProcessor):
                 _NO_DIAGNOSTICS,
             )
         )
-        if not self._transport.is_closing():
-            self._transport.write(self._connection.message_to_binary(message, request_id=seqhdr.RequestId))
+        self._send(requesthdr.RequestHandle, seqhdr, message)
 
-    def _is_active(self) -> None:
+    def _send(
+        self,
+        requesthandle: ua.UInt32,
+        seqhdr: ua.SequenceHeader,
+        message: bytes,
+        kind: bytes = ua.MessageType.SecureMessage,
+    ) -> None:
+        """Send an answer, or that it is longer than the client takes."""
+        if self._transport.is_closing():
+            return
+        if kind == ua.MessageType.SecureMessage and not self._connection.takes(len(message)):
+            message = _fault(requesthandle, ua.StatusCodes.BadResponseTooLarge)
+        self._transport.write(
+            self._connection.message_to_binary(
+                message, message_type=cast("ua.MessageType", kind), request_id=seqhdr.RequestId
+            )
+        )
+
+    async def _browse_next(self, requesthdr: ua.RequestHeader, seqhdr: ua.SequenceHeader, body: Buffer) -> None:
+        """Answer what asyncua has no answer to."""
         assert self.session is not None
-        self.session_last_activity = time.monotonic()
         self.session.touch()
+        results = await self.session.browse_next(struct_from_binary(ua.BrowseNextParameters, body))
+        response = ua.BrowseNextResponse(Parameters=ua.BrowseNextResult(Results=results))
+        self.send_response(requesthdr.RequestHandle, seqhdr, response)
 
     async def _take_publish_request(self, requesthdr: ua.RequestHeader, seqhdr: object, body: Buffer) -> None:
         """Do as asyncua does, which compares each request with thirty others before it sees that it is this one."""
         assert self.session is not None
-        self._is_active()
+        self.session.touch()
         parameters = struct_from_binary(ua.PublishParameters, body)
         subscriptions, results = self.session.publish(parameters.SubscriptionAcknowledgements)
         request = PublishRequestData(requesthdr=requesthdr, seqhdr=seqhdr, results=results)
@@ -174,20 +267,47 @@ class StationProcessor(UaProcessor):
         assert isinstance(self.iserver, StationInternalServer)
         if math.isnan(struct_from_binary(ua.CreateSessionParameters, body).RequestedSessionTimeout):
             raise ServiceError(ua.StatusCodes.BadInvalidArgument)
-        if self.session is not None and self._should_close_session_on_transport_loss():
-            await self.session.close_session()  # asyncua forgets it here and keeps it elsewhere
+        await self._leave_session()
         if len(self.iserver.sessions) >= _MAX_SESSIONS:
             raise ServiceError(ua.StatusCodes.BadTooManySessions)
-        if self._session_watchdog_task is not None:
-            self._session_watchdog_task.cancel()
 
-    async def _check_login(self, requesthdr: ua.RequestHeader, body: Buffer) -> None:
-        session = self.session or self.iserver.lookup_external_session(requesthdr.AuthenticationToken)
-        if session is None:
-            return  # asyncua says so
+    async def _leave_session(self) -> None:
+        """End a session that another follows here: asyncua forgets it on its connection and keeps it elsewhere."""
+        if self.session is not None and self._should_close_session_on_transport_loss():
+            await self.session.close_session()
+
+    async def _activate(self, requesthdr: ua.RequestHeader, seqhdr: ua.SequenceHeader, body: Buffer) -> None:
+        """Log in to the session that is named, which may be one from another channel (OPC 10000-4, 5.6.3).
+
+        asyncua takes the connection's own whichever is named, brings another here before it knows by whom it was
+        called, and leaves it with its old channel, too.
+        """
+        session = self.iserver.lookup_external_session(requesthdr.AuthenticationToken)
+        if not isinstance(session, StationSession) or not (session is self.session or session.is_activated()):
+            raise ServiceError(ua.StatusCodes.BadSessionIdInvalid)
         parameters = struct_from_binary(ua.ActivateSessionParameters, body)
         assert isinstance(self.iserver, StationInternalServer)
         await self.iserver.check_login(session, parameters.UserIdentityToken, peer=peer_host(self.name))
+        policy = self._connection.security_policy
+        challenge = (policy.host_certificate or b"") + (session.nonce or b"")
+        policy.asymmetric_cryptography.verify(challenge, parameters.ClientSignature.Signature)  # type: ignore[no-untyped-call] # as above
+        if session is self.session:
+            result = session.activate_session(parameters, policy.peer_certificate)
+        else:
+            result = session.activate_elsewhere(parameters, policy.peer_certificate)
+            await self._leave_session()
+            self._take(session)
+        self.send_response(requesthdr.RequestHandle, seqhdr, ua.ActivateSessionResponse(Parameters=result))
+
+    def _take(self, session: StationSession) -> None:
+        """Speak for a session and its subscriptions from now on, instead of the channel that it was on."""
+        if session.channel is not None:
+            session.channel.lose_session(session)
+        self.session, session.channel = session, self
+        for one in session.subscription_service.subscriptions.values():
+            if one.session_id == session.session_id:
+                one.pub_result_callback = self.forward_publish_response
+        self._serve_what_came()
 
 
 def _was_decoding(exc: Exception) -> bool:
@@ -196,6 +316,11 @@ def _was_decoding(exc: Exception) -> bool:
     return isinstance(exc, NotEnoughData) or any(
         file == _DECODER and (name == "unpack" or name.endswith("from_binary")) for file, name in places
     )
+
+
+def _fault(requesthandle: ua.UInt32, code: int) -> bytes:
+    answer = ua.ResponseHeader(RequestHandle=requesthandle, ServiceResult=ua.StatusCode(ua.UInt32(code)))
+    return struct_to_binary(ua.ServiceFault(ResponseHeader=answer))
 
 
 def peer_host(peer: object) -> str:

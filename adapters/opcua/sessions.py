@@ -8,16 +8,20 @@ import secrets
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 from asyncua import ua
 from asyncua.common.utils import ServiceError
 from asyncua.crypto import uacrypto
 from asyncua.crypto.permission_rules import User, UserRole
+from asyncua.server.address_space import AddressSpace
 from asyncua.server.internal_server import InternalServer
 from asyncua.server.internal_session import InternalSession
+from asyncua.server.subscription_service import SubscriptionService
 
+from adapters.opcua.continuation import ContinuationPoints
+from adapters.opcua.methods import StationMethods
 from adapters.opcua.ownership import OwnerSession
 from adapters.opcua.subscriptions import StationSubscriptions
 from adapters.opcua.users import StationUser, StationUsers
@@ -34,10 +38,45 @@ CALLER: ContextVar[User | None] = ContextVar("CALLER", default=None)
 """Whose session calls a method: asyncua's method service is not told."""
 
 
+class Channel(Protocol):
+    """What a session is spoken to through."""
+
+    def lose_session(self, session: InternalSession) -> None:
+        """Know a session no more: it has ended, or gone to another channel."""
+
+
 class StationSession(OwnerSession):
-    """A session whose method calls know their caller, and whose subscriptions its user may take along."""
+    """A session whose method calls know their caller, and which its user may take along to another channel."""
 
     iserver: StationInternalServer
+
+    def __init__(
+        self,
+        internal_server: StationInternalServer,
+        aspace: AddressSpace,
+        submgr: SubscriptionService,
+        name: str,
+        user: User,
+        external: bool,
+    ) -> None:
+        super().__init__(internal_server, aspace, submgr, name, user, external)
+        self.channel: Channel | None = None
+        self._continuation = ContinuationPoints()
+
+    def activate_elsewhere(
+        self, params: ua.ActivateSessionParameters, peer_certificate: bytes | None
+    ) -> ua.ActivateSessionResult:
+        """Log in from another channel, as the same user with the same certificate (OPC 10000-4, 5.6.3).
+
+        Raises:
+            ServiceError: it is another, or nobody.
+        """
+        user, nonce = self.user, self.nonce
+        result = self.activate_session(params, peer_certificate)
+        if self.user != user:
+            self.user, self.nonce = user, nonce
+            raise ServiceError(ua.StatusCodes.BadIdentityChangeNotSupported)
+        return result
 
     def may_take_over(self, holder: InternalSession) -> bool:
         """Tell whether a session's subscriptions may become this one's: both are of the same user."""
@@ -53,6 +92,24 @@ class StationSession(OwnerSession):
                     readable = ua.Variant(level.Value & ~ua.AccessLevel.CurrentWrite.mask, level.VariantType)
                     values[index] = replace(values[index], Value=readable)
         return values
+
+    async def browse(self, params: ua.BrowseParameters) -> list[ua.BrowseResult]:
+        """Return references, as many of each node as are wanted at once."""
+        return self._continuation.begin(await super().browse(params), params.RequestedMaxReferencesPerNode)
+
+    async def browse_next(self, parameters: ua.BrowseNextParameters) -> list[ua.BrowseResult]:
+        """Return what an earlier browse has left, or forget it."""
+        points = [point or b"" for point in parameters.ContinuationPoints]
+        release = parameters.ReleaseContinuationPoints
+        return self._continuation.release(points) if release else self._continuation.go_on(points)
+
+    async def history_read(self, params: ua.HistoryReadParameters) -> list[ua.HistoryReadResult]:
+        """Say that there is no history; asyncua answers that there was nothing."""
+        if not params.NodesToRead:
+            raise ServiceError(ua.StatusCodes.BadNothingToDo)
+        unsupported, unknown = ua.StatusCodes.BadHistoryOperationUnsupported, ua.StatusCodes.BadNodeIdUnknown
+        codes = [unsupported if one.NodeId in self.aspace else unknown for one in params.NodesToRead]
+        return [ua.HistoryReadResult(StatusCode=ua.StatusCode(ua.UInt32(code))) for code in codes]
 
     async def call(self, params: list[ua.CallMethodRequest]) -> list[ua.CallMethodResult]:
         """Carry out method calls in the name of the session's user."""
@@ -75,6 +132,7 @@ class StationInternalServer(InternalServer):
     def __init__(self, user_manager: StationUsers) -> None:
         super().__init__(user_manager)
         self.subscription_service = self.isession.subscription_service = StationSubscriptions(self.aspace, iserver=self)
+        self.method_service = StationMethods(self.aspace)
 
     def create_session(
         self,

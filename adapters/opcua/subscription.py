@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import Any, Final, cast
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from asyncua import ua
 from asyncua.server.internal_session import InternalSession
@@ -19,6 +20,13 @@ from asyncua.server.internal_subscription import InternalSubscription
 from adapters.opcua.changes import ChangeQueue
 from adapters.opcua.monitored_items import MonitoredItems
 from adapters.opcua.notifications import MAX_NOTIFICATION, FieldKey, event_list, size_of
+
+if TYPE_CHECKING:
+    from types import MethodType
+
+    from asyncua.server.uaprocessor import PublishRequestData
+
+    from adapters.opcua.requests import StationProcessor
 
 _MAX_EVENTS_WAITING: Final = 1024 * 1024  # bytes that wait in one subscription, the latest event of each item beside
 _MAX_KEPT: Final = 2 * 1024 * 1024  # bytes that wait for an acknowledgement, the latest message beside
@@ -39,6 +47,7 @@ class Subscription(InternalSubscription):
         self.holder: InternalSession | None = None
         self.most_told = sys.maxsize  # changes and events in one notification
         self._left_to_tell = 0  # of those, in the one that is being made
+        self._ends: deque[ua.PublishResult] = deque()
 
     def change_hands(self, session: InternalSession) -> None:
         """Belong to another session; life begins anew."""
@@ -46,6 +55,70 @@ class Subscription(InternalSubscription):
         self.session_id = session.session_id
         self._publish_cycles_count = 0  # OPC 10000-4, 5.13.7.1: else it might run out before it is asked
         self._news.set()
+
+    def revise(self, interval_ms: ua.Duration, lifetime: ua.UInt32, keep_alive: ua.UInt32) -> None:
+        """Publish at another interval from now on; whatever the old one still waits for, it may have been an hour."""
+        self.data.RevisedPublishingInterval = interval_ms
+        self.data.RevisedLifetimeCount = lifetime
+        self.data.RevisedMaxKeepAliveCount = keep_alive
+        self._publish_cycles_count = 0
+        if self._task is not None:
+            self._task.cancel()
+            self._task = asyncio.create_task(self._subscription_loop())
+
+    def acknowledge(self, sequence_number: int) -> bool:
+        """Let go of a message that has arrived; tell whether there was one."""
+        return self._not_acknowledged_results.pop(sequence_number, None) is not None
+
+    def republish(self, nb: int) -> ua.NotificationMessage:
+        """Return a message once more; it stays until it is acknowledged. An empty one where there is none."""
+        kept = self._not_acknowledged_results.get(nb)
+        return ua.NotificationMessage() if kept is None else kept.NotificationMessage
+
+    @property
+    def last_words(self) -> ua.PublishResult:
+        """Return the message that its life is over, for want of requests to answer (OPC 10000-4, 5.13.1.2)."""
+        end = ua.StatusChangeNotification(Status=ua.StatusCode(ua.UInt32(ua.StatusCodes.BadTimeout)))
+        message = ua.NotificationMessage(
+            SequenceNumber=ua.UInt32(self._notification_seq), NotificationData=[cast("ua.ExtensionObject", end)]
+        )
+        return ua.PublishResult(
+            SubscriptionId=self.data.SubscriptionId,
+            MoreNotifications=cast("ua.Boolean", False),
+            NotificationMessage=message,
+        )
+
+    def tell_end(self, last_words: ua.PublishResult) -> None:
+        """Tell of another subscription of the same session that it has ended."""
+        self._ends.append(last_words)
+        self._news.set()
+
+    def refuse_requests(self) -> None:
+        """Answer every request that waits for a message: the session has no subscription left (OPC 10000-4, 5.13.5)."""
+        if self.pub_request_callback is None:
+            return
+        # the other callback of a connection answers with messages alone
+        asker = cast("StationProcessor", cast("MethodType", self.pub_request_callback).__self__)
+        while (waiting := self.pub_request_callback(self.data.SubscriptionId)) is not None:
+            fault = ua.ServiceFault()
+            fault.ResponseHeader.ServiceResult = ua.StatusCode(ua.UInt32(ua.StatusCodes.BadNoSubscription))
+            asker.send_response(waiting.requesthdr.RequestHandle, waiting.seqhdr, fault)
+
+    async def publish_results(self, requestdata: PublishRequestData | None = None) -> bool:
+        """Publish what is to be told, ends of other subscriptions first; tell whether a request was answered."""
+        answered = False
+        while self._ends and self.pub_request_callback is not None:
+            request = requestdata or self.pub_request_callback(self.data.SubscriptionId)
+            if request is None:
+                break
+            await self.pub_result_callback(self._ends.popleft(), request)
+            requestdata, answered = None, True
+        return await super().publish_results(requestdata) or answered
+
+    @property
+    def has_client(self) -> bool:
+        """Tell whether its session goes on; one that ends has another answer for the requests that wait in it."""
+        return self.holder is not None and self.holder.is_activated()
 
     @property
     def item_count(self) -> int:

@@ -21,16 +21,16 @@ class StationViews(ViewService):
         self._steps_left = 0
 
     def browse(self, params: ua.BrowseParameters) -> list[ua.BrowseResult]:
-        """Return the references of some nodes; there are no continuation points for what is too much for one answer."""
+        """Return all references of some nodes, except where they are too many for one answer."""
         self._subtypes.clear()
         left, results = _MAX_REFERENCES, []
         for description in params.NodesToBrowse:
             node = self._aspace.get(description.NodeId)
             left -= 0 if node is None else len(node.references)
-            if left < 0:
-                results.append(
-                    ua.BrowseResult(StatusCode=ua.StatusCode(ua.UInt32(ua.StatusCodes.BadNoContinuationPoints)))
-                )
+            if node is None:
+                results.append(ua.BrowseResult(StatusCode=_status(ua.StatusCodes.BadNodeIdUnknown)))
+            elif left < 0:
+                results.append(ua.BrowseResult(StatusCode=_status(ua.StatusCodes.BadNoContinuationPoints)))
             else:
                 results.append(self._browse(description))
         return results
@@ -40,6 +40,13 @@ class StationViews(ViewService):
         self._subtypes.clear()
         self._steps_left = _MAX_STEPS
         return super().translate_browsepaths_to_nodeids(browsepaths)
+
+    def _translate_browsepath_to_nodeid(self, path: ua.BrowsePath) -> ua.BrowsePathResult:
+        if not path.RelativePath.Elements:
+            return ua.BrowsePathResult(StatusCode=_status(ua.StatusCodes.BadNothingToDo))
+        if path.StartingNode not in self._aspace:
+            return ua.BrowsePathResult(StatusCode=_status(ua.StatusCodes.BadNodeIdUnknown))
+        return super()._translate_browsepath_to_nodeid(path)
 
     def _find_elements_in_node(self, el: ua.RelativePathElement, nodeid: ua.NodeId) -> list[ua.NodeId]:
         self._steps_left -= 1 + len(self._aspace[nodeid].references)
@@ -54,3 +61,7 @@ class StationViews(ViewService):
             # asyncua walks down the hierarchy of types for each reference that it looks at
             self._subtypes[ref1] = frozenset(self._get_sub_ref(ref1))
         return ref2 in self._subtypes[ref1] or super()._suitable_reftype(ref1, ref2, subtypes=False)
+
+
+def _status(code: int) -> ua.StatusCode:
+    return ua.StatusCode(ua.UInt32(code))

@@ -15,6 +15,7 @@ from tests.support.opcua_requests import SERVER, ask, create, item, subscribe
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures("without_traceback")]
 STANDARD = 2
+BASE_EVENT = ua.NodeId(ua.Int32(ua.ObjectIds.BaseEventType))
 RESULT_READY, STATE_CHANGED = (ua.NodeId(ua.Int32(one), ua.Int16(STANDARD)) for one in (1024, 1018))
 Is = ua.FilterOperator
 
@@ -56,10 +57,12 @@ async def test_events_pass_where_their_condition_holds(station: ServedStation, f
         chosen(where(Is.And, at(1), at(2)), where(Is.Between, of("Severity"), literal(50), literal(150)), of_result),
         chosen(where(Is.InList, of("EventType"), literal(STATE_CHANGED), literal(RESULT_READY))),
         chosen(where(Is.InList, of("EventType"), missing, literal(RESULT_READY))),
+        chosen(where(Is.OfType, literal(BASE_EVENT))),  # a type above it
         chosen(where(Is.IsNull, of("emitting_node"))),  # no field, but what asyncua calls something of its own
         chosen(),
     ]
     does_not = [
+        chosen(where(Is.OfType, literal(ua.NodeId(ua.Int32(ua.ObjectIds.TransitionEventType))))),
         chosen(where(Is.Like, of("SourceName"), literal("vision%"))),
         chosen(where(Is.Like, missing, literal("%"))),
         chosen(where(Is.IsNull, of("SourceName"))),
@@ -107,6 +110,10 @@ async def _told(client: Client, last: int) -> set[int]:
         (where(Is.Like, of("Message"), literal("[z-a]")), "BadFilterOperandInvalid"),
         (where(Is.Like, of("Message"), literal(1)), "BadFilterOperandInvalid"),
         (where(Is.Like, of("Message"), of("SourceName")), "BadFilterOperandInvalid"),
+        (where(Is.OfType, literal("BaseEventType")), "BadFilterOperandInvalid"),
+        (where(Is.OfType, literal(SERVER)), "BadFilterOperandInvalid"),
+        (where(Is.OfType, literal(ua.NodeId(ua.String("nothing"), ua.Int16(1)))), "BadFilterOperandInvalid"),
+        (where(Is.OfType, of("EventType")), "BadFilterOperandInvalid"),
     ],
 )
 async def test_condition_that_is_not_evaluated_is_refused_by_name(

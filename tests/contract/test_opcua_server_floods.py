@@ -37,6 +37,7 @@ COUNTED = {
     "DeleteSubscriptions": b"",
     "TransferSubscriptions": b"",
     "Browse": NULL_NODE + bytes(8 + 4 + 4),
+    "BrowseNext": bytes(1),
 }
 
 
@@ -48,10 +49,11 @@ async def test_operations_are_counted_before_they_are_looked_at(flooder: Client,
     assert status == "BadTooManyOperations"
 
 
+@pytest.mark.parametrize("count", [0, -1])
 @pytest.mark.parametrize("kind", COUNTED)
-async def test_no_operations_at_all_are_no_defect(flooder: Client, kind: str) -> None:
-    """An array that is null (OPC 10000-6, 5.2.5)."""
-    status, _ = await ask(flooder, kind, COUNTED[kind] + struct.pack("<i", -1))
+async def test_no_operations_at_all_are_no_defect(flooder: Client, kind: str, count: int) -> None:
+    """An array that is empty or null (OPC 10000-6, 5.2.5)."""
+    status, _ = await ask(flooder, kind, COUNTED[kind] + struct.pack("<i", count))
     assert status == "BadNothingToDo"
 
 
@@ -111,7 +113,8 @@ async def test_defect_of_ours_is_logged_as_one(
     assert server is not None
     monkeypatch.setattr(server.iserver.attribute_service, "write", broken)
     with capture_logs() as logged:
-        assert (await ask(flooder, "Write", struct.pack("<i", 0)))[0] == "BadInternalError"
+        write = struct_to_binary(ua.WriteParameters(NodesToWrite=[ua.WriteValue(NodeId=SERVER)]))
+        assert (await ask(flooder, "Write", write))[0] == "BadInternalError"
     assert [(line["event"], line["exc_info"]) for line in logged] == [("opcua_request_broke", True)]
 
 

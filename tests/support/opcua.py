@@ -166,7 +166,8 @@ def tag_node(client: Client, namespace: int, tag: Tag) -> Node:
 
 
 def plain_client(endpoint: str) -> Client:
-    client = Client(endpoint, timeout=10)
+    # it would give up for good where a loaded machine keeps its probe waiting for a second
+    client = Client(endpoint, timeout=10, watchdog_intervall=10.0)
     client.session_timeout = 60_000
     return client
 

@@ -82,7 +82,7 @@ def test_part_of_a_result_is_the_one_that_was_judged(
 
 def test_filters_cover_what_they_name_and_everything_where_they_name_nothing() -> None:
     """An id is the same with the same text, and the same version where one is asked for."""
-    results = Results()
+    results = Results(set)
     job = Job("j", datetime.now(UTC), product_id=ProductIdDataType(Id=ua.String("can")))
     for one in (result(1), result(2, Decision.ERROR), result(3, job=job)):
         results.add(one)
@@ -112,20 +112,34 @@ def test_filters_cover_what_they_name_and_everything_where_they_name_nothing() -
 
 def test_results_are_bounded_and_a_held_one_outlives_its_place() -> None:
     """A handle keeps what it was given for, until it is released."""
-    results = Results()
+    results = Results(lambda: {"client"})
     first = result(1)
     results.add(first)
-    handle = results.hold([first])
+    handle = results.hold([first], "client")
     for seq in range(2, KEPT + 2):
         results.add(result(seq))
     assert len(results.matching(wanted())) == KEPT
-    assert results.find("event-1") is first
-    assert results.release(handle)
-    assert results.find("event-1") is None
-    assert not results.release(handle)
-    handles = [results.hold([first]) for _ in range(65)]
-    assert len(set(handles)) == 65
-    assert not results.release(handles[0])  # the oldest made room
+    assert results.find("event-1", "client") is first
+    assert results.release(handle, "client")
+    assert results.find("event-1", "client") is None
+    assert not results.release(handle, "client")
+
+
+def test_each_client_holds_so_many_results_and_no_more() -> None:
+    """Its own oldest handle makes room; of another it can neither release nor see what is held."""
+    there = {"client", "other"}
+    results = Results(lambda: there)
+    first, more = result(1), [result(seq) for seq in range(2, KEPT + 2)]
+    handle = results.hold([first], "client")
+    assert not results.release(handle, "other")
+    assert results.find("event-1", "other") is None
+    handles = [results.hold(more, "other") for _ in range(3)]
+    assert [results.release(one, "other") for one in handles] == [False, True, True]
+    assert results.find("event-1", "client") is first
+    there.remove("client")
+    results.add(more[0])
+    assert not results.release(handle, "client")
+    assert len({handle, *handles}) == 4
 
 
 @given(st.data())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -38,10 +39,11 @@ _RESET: Final = (
     Transition.ERROR_TO_PREOPERATIONAL,
     Transition.OPERATIONAL_TO_PREOPERATIONAL,
 )
+_SELECT: Final = (Transition.PREOPERATIONAL_TO_OPERATIONAL,)
 _ABORT: Final = (Transition.SINGLE_EXECUTION_TO_READY_ABORT, Transition.CONTINUOUS_EXECUTION_TO_READY_ABORT)
 SOURCE: Final = "opcua"
 _LONGEST_ID: Final = 256
-"""Of an id and its description: the last hundred results keep them."""
+"""Of an id, its description and the locale of that: the last hundred results keep them."""
 
 
 class ControlMethods:
@@ -49,6 +51,9 @@ class ControlMethods:
 
     Each checks its state, does what it does to the station, and takes its transition. What the service refuses is
     Error.REFUSED; a state in which the standard has no transition for the method is Error.WRONG_STATE.
+
+    Those that pause or resume the station do so one after another, from the check to the transition: a station that
+    one client has halted would else be resumed by another whose check came before.
     """
 
     def __init__(
@@ -65,33 +70,38 @@ class ControlMethods:
         self._commands = commands
         self._ready = ready
         self._start_part = start_part
+        self._pausing = asyncio.Lock()
 
     async def halt(self, cause: int, description: str) -> Sequence[Any]:
         """Stop judging at once: every event is answered ERROR until Reset and SelectModeAutomatic."""
-        self._find(_HALT)
-        with self._system.calling():
-            await self._command(CommandName.PAUSE)
-            self._system.move(self._system.states.take(self._find(_HALT)))
+        async with self._pausing:
+            self._find(_HALT)
+            with self._system.calling():
+                await self._command(CommandName.PAUSE)
+                self._system.move(self._system.states.take(self._find(_HALT)))
         self._told("Halt", cause, description)
         return []
 
     async def reset(self, cause: int, description: str) -> Sequence[Any]:
         """Go back to Preoperational; a station that could not judge tries to load its model again."""
         with self._system.calling():
-            await self._command(CommandName.RESET_FAULT)
-            await self._command(CommandName.PAUSE)
-            if self._system.states.main is not State.PREOPERATIONAL:
-                self._system.move(self._system.states.take(self._find(_RESET)))
+            await self._command(CommandName.RESET_FAULT)  # may load a model: no Halt waits for that
+            async with self._pausing:
+                await self._command(CommandName.PAUSE)
+                if self._system.states.main is not State.PREOPERATIONAL:
+                    self._system.move(self._system.states.take(self._find(_RESET)))
         self._told("Reset", cause, description)
         return []
 
     async def select_mode_automatic(self) -> Sequence[Any]:
         """Judge again."""
-        self._find((Transition.PREOPERATIONAL_TO_OPERATIONAL,))
-        with self._system.calling():
-            await self._command(CommandName.RESUME)
-            self._system.move(self._system.states.begin_automatic(by_method=True))
-            self._system.follow_model()
+        async with self._pausing:
+            self._find(_SELECT)
+            with self._system.calling():
+                await self._command(CommandName.RESUME)
+                self._find(_SELECT)
+                self._system.move(self._system.states.begin_automatic(by_method=True))
+                self._system.follow_model()
         return []
 
     async def start_single_job(
@@ -167,8 +177,8 @@ class ControlMethods:
 
     def _job(self, meas_id: MeasIdDataType, part_id: PartIdDataType, product_id: ProductIdDataType) -> Job:
         for given in (meas_id, part_id, product_id):
-            described = "" if given.Description is None else given.Description.Text or ""
-            if len(given.Id or "") > _LONGEST_ID or len(described) > _LONGEST_ID:
+            described = given.Description or ua.LocalizedText()
+            if any(len(text or "") > _LONGEST_ID for text in (given.Id, described.Text, described.Locale)):
                 raise Refused(Error.REFUSED, f"an id is longer than {_LONGEST_ID} characters")
         return Job(
             self._system.jobs.next_id(),
@@ -187,4 +197,4 @@ class ControlMethods:
             raise Refused(Error.REFUSED, reply.error or name.value)
 
     def _told(self, method: str, cause: int, description: str) -> None:
-        log.info("vision_method", method=method, cause=cause, description=description)
+        log.info("vision_method", method=method, cause=cause, description=description[:_LONGEST_ID])

@@ -19,7 +19,7 @@ from adapters.opcua.machine_vision.data_types import (
 )
 from adapters.opcua.machine_vision.methods import Error, Refused
 from adapters.opcua.machine_vision.object_types import RESULT_MANAGEMENT
-from adapters.opcua.machine_vision.results import ResultFilter, internal_id, is_same
+from adapters.opcua.machine_vision.results import Client, ResultFilter, internal_id, is_same
 from adapters.opcua.machine_vision.state_machines import State, Transition
 from adapters.opcua.machine_vision.system import VisionSystem
 from adapters.opcua.machine_vision.values import empty
@@ -34,10 +34,14 @@ _COMPONENTS: Final = RESULT_MANAGEMENT.member("GetResultComponentsById").member(
 
 
 class ResultMethods:
-    """GetResultById, GetResultComponentsById, GetResultListFiltered, ReleaseResultHandle."""
+    """GetResultById, GetResultComponentsById, GetResultListFiltered, ReleaseResultHandle.
 
-    def __init__(self, system: VisionSystem) -> None:
+    caller: says whose call is carried out, to whom its handles belong.
+    """
+
+    def __init__(self, system: VisionSystem, *, caller: Callable[[], Client]) -> None:
         self._results = system.results
+        self._caller = caller
 
     async def get_by_id(self, result_id: ResultIdDataType, timeout_ms: int) -> Sequence[Any]:
         """Return a handle and the result."""
@@ -63,18 +67,19 @@ class ResultMethods:
 
     async def release_handle(self, handle: int) -> Sequence[Any]:
         """Let go of a result set."""
-        if not self._results.release(handle):
+        if not self._results.release(handle, self._caller()):
             raise Refused(Error.UNKNOWN_ID, f"no handle {handle}")
         return []
 
     def _find(self, result_id: ResultIdDataType) -> Any:  # noqa: ANN401 - a ResultDataType, read by its fields' names
-        result = self._results.find(result_id.Id or "")
+        result = self._results.find(result_id.Id or "", self._caller())
         if result is None:
             raise Refused(Error.UNKNOWN_ID, f"no result {result_id.Id} among the last")
         return result
 
     def _hold(self, results: Sequence[Any], timeout_ms: int) -> int:
-        return self._results.hold(results) if timeout_ms and results else 0  # 0: the client needs no more of it
+        is_needed = timeout_ms and results
+        return self._results.hold(results, self._caller()) if is_needed else 0
 
 
 class RecipeMethods:
@@ -93,6 +98,7 @@ class RecipeMethods:
         self._commands = commands
         self._show_ready = show_ready
         self._preparing: set[asyncio.Task[RecipeIdInternalDataType]] = set()
+        self._exchange = asyncio.Lock()
 
     async def get_list_filtered(
         self,
@@ -118,8 +124,7 @@ class RecipeMethods:
 
     async def prepare(self, external: RecipeIdExternalDataType, internal: RecipeIdInternalDataType) -> Sequence[Any]:
         """Activate a model: where its golden frames reproduce, it judges from now on."""
-        if self._system.states.mode not in {State.INITIALIZED, State.READY}:
-            raise Refused(Error.WRONG_STATE, f"not in {self._system.states.current.title}")
+        self._refuse_unless(State.INITIALIZED, State.READY)
         stored = await self._find(external, internal)
         task = asyncio.create_task(self._activate(stored), name=f"prepare {stored.name}@{stored.version}")
         self._preparing.add(task)
@@ -132,17 +137,19 @@ class RecipeMethods:
 
     async def unprepare(self, external: RecipeIdExternalDataType, internal: RecipeIdInternalDataType) -> Sequence[Any]:
         """Judge no more until a recipe is prepared."""
-        model = self._system.model
-        if self._system.states.mode is not State.READY or model is None or self._models is None:
-            raise Refused(Error.WRONG_STATE, f"not in {self._system.states.current.title}")
-        if await self._find(external, internal) != self._prepared():
-            raise Refused(Error.UNKNOWN_ID, "that recipe is not prepared")
-        with self._system.calling():
-            await self._models.unload()
-            self._show_ready()  # before anything else happens: no trigger may be given from now on
-            self._system.model = None
-            if self._system.states.mode is State.READY:
-                self._system.move(self._system.states.take(Transition.READY_TO_INITIALIZED_RECIPE))
+        self._refuse_unless(State.READY)
+        wanted = await self._find(external, internal)
+        async with self._exchange:
+            self._refuse_unless(State.READY)  # still: a look into the store takes its time, and so does a preparation
+            model = self._system.model
+            if model is None or self._models is None or wanted != self._prepared():
+                raise Refused(Error.UNKNOWN_ID, "that recipe is not prepared")
+            with self._system.calling():
+                await self._models.unload()
+                self._show_ready()  # before anything else happens: no trigger may be given from now on
+                self._system.model = None
+                if self._system.states.mode is State.READY:
+                    self._system.move(self._system.states.take(Transition.READY_TO_INITIALIZED_RECIPE))
         return [internal_id(model)]
 
     async def _activate(self, stored: StoredModel) -> RecipeIdInternalDataType:
@@ -150,16 +157,22 @@ class RecipeMethods:
         if commands is None:
             raise Refused(Error.NOT_READY, "the service does not serve")
         command = Command(command=CommandName.ACTIVATE_MODEL, args={"name": stored.name, "version": stored.version})
-        with self._system.calling():
-            reply = await commands.handle(command, SOURCE)
-            if not reply.ok:
-                raise Refused(Error.REFUSED, reply.error or "the model was not activated")
-            model = ModelRef.model_validate(reply.result["model"])
-            self._system.model = model
-            if self._system.states.mode is State.INITIALIZED:
-                self._system.move(self._system.states.take(Transition.INITIALIZED_TO_READY_RECIPE))
+        async with self._exchange:
+            self._refuse_unless(State.INITIALIZED, State.READY)
+            with self._system.calling():
+                reply = await commands.handle(command, SOURCE)
+                if not reply.ok:
+                    raise Refused(Error.REFUSED, reply.error or "the model was not activated")
+                model = ModelRef.model_validate(reply.result["model"])
+                self._system.model = model
+                if self._system.states.mode is State.INITIALIZED:
+                    self._system.move(self._system.states.take(Transition.INITIALIZED_TO_READY_RECIPE))
         self._system.prepared(model)
         return internal_id(model)
+
+    def _refuse_unless(self, *modes: State) -> None:
+        if self._system.states.mode not in modes:
+            raise Refused(Error.WRONG_STATE, f"not in {self._system.states.current.title}")
 
     async def _find(self, external: RecipeIdExternalDataType, internal: RecipeIdInternalDataType) -> StoredModel:
         """Return the newest recipe of those ids; at least one of them must say something."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, IntEnum
@@ -9,14 +10,20 @@ from typing import Any, Final, TypeAlias
 
 import structlog
 from asyncua import ua
-from asyncua.server.address_space import AddressSpace, MethodService
+from asyncua.server.address_space import AddressSpace
 
 from adapters.opcua.machine_vision.declarations import Argument, Declaration
 from adapters.opcua.machine_vision.values import accepts, empty, received, variant
+from adapters.opcua.methods import StationMethods
 from adapters.opcua.sessions import CALLER
 from adapters.opcua.users import StationUser
 
 log = structlog.get_logger(__name__)
+
+_MAX_STRUCTURES: Final = 300
+"""Which the calls of one request may answer, the last call beside: to encode as many takes 20 ms on the event loop."""
+
+_LONGEST_WHY: Final = 300  # characters of a client's making in the log
 
 
 class Error(IntEnum):
@@ -92,7 +99,9 @@ class Method:
         try:
             returned, error = await self.handler(*values), Error.OK
         except Refused as exc:
-            log.info("method_refused", method=self.declared.name, error=exc.error.name.lower(), why=str(exc))
+            log.info(
+                "method_refused", method=self.declared.name, error=exc.error.name.lower(), why=str(exc)[:_LONGEST_WHY]
+            )
             returned, error = [empty(one.data_type, rank=one.rank) for one in outputs], exc.error
         except Exception:  # the supervised boundary: a defect is one failed call
             log.exception("method_failed", method=self.declared.name)
@@ -106,23 +115,37 @@ class Method:
         return result
 
 
-class VisionMethods(MethodService):
-    """The server's method service: ours by their tables, everything else as asyncua does it."""
+class VisionMethods(StationMethods):
+    """The server's method service: ours by their tables, everything else as without them."""
 
     def __init__(self, aspace: AddressSpace, methods: Mapping[ua.NodeId, Method]) -> None:
         super().__init__(aspace)
         self._methods = methods
 
     async def call(self, methods: list[ua.CallMethodRequest]) -> list[ua.CallMethodResult]:
-        """Carry out the calls of one request, one after another."""
-        results = []
+        """Carry out the calls of one request, one after another and others' work in between.
+
+        What comes when that has filled an answer is not carried out: BadTooManyOperations.
+        """
+        results: list[ua.CallMethodResult] = []
+        structures = 0
         for request in methods:
             ours = self._methods.get(request.MethodId)
-            if ours is None:
+            if structures >= _MAX_STRUCTURES:
+                results.append(_result(ua.StatusCodes.BadTooManyOperations))
+            elif ours is None:
                 results += await super().call([request])
             else:
                 results.append(await ours.call(request, CALLER.get()))
+            structures += sum(map(_structures, results[-1].OutputArguments))
+            await asyncio.sleep(0)
         return results
+
+
+def _structures(told: ua.Variant) -> int:
+    if told.VariantType is not ua.VariantType.ExtensionObject:
+        return 0
+    return len(told.Value) if isinstance(told.Value, list) else 1
 
 
 def _result(code: int, arguments: Sequence[int] = ()) -> ua.CallMethodResult:

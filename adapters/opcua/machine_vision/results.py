@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final, TypeAlias, cast
 
 from asyncua import ua
 
@@ -30,8 +30,11 @@ KEPT: Final = 100
 """How many results can be asked for."""
 
 _SHA_256: Final = ua.String("SHA-256")
-_HANDLES: Final = 64
-"""How many result sets clients may hold at a time; the oldest is released for a new one."""
+_HELD: Final = 2 * KEPT
+"""How many results a client may hold by its handles; the oldest handle is released for a new one."""
+
+Client: TypeAlias = Hashable
+"""Who asks: a session of the server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +67,15 @@ class ResultFilter:
 
 
 class Results:
-    """The last results, newest last, and the sets that clients hold by a handle."""
+    """The last results, newest last, and the sets that each client holds by its handles.
 
-    def __init__(self) -> None:
+    clients: those who are there now. With the others go their handles.
+    """
+
+    def __init__(self, clients: Callable[[], Collection[Client]]) -> None:
+        self._clients = clients
         self._by_id: OrderedDict[str, ResultDataType] = OrderedDict()
-        self._held: OrderedDict[int, tuple[ResultDataType, ...]] = OrderedDict()
+        self._held: dict[Client, OrderedDict[int, tuple[ResultDataType, ...]]] = {}
         self._last_handle = 0
 
     def add(self, result: ResultDataType) -> None:
@@ -77,27 +84,31 @@ class Results:
         self._by_id.move_to_end(result.ResultId.Id)
         while len(self._by_id) > KEPT:
             self._by_id.popitem(last=False)
+        for gone in self._held.keys() - self._clients():
+            del self._held[gone]
 
-    def find(self, result_id: str) -> ResultDataType | None:
-        """Return the result of that id, also one that a client still holds; None for an unknown one."""
-        held = (one for results in self._held.values() for one in results if one.ResultId.Id == result_id)
-        return self._by_id.get(result_id) or next(held, None)
+    def find(self, result_id: str, client: Client) -> ResultDataType | None:
+        """Return the result of that id, also one that the client still holds; None for an unknown one."""
+        held = (one for results in self._held.get(client, {}).values() for one in results)
+        return self._by_id.get(result_id) or next((one for one in held if one.ResultId.Id == result_id), None)
 
     def matching(self, wanted: ResultFilter) -> Sequence[ResultDataType]:
         """Return the results that `wanted` covers, newest first."""
         return [result for result in reversed(self._by_id.values()) if wanted.covers(result)]
 
-    def hold(self, results: Iterable[ResultDataType]) -> int:
+    def hold(self, results: Iterable[ResultDataType], client: Client) -> int:
         """Keep `results` for a client until it releases the handle that is returned."""
         self._last_handle = self._last_handle % 0xFFFF_FFFF + 1  # 0 means that there is nothing to release
-        self._held[self._last_handle] = tuple(results)
-        while len(self._held) > _HANDLES:
-            self._held.popitem(last=False)
+        held = self._held.setdefault(client, OrderedDict())
+        held[self._last_handle] = tuple(results)
+        while sum(map(len, held.values())) > _HELD:
+            held.popitem(last=False)
         return self._last_handle
 
-    def release(self, handle: int) -> bool:
-        """Let go of a held set; tell whether there was one."""
-        return self._held.pop(handle, None) is not None
+    def release(self, handle: int, client: Client) -> bool:
+        """Let go of a set that the client holds; tell whether there was one."""
+        held = self._held.get(client)
+        return held is not None and held.pop(handle, None) is not None
 
 
 def result_of(

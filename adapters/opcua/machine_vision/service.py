@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Final
 
-from asyncua import Server, ua
+from asyncua import ua
+from asyncua.server.internal_session import InternalSession
 
+from adapters.opcua.listener import StationServer
 from adapters.opcua.machine_vision.address_space import NodeSpace
 from adapters.opcua.machine_vision.control import ControlMethods, StartPart
 from adapters.opcua.machine_vision.declarations import Declaration, NodeClass
@@ -16,6 +19,7 @@ from adapters.opcua.machine_vision.management import ConfigurationMethods, Recip
 from adapters.opcua.machine_vision.methods import RIGHTS, Handler, Method, VisionMethods
 from adapters.opcua.machine_vision.object_types import OBJECT_TYPES
 from adapters.opcua.machine_vision.system import VisionSystem
+from adapters.opcua.sessions import CALLER
 from service.ports import Clock, CommandHandler, ModelShelf
 
 METHODS: Final = tuple(
@@ -25,7 +29,7 @@ METHODS: Final = tuple(
 
 
 async def add_vision_system(
-    server: Server,
+    server: StationServer,
     *,
     own: int,
     station: str,
@@ -53,10 +57,18 @@ async def add_vision_system(
     """
     space = await NodeSpace.create(server, own=own)
     nodes = VisionSystemNodes.create(space, server.iserver.aspace, station, clock.now())
-    system = VisionSystem(nodes, EventSender(server, space, nodes), station=station, version=version, clock=clock)
+    system = VisionSystem(
+        nodes,
+        EventSender(server, space, nodes),
+        station=station,
+        version=version,
+        clock=clock,
+        clients=lambda: server.iserver.sessions,
+    )
     control = ControlMethods(system, clock=clock, commands=commands, ready=ready, start_part=start_part)
     recipes = RecipeMethods(system, models=models, commands=commands, show_ready=show_ready)
-    handlers = dict(_handlers(control, ResultMethods(system), recipes, ConfigurationMethods(system)))
+    results = ResultMethods(system, caller=partial(_caller, server))
+    handlers = dict(_handlers(control, results, recipes, ConfigurationMethods(system)))
     methods = {
         space.of(declared.id): _method(declared, nodes.owners[space.of(declared.id)], handlers[declared.name])
         for declared in METHODS
@@ -64,6 +76,12 @@ async def add_vision_system(
     server.iserver.method_service.stop()
     server.iserver.method_service = VisionMethods(server.iserver.aspace, methods)
     return system
+
+
+def _caller(server: StationServer) -> InternalSession | None:
+    """Return the session whose call is carried out: with each login comes a user of its own."""
+    user = CALLER.get()
+    return next((one for one in server.iserver.sessions if one.user is user), None)
 
 
 def _method(declared: Declaration, owner: ua.NodeId, handler: Handler) -> Method:

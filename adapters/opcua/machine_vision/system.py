@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, cast
@@ -28,7 +28,7 @@ from adapters.opcua.machine_vision.event_types import ERROR, ERROR_RESOLVED, JOB
 from adapters.opcua.machine_vision.events import ALARMING, EventSender
 from adapters.opcua.machine_vision.instance import VisionSystemNodes
 from adapters.opcua.machine_vision.jobs import Job, Jobs
-from adapters.opcua.machine_vision.results import Results, external_id, internal_id, result_of
+from adapters.opcua.machine_vision.results import Client, Results, external_id, internal_id, result_of
 from adapters.opcua.machine_vision.state_machines import State, Transition
 from adapters.opcua.machine_vision.states import Observation, VisionStates
 from adapters.opcua.machine_vision.values import variant
@@ -71,7 +71,14 @@ class VisionSystem:
     """
 
     def __init__(
-        self, nodes: VisionSystemNodes, sender: EventSender, *, station: str, version: str, clock: Clock
+        self,
+        nodes: VisionSystemNodes,
+        sender: EventSender,
+        *,
+        station: str,
+        version: str,
+        clock: Clock,
+        clients: Callable[[], Collection[Client]],
     ) -> None:
         now = clock.now()
         self._nodes = nodes
@@ -87,7 +94,7 @@ class VisionSystem:
         )
         self.states = VisionStates()
         self.jobs = Jobs(station, now)
-        self.results = Results()
+        self.results = Results(clients)
         self.model: ModelRef | None = None
         self.stop_single = False
         self.simulating = False
