@@ -12,6 +12,8 @@ from schemas.settings import ComputeSettings
 from service.errors import UsageError
 from service.threads import share_interpreter
 
+_DEVICES = "device to compute on: give 'cpu', 'cuda' or 'cuda:N'"
+
 
 def compute_device(settings: ComputeSettings, *, stations: int = 1) -> torch.device:
     """Return the device to judge on, and set the threads of torch, OpenCV and BLAS and how they share the interpreter.
@@ -27,9 +29,23 @@ def compute_device(settings: ComputeSettings, *, stations: int = 1) -> torch.dev
     share_interpreter()
     if settings.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(settings.device)
-    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise UsageError(f"compute.device: {settings.device} is not there")
+    try:
+        return present_device(settings.device)
+    except UsageError as exc:
+        raise UsageError(f"compute.device: {exc}") from exc
+
+
+def present_device(named: torch.device | str) -> torch.device:
+    """Return the device of this name. Raises UsageError where it is not there, or nothing that we compute on."""
+    try:
+        device = torch.device(named)
+    except (RuntimeError, TypeError) as exc:  # no such word, or no word
+        raise UsageError(f"{named!r} is no {_DEVICES}") from exc
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"{named!r} is no {_DEVICES}")
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= gpus:
+        raise UsageError(f"{device} is not there; GPUs that torch can use: {gpus}")
     return device
 
 

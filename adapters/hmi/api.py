@@ -9,7 +9,7 @@ from urllib.parse import unquote
 from fastapi import APIRouter, FastAPI, HTTPException, Query, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-from pydantic_core import PydanticKnownError
+from pydantic_core import PydanticCustomError
 
 from adapters.hmi.bridge import Bridge
 from adapters.pictures import Overlay, PictureStore
@@ -26,7 +26,7 @@ _KEEP_PICTURE = {"Cache-Control": "private, max-age=600"}
 def _digits(value: object) -> object:
     """Refuse what Python takes for a whole number and nobody else: 1_0, blanks around it."""
     if isinstance(value, str) and not (value.isascii() and value.isdecimal()):
-        raise PydanticKnownError("int_parsing")
+        raise PydanticCustomError("digits", "Input should be a whole number, written in digits")
     return value
 
 
@@ -70,6 +70,12 @@ def build_api(*, bridge: Bridge, pictures: PictureStore, metrics: Metrics, versi
     api = FastAPI(title="cangate", version=version, docs_url=None, redoc_url=None, redirect_slashes=False)
     api.include_router(_records(bridge, pictures))
     api.include_router(_probes(bridge, metrics))
+
+    @api.get("/picture", response_class=Response, include_in_schema=False)
+    async def picture_for_page(event: str, overlay: Overlay) -> Response:
+        """Return the picture of one event as the page asks for it, see `picture_url`."""
+        return await _picture(pictures, event, overlay)
+
     return api
 
 
@@ -91,10 +97,7 @@ def _records(bridge: Bridge, pictures: PictureStore) -> APIRouter:
     @router.get("/{event_id:path}/image", response_class=Response)
     async def picture(event_id: str, overlay: Overlay = Overlay.BOXES) -> Response:
         """Return the picture of one event as JPEG."""
-        jpeg = await pictures.image(unquote(event_id), overlay)
-        if jpeg is None:
-            raise HTTPException(404, f"no picture of event {unquote(event_id)} is kept")
-        return Response(jpeg, media_type="image/jpeg", headers=_KEEP_PICTURE)
+        return await _picture(pictures, unquote(event_id), overlay)
 
     @router.get("/{event_id:path}")
     async def verdict(event_id: str) -> Response:
@@ -108,6 +111,13 @@ def _records(bridge: Bridge, pictures: PictureStore) -> APIRouter:
         return Response(found, media_type=_JSON)
 
     return router
+
+
+async def _picture(pictures: PictureStore, event_id: str, overlay: Overlay) -> Response:
+    jpeg = await pictures.image(event_id, overlay)
+    if jpeg is None:
+        raise HTTPException(404, f"no picture of event {event_id} is kept")
+    return Response(jpeg, media_type="image/jpeg", headers=_KEEP_PICTURE)
 
 
 def _probes(bridge: Bridge, metrics: Metrics) -> APIRouter:

@@ -12,6 +12,8 @@ from adapters.hmi.feed import Part, Recent
 from adapters.hmi.words import (
     DECISION_ICON,
     GATE_ICON,
+    MODE_ICON,
+    MODE_TEXT,
     NOTHING,
     REASON_TEXT,
     STATE_ICON,
@@ -127,12 +129,13 @@ class Hero:
             self._wait("hourglass_empty", "no part is chosen" if mode.is_chosen else "no part yet")
             return
         verdict = part.verdict
-        self._age.set_text(age_text(verdict.decided_at, now))
-        if mode is Mode.PAST:
-            self._wait("history", part_name(verdict))
-            self._reason.set_text(f"{verdict.decision.value} before the restart")
+        if mode in (Mode.PAST, Mode.FAULT):
+            self._wait(MODE_ICON[mode], part_name(verdict))
+            self._age.set_text(age_text(verdict.decided_at, now))
+            self._reason.set_text(f"{verdict.decision.value} {MODE_TEXT[mode].lower()}")
             self._latency.set_text(moment_text(verdict.decided_at, now))
             return
+        self._age.set_text(age_text(verdict.decided_at, now))
         unscored = " unscored" if verdict.score is None else ""
         self._hero.classes(replace=f"hero {verdict.decision.value}{unscored}")
         self._icon.set_name(DECISION_ICON[verdict.decision])
@@ -161,7 +164,7 @@ class Hero:
         self._icon.set_name(icon)
         self._word.set_text("WAITING")
         self._part.set_text(part)
-        for label in (self._reason, self._latency, self._mark):
+        for label in (self._age, self._reason, self._latency, self._mark):
             label.set_text("")
 
 
@@ -188,12 +191,15 @@ class Counters:
             return value, ui.label("since start").classes("base")
 
     def show(self, status: Status, recent: Recent, shown: Part | None) -> None:
-        """Show the counts since start, reject rate and gate; whose gate that is, where it is not that of `shown`."""
+        """Show the counts since start, reject rate and gate; whose gate that is, where it is not that of `shown`.
+
+        What the gate was told before a fault is not what it will be told next.
+        """
         self._ok.set_text(count_text(status.counts.ok))
         self._damaged.set_text(count_text(status.counts.damaged))
         self._error.set_text(count_text(status.counts.error))
         parts = recent.at_gate
-        last = parts[-1] if parts else None
+        last = parts[-1] if parts and not parts[-1].is_before_fault(status.state) else None
         gate = None if last is None else last.gate
         self._gate.classes(replace="gate" if gate is None else f"gate {gate.value}")
         self._gate_icon.set_name(GATE_ICON[gate])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import structlog
 from pydantic import ValidationError
 
-from schemas.messages import Gate, Verdict
+from schemas.messages import Decision, Gate, StationState, Verdict
 from service.ports import Answer
 
 log = structlog.get_logger(__name__)
@@ -34,6 +34,10 @@ class Part:
     def too_late(self) -> bool:
         """Tell whether the gate was to open for this part, and was never told."""
         return self.gate is Gate.REJECT and self.verdict.gate is Gate.PASS
+
+    def is_before_fault(self, state: StationState) -> bool:
+        """Tell whether the part was judged before the station could judge none: since then every answer is ERROR."""
+        return state is StationState.FAULT and self.verdict.decision is not Decision.ERROR
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -22,15 +23,22 @@ from service.errors import JournalError
 
 _ROWS = 25
 _ALL = ""
+_UNUSABLE = {
+    "part_id": "no part is called that: an id has at most 256 characters, and no tab or line break",
+    "before": "before, in the address, must be the number of a part",
+}
+"""What to say of a word that the journal cannot be asked for."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Excerpt:
     """A page of the list, newest first.
 
-    before: below which seq it begins; None for the newest. below: the seq that follows below it; 0 where none does.
+    part_id: of which part; None for all. before: below which seq it begins; None for the newest. below: the seq that
+    follows below it; 0 where none does.
     """
 
+    part_id: str | None = None
     before: int | str | None = None
     parts: Sequence[Part] = ()
     below: int = 0
@@ -62,7 +70,7 @@ class HistoryPage(PartPage):
         decision = asked.get("decision", _ALL)
 
         async def search() -> None:
-            await self._act(self._search_newest())
+            await self._act(self._search(None))
 
         with self._main:
             with block("search", "section"):
@@ -87,13 +95,13 @@ class HistoryPage(PartPage):
 
     async def _open(self) -> None:
         if not self._event_id:
-            await self._search()
+            await self._search(self._list.before)
             return
         row = await self._shown.bridge.verdict(self._event_id)
         for verdict in read_verdicts([row] if row else []):
             self._chosen = Part(verdict)
             self._list = _Excerpt(before=verdict.seq + _ROWS // 2)
-        self._list = await self._load(self._list.before)
+        self._list = await self._find(self._list.before)
         if self._chosen is None:
             self._note.set_text("there is no verdict on this event")
 
@@ -121,16 +129,32 @@ class HistoryPage(PartPage):
             except JournalError as exc:
                 self._note.set_text(f"journal: {exc}")
             except ValidationError as exc:
-                self._note.set_text(f"{exc.errors()[0]['loc'][0]}: {exc.errors()[0]['msg']}")
+                self._list, self._chosen = _Excerpt(), None
+                self._note.set_text(_UNUSABLE[str(exc.errors()[0]["loc"][0])])
             self._draw()
 
-    async def _search(self) -> None:
-        self._list = await self._load(self._list.before)
-        self._choose(self._list.parts[:1])
+    async def _search(self, before: int | str | None) -> None:
+        """List what is searched for and show its first part, none where there is none: another's verdict misleads."""
+        self._list = await self._find(before)
+        self._chosen = None
+        if self._list.parts:
+            self._choose(self._list.parts[:1])
+        else:
+            self._show_address(before=self._list.before)
 
-    async def _search_newest(self) -> None:
-        self._list = await self._load(None)
-        self._choose(self._list.parts[:1])
+    async def _find(self, before: int | str | None) -> _Excerpt:
+        """Return the parts whose id was typed; where none has it to the letter, those with what a copy adds taken off.
+
+        That is blanks around it and marks of direction, which may as well belong to the id.
+        """
+        typed = self._part_id.value or ""
+        tidied = without_directions(typed).strip()
+        if typed != tidied:
+            with suppress(ValidationError):  # a tab belongs to no id
+                found = await self._load(before, typed)
+                if found.parts:
+                    return found
+        return await self._load(before, tidied or None)
 
     async def _pick(self, seq: int) -> None:
         self._choose([part for part in self._list.parts if part.verdict.seq == seq])
@@ -153,23 +177,25 @@ class HistoryPage(PartPage):
         self._choose(self._list.newer_than(seq)[-1:])
 
     async def _go_damaged(self, seq: int) -> None:
-        found = [Part(verdict) for verdict in read_verdicts(await self._read(_ROWS, seq, Decision.DAMAGED))]
+        rows = await self._read(_ROWS, seq, Decision.DAMAGED, self._list.part_id)
+        found = [Part(verdict) for verdict in read_verdicts(rows)]
         if not found:
             self._note.set_text("no damaged part further back")
         elif found[0].verdict.seq not in [part.verdict.seq for part in self._list.parts]:
-            self._list = await self._load(found[0].verdict.seq + 1)
+            self._list = await self._load(found[0].verdict.seq + 1, self._list.part_id)
         self._choose(found)
 
     async def _load_older(self) -> None:
         if self._list.below:
-            self._list = await self._load(self._list.parts[-1].verdict.seq)
+            self._list = await self._load(self._list.parts[-1].verdict.seq, self._list.part_id)
 
     async def _load_newer(self) -> None:
         """Turn to the page that ends right above this one: the journal is asked for what is older, so it is tried for.
 
         Numbers follow each other, so the first try is right where nothing is filtered out.
         """
-        top, tried = self._list.parts[:1], await self._load(None)
+        part_id = self._list.part_id
+        top, tried = self._list.parts[:1], await self._load(None, part_id)
         if top and tried.newer_than(top[0].verdict.seq):
             seq, width, too_few, too_many = top[0].verdict.seq, 0, 0, 0
             while not tried.newer_than(seq) or tried.below > seq:
@@ -178,33 +204,36 @@ class HistoryPage(PartPage):
                 else:
                     too_few = width
                 width = (too_few + too_many) // 2 if too_many else max(_ROWS, 4 * too_few)
-                tried = await self._load(seq + 1 + width)
+                tried = await self._load(seq + 1 + width, part_id)
         self._list = tried
 
-    async def _load(self, before: int | str | None) -> _Excerpt:
-        rows = await self._read(_ROWS + 1, before, self._decision.value or None)
+    async def _load(self, before: int | str | None, part_id: str | None) -> _Excerpt:
+        rows = await self._read(_ROWS + 1, before, self._decision.value or None, part_id)
         parts = [Part(verdict) for verdict in read_verdicts(rows)]
         last = parts[-1].verdict.seq if parts else 0
         below = last if len(parts) > _ROWS else last - 1 if len(rows) > _ROWS else 0  # some may be unreadable
-        return _Excerpt(before, parts[:_ROWS], below)
+        return _Excerpt(part_id, before, parts[:_ROWS], below)
 
     def _choose(self, parts: Sequence[Part]) -> None:
-        """Show the first of `parts`, where there is one, and its address."""
-        if not parts:
-            return
-        self._chosen = parts[0]
-        event_id, part_id, decision = self._chosen.verdict.event_id, self._part_id.value, self._decision.value
-        ui.navigate.history.replace(history_url(event=event_id, part=part_id or None, decision=decision or None))
+        """Show the first of `parts`; a step that leads to none leads nowhere."""
+        if parts:
+            self._chosen = parts[0]
+            self._show_address(event=self._chosen.verdict.event_id)
 
-    async def _read(self, limit: int, before: int | str | None, decision: str | None) -> Sequence[bytes]:
-        """Return stored verdicts on the part that is searched for, if one is.
+    def _show_address(self, **shown: object) -> None:
+        asked = {"part": self._list.part_id, "decision": self._decision.value or None}
+        ui.navigate.history.replace(history_url(**shown, **asked))
+
+    async def _read(
+        self, limit: int, before: int | str | None, decision: str | None, part_id: str | None
+    ) -> Sequence[bytes]:
+        """Return stored verdicts.
 
         Raises:
             JournalError: they cannot be read.
             ValidationError: they cannot be asked for.
         """
-        part_id = without_directions(self._part_id.value or "").strip()
-        asked = {"limit": limit, "before": before, "decision": decision, "part_id": part_id or None}
+        asked = {"limit": limit, "before": before, "decision": decision, "part_id": part_id}
         return await self._shown.bridge.verdicts(Page.model_validate(asked).query())
 
 

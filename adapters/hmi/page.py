@@ -80,6 +80,8 @@ class StationPage(PartPage):
             return Mode.HELD
         if part is not None and part.past:
             return Mode.PAST
+        if part is not None and part.is_before_fault(self._state):
+            return Mode.FAULT
         return Mode.STOPPED if part is not None and age_text(part.verdict.decided_at, now) else Mode.LIVE
 
     def _show_status(self, status: Status) -> None:

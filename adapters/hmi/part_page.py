@@ -15,7 +15,7 @@ from adapters.hmi.feed import Feed, Part
 from adapters.hmi.picture import Picture, Step
 from adapters.hmi.words import Mode, age_text
 from adapters.pictures import PictureStore
-from schemas.messages import Status
+from schemas.messages import StationState, Status
 
 _TICK_S = 0.25
 """How often a page looks for news: nobody reads faster, and a fast line costs no more than a slow one."""
@@ -42,6 +42,7 @@ class PartPage(ABC):
     def __init__(self, shown: Shown, *, name: str) -> None:
         self._shown = shown
         self._drawn: object = None
+        self._state = StationState.READY
         ui.page_title(f"{shown.station} · cangate")
         ui.add_css(_CSS)
         self._silence = Silence()
@@ -57,6 +58,7 @@ class PartPage(ABC):
         if status is None:
             return
         now = datetime.now(UTC)
+        self._state = status.state
         self._header.show(status, now)
         self._show_status(status)
         if self._drawn != self._looks(now):
@@ -72,10 +74,10 @@ class PartPage(ABC):
         self._draw_others(now)
 
     def _looks(self, now: datetime) -> object:
-        """Return what changes the looks of a page: parts, a picture offered right behind its verdict, time passing."""
+        """Return what changes the looks: parts, a picture right behind its verdict, time passing, why it is shown."""
         part = self._part
         age = "" if part is None else age_text(part.verdict.decided_at, now)
-        return self._shown.feed.recent.version, self._is_kept(), age, now.astimezone().date()
+        return self._shown.feed.recent.version, self._is_kept(), age, now.astimezone().date(), self._mode(now)
 
     def _is_kept(self) -> bool:
         return self._part is not None and self._shown.pictures.has(self._part.verdict.event_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import count
 
 from nicegui import ui
 from nicegui.events import EChartPointClickEventArguments
@@ -15,7 +16,10 @@ from schemas.messages import Decision
 _MUTED = "#93a4b5"
 _LINE = "#2a3744"
 _TEXT = "#eef3f8"
-_STEP = 0.05
+_FINEST = 0.05
+"""Between two labels of the axis: noise is not to look like more."""
+_MOST_STEPS = 5
+"""What the lowest chart has room for."""
 _FAINT = 0.4
 _CROSS = "path://M2 0L5 3L8 0L10 2L7 5L10 8L8 10L5 7L2 10L0 8L3 5L0 2Z"
 _MARKS = {
@@ -46,27 +50,30 @@ class Trend:
         options = self._chart.options
         options["xAxis"]["data"] = [verdict.seq for verdict in verdicts]
         limits = [None if verdict.threshold is None else round(verdict.threshold, 4) for verdict in verdicts]
-        low, high = _span([value for verdict in verdicts for value in (verdict.score, verdict.threshold)])
-        options["yAxis"] |= {"min": low, "max": high}
+        axis = _axis([value for verdict in verdicts for value in (verdict.score, verdict.threshold)])
+        options["yAxis"] |= axis
         limit = next((limit for limit in reversed(limits) if limit is not None), None)
         line, *marks = options["series"]
         line["data"] = limits
         line["endLabel"]["formatter"] = f"τ {score_text(limit)}"
         for series, decision in zip(marks, _MARKS, strict=True):
             series["data"] = [
-                _mark(index, part, floor=low, held=part.verdict.seq == held_seq)
+                _mark(index, part, floor=axis["min"], held=part.verdict.seq == held_seq)
                 for index, part in enumerate(parts)
                 if part.verdict.decision is decision
             ]
         self._chart.update()
 
 
-def _span(values: Sequence[float | None]) -> tuple[float, float]:
-    """Return the range that shows `values` with some room around them, in steps of 0.05."""
+def _axis(values: Sequence[float | None]) -> dict[str, float]:
+    """Return the axis that shows `values` with some room around them: whole steps, so no label lies near another."""
     known = [value for value in values if value is not None] or [0.0, 1.0]
     room = max(0.1 * (max(known) - min(known)), 0.01)
-    low = max(0, math.floor((min(known) - room) / _STEP))
-    return round(low * _STEP, 2), round(math.ceil((max(known) + room) / _STEP) * _STEP, 2)
+    least, most = max(0.0, min(known) - room), max(known) + room
+    steps = (_FINEST * unit * 10.0**power for power in count() for unit in (1, 2, 4))
+    step = next(step for step in steps if math.ceil(most / step) - math.floor(least / step) <= _MOST_STEPS)
+    low, high = math.floor(least / step) * step, math.ceil(most / step) * step
+    return {"min": round(low, 2), "max": round(high, 2), "interval": step}
 
 
 def _mark(index: int, part: Part, *, floor: float, held: bool) -> dict[str, object]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import datetime
 from enum import StrEnum
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from schemas.messages import Decision, Gate, Reason, StationState, Verdict
 
@@ -16,6 +16,7 @@ class Mode(StrEnum):
     LIVE = "live"
     STOPPED = "stopped"
     PAST = "past"
+    FAULT = "fault"
     HELD = "held"
     HISTORY = "history"
 
@@ -29,6 +30,7 @@ MODE_ICON = {
     Mode.LIVE: "sensors",
     Mode.STOPPED: "hourglass_empty",
     Mode.PAST: "history",
+    Mode.FAULT: "error",
     Mode.HELD: "pause_circle",
     Mode.HISTORY: "history",
 }
@@ -36,6 +38,7 @@ MODE_TEXT = {
     Mode.LIVE: "LIVE",
     Mode.STOPPED: "LAST PART",
     Mode.PAST: "BEFORE THE RESTART",
+    Mode.FAULT: "BEFORE THE FAULT",
     Mode.HELD: "HELD",
     Mode.HISTORY: "HISTORY",
 }
@@ -136,8 +139,11 @@ def age_text(moment: datetime, now: datetime) -> str:
 
 
 def picture_url(verdict: Verdict, overlay: str) -> str:
-    """Return where the picture of a part is, seen from the page."""
-    return f"api/verdicts/{quote(verdict.event_id, safe='')}/image?overlay={overlay}"
+    """Return where the picture of a part is, seen from the page.
+
+    The event is a word of the query: of the ids `.` and `..` a browser would make another path, encoded or not.
+    """
+    return f"picture?{urlencode({'event': verdict.event_id, 'overlay': overlay})}"
 
 
 def history_url(**asked: object) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 import typer
@@ -20,6 +20,7 @@ from service.evaluation.metrics import Evaluation, Label
 from service.evaluation.report import METRICS, PAGE, RESULTS, write_report
 from service.evaluation.trial import Trial, run_trial
 from service.evaluation.truth import MaskFolder
+from service.model.dataset import FrameSet
 from service.model.package import read_package
 from service.model.registry import ModelRegistry
 
@@ -75,17 +76,24 @@ def evaluate(
     trial = partial(
         Trial,
         frames={label: found.frames for label, found in folders.items()},
-        masks=None if masks is None else MaskFolder.open(masks),
+        masks=None if masks is None else _masks_of(folders[Label.DAMAGED], masks),
         decode=partial(decode_image, max_pixels=settings.images.max_pixels),
         compute=settings.compute,
     )
     trials = [trial(package=package.path, recipe=package.manifest.recipe) for package in packages]
     tell_ignored(*folders.values())
     summaries = compare_models(packages, trials, report) if compare else [_evaluate_one(trials[0], report)]
-    if masks is not None and not any(summary.boxes or summary.masks_refused for summary in summaries):
-        console.print(f"[yellow]no mask in {masks} has the stem of a judged damaged frame[/]", soft_wrap=True)
     if any(summary.masks_refused or any(counts.error for counts in summary.sets.values()) for summary in summaries):
         raise typer.Exit(1)
+
+
+def _masks_of(damaged: FrameSet, directory: Path) -> MaskFolder:
+    """Return the masks in `directory`. Raises UsageError where they are those of other frames."""
+    masks = MaskFolder.open(directory)
+    if not any(masks.find(frame.name) for frame in damaged.frames):
+        example = f"{PurePosixPath(damaged.frames[0].name).stem}.png"
+        raise UsageError(f"no mask in {directory} has the stem of a damaged frame, as {example} would")
+    return masks
 
 
 def _evaluate_one(trial: Trial, report: Path) -> Evaluation:

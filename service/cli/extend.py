@@ -23,6 +23,7 @@ from service.cli.common import (
 )
 from service.cli.frame_folders import listed_frames, tell_ignored
 from service.device import compute_device
+from service.errors import CangateError, UsageError
 from service.model.extension import Effect, Extension
 from service.model.extension import extend as extend_model
 from service.model.package import read_package
@@ -46,7 +47,7 @@ def extend(
     """Add OK frames to a model, and show what that changes before it is accepted as the next version.
 
     Another light, another supplier's sheet: what good parts look like now and did not before.
-    On a terminal you are asked; elsewhere nothing is written without --accept.
+    On a terminal you are asked; elsewhere nothing is written without --accept, and the exit status is 2.
 
     Example: cangate models extend canister frames/ok-new --damaged frames/damaged
     """
@@ -70,9 +71,11 @@ def extend(
     if not accept:
         tell_ignored(*found)
         _report(extension)
-        if not (console.is_terminal and errors.is_terminal and typer.confirm("accept it as a new version?")):
-            console.print("nothing was written; --accept writes the new version", soft_wrap=True)
-            return
+        # what follows in a script, an activation, is for a version that is there
+        if not (console.is_terminal and errors.is_terminal):
+            raise UsageError("nothing was written: give --accept to write the new version")
+        if not typer.confirm("accept it as a new version?"):
+            raise CangateError("nothing was written: the new version was not accepted")
     path = extension.publish(registry)
     reference = f"{package.ref.name}@{path.name}"
     try:  # before anything is printed: that may fail

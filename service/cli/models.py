@@ -209,6 +209,8 @@ def import_pickle(
 def export_model(
     model: ModelArgument,
     file: Annotated[Path, typer.Argument(metavar="FILE.zip", help="Where to write it.", dir_okay=False)],
+    *,
+    replace: Annotated[bool, typer.Option("--replace", help="Also where a file is there already.")] = False,
     store: StoreOption = None,
     config: ConfigOption = None,
 ) -> None:
@@ -217,7 +219,7 @@ def export_model(
     Example: cangate models export canister@2 canister-2.zip
     """
     package = read_package(open_registry(store, config).resolve(model))
-    export_package(package, file)
+    export_package(package, file, replace=replace)
     console.print(f"{package.ref.name}@{package.ref.version}, id {package.id}, is in {file}", soft_wrap=True)
 
 

@@ -19,14 +19,18 @@ _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _MEMBER = re.compile(rf"{'|'.join(map(re.escape, (MANIFEST, BANK, BACKBONE, SUMS)))}|golden/[0-9]+\.png")
 
 
-def export_package(package: ModelPackage, file: Path) -> None:
+def export_package(package: ModelPackage, file: Path, *, replace: bool = False) -> None:
     """Write the files of `package` into the ZIP `file`, at once or not at all; the same package gives the same bytes.
 
-    Raises UsageError where it cannot be written, or would lie inside a package: that holds what was packed, no more.
+    Raises UsageError where it cannot be written, would lie inside a package: that holds what was packed, no more; or
+    would take the place of a file that is not empty, unless told to `replace` it.
     """
     around = next((folder for folder in real_path(file).parents if is_package(folder)), None)
     if around is not None:
         raise UsageError(f"{file} would lie in the package {around}, which is never changed")
+    with naming(file):
+        if not replace and file.is_file() and file.stat().st_size:
+            raise UsageError(f"{file} is there already: choose another name, or give --replace")
     with whole_file(file) as draft, naming(file), zipfile.ZipFile(draft, "w") as archive:
         for path in sorted(path for path in package.path.rglob("*") if path.is_file()):
             # no date: it is not part of a package

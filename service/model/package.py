@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import struct
 from collections.abc import Iterator, Mapping
@@ -30,6 +31,7 @@ from safetensors.numpy import save as save_tensors
 from safetensors.torch import save_file as save_weights
 
 from schemas.messages import ModelRef
+from service.device import present_device
 from service.errors import FrameError, PackageNotFound, PackageRefused, UsageError
 from service.model.manifest import PIPELINE_VERSION, GoldenFrame, ModelManifest
 from service.pipeline.embed import build_embedder
@@ -56,6 +58,7 @@ differently and may move a pixel of the mask; a wrong colour order, resize or we
 
 LARGEST_GOLDEN_PX = 1 << 28
 """Of a golden frame: several times what `images.max_pixels` lets any other frame have."""
+_DIGEST = re.compile("[0-9a-f]{64}")
 _PNG_HEADER = struct.Struct(">8x4x4sII")
 
 
@@ -147,12 +150,14 @@ class InspectionPipeline(Pipeline):
         """Read and verify the package in the directory `path`, and build its pipeline on `device`.
 
         Raises:
+            UsageError: the device is not there.
             PackageNotFound: there is no package.
             PackageRefused: it was tampered with, its backbone or its preprocessing is not the one running here, or its
                 golden frames score otherwise than where it was trained.
         """
+        here = present_device(device)
         package = read_package(Path(path))
-        pipeline = package.build_pipeline(torch.device(device))
+        pipeline = package.build_pipeline(here)
         package.check_golden(pipeline)
         return pipeline
 
@@ -185,10 +190,16 @@ def is_package(path: Path) -> bool:
     return (path / MANIFEST).is_file() or (path / SUMS).is_file()
 
 
+def _in_order(version: Path) -> tuple[int, str]:
+    return len(version.name), version.name  # 9 comes before 10
+
+
 def package_id(path: Path) -> str:
     """Return the id of the package in `path` without verifying its files. Raises PackageNotFound, PackageRefused."""
     if not is_package(path):
-        raise PackageNotFound(f"no model package in {path}")
+        versions = sorted((folder for folder in path.glob("[!.]*") if is_package(folder)), key=_in_order)
+        below = f"; its versions are packages: {versions[-1]}" if versions else ""
+        raise PackageNotFound(f"no model package in {path}{below}")
     try:
         return hashlib.sha256((path / SUMS).read_bytes()).hexdigest()
     except OSError as exc:
@@ -258,7 +269,7 @@ def _verify(path: Path) -> None:
     listed: dict[str, str] = {}
     for line in (path / SUMS).read_text(errors="replace").splitlines():
         digest, separator, name = line.partition("  ")
-        if not separator:
+        if not (separator and _DIGEST.fullmatch(digest)):
             raise PackageRefused(f"package {path}: {SUMS} is damaged")
         listed[name] = digest
     present = _files(path) - {SUMS}
@@ -268,7 +279,9 @@ def _verify(path: Path) -> None:
         if not (path / name).is_file():  # a pipe would never end
             raise PackageRefused(f"package {path}: {name} is no file")
         if _digest(path / name) != listed.get(name):
-            raise PackageRefused(f"package {path}: {name} is not what was packed (tampered with or damaged)")
+            raise PackageRefused(
+                f"package {path}: {name} is not what was packed, or {SUMS} is not (tampered with or damaged)"
+            )
     strangers = sorted(present - listed.keys())
     if strangers:
         raise PackageRefused(f"package {path}: {', '.join(strangers)} does not belong to it")

@@ -27,6 +27,11 @@ def _timed(stage: Callable[[], T]) -> tuple[T, float]:
     return result, 1e3 * (time.perf_counter() - start)
 
 
+def _refuse_unless_frame(given: object) -> None:
+    if not isinstance(given, Frame):
+        raise TypeError(f"a Frame is wanted, not {type(given).__name__}: Frame(bgr) of an array (H, W, 3) uint8, BGR")
+
+
 @dataclass(frozen=True, slots=True)
 class Pipeline:
     """Everything between a decoded frame and its inspection, with one model.
@@ -44,7 +49,11 @@ class Pipeline:
     rim: Rim
 
     def prepare(self, frame: Frame) -> Prepared:
-        """Find the canister and normalise it. Thread-safe. Raises FrameError where no judgement is possible."""
+        """Find the canister and normalise it. Thread-safe.
+
+        Raises FrameError where no judgement is possible, and TypeError for what is no Frame.
+        """
+        _refuse_unless_frame(frame)
         roi, roi_ms = _timed(lambda: self.roi_finder.find(frame.bgr))
         normalized, normalize_ms = _timed(lambda: normalize(frame.bgr, roi, self.recipe.normalize))
         return Prepared(frame, roi, normalized, StageTimes(roi=roi_ms, normalize=normalize_ms))
@@ -61,7 +70,12 @@ class Pipeline:
         return [self._judge_one(item, grid, share_ms) for item, grid in zip(prepared, grids, strict=True)]
 
     def inspect(self, frames: Sequence[Frame]) -> list[Inspection]:
-        """Prepare and judge `frames`, in order. Raises FrameError for the first one that cannot be judged."""
+        """Prepare and judge `frames`, in order.
+
+        Raises FrameError for the first one that cannot be judged, and TypeError for what is no list of Frames.
+        """
+        if isinstance(frames, Frame):
+            raise TypeError("inspect takes a list of frames: of one, [frame]")
         return self.judge([self.prepare(frame) for frame in frames])
 
     def patch_scores(self, grid: PatchGrid) -> FloatArray:

@@ -62,7 +62,7 @@ async def test_clicked_row_is_held_until_live_returns(browser: Browser, bench: H
         await expect(page.locator(".gate .value")).to_have_text("PASS")
         await expect(page.locator(".gate .title")).to_have_text("GATE NOW, \u2068C-000004\u2069")
         await expect(page.locator(".hero")).to_contain_text("C-000002")
-        await expect(page.locator(".picture img")).to_have_attribute("src", "api/verdicts/e2/image?overlay=boxes")
+        await expect(page.locator(".picture img")).to_have_attribute("src", "picture?event=e2&overlay=boxes")
         await page.get_by_role("button", name="Back to live").click()
         await expect(page.locator(".hero")).to_contain_text("C-000004")
         await expect(page.locator(".mode")).to_contain_text("LIVE")
@@ -88,7 +88,7 @@ async def test_overlay_can_be_chosen(browser: Browser, bench: HmiBench) -> None:
     async with opened(browser, bench) as page:
         for label, overlay in (("Heat", "heatmap"), ("Plain", "none"), ("Boxes", "boxes")):
             await page.get_by_role("button", name=label).click()
-            source = f"api/verdicts/e1/image?overlay={overlay}"
+            source = f"picture?event=e1&overlay={overlay}"
             await expect(page.locator(".picture img")).to_have_attribute("src", source)
         await page.wait_for_function("document.querySelector('.picture img').naturalWidth === 320")
 
@@ -274,6 +274,20 @@ async def test_picture_that_comes_behind_its_verdict_is_shown(browser: Browser, 
         await expect(page.locator(".absent")).to_be_visible()
         bench.pictures.offer(verdict, make_inspection(frame, verdict), frame)
         await expect(page.locator(".absent")).to_be_hidden()
+        await page.wait_for_function("document.querySelector('.picture img').naturalWidth === 320")
+
+
+@pytest.mark.parametrize("event_id", [".", "..", "a/../b", "%2e", "a b&overlay=none", "\u00fc?#"])
+async def test_picture_of_any_event_is_shown(browser: Browser, bench: HmiBench, event_id: str) -> None:
+    """A browser tidies up the path of an address, whatever the id in it was."""
+    await bench.judge(make_verdict(1, event_id=event_id), make_frame())
+    async with opened(browser, bench) as page:
+        await page.wait_for_function("document.querySelector('.picture img').naturalWidth === 320")
+        await page.get_by_role("link", name="History").click()
+        await page.locator(".entry").first.click()
+        await page.wait_for_function("document.querySelector('.picture img').naturalWidth === 320")
+        await page.reload()
+        await expect(page.locator(".hero .part")).to_have_text("C-000001")
         await page.wait_for_function("document.querySelector('.picture img').naturalWidth === 320")
 
 

@@ -158,11 +158,13 @@ def test_evaluate_says_that_frames_were_trained_on(
 
 
 def test_evaluate_refuses_what_is_not_there_in_one_line(
-    cangate: CommandLine, store: Path, ok: Path, masks: Path, tmp_path: Path
+    cangate: CommandLine, store: Path, ok: Path, damaged: Path, masks: Path, tmp_path: Path
 ) -> None:
-    """A model, a folder, pictures in it, anything to judge, masks of nothing, a place to write to."""
-    empty, blocked = tmp_path / "empty", tmp_path / "blocked"
+    """A model, a folder, pictures in it, anything to judge, masks of nothing or of others, a place to write to."""
+    empty, blocked, others = tmp_path / "empty", tmp_path / "blocked", tmp_path / "others"
     empty.mkdir()
+    others.mkdir()
+    (others / "another.png").write_bytes((masks / "part1.png").read_bytes())
     blocked.touch()
     odd = tmp_path / "odd"
     (odd / "report.html").mkdir(parents=True)
@@ -174,6 +176,8 @@ def test_evaluate_refuses_what_is_not_there_in_one_line(
         (("bars", "--damaged", empty, *rest), "empty"),
         (("bars", *rest), "--frames"),
         (("bars", "--ok", ok, "--masks", masks, *rest), "--damaged"),
+        (("bars", "--damaged", damaged, "--masks", others, *rest), f"no mask in {others}"),
+        (("bars", "--damaged", damaged, "--masks", empty, *rest), "as part1.png would"),
         (("bars", "--ok", ok, "-o", blocked / "report", "--store", store), "blocked"),
         (("bars", "--ok", ok, "--store", store), "-o"),
         (("bars", "--ok", ok, "-o", odd, "--store", store), "odd/report.html: it is a folder"),

@@ -18,7 +18,22 @@ from schemas.messages import Decision, Fault, FaultCode, StationState, Status
 from service.errors import UsageError
 from tests.support.hmi import HmiBench, make_answer, make_frame, make_verdict, served, serving
 
-ODD_EVENT_IDS = ["plain", "a/b", "a/b/image", "image", "100%", "a%2Fb", "ü → x", "a?b#c", "a+b c", "//x", "x/", "'\"<>"]
+ODD_EVENT_IDS = [
+    "plain",
+    ".",
+    "..",
+    "a/b",
+    "a/b/image",
+    "image",
+    "100%",
+    "a%2Fb",
+    "ü → x",
+    "a?b#c",
+    "a+b c",
+    "//x",
+    "x/",
+    "'\"<>",
+]
 
 
 @pytest.fixture
@@ -79,11 +94,25 @@ async def test_unusable_query_values_are_422(client: httpx.AsyncClient) -> None:
     assert answers == dict.fromkeys(queries, 422)
 
 
+@pytest.mark.parametrize("word", ["limit", "before"])
+@pytest.mark.parametrize("value", ["-1", "x", "1_0", "+1"])
+async def test_number_that_is_none_is_refused_in_plain_words(client: httpx.AsyncClient, word: str, value: str) -> None:
+    """Whoever reads the answer knows what to write instead."""
+    answer = await client.get("/api/verdicts", params={word: value})
+    (finding,) = answer.json()["detail"]
+    assert (answer.status_code, finding["loc"]) == (422, ["query", word])
+    assert finding["msg"] == "Input should be a whole number, written in digits"
+
+
 async def test_any_event_id_finds_its_verdict_and_picture(bench: HmiBench, client: httpx.AsyncClient) -> None:
     """An id may hold slashes and percent signs and may end like our own route."""
     for seq, event_id in enumerate(ODD_EVENT_IDS, start=1):
         verdict = make_verdict(seq, event_id=event_id)
         await bench.judge(verdict, make_frame())
+        asked = {"event": event_id, "overlay": "boxes"}
+        assert (await client.get("/picture", params=asked)).headers["content-type"] == "image/jpeg", event_id
+        if event_id in (".", ".."):  # of these this client, as a browser, makes another path
+            continue
         path = f"/api/verdicts/{quote(event_id, safe='')}"
         assert verdict.to_json() == (await client.get(path)).content, event_id
         assert (await client.get(f"{path}/image")).headers["content-type"] == "image/jpeg", event_id
@@ -100,7 +129,13 @@ async def test_slashes_of_an_event_id_may_stay_as_they_are(bench: HmiBench, clie
 async def test_unknown_events_are_404_in_one_line(bench: HmiBench, client: httpx.AsyncClient) -> None:
     """A verdict without a picture has no image either."""
     await bench.judge(make_verdict(1, Decision.ERROR))
-    for path in ("/api/verdicts/nobody", "/api/verdicts/nobody/image", "/api/verdicts/e1/image", "/api/nothing"):
+    for path in (
+        "/api/verdicts/nobody",
+        "/api/verdicts/nobody/image",
+        "/api/verdicts/e1/image",
+        "/api/nothing",
+        "/picture?event=nobody&overlay=boxes",
+    ):
         answer = await client.get(path)
         assert answer.status_code == 404
         assert "\n" not in answer.json()["detail"]
@@ -130,6 +165,8 @@ async def test_image_shows_what_was_asked_for(bench: HmiBench, client: httpx.Asy
     assert strange[135, 135] > 60  # the centre of cell (4, 4) of 8 on 240 px
     assert strange[30, 30] < 10
     assert (await client.get("/api/verdicts/e1/image?overlay=xray")).status_code == 422
+    for query in ("", "?event=e1", "?event=e1&overlay=xray"):
+        assert (await client.get(f"/picture{query}")).status_code == 422
 
 
 async def test_status_is_the_contract_message(bench: HmiBench, client: httpx.AsyncClient) -> None:

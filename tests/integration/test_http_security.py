@@ -123,6 +123,7 @@ async def test_page_and_data_want_a_password_where_that_is_asked_for(bench: HmiB
             "/api/verdicts",
             "/api/verdicts/e1",
             "/api/verdicts/e1/image",
+            "/picture?event=e1&overlay=boxes",
             "/api/status",
             "/readyz",
             "/metrics",
@@ -181,6 +182,8 @@ TRAVERSALS = [
     "/api/verdicts/..%2f..%2f..%2fetc%2fpasswd/image",
     "/api/verdicts/%2fetc%2fpasswd/image",
     "/api/verdicts/..%00/image",
+    "/picture?event=../../../etc/passwd&overlay=none",
+    "/picture?event=..%00&overlay=none",
     "/favicon.ico/../../../etc/passwd",
     "/_nicegui/..\\..\\..\\etc\\passwd",
 ]

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from service.errors import PackageNotFound, PackageRefused
+from service.errors import PackageNotFound, PackageRefused, UsageError
 from service.model.package import InspectionPipeline
 from service.model.registry import ModelRegistry
 from service.pipeline.embed import build_embedder
@@ -120,5 +121,57 @@ def test_bank_with_one_value_flipped_is_refused(package: Path, tmp_path: Path) -
 
 def test_folder_without_a_package_is_named(tmp_path: Path) -> None:
     """A wrong path is the likeliest mistake."""
-    with pytest.raises(PackageNotFound, match=str(tmp_path)):
+    with pytest.raises(PackageNotFound, match=rf"{tmp_path}$"):
         InspectionPipeline.from_package(tmp_path)
+    with pytest.raises(PackageNotFound, match=r"nowhere$"):
+        InspectionPipeline.from_package(tmp_path / "nowhere")
+
+
+def test_folder_of_versions_leads_to_its_newest(package: Path, tmp_path: Path) -> None:
+    """The name of a model is no package, its versions are."""
+    for version in ("2", "10", ".draft-x"):
+        (tmp_path / version).symlink_to(package)
+    (tmp_path / "active.json").touch()
+    with pytest.raises(PackageNotFound, match=rf"no model package in {tmp_path}; .*: {tmp_path}/10$"):
+        InspectionPipeline.from_package(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [
+        ("gpu", "'gpu' is no device to compute on: give 'cpu', 'cuda' or 'cuda:N'"),
+        ("", "'' is no device to compute on"),
+        (None, "None is no device to compute on"),
+        ("meta", "'meta' is no device to compute on"),
+        ("cuda:99", "cuda:99 is not there; GPUs that torch can use: "),
+    ],
+)
+def test_device_that_is_none_is_told_in_one_line(package: Path, device: Any, said: str) -> None:
+    """What may be given, or what is there."""
+    with pytest.raises(UsageError, match=f"^{re.escape(said)}.*$"):
+        InspectionPipeline.from_package(package, device=device)
+
+
+def test_gpu_without_a_driver_is_told_in_one_line(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by what torch says of it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for device in ("cuda", torch.device("cuda:0")):
+        with pytest.raises(UsageError, match=rf"^{device} is not there; GPUs that torch can use: 0$"):
+            InspectionPipeline.from_package(package, device=device)
+
+
+def test_what_is_no_frame_is_told_in_one_line(package: Path, tmp_path: Path) -> None:
+    """A wrong file name, an array, a frame that is no list, a list that is no frame."""
+    pipeline: Any = InspectionPipeline.from_package(package)
+    nothing, array = cv2.imread(str(tmp_path / "nowhere.png")), draw_part(500)
+    wrong: Any
+    for wrong, said in ((nothing, "not None: cv2.imread"), ([array], "not list"), ("good.png", "not str")):
+        with pytest.raises(ValueError, match=rf"^a frame is an array \(H, W, 3\) uint8, {said}"):
+            Frame(wrong)
+    for wrong in ([array], array):
+        with pytest.raises(TypeError, match=r"^a Frame is wanted, not ndarray: Frame\(bgr\) of an array"):
+            pipeline.inspect(wrong)
+    with pytest.raises(TypeError, match=r"^inspect takes a list of frames: of one, \[frame\]$"):
+        pipeline.inspect(Frame(array))
+    with pytest.raises(TypeError, match=r"^a Frame is wanted, not list"):
+        pipeline.prepare([Frame(array)])
