@@ -302,7 +302,7 @@ class Compute:
         began = time.perf_counter()
         loaded: float | None = None
         try:
-            frame = self._loader.load(job.image, job.frame_bytes)
+            frame = self._loader.load(job.image, job.frame_bytes, until=job.decide_by)
             loaded = time.perf_counter()
             job.done.frame, job.done.load_ms = frame, (loaded - began) * 1000
             if not job.wanted():
@@ -348,14 +348,21 @@ def _judge_group(group: list[_Ready]) -> list[Outcome]:
     try:
         inspections = model.pipeline.judge([ready.prepared for ready in group])
     except Exception as exc:  # the supervised boundary, as above
-        if len(group) > 1:  # one bad frame must not take its neighbours along
-            return [outcome for ready in group for outcome in _judge_group([ready])]
-        log.exception("judge_failed")
-        return [group[0].job.failed(Reason.INTERNAL_ERROR, brief(exc))]
-    return [
-        Judged(inspection, model.ref, ready.job.done.load_ms or 0.0)
-        for inspection, ready in zip(inspections, group, strict=True)
-    ]
+        if len(group) == 1:
+            log.exception("judge_failed")
+            return [group[0].job.failed(Reason.INTERNAL_ERROR, brief(exc))]
+        log.warning("batch_failed", frames=len(group), error=brief(exc))
+    else:
+        return [
+            Judged(inspection, model.ref, ready.job.done.load_ms or 0.0)
+            for inspection, ready in zip(inspections, group, strict=True)
+        ]
+    # One bad frame must not take its neighbours along. Not within the block above: the exception holds all that the
+    # failed pass had made, and where memory ran out there would be no room for a single frame beside it.
+    from service.device import release_memory  # noqa: PLC0415 - torch, as above
+
+    release_memory()
+    return [outcome for ready in group for outcome in _judge_group([ready])]
 
 
 def _refused(job: Job) -> Failed:

@@ -213,8 +213,11 @@ class Adapter(Protocol):
 class FrameLoader(Protocol):
     """Fetches and decodes frames. Called on worker threads."""
 
-    def load(self, image: ImageRef | None, frame_bytes: bytes | None) -> Frame:
-        """Return the decoded frame. Raises FrameMissing, FrameCorrupt or FrameRefused."""
+    def load(self, image: ImageRef | None, frame_bytes: bytes | None, *, until: float) -> Frame:
+        """Return the decoded frame. Raises FrameMissing, FrameCorrupt or FrameRefused.
+
+        until: when nobody waits for it any more, on `Clock.monotonic`; a transfer ends then.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,7 +81,8 @@ class Recovery:
     async def _proof(self) -> str | None:
         """Return why the model cannot judge its golden frames, None where it can."""
         try:
-            await self._compute.on_judge_thread(self._models.prove)
+            for proof in self._models.proofs():
+                await self._compute.on_judge_thread(proof)
         except ThreadStuck as exc:
             return str(exc)
         except Exception as exc:  # noqa: BLE001 - whatever a driver raises: this is where it is dealt with

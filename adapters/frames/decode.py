@@ -30,6 +30,9 @@ _PNG, _PNG_SIZE = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", struct.Struct(">16xII")
 
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 _ORIENTATION = 274
+_BITS, _SAMPLE_FORMAT = 258, 339
+_FLOATS = 3
+_DEEPEST_BITS = 16
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit is checked on the header, before anything is decoded
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # a broken frame is a verdict, not a page of C++
@@ -118,6 +121,7 @@ def _check_header(data: bytes, max_pixels: int) -> _Header:
                 # the decoder makes room for a whole tile, however small the image that it is cut to
                 tile_width, tile_length = (header.tag_v2.get(tag, 0) for tag in (_TILE_WIDTH, _TILE_LENGTH))
                 _check_area("tiles", tile_width, tile_length, max_pixels)
+                _check_depth(header.tag_v2)
             elif isinstance(header, JpegImagePlugin.JpegImageFile):
                 _check_scans(data)
                 is_jpeg, orientation = True, _orientation(header)
@@ -125,6 +129,7 @@ def _check_header(data: bytes, max_pixels: int) -> _Header:
     except FrameError:
         raise
     except UnidentifiedImageError as exc:
+        _check_tiff_depth(data)  # Pillow knows no picture of several channels with so many bits
         raise FrameCorrupt("not a readable image: no JPEG, PNG, BMP or TIFF") from exc
     except Exception as exc:  # Pillow's readers raise whatever they trip over, and bad bytes are no defect of ours
         raise FrameCorrupt(f"not a readable image: {one_line(exc)}") from exc
@@ -134,6 +139,29 @@ def _check_header(data: bytes, max_pixels: int) -> _Header:
 def _check_area(what: str, width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise FrameRefused(f"{what} of {width} x {height} pixels, {max_pixels} are allowed")
+
+
+def _check_depth(tags: TiffImagePlugin.ImageFileDirectory_v2) -> None:
+    """Raise FrameRefused for numbers that say nothing of black and white: floats, and whole ones of 32 bits."""
+    bits, formats = (tags.get(tag, (1,)) for tag in (_BITS, _SAMPLE_FORMAT))
+    if max(bits) > _DEEPEST_BITS or _FLOATS in formats:
+        raise FrameRefused(f"unsupported depth: a TIFF of {max(bits)} bits, whole numbers of up to 16 are read")
+
+
+def _check_tiff_depth(data: bytes) -> None:
+    """Look at the depth of a TIFF that Pillow does not know what to make of."""
+    if data[:4] not in TiffImagePlugin.PREFIXES:
+        return
+    try:
+        file = _CountedReads(data)
+        tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
+        file.seek(tags.next)
+        tags.load(file)
+        _check_depth(tags)
+    except FrameError:
+        raise
+    except Exception:  # noqa: BLE001 - as in _check_header: then it is no image
+        return
 
 
 def _check_scans(data: bytes) -> None:

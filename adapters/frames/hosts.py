@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import math
 import queue
 import socket
 import ssl
@@ -50,9 +51,10 @@ class ImageHosts:
         if self._ca_file is not None:
             _ = self._tls  # a file that cannot be used is said at start
 
-    def fetch(self, uri: str) -> bytes:
-        """Return what the host answers. Raises FrameMissing or FrameRefused."""
-        deadline = _Deadline(self._timeout_s)
+    def fetch(self, uri: str, *, until: float = math.inf) -> bytes:
+        """Return what the host answers, by `until` on the monotonic clock. Raises FrameMissing or FrameRefused."""
+        timeout_s = min(self._timeout_s, until - time.monotonic())
+        deadline = _Deadline(timeout_s)
         try:
             url = httpx.URL(uri)
             host, port = url.host.rstrip("."), url.port or _PORTS[url.scheme]
@@ -73,7 +75,7 @@ class ImageHosts:
             ):
                 return self._body(response)
         except httpcore.TimeoutException as exc:
-            raise FrameMissing(f"the image took longer than {self._timeout_s:g} s") from exc
+            raise FrameMissing(f"the image took longer than {max(0.0, round(timeout_s, 2)):g} s") from exc
         except (httpcore.NetworkError, httpcore.ProtocolError, OSError) as exc:
             raise FrameMissing(f"the image could not be fetched: {one_line(exc) or type(exc).__name__}") from exc
 

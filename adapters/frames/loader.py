@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -24,18 +25,22 @@ class AllowListedFrames:
         self._folders = RootFolders(settings.roots)
         self._hosts = ImageHosts(settings)
 
-    def load(self, image: ImageRef | None, frame_bytes: bytes | None) -> Frame:
-        """Return the decoded frame. Raises FrameMissing, FrameCorrupt or FrameRefused."""
-        encoded = self.fetch(image, frame_bytes)
+    def load(self, image: ImageRef | None, frame_bytes: bytes | None, *, until: float = math.inf) -> Frame:
+        """Return the decoded frame. Raises FrameMissing, FrameCorrupt or FrameRefused.
+
+        until: when nobody waits for it any more, on the monotonic clock. A host that is silent holds this thread no
+        longer: others wait for it.
+        """
+        encoded = self.fetch(image, frame_bytes, until=until)
         bgr = decode_image(encoded, max_pixels=self._max_pixels)
         return Frame(bgr=bgr, uri=None if image is None else image.uri, encoded=encoded)
 
-    def fetch(self, image: ImageRef | None, frame_bytes: bytes | None) -> bytes:
-        """Return the image file, not looked at yet. Raises FrameMissing or FrameRefused."""
+    def fetch(self, image: ImageRef | None, frame_bytes: bytes | None, *, until: float = math.inf) -> bytes:
+        """Return the image file, not looked at yet; `until` as above. Raises FrameMissing or FrameRefused."""
         if frame_bytes is not None:
             encoded = frame_bytes
         elif image is not None:
-            encoded = self._fetch(image.uri)
+            encoded = self._fetch(image.uri, until)
         else:
             raise FrameMissing("the event names no image")
         if len(encoded) > self._max_bytes:
@@ -46,13 +51,13 @@ class AllowListedFrames:
                 raise FrameRefused("the image does not have the sha256 that the event names")
         return encoded
 
-    def _fetch(self, uri: str) -> bytes:
+    def _fetch(self, uri: str, until: float) -> bytes:
         try:
             parts = urlsplit(uri)
         except ValueError as exc:
             raise FrameRefused(f"unusable image uri: {one_line(exc)}") from exc
         if parts.scheme in ("http", "https"):
-            return self._hosts.fetch(uri)
+            return self._hosts.fetch(uri, until=until)
         if parts.scheme == "file" and parts.netloc in ("", "localhost") and not (parts.query or parts.fragment):
             return self._folders.read(Path(unquote(parts.path)), max_bytes=self._max_bytes)
         if parts.scheme == "" and not parts.netloc:

@@ -19,6 +19,8 @@ from mcap.records import Channel, Chunk, Message
 from mcap.stream_reader import breakup_chunk
 from mcap.summary import Summary
 
+from adapters.recordings.writer import in_work
+
 _MAGIC_BYTES: Final = 8
 _RECORD_HEADER: Final = struct.Struct("<BQ")
 _FOOTER: Final = struct.Struct(f"<BQQQI{_MAGIC_BYTES}s")
@@ -51,12 +53,21 @@ class _Place:
 
 
 class ChunkedFile:
-    """An MCAP file as a sequence of chunks, found by its index or, where a crash cut that off, one after the other."""
+    """An MCAP file as a sequence of chunks, found by its index or, where that is lost, one after the other.
+
+    in_work: a process was writing it when it was opened, so that it may end anywhere, and nothing is wrong with that.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.in_work = in_work(path)  # asked first: what is done by then has its index
         self._size = path.stat().st_size
         self._summary = _read_summary(path)
+
+    @property
+    def is_indexed(self) -> bool:
+        """Tell whether its index is there and whole."""
+        return self._summary is not None
 
     @property
     def channels(self) -> list[Channel]:
@@ -93,22 +104,28 @@ class ChunkedFile:
             stream.seek(offset)
             header = stream.read(_RECORD_HEADER.size)
             if len(header) < _RECORD_HEADER.size:
-                yield Trouble(f"{self.path.name}: cut off at byte {self._size}, after chunk {number}")
+                yield from self._end(f"cut off at byte {self._size}, after chunk {number}")
                 return
             opcode, length = _RECORD_HEADER.unpack(header)
             content = offset + _RECORD_HEADER.size
             if opcode == Opcode.DATA_END:
+                yield from self._end(f"its index at byte {offset} is corrupt or cut off, after chunk {number}")
                 return
             if not Opcode.HEADER <= opcode <= Opcode.DATA_END:
                 yield Trouble(f"{self.path.name}: unreadable from byte {offset} on, after chunk {number}")
                 return
             if content + length > self._size:
-                yield Trouble(f"{self.path.name}: cut off at byte {self._size}, within what follows chunk {number}")
+                yield from self._end(f"cut off at byte {self._size}, within what follows chunk {number}")
                 return
             if opcode == Opcode.CHUNK:
                 number += 1
                 yield _Place(number, content, length)
             offset = content + length
+
+    def _end(self, text: str) -> Iterator[Trouble]:
+        """Yield what is wrong with an end that has no index; nothing where it is not the end yet."""
+        if not self.in_work:
+            yield Trouble(f"{self.path.name}: {text}")
 
     def _read(self, stream: BinaryIO, place: _Place) -> ReadChunk | Trouble:
         try:

@@ -122,7 +122,7 @@ class MqttListener:
             request = read_image_ready(message.payload)
         else:
             request = read_raw_image(message.payload, message.user_properties, max_bytes=self._max_raw_bytes)
-        if isinstance(request, Unusable) or request.event.is_replay:
+        if isinstance(request, Unusable) or request.event.replayed:
             return
         arrival = Arrival(
             event=request.event,

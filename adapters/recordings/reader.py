@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +15,9 @@ from mcap.records import Channel, Message
 from pydantic import ValidationError
 
 from adapters.recordings.chunks import ChunkedFile, ReadChunk, Trouble
-from adapters.recordings.writer import SUFFIX
+from adapters.recordings.numbers import Numbers
+from adapters.recordings.writer import SUFFIX, in_work
+from schemas.base import rfc3339
 from schemas.messages import Verdict
 from schemas.recordings import RecordedEvent, RecordedLabel, SessionInfo, Track
 from service.errors import UsageError
@@ -21,24 +26,28 @@ from service.replay.parts import RecordedPart, in_order_of_arrival
 _BY_POSITION: Final = dict(enumerate(Track, 1))
 """Channel ids as the writer gives them: for a file whose index and first chunk are both lost."""
 
+_TOPIC: Final = re.compile(r"/([a-z0-9_-]{1,64})/[a-z]+")
+_UNKNOWN: Final = "unknown"
+
 
 class Session:
     """A recorded session: a folder of MCAP files, or one of them.
 
-    troubles: what could not be read so far, in words that name file and chunk; it grows while parts are read.
+    troubles: what could not be read so far, in words that name file and chunk, and what is missing; it grows while
+    parts are read. remarks: files that were still being written when they were read, which is no trouble.
     """
 
     def __init__(self, path: Path, files: list[Path]) -> None:
         self.path = path
-        self.files = files
         self.troubles: list[str] = []
-        self.info = self._read_info()
+        self.remarks: list[str] = []
+        self.files, self.info = self._own(files)
 
     @classmethod
     def open(cls, path: Path) -> Session:
         """Find the files of a session. Raises UsageError where there is none, or it is not one of ours."""
         try:
-            files = sorted(path.glob(f"*{SUFFIX}")) if path.is_dir() else [path]
+            files = sorted(path.glob(f"*{SUFFIX}"), key=_in_order) if path.is_dir() else [path]
             for file in files:
                 with file.open("rb"):
                     pass
@@ -57,6 +66,11 @@ class Session:
     def size(self) -> int:
         """Return how many bytes it takes on the disk."""
         return sum(file.stat().st_size for file in self.files)
+
+    @property
+    def in_work(self) -> bool:
+        """Tell whether one of its files is being written now."""
+        return any(map(in_work, self.files))
 
     def count(self) -> int | None:
         """Return how many parts the indexes name; None where one was cut off by a crash."""
@@ -80,41 +94,68 @@ class Session:
                 yield part
 
     def _written(self, from_ns: int | None, to_ns: int | None) -> Iterator[RecordedPart]:
+        numbers = Numbers(self._complain)
         for file in self.files:
-            assembly = _Assembly(file.name, self._complain)
             chunked = ChunkedFile(file)
+            if chunked.in_work and not chunked.is_indexed:
+                _note(self.remarks, f"{file.name}: still being written, read as far as it had come")
+            # an index leads to the parts of a time only, and what lies between them is not looked at
+            followed = (from_ns is None and to_ns is None) or not chunked.is_indexed
+            assembly = _Assembly(file.name, self._complain, numbers.file(file, followed=followed))
             assembly.learn(chunked.channels)
             for chunk in chunked.chunks(from_ns=from_ns, to_ns=to_ns):
                 if isinstance(chunk, Trouble):
                     self._complain(chunk.text)
+                    numbers.lose()
                 else:
                     yield from assembly.take(chunk)
             yield from assembly.rest()
 
     def _complain(self, text: str) -> None:
-        if text not in self.troubles:
-            self.troubles.append(text)
+        _note(self.troubles, text)
 
-    def _read_info(self) -> SessionInfo:
-        for file in self.files:
-            for chunk in ChunkedFile(file).chunks():
-                if isinstance(chunk, Trouble):
-                    continue
-                for message in chunk.messages:
-                    try:
-                        return SessionInfo.model_validate_json(message.data)
-                    except ValidationError:
-                        break  # no first chunk of ours
-                break
-        raise UsageError(f"session {self.path}: no recording of cangate, or its beginning is lost in every file")
+    def _own(self, files: list[Path]) -> tuple[list[Path], SessionInfo]:
+        """Return the files of this session and what they say of it; name what lies beside them and is none."""
+        firsts = {file: next(ChunkedFile(file).chunks(), None) for file in files}
+        said = {file: _info(first) for file, first in firsts.items()}
+        sessions = Counter((info.station, info.created_at) for info in said.values() if info is not None)
+        this = sessions.most_common(1)[0][0] if sessions else None
+        own = []
+        for file, first in firsts.items():
+            info = said[file]
+            if isinstance(first, Trouble):
+                self._complain(first.text)
+            if isinstance(first, ReadChunk) and info is None:
+                self._complain(f"{file.name}: no recording of cangate, left out")
+            elif info is not None and (info.station, info.created_at) != this:
+                self._complain(f"{file.name}: of another session, begun {rfc3339(info.created_at)}, left out")
+            else:
+                own.append(file)
+        return own, next((info for file in own if (info := said[file]) is not None), None) or self._recovered(own)
+
+    def _recovered(self, files: list[Path]) -> SessionInfo:
+        """Return what the parts say of a session whose beginning is lost in every file. Raises UsageError."""
+        self.files = files
+        part = next(self._written(None, None), None)
+        if part is None:
+            raise UsageError(f"session {self.path}: no recording of cangate, or nothing of it can be read")
+        topics = (channel.topic for file in files for channel in ChunkedFile(file).channels)
+        station = next((found[1] for topic in topics if (found := _TOPIC.fullmatch(topic))), None)
+        return SessionInfo(
+            station=station or (_UNKNOWN if part.verdict is None else part.verdict.station),
+            created_at=datetime.fromtimestamp(part.arrived_ns / 1e9, UTC),
+            version=_UNKNOWN,
+            origin=_UNKNOWN,
+        )
 
 
 class _Assembly:
     """Puts the messages of one part together again: they share their sequence number."""
 
-    def __init__(self, file: str, complain: Callable[[str], None]) -> None:
+    def __init__(self, file: str, complain: Callable[[str], None], note_number: Callable[[int], None]) -> None:
         self._file = file
         self._complain = complain
+        self._note_number = note_number
         self._tracks: dict[int, Track] = {}
         self._number = 0
         self._open: dict[Track, Message] = {}
@@ -131,6 +172,7 @@ class _Assembly:
             if message.sequence != self._number:
                 yield from self.rest()
                 self._number = message.sequence
+                self._note_number(self._number)
             self._open[track] = message
 
     def rest(self) -> Iterator[RecordedPart]:
@@ -144,6 +186,26 @@ class _Assembly:
             self._complain(f"{self._file}: part {self._number} is none of ours, skipped ({type(exc).__name__})")
             return
         yield part
+
+
+def _info(first: ReadChunk | Trouble | None) -> SessionInfo | None:
+    """Return what the first chunk of a file says of its session, None where it is lost or none of ours."""
+    if not isinstance(first, ReadChunk) or not first.messages:
+        return None
+    try:
+        return SessionInfo.model_validate_json(first.messages[0].data)
+    except ValidationError:
+        return None
+
+
+def _in_order(file: Path) -> tuple[bool, int, str]:
+    """Sort 10000.mcap behind 9999.mcap, and names that no writer gives behind both."""
+    return not file.stem.isdecimal(), len(file.stem), file.stem
+
+
+def _note(texts: list[str], text: str) -> None:
+    if text not in texts:
+        texts.append(text)
 
 
 def _part(event: Message, found: dict[Track, Message]) -> RecordedPart:

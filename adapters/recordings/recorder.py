@@ -6,7 +6,7 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -30,6 +30,9 @@ _PARTS_WAITING: Final = 1024
 _RETRY_S: Final = 5.0
 """Pause after the disk has refused a part."""
 
+_TOLD_S: Final = 10.0
+"""How long at least it is a fault that recorded parts are gone: the next part is recorded at once, and would end it."""
+
 _WITHOUT_FRAME: Final = frozenset({Reason.FRAME_MISSING, Reason.FRAME_REFUSED})
 """Parts that have no frame to fetch."""
 
@@ -43,13 +46,15 @@ class _Waiting:
     verdict: Verdict | None
     frame: bytes | None
     dropped: bool
+    inline: bool
 
 
 class SessionRecorder:
     """Takes parts from the event loop and writes them as one session. Fulfils Recorder (service/ports.py).
 
     A frame that finds the queue full is dropped and counted, and its part is recorded without; so is a whole part where
-    even that has no room, or where the disk refuses it. Replayed parts are not recorded: a session holds what happened.
+    even that has no room, or where the disk refuses it. Parts whose file is removed while it is being written count as
+    lost, and a new file is begun. Replayed parts are not recorded: a session holds what happened.
 
     Args:
         settings: where to, how large, how much may wait.
@@ -89,12 +94,14 @@ class SessionRecorder:
         self.parts = 0
         self.frames_dropped = 0
         self.parts_dropped = 0
+        self.parts_lost = 0
+        self._lost_told_until = 0.0
         self._thread = threading.Thread(target=self._write_all, name="recorder", daemon=True)
         self._thread.start()
 
     def offer(self, arrival: Arrival, verdict: Verdict | None, encoded: bytes | None) -> None:
         """Take a part and its image file, if there is one; without it where there is no room. Never blocks."""
-        if arrival.event.is_replay:
+        if arrival.event.replayed:
             return
         if encoded is None:
             encoded = arrival.frame_bytes
@@ -108,7 +115,10 @@ class SessionRecorder:
                 encoded, size = None, 0
                 self.frames_dropped += 1
                 self._metrics.frames_not_recorded.inc()
-            self._queue.append(_Waiting(arrival, verdict, encoded, dropped))
+            inline = arrival.frame_bytes is not None
+            # a frame that was dropped must not wait in its event
+            arrival = replace(arrival, frame_bytes=None)
+            self._queue.append(_Waiting(arrival, verdict, encoded, dropped, inline))
             self._queued_bytes += size
             self._changed.notify()
 
@@ -133,7 +143,8 @@ class SessionRecorder:
                 continue
             try:
                 self._write(waiting)
-                self.fault = None
+                if self._clock.monotonic() >= self._lost_told_until:
+                    self.fault = None
             except Exception as exc:  # noqa: BLE001 - the supervised boundary: logged there, and recording goes on
                 self._refuse(exc)
                 self._drop_part()
@@ -142,13 +153,17 @@ class SessionRecorder:
             self._writer.close()
         except Exception as exc:  # noqa: BLE001 - as above
             self._refuse(exc)
+        self._note_lost()
         if not self.parts:
             with contextlib.suppress(OSError):
                 self.folder.rmdir()
 
     def _write(self, waiting: _Waiting) -> None:
         before = self._writer.path
-        self._writer.write(self._part(waiting))
+        try:
+            self._writer.write(self._part(waiting))
+        finally:
+            self._note_lost()
         self.parts += 1
         if self._writer.path != before:
             self._make_room()
@@ -163,10 +178,20 @@ class SessionRecorder:
             **arrival.event.model_dump(),
             image=arrival.image,
             source=arrival.source,
-            inline=arrival.frame_bytes is not None,
+            inline=waiting.inline,
             frame_dropped=waiting.dropped,
         )
         return RecordedPart(event, unix_ns(arrival.received_at), frame, waiting.verdict)
+
+    def _note_lost(self) -> None:
+        lost = self._writer.lost - self.parts_lost
+        if not lost:
+            return
+        self.parts_lost += lost
+        self._metrics.parts_not_recorded.inc(lost)
+        self._lost_told_until = self._clock.monotonic() + _TOLD_S
+        self.fault = f"{self.folder}: a file was removed or replaced while it was being written; {lost} parts are gone"
+        log.error("recording_lost", folder=str(self.folder), parts=lost)
 
     def _refuse(self, exc: Exception) -> None:
         self.fault = f"{self.folder}: {getattr(exc, 'strerror', None) or str(exc) or type(exc).__name__}"
@@ -184,6 +209,7 @@ class SessionRecorder:
         for path in surplus(self._settings.folder, keep_bytes, writing=self._writer.path):
             try:
                 path.unlink()
+                self._writer.forget(path)
                 if path.parent != self.folder and not any(path.parent.iterdir()):
                     path.parent.rmdir()
                 log.info("recording_deleted", file=str(path))

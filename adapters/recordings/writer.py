@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import os
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -49,6 +50,9 @@ class SessionWriter:
     the part it was writing, and a damaged chunk costs one part. A file that cannot take its first part is removed. Not
     thread-safe.
 
+    A file that somebody removes or replaces while it is open would take parts that nobody can ever read: it is left for
+    a new one. lost: parts that went with such files, and with whatever of the session was gone by then, too.
+
     Raises:
         OSError: from `write` and `close`, where the disk does not take it.
     """
@@ -59,7 +63,9 @@ class SessionWriter:
         self._file_bytes = file_bytes
         self._file: _SessionFile | None = None
         self._files = 0
+        self._closed: dict[Path, int] = {}
         self.parts = 0
+        self.lost = 0
 
     @classmethod
     def create(cls, folder: Path, info: SessionInfo, *, file_bytes: int | None = None) -> Self:
@@ -87,6 +93,7 @@ class SessionWriter:
 
     def write(self, part: RecordedPart) -> None:
         """Append one part."""
+        self._leave_what_is_gone()
         if self._file is not None and self._file_bytes is not None and self._file.size >= self._file_bytes:
             self.close()
         self.parts += 1
@@ -97,9 +104,25 @@ class SessionWriter:
 
     def close(self) -> None:
         """Write the index of the file in work, which readers find parts by."""
+        self._leave_what_is_gone()
         file, self._file = self._file, None
         if file is not None:
+            self._closed[file.path] = file.parts
             file.close()
+
+    def forget(self, path: Path) -> None:
+        """Count a file that was deleted to make room as gone on purpose."""
+        self._closed.pop(path, None)
+
+    def _leave_what_is_gone(self) -> None:
+        file = self._file
+        if file is None or file.is_in_place():
+            return
+        self._file = None
+        with suppress(OSError):
+            file.close()  # it may lie elsewhere now, and is whole there with its index
+        gone = [path for path in self._closed if not path.exists()]
+        self.lost += file.parts + sum(self._closed.pop(path) for path in gone)
 
     def _begin_file(self, part: RecordedPart) -> _SessionFile:
         path = self._folder / f"{self._files + 1:04d}{SUFFIX}"
@@ -135,12 +158,22 @@ class _SessionFile:
         self._mcap.start(profile="cangate", library=f"cangate {info.version}")
         self._channels = {track: self._register(track, f"/{info.station}/{track}") for track in Track}
         self._info = info
+        self.parts = 0
         self._append(Track.SESSION, unix_ns(info.created_at), unix_ns(info.created_at), info.to_json(), 0)
         self._mcap.flush()  # type: ignore[no-untyped-call] # mcap leaves it untyped
 
     @property
     def size(self) -> int:
         return self._stream.tell()
+
+    def is_in_place(self) -> bool:
+        """Tell whether the open file is the one that its path names."""
+        try:
+            return os.path.samestat(self.path.stat(), os.fstat(self._stream.fileno()))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            return True  # the disk does not answer: the next write says so
 
     def write(self, part: RecordedPart, number: int) -> None:
         event, at = part.event, part.arrived_ns
@@ -161,6 +194,7 @@ class _SessionFile:
             label = RecordedLabel(event_id=event.event_id, part_id=event.part_id, label=part.label)
             self._append(Track.LABEL, at, published, label.to_json(), number)
         self._mcap.flush()  # type: ignore[no-untyped-call] # mcap leaves it untyped
+        self.parts += 1
 
     def close(self) -> None:
         try:

@@ -33,12 +33,14 @@ class MqttReplay:
         self._raw_images = settings.protocol == "5"
         self._root = frames
         self._folder: FrameFolder | None = None
+        self._open: dict[str, Showing] = {}
         self._clock = SystemClock()
         self._broken: str | None = None
 
     async def __aenter__(self) -> Self:
         """Connect. Raises SinkUnavailable where the broker is not there, UsageError where a file is not."""
         await self._plant.__aenter__()
+        self._plant.lost.add_done_callback(self._note)
         return self
 
     async def __aexit__(
@@ -57,10 +59,9 @@ class MqttReplay:
 
     async def show(self, showing: Showing) -> None:
         """Publish the event. Raises SinkUnavailable where this one, or one before it, was not accepted."""
-        if self._broken is None and self._plant.lost.done():
-            self._broken = self._plant.lost.result()
         if self._broken is not None:
             raise SinkUnavailable(self._broken)
+        self._open[showing.event_id] = showing
         self._plant.expect(showing.event_id).add_done_callback(partial(_settle, showing))
         event = showing.event(self._clock.now())
         if self._inside(showing):
@@ -72,6 +73,7 @@ class MqttReplay:
 
     def clear(self, showing: Showing) -> None:
         """Remove the frame, and wait no longer for the verdict."""
+        self._open.pop(showing.event_id, None)
         self._plant.forget(showing.event_id)
         if self._folder is not None:
             self._folder.remove(showing)
@@ -79,8 +81,15 @@ class MqttReplay:
     def _inside(self, showing: Showing) -> bool:
         return self._raw_images and showing.part.event.inline and showing.part.frame is not None
 
-    def _note(self, confirmation: asyncio.Future[str | None]) -> None:
-        self._broken = self._broken or confirmation.result()
+    def _note(self, outcome: asyncio.Future[str] | asyncio.Future[str | None]) -> None:
+        """Where a part was not accepted, or the connection is lost, let nobody wait for verdicts any more."""
+        self._broken = self._broken or outcome.result()
+        if self._broken is None:
+            return
+        for showing in self._open.values():
+            if not showing.answer.done():
+                showing.answer.set_exception(SinkUnavailable(self._broken))
+                showing.answer.exception()  # looked at: the first one is raised, and says enough
 
 
 def _settle(showing: Showing, heard: asyncio.Future[HeardVerdict]) -> None:

@@ -95,7 +95,7 @@ def refuse_unless_accepted(
         with replay_view(tally, session.count()) as view:
             asyncio.run(watch(played_parts(session, Selection(), station, Pace(None), tally), view, judgement.judge))
         acceptance = judgement.conclude(draft, via="direct", speed="max", skipped=tally.skipped, timed=False)
-    tell_troubles(session.troubles)
+    tell_troubles([*session.remarks, *session.troubles])
     judgement.tell(acceptance)
     if not acceptance.accepted:
         raise CangateError(

@@ -24,7 +24,9 @@ _CONNECT_S = 10.0
 
 
 def record(
-    parts: Annotated[int, typer.Option(min=0, help="End after this many parts; 0 goes on until Ctrl-C.")] = 0,
+    parts: Annotated[
+        int, typer.Option(min=0, help="End after this many parts, recorded or not; 0 goes on until Ctrl-C.")
+    ] = 0,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", metavar="DIR", help="Where sessions lie.", show_default="record.folder"),
@@ -47,10 +49,17 @@ def record(
         settings = settings.model_copy(update={"record": settings.record.model_copy(update={"folder": out})})
     recorder = asyncio.run(_record(settings, parts))
     dropped = f", {recorder.frames_dropped} without their frame" if recorder.frames_dropped else ""
-    told = f"{recorder.parts} parts{dropped} are in {recorder.folder}" if recorder.parts else "nothing was recorded"
+    kept = recorder.parts - recorder.parts_lost
+    told = f"{kept} parts{dropped} are in {recorder.folder}" if recorder.parts else "nothing was recorded"
     console.print(told, soft_wrap=True, markup=False)
+    missing = []
+    if recorder.parts_lost:
+        removed = "a file was removed or replaced while it was being written"
+        missing.append(f"{recorder.parts_lost} parts are gone from {recorder.folder}: {removed}")
     if recorder.parts_dropped:
-        raise CangateError(f"{recorder.parts_dropped} parts could not be recorded: {recorder.fault or 'no room'}")
+        missing.append(f"{recorder.parts_dropped} parts could not be recorded: {recorder.fault or 'no room'}")
+    if missing:
+        raise CangateError("; ".join(missing))
 
 
 async def _record(settings: Settings, parts: int) -> SessionRecorder:
@@ -96,10 +105,10 @@ async def _connected(listener: MqttListener, listening: asyncio.Task[None], sett
 
 
 async def _until(stop: asyncio.Event, recorder: SessionRecorder, parts: int) -> None:
-    """Return when `stop` is set or enough parts are recorded; on a terminal their number is shown."""
+    """Return when `stop` is set or enough parts have passed, recorded or not; on a terminal their number is shown."""
     shown = Live(console=errors, transient=True, auto_refresh=False) if errors.is_terminal else None
     with shown or contextlib.nullcontext():
-        while not stop.is_set() and not (parts and recorder.parts >= parts):
+        while not stop.is_set() and not (parts and recorder.parts + recorder.parts_dropped >= parts):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(0.2):
                     await stop.wait()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +18,7 @@ from adapters.recordings.reader import Session
 from adapters.replay.mqtt import MqttReplay
 from adapters.replay.opcua_client import OpcUaClientReplay
 from adapters.replay.opcua_server import OpcUaServerReplay
+from adapters.replay.presence import until_service
 from schemas.messages import Decision
 from schemas.settings import Settings
 from service.cli.acceptance import Judgement, acceptance_judge, refuse_unused_labels
@@ -44,7 +47,9 @@ def replay(
     session: SessionArgument,
     *,
     via: Annotated[Via, typer.Option(help="The way in: to a running service, or direct to a model here.")] = Via.DIRECT,
-    speed: Annotated[str, typer.Option(metavar="N|max", help="Multiple of the recorded pace, or max.")] = "1",
+    speed: Annotated[
+        str, typer.Option(metavar="N|max", help="Multiple of the recorded pace, 0.01 to 1000, or max.")
+    ] = "1",
     model: Annotated[
         str | None, typer.Option(metavar="MODEL", help="direct: what judges.", show_default="model.name")
     ] = None,
@@ -93,18 +98,13 @@ def replay(
 
     Example: cangate replay data/recordings/line1-20260131T080000.000000Z --speed max --model canister@3
 
-    Example: cangate replay SESSION --via mqtt -c config.toml --from 10:00 --to 12:30 --only damaged
+    Example: cangate replay SESSION --via mqtt -c config.toml --from 2026-01-31T10:00Z --to 2026-01-31T12:30Z
     """
     settings = load_settings(config)
     recorded = Session.open(session)
     # a trigger has no deadline of its own, so that a queue would miss the station's
     pace = Pace(_speed(speed), in_flight or (1 if via in (Via.OPCUA_SERVER, Via.OPCUA_CLIENT) else 4))
-    start_ns = recorded.start_ns() if begin or end else 0
-    selection = Selection(
-        from_ns=None if begin is None else moment_ns(begin, start_ns=start_ns),
-        to_ns=None if end is None else moment_ns(end, start_ns=start_ns),
-        only=only,
-    )
+    selection = _selection(recorded, begin, end, only)
     if model is not None and via is not Via.DIRECT:
         raise UsageError("--model belongs to --via direct; a running service judges with its own")
     target = direct_station(settings, store, model) if via is Via.DIRECT else _way_in(via, settings, frames)
@@ -136,16 +136,26 @@ def replay(
         if via is not Via.MQTT:
             raise  # it names the server
         raise SinkUnavailable(f"{settings.mqtt.host}:{settings.mqtt.port}: {exc}") from exc
-    tell_troubles(recorded.troubles)
+    tell_troubles([*recorded.remarks, *recorded.troubles])
     if judgement is not None and acceptance is not None and not interrupted:
         judgement.tell(acceptance)
     _summarise(tally)
     if interrupted and not loop:
         raise KeyboardInterrupt  # the summary is of a part of what was asked for
     if not (tally.parts or tally.skipped or interrupted):
-        raise CangateError("no part was replayed: nothing in the session is what was asked for")
+        when = f"`cangate sessions show {session}` says when its parts came"
+        raise CangateError(f"no part was replayed: nothing in the session is what was asked for; {when}")
     if tally.unanswered or not tally.parts or not (acceptance is None or acceptance.accepted):
         raise typer.Exit(1)
+
+
+def _selection(recorded: Session, begin: str | None, end: str | None, only: Decision | None) -> Selection:
+    start_ns = recorded.start_ns() if begin or end else 0
+    from_ns = None if begin is None else moment_ns(begin, start_ns=start_ns)
+    to_ns = None if end is None else moment_ns(end, start_ns=start_ns)
+    if from_ns is not None and to_ns is not None and from_ns >= to_ns:
+        raise UsageError(f"--from {begin} is not before --to {end}: no part lies between them")
+    return Selection(from_ns, to_ns, only)
 
 
 def _way_in(via: Via, settings: Settings, frames: Path | None) -> AbstractAsyncContextManager[ReplayTarget]:
@@ -154,12 +164,20 @@ def _way_in(via: Via, settings: Settings, frames: Path | None) -> AbstractAsyncC
     if root is None:
         raise UsageError("images.roots is empty: name a folder of the station with --frames")
     if via is Via.MQTT:
-        return MqttReplay(settings.mqtt, station=station, frames=root)
+        return _where_it_runs(settings, MqttReplay(settings.mqtt, station=station, frames=root))
     if via is Via.OPCUA_CLIENT:
         return OpcUaClientReplay(opcua.client, settings.mqtt, station=station, frames=root)
     endpoint = opcua.replay.endpoint or f"opc.tcp://{opcua.server.host}:{opcua.server.port}/cangate/"
     access = read_access(opcua.replay, endpoint, station=station, pki=PKI, section="opcua.replay")
     return OpcUaServerReplay(access, station=station, frames=root)
+
+
+@asynccontextmanager
+async def _where_it_runs(settings: Settings, replay: MqttReplay) -> AsyncIterator[ReplayTarget]:
+    """Lend the way in once the service is there: a broker takes parts for nobody, too."""
+    await until_service(settings.mqtt, station=settings.station.id, tell=partial(console.print, soft_wrap=True))
+    async with replay as target:
+        yield target
 
 
 def _summarise(tally: Tally) -> None:
@@ -178,6 +196,6 @@ def _speed(text: str) -> float | None:
         speed = float(text)
     except ValueError:
         speed = 0.0
-    if not 0 < speed <= 1000:
-        raise UsageError(f"--speed {text!r} is neither max nor a number above 0 and up to 1000")
+    if not 0.01 <= speed <= 1000:  # below that a part a second takes minutes
+        raise UsageError(f"--speed {text!r} is neither max nor a number from 0.01 to 1000")
     return speed

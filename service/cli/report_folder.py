@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from service.errors import UsageError
-from service.files import draft_folder
+from service.files import draft_folder, read_regular
 
-_DRAFT = ".cangate-report-"
+_DRAFT: Final = ".cangate-report-"
+_MARK: Final = b"<!-- files of this report, by SHA-256\n"
+"""Begins what the page of a report ends in: it tells a report from what somebody made, or made of it."""
+_LISTED: Final = re.compile(rb"([0-9a-f]{64})  ([^\n]+)\n")
 
 
 @contextmanager
 def report_folder(report: Path, *names: str) -> Iterator[Path]:
     """Lend a hidden folder in `report`; what lies in it once the block ends well takes its place there.
 
-    Files of the same name are replaced, others are left alone. Where the block fails, `report` is as it was. Raises
-    UsageError where nothing can be written, before the block is entered if that can be known.
+    Files of an earlier report are replaced where they are as it left them, others are left alone. Where the block
+    fails, `report` is as it was.
+
+    Raises UsageError where nothing can be written, or would take the place of what no report has written: labels that
+    somebody filled in are nowhere else. Before the block is entered, if that can be known.
 
     names: files that will be written, as far as that is known before.
     """
     with draft_folder(report, _DRAFT) as draft:
-        for name in names:
-            _refuse_folder(report / name)
+        with writing(report):
+            for name in names:
+                _refuse_foreign(report / name)
         yield draft
         with writing(report):
             _move_into(report, draft)
@@ -45,15 +55,48 @@ def _move_into(report: Path, draft: Path) -> None:
         if path.is_dir():
             target.mkdir(exist_ok=True)
         else:
-            _refuse_folder(target)
+            _refuse_foreign(target)
+    for page in draft.rglob("*.html"):
+        _mark(page, targets[page])
     for path, target in targets.items():
         if not path.is_dir():
             path.replace(target)
 
 
-def _refuse_folder(target: Path) -> None:
+def _refuse_foreign(target: Path) -> None:
+    """Raise UsageError where something is there that is not just as a report left it."""
     if target.is_dir():
         raise UsageError(f"cannot write {target}: it is a folder")
+    if not target.exists():
+        return
+    for page in target.parent.glob("*.html"):
+        content, listed = _listed(page)
+        found = content if page == target else read_regular(target)
+        if listed.get(target.name) == hashlib.sha256(found).hexdigest():
+            return
+    why = "it is no report, or was changed since; name another folder, or move it away"
+    raise UsageError(f"cannot write {target}: {why}")
+
+
+def _mark(page: Path, target: Path) -> None:
+    """End a page in what lies beside it and itself, and in what is there of other reports of that folder."""
+    listed = _listed(target)[1] if target.exists() else {}
+    listed |= {
+        path.name: hashlib.sha256(read_regular(path)).hexdigest() for path in page.parent.iterdir() if path.is_file()
+    }
+    with page.open("ab") as file:
+        file.write(_MARK + b"".join(f"{digest}  {name}\n".encode() for name, digest in listed.items()) + b"-->\n")
+
+
+def _listed(page: Path) -> tuple[bytes, dict[str, str]]:
+    """Return a page without its last lines, and the digests that they list by name; none where it has no such lines."""
+    try:
+        content, mark, lines = read_regular(page).rpartition(_MARK)
+    except OSError:
+        return b"", {}  # it lists nothing for us
+    if not mark:
+        return lines, {}
+    return content, {name.decode(): digest.decode() for digest, name in _LISTED.findall(lines)}
 
 
 def _place(report: Path, filename: object) -> Path:

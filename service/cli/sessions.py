@@ -52,11 +52,12 @@ def list_sessions(config: ConfigOption = None) -> None:
             unusable.append((escape(folder.name), f"[red]{escape(str(exc))}[/]"))
     for session in sorted(sessions, key=lambda session: session.info.created_at):
         count = session.count()
+        unknown = "being written" if session.in_work else "not closed"
         table.add_row(
             escape(str(session.path)),
             session.info.station,
             rfc3339(session.info.created_at)[:19],
-            "not closed" if count is None else str(count),
+            unknown if count is None else str(count),
             f"{session.size / 1e6:.1f}",
             session.info.origin,
         )
@@ -67,7 +68,9 @@ def list_sessions(config: ConfigOption = None) -> None:
 
 @app.command()
 def show(session: SessionArgument) -> None:
-    """Read a whole session and say what is in it; exit status 1 where something cannot be read.
+    """Read a whole session and say what is in it; exit status 1 where something cannot be read, or is missing.
+
+    One that is still being written is read as far as it has come, which is no fault.
 
     Example: cangate sessions show data/recordings/line1-20260131T080000.000000Z
     """
@@ -96,7 +99,7 @@ def show(session: SessionArgument) -> None:
     else:
         table.add_row("parts", "none")
     console.print(table)
-    tell_troubles(recorded.troubles)
+    tell_troubles([*recorded.remarks, *recorded.troubles])
     if recorded.troubles:
         raise typer.Exit(1)
 
@@ -156,6 +159,6 @@ def export_session(
     with stage_bars() as progress:
         written = export_to_folder(recorded, folder, partial(progress, "parts"))
     console.print(f"{written} frames are in {folder}, see {folder / PARTS_CSV}", soft_wrap=True, markup=False)
-    tell_troubles(recorded.troubles)
+    tell_troubles([*recorded.remarks, *recorded.troubles])
     if recorded.troubles:
         raise typer.Exit(1)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -13,10 +14,12 @@ from pydantic import TypeAdapter, ValidationError
 from rich.live import Live
 from rich.table import Table
 
+from adapters.replay.presence import until_service
 from adapters.simulation.line import PicturePool, SimulatedStation
 from adapters.simulation.line_plan import Belt, LineRates
 from adapters.simulation.renderer import SIDES_PX
 from schemas.messages import MAX_DEADLINE_MS, StationId
+from schemas.settings import Settings
 from service.cli.common import ConfigOption, console, errors, load_settings, parsed_size, stage_bars
 from service.errors import SinkUnavailable, UsageError
 from service.files import real_path
@@ -49,7 +52,7 @@ def simulate(
     gate opens if a verdict for that count says so by then, else it rejects. Everything but the answers follows from the
     seed. Events are marked as simulated; images go inside their messages, which takes MQTT 5.
 
-    Exit status 1 where a part got no verdict at all.
+    Exit status 1 where a part got no verdict at all, and where a station has no service.
 
     Example: cangate simulate -c config.toml --rate 5 --parts 1000
 
@@ -64,20 +67,41 @@ def simulate(
     )
     belt = Belt(speed_mm_s=speed, gate_mm=gate)
     _refuse_far_gate(belt)
+    size_wh = parsed_size(size, SIDES_PX)
+    with _naming_broker(settings):
+        asyncio.run(_services(settings, stations))
     with stage_bars() as progress:
-        pool = PicturePool.render(seed, parsed_size(size, SIDES_PX), partial(progress, "render"))
+        pool = PicturePool.render(seed, size_wh, partial(progress, "render"))
     nowhere = real_path(next(iter(settings.images.roots), Path("data/frames")))
     line = [SimulatedStation(settings.mqtt, name, pool=pool, missing=nowhere) for name in stations]
     try:
-        asyncio.run(_run(line, seed=seed, rates=rates, belt=belt, parts=parts))
+        with _naming_broker(settings):
+            asyncio.run(_run(line, seed=seed, rates=rates, belt=belt, parts=parts))
     except KeyboardInterrupt:
         console.print("interrupted")
-    except SinkUnavailable as exc:
-        raise SinkUnavailable(f"mqtt: {settings.mqtt.host}:{settings.mqtt.port}: {exc}") from exc
     for one in line:
         console.print(_summary(one), soft_wrap=True, markup=False)
     if any(one.count.never for one in line):
         raise typer.Exit(1)
+
+
+@contextmanager
+def _naming_broker(settings: Settings) -> Iterator[None]:
+    try:
+        yield
+    except SinkUnavailable as exc:
+        raise SinkUnavailable(f"mqtt: {settings.mqtt.host}:{settings.mqtt.port}: {exc}") from exc
+
+
+async def _services(settings: Settings, stations: Sequence[str]) -> None:
+    """Return once every station has its service. Raises SinkUnavailable."""
+    tell = partial(console.print, soft_wrap=True)
+    try:
+        async with asyncio.TaskGroup() as group:
+            for station in stations:
+                group.create_task(until_service(settings.mqtt, station=station, tell=tell))
+    except* SinkUnavailable as broken:
+        raise broken.exceptions[0] from None
 
 
 async def _run(line: Sequence[SimulatedStation], *, seed: int, rates: LineRates, belt: Belt, parts: int) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 
 import structlog
 import torch
@@ -91,16 +93,25 @@ class ActiveModel:
                 pipeline = await asyncio.to_thread(package.build_pipeline, self._device)
                 self.current = LoadedModel(pipeline, package.ref)
 
-    def prove(self) -> None:
-        """Judge the golden frames, on the thread that may use the model.
+    def proofs(self) -> Sequence[Callable[[], object]]:
+        """Return what proves the model that judges, for the thread that may use it: a call for each golden frame.
 
-        Raises PackageError, also while the configured model is still to be loaded, and whatever the device raises.
+        Each judges its frame, and no more: the thread counts as hung when one call takes too long. Raises PackageError
+        while the configured model is still to be loaded; a call raises that too, and whatever the device raises.
         """
         package, current = self._package, self.current
         if self._missed:
             raise PackageError(f"model {self._settings.name} is not loaded")
-        if package is not None and current is not None:
-            package.check_golden(current.pipeline)
+        if package is None or current is None:
+            return []
+        manifest = package.manifest
+        return [
+            partial(
+                replace(package, manifest=manifest.model_copy(update={"golden": (golden,)})).check_golden,
+                current.pipeline,
+            )
+            for golden in manifest.golden
+        ]
 
     async def rollback(self, name: str | None) -> LoadedModel:
         """Go back to the version that was active before. Raises PackageError; the old one stays.

@@ -39,7 +39,9 @@ class NearestNeighbours:
 
     def __init__(self, vectors: FloatArray, device: torch.device) -> None:
         self._vectors = vectors
-        self._half_norms = (np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64) / 2).astype(np.float32)
+        # rounded to float32 they alone would decide between near vectors
+        self._exact_half_norms: npt.NDArray[np.float64] = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64) / 2
+        self._half_norms = self._exact_half_norms.astype(np.float32)
         self._longest = float(np.sqrt(2 * self._half_norms.max()))
         on_cpu = device.type == "cpu"
         self._on_gpu = None if on_cpu else tuple(torch.from_numpy(a).to(device) for a in (vectors, self._half_norms))
@@ -75,7 +77,7 @@ class NearestNeighbours:
         distance = self._distance_to(index, patches)
         near = np.flatnonzero(distance < NEAR * self._longest)
         if len(near):
-            index = search(patches[near].astype(np.float64), self._vectors, self._half_norms, DOUBLE_TILE)
+            index = search(patches[near].astype(np.float64), self._vectors, self._exact_half_norms, DOUBLE_TILE)
             distance[near] = self._distance_to(index, patches[near])
         return distance
 
@@ -100,7 +102,9 @@ def squared_lengths(vectors: torch.Tensor) -> torch.Tensor:
     return squared
 
 
-def search(patches: npt.NDArray[Float], vectors: FloatArray, half_norms: FloatArray, tile: tuple[int, int]) -> Indices:
+def search(
+    patches: npt.NDArray[Float], vectors: FloatArray, half_norms: npt.NDArray[Float], tile: tuple[int, int]
+) -> Indices:
     """Return the row (N,) of `vectors` with the largest a.b - |b|^2 / 2, computed in the type of `patches`.
 
     numpy's OpenBLAS and its vectorised argmax take 0.8 of the time of torch's CPU kernels (benchmarks/distance.py).

@@ -23,6 +23,10 @@ NEUTRAL = 114
 CELLS = 20
 """Most cells along a side of the square, see `_Grid`."""
 
+PADDED_FRAMES = 4
+"""So many times the pixels of its frame the padded crop may have. The short side of a ROI is padded to a whole cell in
+pixels of the frame: one of 200,000 x 1, a file of 600 kB, would take 6 GB. A whole frame gets there at 80 : 1."""
+
 Lut = npt.NDArray[np.uint8]
 
 
@@ -61,6 +65,12 @@ class _Grid:
             crop=(left, top, left + across * source, top + down * source),
         )
 
+    @property
+    def crop_pixels(self) -> int:
+        """Return how many pixels of the frame, and beyond it, the touched cells have."""
+        x1, y1, x2, y2 = self.crop
+        return (x2 - x1) * (y2 - y1)
+
     def on_canvas(self) -> tuple[slice, slice]:
         """Return rows and columns of the crop in the output square."""
         x1, y1, x2, y2 = (
@@ -81,12 +91,14 @@ def normalize(frame_bgr: BgrImage, roi: Roi, recipe: NormalizeRecipe) -> Normali
         bgr: (side, side, 3) uint8, grey outside of the mask.
 
     Raises:
-        RoiNotFound: the mask is empty, or nothing of it is left at that size.
+        RoiNotFound: the mask is empty, far too long for its width, or nothing of it is left at that size.
     """
     x1, y1, x2, y2 = roi.xyxy
     if x2 <= x1 or y2 <= y1:
         raise RoiNotFound("the mask is empty")
     grid = _Grid.around(roi.xyxy, recipe.side)
+    if grid.crop_pixels > PADDED_FRAMES * frame_bgr.shape[0] * frame_bgr.shape[1]:
+        raise RoiNotFound(f"{x2 - x1} x {y2 - y1} pixels are far too long a part for its width")
     rows, columns = grid.on_canvas()
     size = columns.stop - columns.start, rows.stop - rows.start
     pixels = resized(_cut(frame_bgr, grid.crop, cv2.BORDER_REPLICATE), size)

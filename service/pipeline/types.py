@@ -32,8 +32,12 @@ class Frame:
     encoded: bytes | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if self.bgr.ndim != 3 or self.bgr.shape[2] != 3 or self.bgr.dtype != np.uint8 or self.bgr.size == 0:
-            raise ValueError(f"a frame is (H, W, 3) uint8, not {self.bgr.shape} {self.bgr.dtype}")
+        given: object = self.bgr  # of a caller without a type checker
+        if not isinstance(given, np.ndarray):
+            why = "None: cv2.imread could not read the file" if given is None else type(given).__name__
+            raise ValueError(f"a frame is an array (H, W, 3) uint8, not {why}")  # noqa: TRY004 - as below
+        if given.ndim != 3 or given.shape[2] != 3 or given.dtype != np.uint8 or given.size == 0:
+            raise ValueError(f"a frame is (H, W, 3) uint8, not {given.shape} {given.dtype}")
 
     @property
     def width(self) -> int:

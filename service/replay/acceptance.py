@@ -242,7 +242,8 @@ def findings(
     good = [row for row in compared if row.expected is Decision.OK]
     yield _share("escapes_max", "damaged parts called OK", Change.ESCAPE, damaged, rules.escapes_max)
     yield _share("over_rejects_max", "OK parts called damaged", Change.OVER_REJECT, good, rules.over_rejects_max)
-    yield _share("errors_max", "parts that could not be judged", Change.ERROR, compared, rules.errors_max)
+    lost = "parts end as ERROR where OK or damaged was due"
+    yield _share("errors_max", lost, Change.ERROR, compared, rules.errors_max)
     if rules.score_shift_max is not None:
         shifts = [abs(row.shift) / row.tau_recorded for row in rows if row.shift is not None and row.tau_recorded]
         shift = percentile(shifts, 95)

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import cv2
@@ -16,7 +17,7 @@ from adapters.clock import SystemClock
 from adapters.mqtt import MqttAdapter
 from adapters.simulation.line import PicturePool, SimulatedStation
 from adapters.simulation.line_plan import Belt, Fault, LineRates, plan_line
-from schemas.messages import Decision, Gate, Verdict
+from schemas.messages import Decision, Gate, StationState, Status, Verdict
 from schemas.settings import MqttSettings
 from service.errors import SinkUnavailable
 from service.ports import Answer, Arrival, Asker
@@ -31,6 +32,7 @@ BELT = Belt(speed_mm_s=2000.0, gate_mm=8000.0)
 RATES = LineRates(rate_hz=40.0, stops=0.0, damaged=0.3, wrong=0.1, missing=0.1)
 POOL = PicturePool(good=[b"\x89PNG good"], damaged=[b"\x89PNG damaged"], blank=b"\x89PNG blank")
 PARTS = 40
+_READY = Status(station="line1", state=StationState.READY, since=datetime.now(UTC), version="0")
 
 
 class StubStation:
@@ -155,6 +157,9 @@ async def test_command_shows_what_its_seed_says(tmp_path: Path) -> None:
                     *("simulate", "-c", str(config), *line, "--size", "320x240", "--seed", seed, "--gate", gate)
                 ) as process,
             ):
+                assert process.stdout is not None
+                assert b"waiting up to 10 s for the service of line1" in await process.stdout.readline()
+                await service.adapter.publish_status(_READY, ready=True)
                 told, complaints = await process.communicate()
                 assert (process.returncode, complaints) == (0, b"")
                 printed.append(told.decode().partition(";")[0])

@@ -91,17 +91,27 @@ async def test_first_trigger_of_a_node_that_had_no_value_is_judged(plc: PlcServe
         assert intake.arrivals.empty()
 
 
-async def test_trigger_without_a_value_is_told(plc: PlcServer) -> None:
-    """The station hears of no part, and says so while that lasts."""
+@pytest.mark.parametrize(
+    ("value", "status"),
+    [
+        (ua.Variant(None), ua.StatusCodes.BadNoCommunication),
+        (ua.Variant(7, ua.VariantType.UInt32), ua.StatusCodes.BadNoCommunication),
+        (ua.Variant(7, ua.VariantType.UInt32), ua.StatusCodes.UncertainLastUsableValue),
+    ],
+)
+async def test_trigger_that_is_not_good_is_none_and_told(plc: PlcServer, value: ua.Variant, status: int) -> None:
+    """The station hears of no part, and says so while that lasts; the same number is one when the PLC stands by it."""
     trigger, adapter = plc.node("trigger"), plc_client(plc.mapping())
     async with serving(adapter) as intake:
-        bad = ua.DataValue(ua.Variant(None), ua.StatusCode(ua.UInt32(ua.StatusCodes.BadNoCommunication)))
-        await plc.server.write_attribute_value(trigger.nodeid, bad)
-        await eventually(lambda: (adapter.refused or "").endswith("trigger: BadNoCommunication"))
+        code = ua.StatusCode(ua.UInt32(status))
+        await plc.server.write_attribute_value(trigger.nodeid, ua.DataValue(value, code))
+        await eventually(lambda: (adapter.refused or "").endswith(f"trigger: {code.name}"))
         assert adapter.fault is None
-        await trigger.write_value(1, ua.VariantType.UInt32)
-        assert (await asyncio.wait_for(intake.arrivals.get(), 10)).event.trigger_id == 1
+        for number in (7, 8):
+            await trigger.write_value(number, ua.VariantType.UInt32)
+            assert (await asyncio.wait_for(intake.arrivals.get(), 10)).event.trigger_id == number
         assert adapter.refused is None
+        assert intake.arrivals.empty()
 
 
 @pytest.mark.parametrize("word", ["trigger", "part_id"])

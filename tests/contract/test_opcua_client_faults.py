@@ -172,6 +172,19 @@ async def test_part_id_that_the_plc_cannot_hold_does_not_keep_the_verdict_from_i
     assert (result.part_id, result.trigger_id, result.verdict) == ("", 7, VerdictCode.OK)
 
 
+async def test_change_of_an_item_that_nobody_asked_for_is_a_fault(plc: PlcServer) -> None:
+    """A server that mixes up its items may be silent of the trigger: it is asked anew, and no part is lost."""
+    adapter = plc_client(plc.mapping())
+    async with serving(adapter) as intake:
+        for subscription in plc.server.iserver.subscription_service.subscriptions.values():
+            for item in subscription.monitored_item_srv._monitored_items.values():
+                item.client_handle = ua.UInt32(99)
+        await plc.trigger("C-1")
+        await eventually(lambda: "server_refused: the server tells of an item" in (adapter.fault or ""))
+        await eventually(lambda: adapter.fault is None)
+        assert (await asyncio.wait_for(intake.arrivals.get(), 10)).event.part_id == "C-1"
+
+
 async def test_mapping_heals_when_the_plc_program_is_corrected(plc: PlcServer) -> None:
     """A node that appears later is found without a restart of the service."""
     index = await plc.server.get_namespace_index(NAMESPACE_URI)

@@ -121,8 +121,7 @@ def looking(plc: PlcServer, service: StubbornPlc) -> Iterator[list[list[object]]
     nodes, seen = [plc.node(word).nodeid for word in WORDS], []
 
     def look() -> None:
-        read = [service._aspace.read_attribute_value(node, ua.AttributeIds.Value).Value for node in nodes]
-        seen.append([None if value is None else value.Value for value in read])
+        seen.append([service.held(node) for node in nodes])
 
     service.written = look
     try:

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from adapters.opcua.client import OpcUaClientAdapter
+from adapters.opcua.client.diagnosis import Diagnosis, PlcFault
 from adapters.simulation.broker import free_port
 from adapters.simulation.plc_server import NAMESPACE_URI, TYPES
 from schemas.messages import Decision
@@ -167,6 +169,26 @@ async def test_node_is_believed_where_its_certificate_is_trusted(pki: Path, tmp_
         async with serving(adapter, RecordingIntake(Judge(adapter))):
             plc.tell("trigger", trigger=1, part_id="C-1")
             assert (await plc.hear("result"))["part_id"] == "C-1"
+
+
+@pytest.mark.parametrize("secure", [False, True])
+async def test_node_with_one_place_gets_it_back_from_a_session_that_was_lost(
+    pki: Path, tmp_path: Path, *, secure: bool
+) -> None:
+    """It would keep it for half a minute; who takes it back proves to be who made it."""
+    login = {"security": "Basic256Sha256_SignAndEncrypt", "username": "cangate", "password": "secret"}
+    options: dict[str, Any] = {"secure": True, "user": ["cangate", "secret"]} if secure else {}
+    async with node_plc(pki, maxSessions=1, **options) as plc:
+        adapter = plc_client(plc.mapping | (login if secure else {}), pki=tmp_path)
+        with capture_logs() as logs:
+            async with serving(adapter, RecordingIntake(Judge(adapter))):
+                for trigger in (1, 2, 3):
+                    plc.tell("trigger", trigger=trigger, part_id=f"C-{trigger}")
+                    assert (await plc.hear("result"))["part_id"] == f"C-{trigger}"
+                    assert adapter._connection is not None
+                    adapter._connection.abort(Diagnosis(PlcFault.CONNECTION_LOST, "by the test"))
+                    await eventually(lambda: adapter.fault is None)
+    assert [entry["event"] for entry in logs].count("plc_session_given_back") == 3
 
 
 async def first_fault(adapter: OpcUaClientAdapter) -> str:

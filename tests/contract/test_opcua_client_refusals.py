@@ -67,6 +67,31 @@ async def test_word_that_a_gate_can_do_without_keeps_no_result_from_the_plc(
     assert (events.count("plc_connected"), events.count("plc_value_refused")) == (1, 1)
 
 
+async def test_pass_does_not_stand_beside_the_name_of_another_part(plc: PlcServer) -> None:
+    """Nothing but `result_part_id` names the part, and its node keeps the name of before: only a reject is told."""
+    adapter, service = plc_client(plc.mapping() | {"result_trigger_id": ""}), plc.server.iserver.attribute_service
+    assert isinstance(service, StubbornPlc)
+    seen: list[list[object]] = []
+    nodes = [plc.node(word).nodeid for word in ("result_part_id", "verdict", "reject")]
+    async with serving(adapter, RecordingIntake()), delivering(adapter) as outbox:
+        with refusing(plc, "result_part_id", BEYOND_RANGE, value="C-0"):
+            assert await put(outbox, 1, part_id="C-0")
+        assert await stands(plc, "result_seq", "result_part_id", "verdict", "reject") == [1, "", 1, False]
+        assert await put(outbox, 2, Decision.DAMAGED, part_id="C-2")
+        with refusing(plc, "result_part_id", BEYOND_RANGE):
+            service.written = lambda: seen.append([service.held(node) for node in nodes])
+            assert not await put(outbox, 3, part_id="C-3")
+            assert "write_refused: result_part_id: '': BadOutOfRange" in (adapter.refused or "")
+            assert await put(outbox, 4, Decision.DAMAGED, part_id="C-4")
+            assert not await put(outbox, 5, part_id="C-5")
+            service.written = lambda: None
+        assert ["C-2", VerdictCode.DAMAGED, True] in seen
+        assert [each for each in seen if each[1] == VerdictCode.OK or not each[2]] == []
+        assert await stands(plc, "result_seq", "verdict", "reject") == [4, 0, True]
+        assert await put(outbox, 6, part_id="C-6")
+    assert await stands(plc, "result_seq", "result_part_id", "verdict", "reject") == [6, "C-6", 1, False]
+
+
 def connections_and_looks(logs: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
     """Return how often the adapter has connected, and looked at its nodes anew on a connection."""
     events = [entry["event"] for entry in logs]

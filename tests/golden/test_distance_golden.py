@@ -97,3 +97,13 @@ def test_gpu_search_finds_the_same_vectors(tile: tuple[int, int]) -> None:
 
     assert found.tolist() == nearest
     assert search(points, bank, half_norms, tile).tolist() == nearest
+
+
+@pytest.mark.parametrize("dim", [29, 384])
+def test_distance_of_a_bank_vector_to_its_bank_is_zero(dim: int) -> None:
+    """However near the others are: 2e-4 apart, brackets and half norms alike are told apart in double precision."""
+    rng = np.random.default_rng(0)
+    centre = rng.normal(size=(1, dim))
+    centre /= np.linalg.norm(centre)
+    bank = (centre + 2e-4 / np.sqrt(dim) * rng.normal(size=(3000, dim))).astype(np.float32)
+    assert MemoryBank(bank).distances(bank[::10]).max() == 0

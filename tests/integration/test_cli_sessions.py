@@ -302,6 +302,10 @@ def test_replay_counts_what_differs_and_what_is_lost(cangate: CommandLine, tmp_p
     [
         (("--speed", "fast"), "--speed 'fast' is neither max nor a number"),
         (("--speed", "0"), "--speed '0'"),
+        (("--speed", "1e-300"), "--speed '1e-300' is neither max nor a number from 0.01 to 1000"),
+        (("--speed", "nan"), "--speed 'nan'"),
+        (("--from", "5", "--to", "4"), "--from 5 is not before --to 4"),
+        (("--from", "1:00", "--to", "60"), "--from 1:00 is not before --to 60"),
         (("--from", "yesterday"), "'yesterday' is no time"),
         (("--from", "2026-01-31T08:00:00"), "has no offset"),
         ((), "give --model"),

@@ -92,6 +92,18 @@ def test_there_are_enough_of_them() -> None:
     assert len({hostile.name for hostile in IMAGES}) == len(IMAGES) >= 60
 
 
+@pytest.mark.parametrize("path", ["silent", "slow-header", "slow-body"])
+def test_frame_is_not_waited_for_longer_than_its_event(place: Place, path: str) -> None:
+    """A host that is silent holds a thread no longer than there is somebody to hear of its frame."""
+    patient = AllowListedFrames(settings(place, http_timeout_s=30.0))
+    began = time.monotonic()
+    with pytest.raises(FrameMissing, match=r"the image took longer than 0\.2 s"):
+        patient.load(ImageRef(uri=f"http://{place.host}/{path}"), None, until=began + 0.2)
+    assert time.monotonic() - began < 5, "the host drips for longer"
+    with pytest.raises(FrameMissing, match="the image took longer than 0 s"):
+        patient.load(ImageRef(uri=f"http://{place.host}/{path}"), None, until=began)
+
+
 def test_frame_comes_from_an_allowed_host(frames: AllowListedFrames, place: Place) -> None:
     """The same host that misbehaves elsewhere serves a good frame."""
     assert frames.load(ImageRef(uri=f"http://{place.host}/a.png"), None).width == 60

@@ -66,9 +66,11 @@ class OneFrame:
     def __init__(self, error: FrameError | None = None) -> None:
         self.error = error
         self.loads = 0
+        self.until = 0.0
 
-    def load(self, image: ImageRef | None, frame_bytes: bytes | None) -> Frame:  # noqa: ARG002 - the port's signature
+    def load(self, image: ImageRef | None, frame_bytes: bytes | None, *, until: float) -> Frame:  # noqa: ARG002 - the port's signature
         self.loads += 1
+        self.until = until
         if self.error is not None:
             raise self.error
         return Frame(np.full((40, 60, 3), 128, np.uint8), None if image is None else image.uri, self.ENCODED)

@@ -22,7 +22,7 @@ from adapters.simulation.plc_server import NAMESPACE_URI, TYPES, PlcServer
 from schemas.messages import Decision
 from schemas.settings import OpcUaClientSettings
 from service.errors import SinkRefused, SinkUnavailable
-from service.ports import Answer, Arrival
+from service.ports import Answer, Arrival, Clock
 from tests.support.opcua import STATION, NoCommands, RecordingIntake, answer, plain_client, verdict
 from tests.support.waiting import eventually
 
@@ -79,11 +79,12 @@ def plc_client(
     station: str = STATION,
     pki: Path | None = None,
     sessions: PlcSessions | None = None,
+    clock: Clock | None = None,
 ) -> OpcUaClientAdapter:
     """Return an adapter for a PLC; `settings` as in the configuration."""
     chosen = OpcUaClientSettings.model_validate(PATIENT | settings)
     pki = pki or Path("unused")
-    return OpcUaClientAdapter(chosen, station=station, clock=SystemClock(), sessions=sessions, pki=pki)
+    return OpcUaClientAdapter(chosen, station=station, clock=clock or SystemClock(), sessions=sessions, pki=pki)
 
 
 @contextlib.asynccontextmanager
@@ -147,6 +148,11 @@ class StubbornPlc(AttributeService):
         results = [await self._one(item, user) for item in params.NodesToWrite]
         self.written()
         return results[:-1] if self.forgets else results
+
+    def held(self, node_id: ua.NodeId) -> object:
+        """Return what stands in a node, without asking over the wire."""
+        value = self._aspace.read_attribute_value(node_id, ua.AttributeIds.Value).Value
+        return None if value is None else value.Value
 
     def _admit(self, what: str, nodes: Sequence[object]) -> None:
         if len(nodes) > self.most.get(what, len(nodes)):

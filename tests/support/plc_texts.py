@@ -40,6 +40,7 @@ class Line:
         self.text = self.value("Z")
         self.trigger = self.value(0)
         self.waiting: list[ua.DataValue] = [self.text]
+        self.late: list[ua.DataValue] = []
         self.given: list[ua.DataValue] = [self.trigger]
         assert self.service() == [None]
 
@@ -68,13 +69,12 @@ class Line:
         self.given.append(self.trigger)
 
     def publish(self, *, texts: bool = True, sent_s: float | None = None) -> list[Told]:
-        """Tell of the changes; of those of the text only where the server has looked at it by now."""
+        """Tell of the changes; of those of the text in the next response where the server has not looked at it yet."""
         sent_s = self.now_s if sent_s is None else sent_s
         self.number += 1
-        if texts:
-            for value in self.waiting:
-                self.texts.tell("part_id", value, self.number)
-            self.waiting = []
+        for value in [*self.late, *(self.waiting if texts else [])]:
+            self.texts.tell("part_id", value, self.number)
+        self.late, self.waiting = [] if texts else self.waiting, []
         span, self.published_s = timedelta(seconds=sent_s - self.published_s), sent_s
         told = [Told(value, self.number, 0.0, span if span > timedelta() else None) for value in self.given]
         self.given = []

@@ -103,6 +103,14 @@ def test_one_worse_part_breaks_one_rule(rows: list[ComparedPart], rule: str) -> 
     assert broken(rows) == [rule]
 
 
+def test_errors_are_told_as_they_are_counted() -> None:
+    """A part that was ERROR and still is had nothing to lose: it is not called one that could be judged."""
+    rows = [row(OK, OK), row(ERROR, ERROR), row(ERROR, ERROR)]
+    texts = {each.rule: each.text for each in findings(rows, AcceptanceSettings(), unreadable=0, timed=False)}
+    due = "parts end as ERROR where OK or damaged was due"
+    assert texts["errors_max"] == f"0 of 3 {due}, 0 in the recording; up to 0 allowed"
+
+
 def test_what_cannot_be_read_proves_nothing() -> None:
     """However well the parts do that are left."""
     assert broken([row(OK, OK), row(DAMAGED, DAMAGED)], unreadable=1) == ["readable"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from service.model.active import ActiveModel
 from service.model.package import ModelPackage, read_package, seal
 from service.model.registry import ModelRegistry
 from service.model.training import TrainedModel
+from service.pipeline.pipeline import Pipeline
+from service.pipeline.types import Frame, Inspection
 from tests.support.parts import publish, train_parts, write_parts
 from tests.support.waiting import eventually
 
@@ -123,7 +126,7 @@ async def test_model_that_a_device_kept_from_being_loaded_is_tried_again(
         assert (models.current, models.fault) == (None, "OutOfMemoryError: no memory")
         assert troubles == [models.fault]
         with pytest.raises(PackageError, match="not loaded"):
-            models.prove()
+            models.proofs()
         with pytest.raises(torch.OutOfMemoryError):
             await models.reload()
     loaded = list[bool]()
@@ -131,7 +134,27 @@ async def test_model_that_a_device_kept_from_being_loaded_is_tried_again(
     await models.reload()
     assert models.current is not None
     assert (models.fault, loaded) == (None, [True])
-    models.prove()
+    assert len(models.proofs()) == len(read_package(registry.store / "bars" / "2").manifest.golden)
+
+
+async def test_model_is_proved_frame_by_frame(registry: ModelRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Together golden frames may take longer than a thread that hangs; one call judges one of them."""
+    models, judged = await _loaded(registry, "2"), list[int]()
+    inspect = Pipeline.inspect
+
+    def count(self: Pipeline, frames: Sequence[Frame]) -> list[Inspection]:
+        judged.append(len(frames))
+        return inspect(self, frames)
+
+    monkeypatch.setattr(Pipeline, "inspect", count)
+    golden = read_package(registry.store / "bars" / "2").manifest.golden
+    assert len(golden) > 1
+    for done, proof in enumerate(models.proofs(), start=1):
+        proof()
+        assert judged == [1] * done
+    assert len(judged) == len(golden)
+    await models.unload()
+    assert models.proofs() == []
 
 
 async def test_model_that_the_store_gives_later_is_taken(

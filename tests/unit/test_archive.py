@@ -117,6 +117,22 @@ def test_export_follows_a_link(registry: ModelRegistry, exported: Path, tmp_path
     assert (tmp_path / "target.zip").read_bytes() == exported.read_bytes()
 
 
+def test_export_replaces_a_file_only_when_told_to(registry: ModelRegistry, exported: Path, tmp_path: Path) -> None:
+    """Somebody's other package is not lost to a slip; an empty file, as `mktemp` makes it, holds nothing to lose."""
+    package, file, link = registry.read("bars", "1"), tmp_path / "other.zip", tmp_path / "link.zip"
+    file.write_text("somebody's")
+    link.symlink_to(file)
+    for target in (file, link):
+        with pytest.raises(UsageError, match=rf"{target.name} is there already: .*--replace"):
+            export_package(package, target)
+    assert file.read_text() == "somebody's"
+    export_package(package, file, replace=True)
+    assert file.read_bytes() == exported.read_bytes()
+    file.write_bytes(b"")
+    export_package(package, file)
+    assert file.read_bytes() == exported.read_bytes()
+
+
 @pytest.mark.parametrize("version", ["1", "2"])
 def test_export_into_a_package_is_refused(registry: ModelRegistry, trained: TrainedModel, version: str) -> None:
     """Be it the exported one or another: a file that was not packed breaks it."""
@@ -165,6 +181,9 @@ def test_models_export_and_import(
     cangate = CommandLine(monkeypatch, capsys)
     file, other = tmp_path / "carried.zip", tmp_path / "line2"
     assert cangate("models", "export", "bars@1", file, "--store", registry.store).status == 0
+    again = ("models", "export", "bars@1", file, "--store", registry.store)
+    assert "is there already" in cangate(*again).one_line_error()
+    assert cangate(*again, "--replace").status == 0
     outcome = cangate("models", "import", file, "--store", other)
     assert (outcome.status, outcome.stderr) == (0, "")
     assert f"cangate models activate bars 1 --store {other}" in outcome.stdout

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -13,6 +15,7 @@ import pytest
 
 from schemas.messages import ImageRef, Reason
 from schemas.settings import ComputeSettings, IntakeSettings
+from service import compute
 from service.admission import Admission
 from service.compute import Compute, Failed, Job, Judged, Outcome
 from service.errors import FrameMissing, RoiNotFound
@@ -93,8 +96,8 @@ class HungDrive(OneFrame):
         super().__init__()
         self.back = threading.Event()
 
-    def load(self, image: ImageRef | None, frame_bytes: bytes | None) -> Frame:
-        frame = super().load(image, frame_bytes)
+    def load(self, image: ImageRef | None, frame_bytes: bytes | None, *, until: float) -> Frame:
+        frame = super().load(image, frame_bytes, until=until)
         assert self.back.wait(60)
         return frame
 
@@ -165,6 +168,44 @@ async def test_compute_judges_one_by_one_what_does_not_fit_together(failures: in
         assert isinstance(await hall.judge(), Judged)
 
 
+class Layer:
+    """What a network computes on the way, as large as the device's memory."""
+
+
+class Hungry(ScriptedPipeline):
+    """Has room for the layer of one frame, not for that of a batch; looks what is still there at each try."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers: list[weakref.ref[Layer]] = []
+        self.alive: list[int] = []
+
+    def judge(self, prepared: Sequence[Prepared]) -> list[Inspection]:
+        self.alive.append(sum(layer() is not None for layer in self.layers))
+        layer = Layer()
+        self.layers.append(weakref.ref(layer))
+        if len(prepared) > 1:
+            raise MemoryError("no room for the next layer")
+        return super().judge(prepared)
+
+
+def test_compute_holds_nothing_of_a_batch_that_failed_while_its_frames_are_tried() -> None:
+    """A traceback keeps the locals of the failed pass: beside them one frame would not fit either."""
+    pipeline = Hungry()
+    asked: asyncio.Future[bool] = asyncio.Future(loop=asyncio.new_event_loop())
+    job = Job(None, b"", pipeline.loaded, CLOCK.monotonic() + 60, wanted=lambda: True, is_new=asked)
+    frame = pipeline.prepare(OneFrame().load(None, b"", until=0.0))
+    group = [compute._Ready(frame, job, asyncio.Future(loop=asked.get_loop())) for _ in range(3)]
+    gc.disable()
+    try:
+        outcomes = compute._judge_group(group)
+    finally:
+        gc.enable()
+        asked.get_loop().close()
+    assert all(isinstance(outcome, Judged) for outcome in outcomes)
+    assert pipeline.alive == [0, 0, 0, 0]
+
+
 async def test_compute_judges_nothing_that_was_answered_before() -> None:
     """The journal is asked while the frame is made ready; a known event costs no inference, whichever comes first."""
     async with a_hall(ScriptedPipeline()) as hall:
@@ -207,6 +248,14 @@ async def test_compute_says_how_long_it_looked_for_an_roi_that_is_not_there(erro
     assert outcome.roi_ms >= 20
     assert outcome.normalize_ms is None
     assert outcome.frame is not None
+
+
+async def test_compute_tells_the_loader_how_long_a_frame_is_waited_for() -> None:
+    """A host that is silent holds no thread for longer: other frames want it."""
+    async with a_hall(ScriptedPipeline()) as hall:
+        before = CLOCK.monotonic()
+        assert isinstance(await hall.judge(), Judged)
+        assert before + 60 <= hall.loader.until <= CLOCK.monotonic() + 60
 
 
 async def test_compute_names_only_the_loading_of_a_frame_that_is_not_there() -> None:

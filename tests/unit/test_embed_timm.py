@@ -13,7 +13,9 @@ from safetensors.torch import save_file
 from schemas.recipe import EmbedRecipe
 from service.errors import UsageError
 from service.pipeline.embed import Embedder, build_embedder
-from service.pipeline.types import NormalizedRoi
+from service.pipeline.embed.centres import centres_of
+from service.pipeline.embed.timm_backbone import TimmEmbedder
+from service.pipeline.types import BgrImage, FloatArray, NormalizedRoi
 
 CPU = torch.device("cpu")
 
@@ -90,16 +92,26 @@ def test_embed_of_no_rois_is_empty(resnet: Path) -> None:
     assert embedder_of("resnet18", resnet, input_side=64).embed([]) == []
 
 
-def test_embedder_equals_the_backbone_it_wraps(resnet: Path) -> None:
-    """The vectors are timm's own features of the RGB image with timm's own mean and deviation."""
-    embedder = embedder_of("resnet18", resnet, input_side=96, layers=(2,))
-    network = timm.create_model("resnet18", features_only=True, out_indices=(2,))
-    network.load_state_dict(torch.load(resnet, weights_only=True), strict=False)
-    rgb = torch.from_numpy(roi().bgr[..., ::-1].copy()).permute(2, 0, 1)[None] / 255
+@pytest.mark.parametrize(("backbone", "layer", "margin"), [("resnet18", 2, 4), ("convnext_atto", 1, 0)])
+def test_embedder_equals_the_backbone_it_wraps(tmp_path: Path, backbone: str, layer: int, margin: int) -> None:
+    """The vectors are timm's own features of the RGB image, with its margin, with timm's own mean and deviation."""
+    weights = make_checkpoint(backbone, tmp_path)
+    embedder = embedder_of(backbone, weights, input_side=96, layers=(layer,))
+    network = timm.create_model(backbone, features_only=True, out_indices=(layer,))
+    checkpoint = timm.models.load_state_dict(str(weights))
+    network.load_state_dict(
+        {key.replace("stages.", "stages_").replace("stem.", "stem_"): value for key, value in checkpoint.items()}
+        if backbone == "convnext_atto"
+        else checkpoint,
+        strict=False,
+    )
+    bgr = np.pad(roi().bgr, ((margin, margin), (margin, margin), (0, 0)), mode="edge")
+    rgb = torch.from_numpy(bgr[..., ::-1].copy()).permute(2, 0, 1)[None] / 255
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     with torch.inference_mode():
         features = network.eval()((rgb - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1))[0][0]
-    expected = torch.nn.functional.normalize(features[:, :, :6].permute(1, 2, 0).reshape(-1, 128), dim=1)
+    inside = features[:, -12:, -12:][:, :, :6].permute(1, 2, 0)  # the first row and column look at the margin
+    expected = torch.nn.functional.normalize(inside.reshape(-1, embedder.dim), dim=1)
 
     np.testing.assert_allclose(embedder.embed([roi()])[0].vectors, expected.numpy(), atol=1e-5)
 
@@ -194,6 +206,64 @@ def test_build_refuses_a_side_that_no_patch_divides(tmp_path: Path) -> None:
 
     with pytest.raises(UsageError, match="multiples of 14 px, such as 112, not 120"):
         embedder_of("vit_small_patch14_dinov2", weights, input_side=120)
+
+
+def mirrored_checkpoint(backbone: str, folder: Path) -> Path:
+    """Save weights whose filters are the same from left and right, from above and below."""
+    path = make_checkpoint(backbone, folder)
+    state = torch.load(path, weights_only=True)
+    torch.save(
+        {key: (w + w.flip(-1) + w.flip(-2) + w.flip(-1, -2)) / 4 if w.ndim == 4 else w for key, w in state.items()},
+        path,
+    )
+    return path
+
+
+@pytest.mark.parametrize(
+    ("backbone", "layers", "cells"),
+    [
+        ("resnet18", (2,), 16),
+        ("resnet18", (2, 3), 16),
+        ("convnext_atto", (1, 2), 16),
+        ("vit_tiny_patch16_224", (3,), 8),
+    ],
+)
+def test_embed_sees_a_spot_where_it_is(tmp_path: Path, backbone: str, layers: tuple[int, ...], cells: int) -> None:
+    """What a cell says is of its own share of the picture, whichever way its network pads."""
+    embedder = embedder_of(backbone, mirrored_checkpoint(backbone, tmp_path), input_side=128, layers=layers)
+    share = 128 // cells
+    plain = np.full((128, 128, 3), 114, np.uint8)
+
+    def vectors(bgr: BgrImage) -> FloatArray:
+        (grid,) = embedder.embed([NormalizedRoi(bgr, np.ones((128, 128), np.bool_), (0.0, 0.0), 1.0)])
+        return grid.vectors.reshape(cells, cells, -1)
+
+    for row, column in ((cells // 4, cells // 2), (cells // 2, cells // 2 + 1)):
+        spotted, (y, x) = plain.copy(), (row * share + share // 2, column * share + share // 2)
+        spotted[y - 1 : y + 1, x - 1 : x + 1] = (20, 200, 250)
+        change = np.square(vectors(spotted) - vectors(plain)).sum(axis=2)
+        at = np.average(np.indices(change.shape).reshape(2, -1), axis=1, weights=change.ravel())
+        np.testing.assert_allclose(at, (row, column), atol=0.25)
+
+
+def test_cells_of_tensorflow_look_behind_their_share() -> None:
+    """Its padding adds the odd pixel behind, so that each reduction looks a pixel farther: 1 + 2 + 4."""
+    network = timm.create_model("tf_mobilenetv3_small_minimal_100", features_only=True, out_indices=(2,)).eval()
+    embedder = TimmEmbedder(EmbedRecipe(embedder="timm:x", layers=(2,)), network, 64, CPU)
+    rows: list[int] = []
+    cells = centres_of(network, 64, lambda: rows.append(network(torch.zeros(1, 3, 64, 64))[0].shape[-1]))[8]
+    assert (rows, cells.first, cells.step) == ([8], 7.0, 8.0)
+    assert embedder.embed([roi()])[0].inside.shape == (8, 8)
+
+
+@pytest.mark.parametrize(("side", "layers", "step"), [(250, (3,), 16), (240, (4,), 32), (100, (1, 2), 8)])
+def test_build_refuses_a_side_that_the_cells_do_not_share_evenly(
+    resnet: Path, side: int, layers: tuple[int, ...], step: int
+) -> None:
+    """The map would be squeezed, and boxes would lie beside what they are of."""
+    with pytest.raises(UsageError, match=f"resnet18 takes sides that are multiples of {step} px") as caught:
+        embedder_of("resnet18", resnet, input_side=side, layers=layers)
+    assert "\n" not in str(caught.value)
 
 
 def test_build_without_a_network_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -239,3 +239,23 @@ def test_frames_refuse_a_root_that_does_not_exist(tmp_path: Path) -> None:
     """A root that is not there is a configuration error with its name."""
     with pytest.raises(UsageError, match=r"images\.roots: .*nowhere"):
         AllowListedFrames(ImageSettings(roots=(tmp_path / "nowhere",)))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_decode_refuses_a_tiff_whose_numbers_say_no_brightness(dtype: type, channels: int) -> None:
+    """Floats and 32 bits: what would be white? The file is whole, and a person is told what to save instead."""
+    shape = (4, 6) if channels == 1 else (4, 6, channels)
+    ok, tiff = cv2.imencode(".tiff", np.ones(shape, dtype))
+    assert ok
+    with pytest.raises(FrameRefused, match="unsupported depth: a TIFF of 32 bits"):
+        decode_image(tiff.tobytes(), max_pixels=10_000)
+
+
+def test_decode_takes_what_is_left_of_a_deep_tiff_for_corrupt() -> None:
+    """A header that breaks off says no depth."""
+    tiff = cv2.imencode(".tiff", np.ones((4, 6, 3), np.float32))[1].tobytes()
+    directory = int.from_bytes(tiff[4:8], "little")
+    for size in (8, directory + 1, directory + 10):
+        with pytest.raises(FrameCorrupt):
+            decode_image(tiff[:size], max_pixels=10_000)

@@ -147,3 +147,20 @@ def test_gray_world_luts_use_only_pixels_with_weight() -> None:
     weight[2:] = 1
     tables = gray_world_luts(pixels, weight)
     np.testing.assert_array_equal(tables, np.tile(np.arange(256, dtype=np.uint8), (3, 1)))
+
+
+@pytest.mark.parametrize("frame_wh", [(200_000, 1), (1, 200_000), (64_000, 500)])
+def test_normalize_refuses_a_part_that_would_be_padded_without_end(frame_wh: tuple[int, int]) -> None:
+    """A small file may hold a line of pixels: it must not cost gigabytes before nothing is left of it."""
+    width, height = frame_wh
+    frame, mask = np.broadcast_to(np.uint8(90), (height, width, 3)), np.broadcast_to(np.True_, (height, width))
+    with pytest.raises(RoiNotFound, match=f"{width} x {height} pixels are far too long"):
+        normalize(frame, Roi(mask, (0, 0, width, height), "none"), NormalizeRecipe())
+
+
+def test_normalize_takes_long_parts() -> None:
+    """A rod that fills its frame, and one pixel of width within a frame of the usual shape."""
+    frame = textured((1600, 25))
+    assert normalize(frame, roi_of_box((1600, 25), (0, 0, 1600, 25)), NormalizeRecipe()).mask.any()
+    frame = textured((1600, 1200))
+    assert normalize(frame, roi_of_box((1600, 1200), (0, 600, 1600, 604)), NormalizeRecipe()).mask.any()

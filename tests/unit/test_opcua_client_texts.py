@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from adapters.opcua.client.texts import PlcTexts, Reading, Told
 from adapters.opcua.events import TriggerTexts
 from tests.support.plc_texts import (
+    EXACT,
     NAMES,
     NONE,
     RESOLUTIONS,
@@ -80,7 +81,7 @@ def test_text_that_was_told_between_two_that_are_the_same_is_not_overlooked(reso
 
 
 def test_two_parts_at_once_without_stamps_are_unknown_unless_their_text_is_the_same() -> None:
-    """The first is gone when it is looked at, and its text may be either; the second stands there with its own."""
+    """The first is gone when it is looked at; and where there were two texts, one may be that of a part to come."""
     line = Line(NONE)
     line.write("A", 1.0)
     line.give(1, 1.0)
@@ -90,7 +91,7 @@ def test_two_parts_at_once_without_stamps_are_unknown_unless_their_text_is_the_s
     line.give(3, 2.0)
     line.write("C", 2.1)
     line.give(4, 2.1)
-    assert line.service() == [None, "C"]
+    assert line.service() == [None, None]
     line.give(5, 3.0)
     line.give(6, 3.1)
     assert line.service() == ["C", "C"]
@@ -105,8 +106,50 @@ def test_text_that_is_changed_before_its_part_has_a_result_is_unknown(resolution
 
 
 @pytest.mark.parametrize("resolution_s", [NONE, 1.0])
+def test_text_of_the_next_part_is_not_taken_though_it_is_all_that_a_look_shows(resolution_s: float) -> None:
+    """Both were told with the trigger: the second is written ahead, and stands there long before its own trigger."""
+    line = Line(resolution_s)
+    told_parts(line, 2)
+    line.write("C-3", 3.0)
+    line.give(3, 3.0)
+    line.write("C-4", 3.0)
+    assert line.service() == [None]
+    line.give(4, 3.3)
+    assert line.service() == ["C-4"]
+
+
+@given(
+    st.sampled_from([(NONE, False), (NONE, True), (0.05, False), (1.0, False)]),
+    st.lists(st.integers(1, 4), min_size=1),
+    st.booleans(),
+)
+def test_line_that_writes_texts_ahead_gets_no_part_under_another_s(
+    stamps: tuple[float, bool], batches: list[int], is_pulsed: bool
+) -> None:
+    """It writes the next part's text as soon as it has given a trigger, told by then or not, while there is one."""
+    resolution_s, is_told = stamps
+    line = Line(resolution_s)
+    told_parts(line, 2)
+    number = 2
+    for parts in batches:
+        line.write(f"C-{number + 1}", line.now_s + 0.3)
+        for left in reversed(range(parts)):
+            number += 1
+            line.give(number, line.now_s + 0.01)
+            told = line.publish() if is_told else []
+            if left:
+                line.write(f"C-{number + 1}", line.now_s)
+            (found,) = line.judge(told or line.publish())
+            assert found == f"C-{number}" or (found is None and left)
+            if is_pulsed:
+                line.give(0, line.now_s + 0.1)
+                assert line.service() == [None]
+            line.now_s += 0.3
+
+
+@pytest.mark.parametrize("resolution_s", [NONE, 1.0])
 def test_trigger_that_is_gone_when_it_is_looked_at_is_unknown(resolution_s: float) -> None:
-    """What the look shows is the next part's."""
+    """What the look shows is the next part's, or that of one after it; the line is in its stride again after that."""
     line = Line(resolution_s)
     told_parts(line, 2)
     line.write("B", 2.2)
@@ -115,7 +158,10 @@ def test_trigger_that_is_gone_when_it_is_looked_at_is_unknown(resolution_s: floa
     told = line.publish()
     line.give(4, 2.5)
     assert line.judge(told) == [None]
-    assert line.service() == ["C"]
+    assert line.service() == [None]
+    line.write("D", 3.2)
+    line.give(5, 3.3)
+    assert line.service() == ["D"]
 
 
 def test_burst_within_a_second_of_the_clock_is_unknown() -> None:
@@ -125,7 +171,7 @@ def test_burst_within_a_second_of_the_clock_is_unknown() -> None:
         line.write(f"C-{number}", at_s)
         line.give(number, at_s + 0.02)
         line.write(f"C-{number + 1}", at_s + 0.05)
-    assert line.service() == [None, None, "C-4"]  # the last has not waited, and nothing shows it
+    assert line.service() == [None, None, None]
 
 
 def test_burst_within_a_second_of_which_one_part_has_the_text_before_is_unknown() -> None:
@@ -216,15 +262,27 @@ def test_text_that_is_written_ahead_within_the_slack_is_the_next_part_s() -> Non
     assert line.judge(told) == ["B"]
 
 
-def test_text_that_is_bad_or_null_is_empty() -> None:
-    """A value that the PLC itself calls bad says nothing."""
+@pytest.mark.parametrize("resolution_s", [EXACT, NONE, 1.0])
+@pytest.mark.parametrize("status", [ua.StatusCodes.BadNotConnected, ua.StatusCodes.UncertainLastUsableValue])
+def test_text_that_the_plc_does_not_call_good_is_unknown(resolution_s: float, status: int) -> None:
+    """It may be that of the part before; from the next one on all is well."""
+    line = Line(resolution_s)
+    told_parts(line, 2)
+    line.write("C-2", 2.5, status=status)
+    line.give(3, 3.0)
+    assert line.service() == [None]
+    for number in (4, 5):
+        line.write(f"C-{number}", number - 0.01)
+        line.give(number, float(number))
+        assert line.service() == [f"C-{number}"]
+
+
+def test_text_that_is_null_is_empty() -> None:
+    """A PLC's String that was never written."""
     line = Line()
     told_parts(line, 1)
-    line.write("A", 1.5, status=ua.StatusCodes.BadNotConnected)
-    line.give(2, 2.0)
-    assert line.service() == [""]
     line.write(None, 2.5)
-    line.give(3, 3.0)
+    line.give(2, 3.0)
     assert line.service() == [""]
 
 

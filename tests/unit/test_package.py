@@ -88,8 +88,17 @@ def test_package_with_a_changed_byte_is_refused_by_its_name(package: Path, name:
     data = bytearray((package / name).read_bytes())
     data[len(data) // 2] ^= 1
     (package / name).write_bytes(data)
-    with pytest.raises(PackageRefused, match=f"{name} is not what was packed"):
+    with pytest.raises(PackageRefused, match=f"{name} is not what was packed, or SHA256SUMS is not"):
         read_package(package)
+
+
+def test_package_whose_digests_have_a_changed_byte_is_refused(package: Path) -> None:
+    """The file is whole: the list is named, beside it where the digest might have been one."""
+    sums = (package / "SHA256SUMS").read_text()
+    for changed, said in (("x", "SHA256SUMS is damaged"), ("0" if sums[0] != "0" else "1", "or SHA256SUMS is not")):
+        (package / "SHA256SUMS").write_text(changed + sums[1:])
+        with pytest.raises(PackageRefused, match=said):
+            read_package(package)
 
 
 def test_package_with_a_strange_file_is_refused_by_its_name(package: Path) -> None:

@@ -102,6 +102,24 @@ def test_recorder_drops_frames_before_it_drops_parts(tmp_path: Path) -> None:
     assert all(part.verdict is not None for part in parts.values())
 
 
+def test_frame_that_is_dropped_does_not_wait_in_its_event(tmp_path: Path) -> None:
+    """An image that came inside a message is the event's own, and as large."""
+    disk = Disk()
+    disk.free.clear()
+    recording = recorder(tmp_path, disk)
+    recording.offer(arrival("first"), verdict("first"), None)  # holds the thread
+    for number in range(6):
+        inline = replace(arrival(f"e{number}", uri=None), frame_bytes=bytes(MB // 3))
+        recording.offer(inline, verdict(f"e{number}"), None)
+    held = [waiting for waiting in recording._queue if waiting.arrival.event.event_id != "first"]
+    assert [waiting.frame is None for waiting in held] == [False] * 3 + [True] * 3
+    assert not any(waiting.arrival.frame_bytes for waiting in held)
+    disk.free.set()
+    recording.close()
+    parts = [part.event for part in Session.open(recording.folder).parts() if part.event.event_id != "first"]
+    assert [(event.inline, event.frame_dropped) for event in parts] == [(True, False)] * 3 + [(True, True)] * 3
+
+
 def test_recorder_drops_parts_beyond_all_bounds(tmp_path: Path) -> None:
     """Not even events queue without end."""
     disk = Disk()

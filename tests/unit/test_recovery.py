@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import cast
 
@@ -20,14 +21,18 @@ from tests.support.waiting import eventually
 class Device:
     """A model on a device that fails as it is told: `broken` until it is loaded anew, `gone` for good."""
 
-    def __init__(self) -> None:
+    def __init__(self, frames: int = 1) -> None:
+        self.frames = frames
         self.broken = False
         self.gone = False
         self.loads = 0
-        self.proofs = 0
+        self.asked = 0
+
+    def proofs(self) -> list[Callable[[], None]]:
+        self.asked += 1
+        return [self.prove] * self.frames
 
     def prove(self) -> None:
-        self.proofs += 1
         if self.broken or self.gone:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
@@ -56,7 +61,35 @@ async def test_recovery_leaves_a_model_alone_that_proves_well() -> None:
     device = Device()
     async with a_recovery(device) as recovery:
         recovery.report("ValueError: a distance is not finite")
-        await eventually(lambda: device.proofs == 1)
+        await eventually(lambda: device.asked == 1)
+        assert (device.loads, recovery.fault) == (0, None)
+
+
+class Slow(Device):
+    """A model whose first golden frame is in work until `go`; says what the judging thread did, in order."""
+
+    def __init__(self) -> None:
+        super().__init__(frames=3)
+        self.began, self.go = threading.Event(), threading.Event()
+        self.done: list[str] = []
+
+    def prove(self) -> None:
+        self.began.set()
+        assert self.go.wait(20)
+        self.done.append("golden frame")
+
+
+async def test_recovery_proves_one_golden_frame_a_call() -> None:
+    """Only one counts for a thread that hangs, however slow the model; and a part that waits goes in between."""
+    device = Slow()
+    async with a_recovery(device) as recovery:
+        recovery.report("ValueError: a distance is not finite")
+        await eventually(device.began.is_set)
+        part = recovery._compute.on_judge_thread(lambda: device.done.append("part"))
+        device.go.set()
+        await part
+        await eventually(lambda: len(device.done) == 4)
+        assert device.done == ["golden frame", "part", "golden frame", "golden frame"]
         assert (device.loads, recovery.fault) == (0, None)
 
 
@@ -66,7 +99,7 @@ async def test_recovery_loads_a_failing_model_anew() -> None:
     device.broken = True
     async with a_recovery(device) as recovery:
         recovery.report("RuntimeError: CUDA out of memory")
-        await eventually(lambda: device.proofs == 2)
+        await eventually(lambda: device.asked == 2)
         assert (device.loads, recovery.fault) == (1, None)
 
 

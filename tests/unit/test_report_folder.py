@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
 
 from service.cli.report_folder import report_folder, writing
 from service.errors import UsageError
+
+
+def report(folder: Path, text: str, *names: str) -> None:
+    """Write a report of a page and CSV files, by default one."""
+    with report_folder(folder, "report.html") as draft:
+        for name in ("report.html", *(names or ("a.csv",))):
+            (draft / name).parent.mkdir(exist_ok=True)
+            (draft / name).write_text(f"{text}\n")
 
 
 def test_report_takes_its_place_when_it_is_done(tmp_path: Path) -> None:
@@ -35,7 +44,7 @@ def test_report_whose_file_is_a_folder_is_refused_before_the_work(tmp_path: Path
 @pytest.mark.parametrize("blocked", ["b.csv", "sub/b.csv", "sub"])
 def test_report_is_not_written_by_half(tmp_path: Path, blocked: str) -> None:
     """A folder in the place of its second file, or a file in that of a folder: the first is as it was."""
-    (tmp_path / "a.csv").write_text("old")
+    report(tmp_path, "old")
     if blocked == "sub":
         (tmp_path / "sub").touch()
     else:
@@ -45,10 +54,48 @@ def test_report_is_not_written_by_half(tmp_path: Path, blocked: str) -> None:
         for name in ("a.csv", "b.csv", "sub/b.csv"):
             (draft / name).parent.mkdir(exist_ok=True)
             (draft / name).write_text("new")
-    assert (tmp_path / "a.csv").read_text() == "old"
+    assert (tmp_path / "a.csv").read_text() == "old\n"
     assert [path for path in sorted(tmp_path.rglob("*")) if path.name != "sub"] == [
         path for path in before if path.name != "sub"
     ]
+
+
+def test_report_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
+    """Again and again, with what lies below it; also where another kind of report came between."""
+    for text in ("first", "second"):
+        report(tmp_path, text, "a.csv", "bars@1/a.csv", "bars@1/report.html")
+        assert (tmp_path / "a.csv").read_text() == f"{text}\n"
+        assert (tmp_path / "bars@1" / "a.csv").read_text() == f"{text}\n"
+        assert (tmp_path / "report.html").read_text().startswith(f"{text}\n<!-- files of this report")
+    report(tmp_path, "other", "b.csv")
+    report(tmp_path, "third", "a.csv")
+    assert (tmp_path / "a.csv").read_text() == "third\n"
+
+
+@pytest.mark.parametrize("name", ["a.csv", "report.html", "bars@1/a.csv"])
+@pytest.mark.parametrize("was", ["a report", "never one"])
+def test_report_does_not_take_the_place_of_what_somebody_made(tmp_path: Path, name: str, was: str) -> None:
+    """Labels that were filled in are nowhere else. All is as it was."""
+    names = ("a.csv", "bars@1/a.csv", "bars@1/report.html")
+    if was == "a report":
+        report(tmp_path, "first", *names)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    with (tmp_path / name).open("r+" if was == "a report" else "w") as file:
+        file.write("mine")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(UsageError, match=rf"^cannot write {tmp_path / name}: it is no report, or was changed since"):
+        report(tmp_path, "second", *names)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_report_asks_no_pipe_what_it_is(tmp_path: Path) -> None:
+    """It would be waited for; neither is it replaced, nor is a page beside the report."""
+    os.mkfifo(tmp_path / "other.html")
+    report(tmp_path, "first")
+    (tmp_path / "report.html").unlink()
+    os.mkfifo(tmp_path / "report.html")
+    with pytest.raises(UsageError, match=r"report\.html: no regular file"):
+        report(tmp_path, "second")
 
 
 def test_error_names_the_place_of_a_file_in_the_report(tmp_path: Path) -> None:

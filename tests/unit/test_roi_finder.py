@@ -18,6 +18,7 @@ from service.pipeline.roi import build_roi_finder
 from service.pipeline.roi.coarse_box import Box, CoarseBox, pad_box, recentre, survey
 from service.pipeline.roi.edges import edge_energy, edge_levels, noise_floor, solid_regions
 from service.pipeline.roi.finder import Prompt, PromptedFinder, Proposals, roi_of
+from service.pipeline.roi.fixed import inside_polygon
 from service.pipeline.roi.grabcut import seed
 from service.pipeline.roi.mask_rules import Scene, frame_box, within_box
 from service.pipeline.types import BgrImage, Mask
@@ -317,8 +318,27 @@ def test_fixed_finder_fills_the_polygon() -> None:
     for width, height in ((160, 120), (640, 480)):
         roi = build_roi_finder(recipe).find(np.zeros((height, width, 3), np.uint8))
         assert roi.path == "fixed"
-        assert roi.xyxy == pytest.approx((width // 4, height // 5, 3 * width // 4, height), abs=1)
-        assert roi.mask.mean() == pytest.approx(0.4, rel=0.03)
+        assert roi.xyxy == (width // 4, height // 5, 3 * width // 4, height)
+        assert roi.mask.sum() == width // 2 * (height - height // 5)
+
+
+@pytest.mark.parametrize(
+    ("polygon", "expected"),
+    [
+        (((0.0, 0.0), (1.0, 0.0), (0.0, 1.0)), ["###.", "##..", "#...", "...."]),
+        (((0.0, 1.0), (0.0, 0.0), (1.0, 1.0), (1.0, 0.0)), ["...#", "#.##", "#.##", "...#"]),
+        (((0.25, 0.25), (0.75, 0.25), (0.75, 0.75), (0.25, 0.75)), ["....", ".##.", ".##.", "...."]),
+        (((0.5, -1.0), (2.0, -1.0), (2.0, 2.0), (0.5, 2.0)), ["..##", "..##", "..##", "..##"]),
+    ],
+)
+def test_fixed_finder_takes_the_pixels_whose_centre_is_inside(
+    polygon: tuple[tuple[float, float], ...], expected: list[str]
+) -> None:
+    """Not those that the border touches as well; the order of the corners does not matter."""
+    size = 4, 4
+    for corners in (polygon, polygon[::-1]):
+        mask = inside_polygon(np.array(corners) * size, size)
+        assert ["".join(".#"[pixel] for pixel in row) for row in mask.astype(int)] == expected
 
 
 @pytest.mark.parametrize("polygon", [(), ((0.1, 0.1), (0.9, 0.9))])
@@ -344,3 +364,11 @@ def test_roi_of_an_empty_mask_is_not_found() -> None:
     """There is no ROI without a pixel."""
     with pytest.raises(RoiNotFound):
         roi_of(np.zeros((4, 4), np.bool_), "test")
+
+
+def test_finder_finds_nothing_in_a_frame_without_room_for_surroundings() -> None:
+    """GrabCut has no model of a class without a pixel: a frame of 3 x 5 px ends as one without a part."""
+    frame = np.full((5, 3, 3), (38, 148, 197), np.uint8)
+    frame[0] = (220, 132, 5)
+    with pytest.raises(RoiNotFound, match="no pixel to begin with"):
+        FINDER.find(frame)

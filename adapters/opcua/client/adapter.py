@@ -262,7 +262,8 @@ class OpcUaClientAdapter:
         )
         if trigger.unknown:
             words = ", ".join(trigger.unknown)
-            detail = f"{words}: may be another part's, for the PLC went on before a look and its stamps do not tell"
+            why = "it is not Good, or the PLC did not leave it alone and its stamps do not tell"
+            detail = f"{words}: may be another part's: {why}"
             arrival = replace(arrival, refusal=Refusal(Reason.FRAME_REFUSED, detail))
         intake.submit(arrival)
 

@@ -23,6 +23,7 @@ from adapters.opcua.client.diagnosis import (
     PlcFault,
     PlcUnusable,
     TooManyAtOnce,
+    TooManySessions,
     diagnose_connect,
     status_name,
 )
@@ -43,6 +44,7 @@ _LIMITS: Final = {
 """Where a server says how much it takes in one request; 0 is any number (OPC 10000-5, 6.3.11)."""
 
 _ERRORS: Final = (OSError, TimeoutError, ua.UaError)
+_KEY_ERRORS: Final = (ValueError, InvalidSignature)  # a certificate or key that the other side cannot use
 _WATCHDOG_S: Final = 1.0
 _CLOSE_S: Final = 1.0
 _SESSION_MS: Final = 30_000
@@ -71,6 +73,7 @@ class PlcConnection:
         """Open channel and session, and look how much the server takes at once.
 
         Raises:
+            TooManySessions: the server has no place for another one.
             SinkUnavailable: the server or we refuse, or it does not answer.
         """
         try:
@@ -78,8 +81,9 @@ class PlcConnection:
             await self._client.connect()
         except PlcUnusable:
             raise
-        except (*_ERRORS, ValueError, InvalidSignature) as exc:  # the last two: a certificate or key it cannot use
-            raise PlcUnusable(diagnose_connect(exc)) from exc
+        except (*_ERRORS, *_KEY_ERRORS) as exc:
+            is_full = isinstance(exc, ua.UaStatusCodeError) and exc.code == ua.StatusCodes.BadTooManySessions
+            raise (TooManySessions if is_full else PlcUnusable)(diagnose_connect(exc)) from exc
         except AssertionError as exc:  # asyncua's own, where the server answers an OpenSecureChannel with an error
             raise PlcUnusable(Diagnosis(PlcFault.SECURITY_REFUSED, "the server refused the channel")) from exc
         await self._read_limits()
@@ -174,6 +178,28 @@ class PlcConnection:
         finally:
             goodbye.cancel()
             self._client.disconnect_socket()
+
+    async def give_back(self) -> None:
+        """Close the session that the server may still hold for this connection, which was lost and is closed.
+
+        Only from a channel on which it was activated again may it be closed (OPC 10000-4, 6.7). Nothing else is made of
+        it: its subscriptions and what was asked on it go with it.
+        """
+        client = self._client
+        try:
+            await client.connect_socket()
+            await client.send_hello()
+            await client.open_secure_channel()
+            client.uaclient.session.rebind_authentication_token()
+            await client.activate_session(self._access.username, self._access.password)
+            await client.close_session()
+            await client.close_secure_channel()
+        except (*_ERRORS, *_KEY_ERRORS, AssertionError) as exc:  # the last as above
+            log.info("plc_session_not_given_back", reason=str(diagnose_connect(exc)))
+        else:
+            log.info("plc_session_given_back")
+        finally:
+            client.disconnect_socket()
 
     async def _read_limits(self) -> None:
         try:

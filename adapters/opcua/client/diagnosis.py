@@ -53,6 +53,10 @@ class TooManyAtOnce(PlcUnusable):
     """The server would take less in one request."""
 
 
+class TooManySessions(PlcUnusable):
+    """The server has no place for another session."""
+
+
 class WriteRefused(PlcUnusable):
     """The server took the request, and refused some of its nodes: there is one diagnosis for each."""
 

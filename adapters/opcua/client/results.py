@@ -104,6 +104,7 @@ class ResultWriter:
         self._clock = clock
         self._memory = memory
         self._one_at_a_time = asyncio.Lock()  # fair: in the order of the calls, which is the order of seq
+        self._took_s = 0.0  # the write that was confirmed last
         self._beat: int | None = None
         self._told: set[str] = set()  # words whose refusal is in the log
 
@@ -152,10 +153,14 @@ class ResultWriter:
         seq = answer.verdict.seq
         if answer.repeated or seq != self._memory.numbered:
             await self._make_way(seq)
-        result = self._result(answer)
+        result = self._result(answer, self._clock.monotonic())
         await self._write_payload(result)
-        if not result.reject and answer.gate_at(self._clock.monotonic()) is not Gate.PASS:
-            await self._write_payload(self._result(answer))  # it took too long: take the PASS back
+        if not result.reject:
+            # the number makes the PASS count, and takes the PLC as long as the words did
+            late_s = max(0.0, self._took_s - answer.transit_s)  # what is allowed for the way is in gate_at
+            result = self._result(answer, self._clock.monotonic() + late_s)
+            if result.reject:
+                await self._write_payload(result)  # it would come too late: take the PASS back
         self._memory.numbered = seq
         await self._write_sequence(result)
 
@@ -179,10 +184,11 @@ class ResultWriter:
             await self.start()
             await self._write_sequence(_NOTHING)
 
-    def _result(self, answer: Answer) -> Result:
+    def _result(self, answer: Answer, monotonic: float) -> Result:
+        """Return what may be said of a part at a moment."""
         verdict = answer.verdict
         code = VerdictCode.of(verdict.decision)
-        reject = answer.gate_at(self._clock.monotonic()) is not Gate.PASS or not answer.is_about_their_part
+        reject = answer.gate_at(monotonic) is not Gate.PASS or not answer.is_about_their_part
         if reject and code is VerdictCode.OK and "reject" not in self._nodes:
             code = VerdictCode.ERROR  # all that the PLC goes by is the verdict, and OK would let the part pass
         return Result(
@@ -213,9 +219,16 @@ class ResultWriter:
             # too long for the PLC's STRING, or beyond its range: no reason to keep the verdict from the gate
             log.warning("plc_value_left_out", seq=result.seq, refused=str(PlcUnusable(*refused)))
             left_out = replace(result, part_id="", score=None)
-            self._log_once(await self._refused({word: self._coercion.result(word, left_out) for word in spared}))
+            kept = await self._refused({word: self._coercion.result(word, left_out) for word in spared})
+            self._log_once(kept)
+            if not result.reject and self._name_the_part(kept):
+                _give_up(kept)  # the PASS would stand beside the part of before
         else:
             _give_up(refused)
+
+    def _name_the_part(self, refused: Sequence[Diagnosis]) -> bool:
+        """Tell whether the PLC knows by nothing but what it refused which part a result is about."""
+        return "result_trigger_id" not in self._nodes and any(each.word == "result_part_id" for each in refused)
 
     async def _write_sequence(self, result: Result) -> None:
         sequence = self._coercion.result(_SEQUENCE, result)
@@ -230,13 +243,16 @@ class ResultWriter:
         if not values:
             return []
         written = {self._nodes[word]: variant for word, variant in values.items()}
+        began = self._clock.monotonic()
         codes = await self._connection.write(written, whole=whole)
+        self._took_s = self._clock.monotonic() - began
         refused = [
             Diagnosis(_fault_of(code), f"{values[word].Value!r}: {status_name(code)}", word)
             for word, code in zip(values, codes, strict=True)
             if not code.is_good()
         ]
-        self._memory.in_steps |= any(diagnosis.word not in _NO_GATE for diagnosis in refused)
+        if any(diagnosis.word not in _NO_GATE for diagnosis in refused) or self._name_the_part(refused):
+            self._memory.in_steps = True
         return refused
 
     def _log_once(self, refused: Sequence[Diagnosis]) -> None:

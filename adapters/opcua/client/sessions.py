@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from adapters.opcua.client.access import PlcAccess
 from adapters.opcua.client.connection import PlcConnection
+from adapters.opcua.client.diagnosis import TooManySessions
 from service.errors import SinkUnavailable
 
 
@@ -28,6 +29,7 @@ class PlcSessions:
 
     def __init__(self) -> None:
         self._shared: dict[Hashable, _Shared] = {}
+        self._left: dict[Hashable, PlcConnection] = {}  # the last that was lost: the PLC may still keep its session
 
     @asynccontextmanager
     async def join(self, way: Hashable, access: PlcAccess) -> AsyncIterator[PlcConnection]:
@@ -44,7 +46,7 @@ class PlcSessions:
         if shared is None or shared.connection.lost.done():
             connection = PlcConnection(access)
             # in a task of its own: it goes on for the others where the station that began it is told to stop
-            shared = _Shared(connection, asyncio.create_task(connection.open(), name="plc connect"))
+            shared = _Shared(connection, asyncio.create_task(self._open(way, connection), name="plc connect"))
             # who waits hears of it; where nobody does any more, nobody need
             shared.opening.add_done_callback(lambda task: task.cancelled() or task.exception())
             self._shared[way] = shared
@@ -62,4 +64,16 @@ class PlcSessions:
                 if self._shared.get(way) is shared:
                     del self._shared[way]
                 shared.opening.cancel()
+                was_lost = shared.connection.lost.done()  # so it was open
                 await shared.connection.close(reason)
+                if was_lost:
+                    self._left[way] = shared.connection
+
+    async def _open(self, way: Hashable, connection: PlcConnection) -> None:
+        try:
+            await connection.open()
+        except TooManySessions:
+            # what the PLC keeps a place for may be ours: without it there is one at the next attempt
+            if left := self._left.pop(way, None):
+                await left.give_back()
+            raise

@@ -12,13 +12,16 @@ What was written first is known from
 3. a look. Where the first two leave more than one (no stamps, several that are the same, a clock that was set back, a
    server that stamps with the time of the look), it is the one that a look shows which was made after the trigger was
    told and shows no later one. For this a PLC without exact stamps leaves its texts alone from the trigger to the
-   result. It has not where another text was told by the time of the trigger than the look shows.
+   result. It has not where another text was told by the time of the trigger than the look shows, nor where it has
+   written two since the trigger before: the second may be the next part's. One that has once written more texts than it
+   has given triggers writes them ahead: then only a text that was told before its trigger is its own, until one was.
 
 Stamps compare only where one clock made them. Two did where a text is stamped later than its trigger by more than it
 can be: one that was told in an earlier response was sampled before the trigger was, and what is told in one response
 was sampled since the response before. From then on the stamps of that connection count for nothing.
 
-What these leave open is unknown, and such a part is refused. What a text says, and when it came, decides nothing.
+What these leave open is unknown, and such a part is refused, as is one whose text the PLC does not call Good. What a
+text says, and when it came, decides nothing.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Final
 
 import structlog
@@ -78,13 +82,13 @@ class Reading:
 class _Text:
     """What a text node held.
 
-    number: as in Told, where it was first known; 0: it was there before any trigger to come. told: number of the
-    response that told of it, None while only a look has seen it.
+    number: as in Told, where it was first known; 0: it was there before any trigger to come. text: None where the PLC
+    does not stand by what it tells. told: number of the response that told of it, None while only a look has seen it.
     """
 
     number: int
     at: datetime | None
-    text: str
+    text: str | None
     told: int | None = None
 
     def is_same(self, other: _Text) -> bool:
@@ -98,6 +102,8 @@ class TextHistory:
         self._told: list[_Text] = []
         self._seen: list[_Text] = []
         self._began_at: datetime | None = None  # stamp of the first of them
+        self._triggers = 0  # since then
+        self._is_ahead = False  # the PLC has written the next part's text before it had the result
 
     @property
     def _values(self) -> list[_Text]:
@@ -148,7 +154,14 @@ class TextHistory:
         )
 
     def settle(
-        self, moment: datetime | None, since: datetime | None, slack: timedelta, told: int, look: _Text | None
+        self,
+        moment: datetime | None,
+        since: datetime | None,
+        slack: timedelta,
+        told: int,
+        look: _Text | None,
+        *,
+        is_given: bool = True,
     ) -> str | None:
         """Return the text of a trigger, None where it is unknown; what was there before it is forgotten.
 
@@ -158,19 +171,32 @@ class TextHistory:
             slack: how late a text may have been sampled.
             told: number of the publish response with the trigger.
             look: what a look showed that shows no later trigger.
+            is_given: whether it is a trigger, and not one that was taken back.
         """
         values = self._values
+        self._triggers += is_given
         possible, later = self._possible(moment, since, slack)
         if len({value.text for value in possible}) == 1:
+            self._is_ahead = self._is_ahead and not is_given
             self._begin_with(possible[-1], later)
             return possible[-1].text
         if look is None:
             return None
         by_then = [value.text for value in values if value.number <= told]
         # cleared, or still that of the trigger before: then its own was told late
-        was_left_alone = len(set(by_then)) <= 1 or by_then[-1] in {look.text, ""}
+        is_as_told = len(set(by_then)) <= 1 or by_then[-1] in {look.text, ""}
+        was_left_alone = self._is_left_alone(values, told, look) and is_as_told
         self._begin_with(look, [value for value in values if value.number > look.number])
         return look.text if possible and was_left_alone else None
+
+    def _is_left_alone(self, values: Sequence[_Text], told: int, look: _Text) -> bool:
+        """Tell whether the PLC may have written just one text since the trigger before, and that before the trigger."""
+        known = [*(value for value in values if value.number <= look.number), look]
+        changes = [after for before, after in pairwise(known) if after.text not in {before.text, ""}]
+        if 0 < self._triggers < len([change for change in changes if change.text is not None]):
+            self._is_ahead = True
+        self._is_ahead = self._is_ahead and any(change.number >= told for change in changes)
+        return not self._is_ahead and len({change.text for change in changes}) <= 1
 
     def _possible(
         self, moment: datetime | None, since: datetime | None, slack: timedelta
@@ -186,11 +212,11 @@ class TextHistory:
         begin = bisect_left(values, moment, 0, end, key=_when)
         if begin == end or _when(values[end - 1]) > moment:
             return values[max(0, end - 1) : end], values[end:]
-        is_all_since = follows and not any(value.number for value in values[:begin])
+        is_all_since = follows and not self._is_ahead and not any(value.number for value in values[:begin])
         return values[begin if is_all_since else max(0, begin - 1) : end], values[end:]
 
     def _begin_with(self, first: _Text, later: Sequence[_Text]) -> None:
-        self._began_at = self._began_at if first.number == 0 else first.at
+        self._began_at, self._triggers = self._began_at if first.number == 0 else first.at, 0
         kept = {id(value) for value in later}
         self._told = [_Text(0, _LONG_AGO, first.text), *(value for value in self._told if id(value) in kept)]
         self._seen = [value for value in self._seen if id(value) in kept]
@@ -246,7 +272,8 @@ class PlcTexts:
             look = None
             if reading and (stands or _shows(reading, 0)):
                 look = _Text(reading.number, stamp_of(reading.texts[word]), _text(reading.texts[word]))
-            text = history.settle(moment, since, self._slack if stands else timedelta(), trigger.number, look)
+            slack, is_given = self._slack if stands else timedelta(), bool(held(trigger.value))
+            text = history.settle(moment, since, slack, trigger.number, look, is_given=is_given)
             if text is not None:
                 texts[word] = text
         return TriggerTexts(**texts), [word for word in self._histories if word not in texts]
@@ -272,9 +299,9 @@ def held(value: ua.DataValue) -> object:
     return None if value.Value is None else value.Value.Value
 
 
-def is_bad(value: ua.DataValue) -> bool:
-    """Tell whether a value is none, whatever it holds."""
-    return value.StatusCode is not None and value.StatusCode.is_bad()
+def is_good(value: ua.DataValue) -> bool:
+    """Tell whether the PLC stands by a value: one that is Bad is none, one that is Uncertain may be an old one."""
+    return value.StatusCode is None or value.StatusCode.is_good()
 
 
 def stamp_of(value: ua.DataValue) -> datetime | None:
@@ -283,12 +310,12 @@ def stamp_of(value: ua.DataValue) -> datetime | None:
 
 
 def _shows(reading: Reading, trigger: object) -> bool:
-    return not is_bad(reading.trigger) and (held(reading.trigger) or 0) == (trigger or 0)
+    return is_good(reading.trigger) and (held(reading.trigger) or 0) == (trigger or 0)
 
 
-def _text(value: ua.DataValue) -> str:
+def _text(value: ua.DataValue) -> str | None:
     text = held(value)
-    return "" if text is None or is_bad(value) else str(text)
+    return None if not is_good(value) else "" if text is None else str(text)
 
 
 def _when(value: _Text) -> datetime:

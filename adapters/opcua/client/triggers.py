@@ -22,7 +22,7 @@ from adapters.opcua.client.coercion import Coercion
 from adapters.opcua.client.connection import PlcConnection
 from adapters.opcua.client.diagnosis import Diagnosis, PlcFault, PlcUnusable, status_name
 from adapters.opcua.client.nodes import SOURCES, PlcNode
-from adapters.opcua.client.texts import PlcTexts, Reading, Told, held, is_bad, stamp_of
+from adapters.opcua.client.texts import PlcTexts, Reading, Told, held, is_good, stamp_of
 from adapters.opcua.events import TriggerTexts
 from adapters.telemetry import Metrics
 from service.errors import SinkUnavailable
@@ -68,8 +68,8 @@ class TriggerMemory:
     - the connection was lost for a while: it is not the last one that was seen;
     - the PLC itself restarted meanwhile: it is another one, or the same number with other texts beside it.
 
-    Where the node has no value then (it is Bad), the same holds for the first one that it gets; but after the start of
-    the service that one is a change, and taken as new where nobody can tell.
+    Where the node has no value then (it is not Good), the same holds for the first one that it gets; but after the
+    start of the service that one is a change, and taken as new where nobody can tell.
     """
 
     def __init__(self) -> None:
@@ -92,7 +92,7 @@ class TriggerMemory:
         self._answered_in_plc = answered_in_plc
 
     def has_none(self) -> None:
-        """Note that the node has no value: it is Bad."""
+        """Note that the node has no value: it is Bad, or Uncertain whether it still holds what it held."""
         self._had_none = True
 
     def take(self, value: int, texts: TriggerTexts, *, standing: bool) -> bool:
@@ -198,9 +198,9 @@ class TriggerWatch:
         standing = True
         while True:
             changes = await self._wait()
-            values = [0 if is_bad(change.value) else self._coercion.trigger(held(change.value)) for change in changes]
+            values = [self._coercion.trigger(held(change.value)) if is_good(change.value) else 0 for change in changes]
             for number, (change, value) in enumerate(zip(changes, values, strict=True), start=1):
-                if is_bad(change.value):  # no value, so no change either
+                if not is_good(change.value):  # no value, so no change either
                     self._memory.has_none()
                     continue
                 # earlier ones of a burst: what the PLC holds by now belongs to a later one
@@ -253,7 +253,7 @@ class TriggerWatch:
         for notification in result.NotificationMessage.NotificationData or ():
             if isinstance(notification, ua.DataChangeNotification):
                 for item in notification.MonitoredItems:
-                    self._take(self._nodes[int(item.ClientHandle)], item.Value)
+                    self._take(int(item.ClientHandle), item.Value)
             elif isinstance(notification, ua.StatusChangeNotification):
                 status = status_name(notification.Status)
                 self._connection.abort(
@@ -269,7 +269,13 @@ class TriggerWatch:
             self._span = span_of(published, self._published, waited=waited, publishing=self._publishing)
         self._published, self._arrived, self._goes_on = published, arrived, bool(result.MoreNotifications)
 
-    def _take(self, node: PlcNode, value: ua.DataValue) -> None:
+    def _take(self, handle: int, value: ua.DataValue) -> None:
+        if handle >= len(self._nodes):
+            # then it may tell our own under any handle, and be silent of the trigger
+            diagnosis = Diagnosis(PlcFault.SERVER_REFUSED, "the server tells of an item that was not subscribed to")
+            self._connection.abort(diagnosis)
+            return
+        node = self._nodes[handle]
         if value.StatusCode is not None and value.StatusCode.value == ua.StatusCodes.BadNodeIdUnknown:
             # a program is being loaded: an item of a node that is gone need not come back with it
             self.end(str(Diagnosis(PlcFault.NODE_UNKNOWN, "the node is gone", node.word)))
@@ -279,7 +285,7 @@ class TriggerWatch:
         if value.StatusCode is not None and value.StatusCode.value & _OVERFLOW == _OVERFLOW:
             self._metrics.refused.labels("opcua-client", "trigger_overflow").inc()
             log.error("plc_triggers_lost", reason="the PLC's queue overflowed")
-        self.blind = status_name(value.StatusCode) if is_bad(value) else None
+        self.blind = None if is_good(value) else status_name(value.StatusCode)
         self._changes.append(Told(value, self._response, asyncio.get_running_loop().time(), self._span))
         if len(self._changes) > _QUEUE:
             self._connection.abort(Diagnosis(PlcFault.CONNECTION_LOST, f"more than {_QUEUE} triggers are waiting"))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from schemas.recipe import RoiRecipe
 from service.errors import UsageError
 from service.pipeline.roi.finder import roi_of
-from service.pipeline.types import BgrImage, Roi
+from service.pipeline.types import BgrImage, Mask, Roi
 
 
 class FixedFinder:
@@ -24,16 +25,33 @@ class FixedFinder:
         self._corners = np.array(recipe.polygon, np.float64)
         if cv2.contourArea(self._corners.astype(np.float32)) <= 0:
             raise UsageError("roi method fixed: the corners of the polygon lie on one line, and enclose nothing")
+        self._last: Roi | None = None
 
     def find(self, bgr: BgrImage) -> Roi:
         """See `RoiFinder.find`."""
         height, width = bgr.shape[:2]
-        # Corners are fractions of the frame; 1.0 is its far edge, the last pixel's index is one less.
-        corners = np.round(self._corners * (width, height)) - 0.5
-        mask = np.zeros((height, width), np.uint8)
-        shift = 4
-        cv2.fillPoly(mask, [np.round(corners * (1 << shift)).astype(np.int32)], 1, shift=shift)
-        return roi_of(mask.astype(np.bool_), "fixed")
+        found = self._last
+        if found is None or found.mask.shape != (height, width):  # the frames of a camera have one size
+            # corners are fractions of the frame: 1.0 is its far edge
+            mask = inside_polygon(np.round(self._corners * (width, height)), (width, height))
+            self._last = found = roi_of(mask, "fixed")
+        return found
+
+
+def inside_polygon(corners: npt.NDArray[np.float64], size_wh: tuple[int, int]) -> Mask:
+    """Return which pixels have their centre in a polygon, (H, W) bool: corners (N, 2) xy, the first pixel is 0 to 1.
+
+    By the even-odd rule: a pixel is inside where an odd number of edges lie to the right of it. cv2.fillPoly counts
+    what the border touches as inside, and so makes a rectangle a pixel wider and higher than it is.
+    """
+    width, height = size_wh
+    mask, columns = np.zeros((height, width), np.bool_), np.arange(width) + 0.5
+    for (x1, y1), (x2, y2) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+        top, bottom = (min(max(int(edge), 0), height) for edge in sorted((y1, y2)))
+        if top < bottom:
+            crossing = x1 + (np.arange(top, bottom) + 0.5 - y1) * ((x2 - x1) / (y2 - y1))
+            mask[top:bottom] ^= columns < crossing[:, None]
+    return mask
 
 
 class WholeFrameFinder:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from schemas.recipe import RoiRecipe
+from service.errors import RoiNotFound
 from service.pipeline.roi.candidates import row_spans
 from service.pipeline.roi.coarse_box import Box, CoarseBox, pad_box
 from service.pipeline.roi.edges import ByteMask
@@ -102,6 +103,9 @@ def _propose(bgr: BgrImage, coarse: CoarseBox, box: Box, recipe: RoiRecipe) -> P
         frame_area=width * height * scale_x * scale_y,
     )
     seeds = seed(crop.silhouette(coarse), scene.box, scene.core, recipe.fg_inset)
+    seen = np.isin(seeds, (cv2.GC_FGD, cv2.GC_PR_FGD))
+    if seen.all() or not seen.any():  # on a frame of a few pixels: no model of a class that has none
+        raise RoiNotFound("the part or its surroundings have no pixel to begin with")
     background, foreground = np.zeros((1, 65)), np.zeros((1, 65))
     # The k-means behind GrabCut draws from OpenCV's generator, which each thread has of its own: same frame, same mask.
     cv2.setRNGSeed(0)

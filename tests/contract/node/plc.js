@@ -4,7 +4,8 @@
 //   {"op": "give", "first": 1, "count": 1000, "rate": 20, "images": ["file:///1.png"]}: triggers at a steady rate
 //   {"op": "read", "word": "heartbeat"}
 // OPTIONS: {"namespaces": [...], "types": {...}, "readOnly": [...], "user": [name, password], "secure": true or "only",
-//   "samplingMs": 50: changes within so long are told as one; left out, every change is told. "publishingMs": 50}
+//   "samplingMs": 50: changes within so long are told as one; left out, every change is told. "publishingMs": 50,
+//   "maxSessions": 1}
 "use strict";
 
 console.log = console.error; // node-opcua's own log: standard output is for the one who started this
@@ -47,7 +48,7 @@ async function main(port, rootFolder, text = "{}") {
     allowAnonymous: !options.user,
     userManager: { isValidUser: (name, password) => options.user && name === options.user[0] && password === options.user[1] },
     disableDiscovery: true,
-    serverCapabilities: { minSupportedSampleRate: options.samplingMs ?? 0 },
+    serverCapabilities: { minSupportedSampleRate: options.samplingMs ?? 0, maxSessions: options.maxSessions ?? 10 },
   });
   await server.initialize();
   const addressSpace = server.engine.addressSpace;
