@@ -97,7 +97,7 @@ class FaultCode(IntEnum):
 
 FAULT_MEANINGS = {
     FaultCode.NONE: ("all is well", ""),
-    FaultCode.MODEL_UNAVAILABLE: ("no model could be loaded; looked for again every 5 s", "loads it at once"),
+    FaultCode.MODEL_UNAVAILABLE: ("no model could be loaded; looked for again within a minute", "loads it at once"),
     FaultCode.COMPUTE_STUCK: (
         "an inspection hangs; the heartbeat stands still",
         "nothing: threads are replaced anyway",

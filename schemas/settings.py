@@ -19,7 +19,6 @@ from schemas.recipe import Recipe
 from schemas.topics import MAX_STRING_BYTES, Prefix
 
 Port = Annotated[int, Field(ge=1, le=65_535)]
-Host = Annotated[str, StringConstraints(pattern=r"^[^\s\x00]+$")]
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
 HttpHost = Annotated[str, StringConstraints(pattern=r"^[^/@\s]+$")]
@@ -114,7 +113,7 @@ class MqttSettings(Value):
     """Connection to the MQTT broker."""
 
     enabled: bool = True
-    host: Host = "127.0.0.1"
+    host: str = "127.0.0.1"
     port: Port = 1883
     prefix: str = "cangate"
     protocol: Literal["5", "3.1.1"] = "5"
@@ -148,7 +147,7 @@ class OpcUaServerSettings(Value):
     """The service's own OPC UA server."""
 
     enabled: bool = True
-    host: Host = "127.0.0.1"
+    host: str = "127.0.0.1"
     port: Port = 4840
     security: tuple[str, ...] = ("None",)
     anonymous: bool = True
@@ -225,7 +224,7 @@ class HttpSettings(Value):
     """The operators' page and the HTTP API."""
 
     enabled: bool = True
-    host: Host = "127.0.0.1"
+    host: str = "127.0.0.1"
     port: Port = 8080
     anonymous: bool = Field(
         default=True, description="nobody is asked who he is; must be set to listen beyond this machine so"

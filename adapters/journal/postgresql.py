@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
@@ -88,6 +89,17 @@ def open_engine(url: sa.URL) -> Engine:
     return engine
 
 
+_ENDING_S, _ENDING_TRIES = 1.0, 50
+_END = sa.text("""
+SELECT pg_terminate_backend(pid) FROM pg_locks
+WHERE locktype = 'advisory' AND pid = :pid AND objsubid = 1
+AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+AND (classid::bigint << 32 | objid::bigint) = :key
+""")
+"""Ends the session that holds the lock with that key: ours, which broke, and of which the server may not have heard.
+Another one may have its number by now, and holds no such lock."""
+
+
 class Claim:
     """The right to write of a station: held by one session in a database, wherever its process runs."""
 
@@ -99,12 +111,14 @@ class Claim:
 
     def take(self, connection: Connection) -> None:
         """Take it for the session of `connection`, until that ends. Raises UsageError where another one has it."""
-        if self._held_by is not None:
-            # ours, which broke: the server may not have heard of it
-            ended = sa.select(sa.func.pg_terminate_backend(sa.column("pid"))).select_from(sa.table("pg_locks"))
-            connection.execute(ended.where(sa.text("locktype = 'advisory' AND pid = :pid")), {"pid": self._held_by})
-        if not connection.execute(sa.select(sa.func.pg_try_advisory_lock(self._key))).scalar():
-            raise anothers(self._station)
+        tries = 1
+        if self._held_by is not None and connection.execute(_END, {"pid": self._held_by, "key": self._key}).first():
+            tries = _ENDING_TRIES  # it ends, but not at once
+        while not connection.execute(sa.select(sa.func.pg_try_advisory_lock(self._key))).scalar():
+            tries -= 1
+            if not tries:
+                raise anothers(self._station)
+            time.sleep(_ENDING_S / _ENDING_TRIES)
         self._held_by = connection.execute(sa.select(sa.func.pg_backend_pid())).scalar()
 
 

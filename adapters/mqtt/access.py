@@ -94,6 +94,8 @@ def read_access(settings: MqttSettings, *, station: str, worker: str = "") -> Br
 
     worker: what tells the workers of a share group on one machine apart, the same at each start.
     """
+    if not settings.host or any(character.isspace() or not character.isprintable() for character in settings.host):
+        raise UsageError(f"mqtt.host {settings.host!r} is no name or address of a broker")
     password = _password(settings)
     if password is not None and not settings.username:
         raise UsageError("mqtt.password is set but mqtt.username is empty")

@@ -99,8 +99,6 @@ class MqttAdapter:
         self._culprit = Culprit()
         self._refused: dict[Leaf, _Refusal] = {}
         self._unheard: str | None = None
-        self._gates_told: set[int] = set()
-        """Numbers whose gate command the broker has, though not yet their verdict, which is offered again."""
         self._intake: Intake | None = None
         self._commands = Commands(self._topics, source=self.name, metrics=self._metrics, publish=self._publish_reply)
         self._status = Status(
@@ -170,23 +168,12 @@ class MqttAdapter:
             correlation_data=answer.asker.correlation_data,
         )
         ways = {Leaf.VERDICT: partial(connection.publish, verdict)}
-        seq = answer.verdict.seq
-        if not answer.repeated and seq not in self._gates_told:
+        if not answer.repeated:
             ways[Leaf.GATE] = partial(self._publish_gate, connection, answer)
         # the gate need not wait for what may be the culprit
         order = reversed(ways) if self._culprit.one_by_one else iter(ways)
         confirmations = {leaf: ways[leaf]() for leaf in order}
-        try:
-            await self._confirmed(connection, confirmations)
-        except SinkRefused:
-            self._gates_told.discard(seq)
-            raise
-        except SinkUnavailable:
-            gate = confirmations.get(Leaf.GATE)
-            if gate is not None and gate.result() is None:
-                self._gates_told.add(seq)
-            raise
-        self._gates_told.discard(seq)
+        await self._confirmed(connection, confirmations)
 
     def _publish_gate(self, connection: Connection, answer: Answer) -> Confirmation:
         said: list[Gate | None] = []
@@ -331,7 +318,8 @@ class MqttAdapter:
         for topic_filter, refusal in zip(filters, refusals, strict=True):
             if refusal is not None:
                 log.warning("mqtt_subscription_refused", topic=topic_filter, reason=refusal)
-                self._unheard = self._unheard or f"subscription to {topic_filter} refused by the broker: {refusal}"
+                if topic_filter != events[-1]:  # a plant that sends references need not let us hear images
+                    self._unheard = self._unheard or f"subscription to {topic_filter} refused by the broker: {refusal}"
         if all(refusals[: len(events)]):
             connection.abort(f"subscription to {events[0]} refused by the broker: {refusals[0]}")
             raise SinkUnavailable(connection.lost.result())

@@ -9,6 +9,7 @@ the others in between, a client that does not read its answers is let go, and so
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import time
 from collections.abc import Sequence
@@ -44,7 +45,7 @@ _MAX_SUBSCRIPTIONS: Final = 200
 _MAX_QUEUE: Final = 500  # changes that an item keeps for its subscriber
 _MAX_UNACKNOWLEDGED: Final = 100
 _MAX_CONNECTIONS: Final = 100
-_MAX_LOGIN_S: Final = 15.0  # for which a connection may be without a session, then and later
+_MAX_LOGIN_S: Final = 15.0  # for which a connection may be without a login, at first and later; above 0
 _LOOKED_AT_EVERY_S: Final = 1.0
 _KEEPALIVE: Final = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 """Seconds, seconds and tries until a host that is gone is noticed; the system's own measure is two hours."""
@@ -126,9 +127,10 @@ class StationServer(Server):
             for session in self.iserver.sessions:
                 if session.is_activated() and not users.still_allow(session.user):
                     log.warning("opcua_session_ended", user=session.user.name, reason="user or certificate revoked")
+                    used = [one for one in self.connections if one.processor and one.processor.session is session]
                     await session.close_session()
-                    for connection in self.connections:
-                        if connection.processor and connection.processor.session is session and connection.transport:
+                    for connection in used:
+                        if connection.transport:
                             connection.transport.abort()
 
 
@@ -150,6 +152,7 @@ class _Listener(BinaryServer):
 
 class _Connection(OPCUAProtocol):
     processor: StationProcessor | None
+    _is_at_work = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -178,6 +181,7 @@ class _Connection(OPCUAProtocol):
     async def _process_one_msg(self, header: object, buf: Buffer) -> bool:
         if self.transport is None or self.transport.is_closing():
             return False
+        self._is_at_work = True
         try:
             goes_on = await super()._process_one_msg(header, buf)
         except UnfitGreeting as exc:
@@ -186,6 +190,8 @@ class _Connection(OPCUAProtocol):
         except Exception as exc:  # noqa: BLE001 - a stranger's bytes make asyncua trip over anything: no defect
             self._end(f"a message that cannot be read: {brief(exc)}")
             return False
+        finally:
+            self._is_at_work = False
         if self.messages.empty():
             self.transport.resume_reading()
         else:
@@ -195,9 +201,11 @@ class _Connection(OPCUAProtocol):
     async def _activation_watchdog(self) -> None:
         """End the connection where its channel has run out, or where nobody has been logged in for long.
 
-        asyncua looks once, after the time for a login: whoever logged in and fell silent kept his place for good.
+        asyncua's hook, which it starts where max_pending_activation_seconds is above 0. Its own looks once, after the
+        time for a login: whoever logged in and fell silent kept his place for good. A long command keeps its session
+        and its channel alive: what the client sends to that end waits behind it, and its end would be the command's.
         """
-        last_known = time.monotonic()
+        last_known, at_work = time.monotonic(), -math.inf
         while True:
             await asyncio.sleep(_LOOKED_AT_EVERY_S)
             assert self.transport is not None
@@ -205,15 +213,23 @@ class _Connection(OPCUAProtocol):
             now, longest = time.monotonic(), self.iserver.max_pending_activation_seconds
             if self.processor.is_known and not self.transport.is_closing():
                 last_known = now
-            if now > self.processor.ends_at:
-                self._let_go("its channel was not renewed")
-            elif now - last_known > longest:
-                self._let_go(f"nobody has been logged in for {longest:g} s")
+                if self._is_at_work:
+                    at_work = now
+                    self.processor.touch()
+            if now > max(self.processor.ends_at, at_work + 2 * _LOOKED_AT_EVERY_S):  # a renewal may have waited
+                await self._let_go(ua.StatusCodes.BadSecureChannelClosed, "its channel was not renewed")
+                return
+            if now - last_known > longest:
+                await self._let_go(ua.StatusCodes.BadTimeout, f"nobody has been logged in for {longest:g} s")
+                return
 
-    def _let_go(self, reason: str) -> None:
-        """End the connection, unsent answers or not."""
+    async def _let_go(self, code: int, reason: str) -> None:
+        """End the connection and say why; a moment later without waiting for anything unsent."""
         assert self.transport is not None
         log.warning("opcua_connection_ended", peer=peer_host(self.peer_name), reason=reason)
+        if not self.transport.is_closing():
+            self._say_and_close(code, reason)
+            await asyncio.sleep(_LOOKED_AT_EVERY_S)  # cancelled where the connection has ended by then
         self.transport.abort()
 
     def _end(self, fault: str, code: int | None = None) -> None:
@@ -224,7 +240,11 @@ class _Connection(OPCUAProtocol):
         if code is None:
             self.transport.abort()
             return
-        told = ua.ErrorMessage(ua.StatusCode(ua.UInt32(code)), ua.String(fault))
+        self._say_and_close(code, fault)
+
+    def _say_and_close(self, code: int, reason: str) -> None:
+        assert self.transport is not None
+        told = ua.ErrorMessage(ua.StatusCode(ua.UInt32(code)), ua.String(reason))
         self.transport.write(uatcp_to_binary(cast("ua.MessageType", ua.MessageType.Error), told))
         self.transport.close()
 

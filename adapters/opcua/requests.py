@@ -19,8 +19,10 @@ from asyncua.common.utils import Buffer, NotEnoughData, ServiceError
 from asyncua.crypto.permission_rules import ADMIN_TYPES, USER_TYPES
 from asyncua.server.internal_server import InternalServer
 from asyncua.server.internal_session import InternalSession, SessionState
+from asyncua.server.internal_subscription import InternalSubscription
 from asyncua.server.uaprocessor import PublishRequestData, UaProcessor
 from asyncua.ua.ua_binary import struct_from_binary, struct_to_binary, to_binary
+from cryptography.exceptions import InvalidSignature
 
 from adapters.opcua.channels import StationChannel
 from adapters.opcua.excerpts import asks_for_excerpt, encoded, excerpt, refuse_bad_stamps
@@ -83,16 +85,25 @@ class StationProcessor(UaProcessor):
         """When the channel has run out, of time.monotonic()."""
         return self._connection.ends_at
 
+    def touch(self) -> None:
+        """Let the session live on: one of its requests is being carried out."""
+        if self.session is not None:
+            self.session.touch()
+
     def lose_session(self, session: InternalSession) -> None:
         """Know a session no more, and let nobody wait here for its news; another may have followed it."""
         if self.session is not session:
             return
+        self.refuse_waiting(session, ua.StatusCodes.BadSessionClosed)
         self.session = None
         self._publish_results_subs.clear()
-        while self._publish_requests:
+
+    def refuse_waiting(self, session: InternalSession, code: int) -> None:
+        """Answer each request that waits for news of a session; those of another that is here wait on."""
+        while self.session is session and self._publish_requests:
             waiting = self._publish_requests.popleft()
             handle = waiting.requesthdr.RequestHandle
-            self._send(handle, waiting.seqhdr, _fault(handle, ua.StatusCodes.BadSessionClosed))
+            self._send(handle, waiting.seqhdr, _fault(handle, code))
 
     def open_secure_channel(self, algohdr: object, seqhdr: object, body: Buffer) -> None:
         """Open a channel, or another for the one that is open."""
@@ -112,12 +123,19 @@ class StationProcessor(UaProcessor):
     ) -> None:
         """Send an answer, where there is still somebody to take it."""
         response.ResponseHeader.RequestHandle = requesthandle
-        self._send(requesthandle, seqhdr, struct_to_binary(response), msgtype)
+        told_once = isinstance(response, (ua.PublishResponse, ua.RepublishResponse))
+        self._send(requesthandle, seqhdr, struct_to_binary(response), msgtype, whole=told_once)
 
     def get_publish_request(self, subscription_id: ua.UInt32) -> PublishRequestData | None:
-        """Return a request that can be answered; asyncua hands news to those of a lost connection, too."""
+        """Return a request of the subscription's own session that can be answered.
+
+        asyncua hands news to requests of a lost connection, and to those of whatever session has followed.
+        """
         if self._transport.is_closing():
             self._publish_requests.clear()
+        one = self.iserver.subscription_service.subscriptions.get(subscription_id)
+        if one is not None and not self._serves(one):
+            return None
         request: PublishRequestData | None = super().get_publish_request(subscription_id)
         return request
 
@@ -215,11 +233,13 @@ class StationProcessor(UaProcessor):
         seqhdr: ua.SequenceHeader,
         message: bytes,
         kind: bytes = ua.MessageType.SecureMessage,
+        *,
+        whole: bool = False,
     ) -> None:
-        """Send an answer, or that it is longer than the client takes."""
+        """Send an answer, or that it is longer than the client takes. whole: whatever it takes; it would be lost."""
         if self._transport.is_closing():
             return
-        if kind == ua.MessageType.SecureMessage and not self._connection.takes(len(message)):
+        if kind == ua.MessageType.SecureMessage and not whole and not self._connection.takes(len(message)):
             message = _fault(requesthandle, ua.StatusCodes.BadResponseTooLarge)
         self._transport.write(
             self._connection.message_to_binary(
@@ -246,7 +266,7 @@ class StationProcessor(UaProcessor):
             subscription_id = next(iter(self._publish_results_subs))
             del self._publish_results_subs[subscription_id]
             waiting = self.session.subscription_service.subscriptions.get(subscription_id)
-            if waiting is None or waiting.pub_result_callback != self.forward_publish_response:
+            if waiting is None or not self._serves(waiting):
                 continue  # gone, or transferred: its messages are another connection's
             if await waiting.publish_results(request):
                 return
@@ -256,25 +276,38 @@ class StationProcessor(UaProcessor):
 
     def _serve_what_came(self) -> None:
         """Let subscriptions that came over be asked for news here, and at once; asyncua leaves that where it was."""
-        assert self.session is not None
-        for number, one in self.session.subscription_service.subscriptions.items():
-            if one.pub_result_callback == self.forward_publish_response:
+        for number, one in self.iserver.subscription_service.subscriptions.items():
+            if self._serves(one):
                 one.pub_request_callback = self.get_publish_request  # type: ignore[assignment] # an id is an int
                 self._publish_results_subs[ua.UInt32(number)] = True
 
+    def _serves(self, one: InternalSubscription) -> bool:
+        """Tell whether a subscription is of the session that is here now, and tells its news here."""
+        is_own = self.session is not None and one.session_id == self.session.session_id
+        return is_own and one.pub_result_callback == self.forward_publish_response
+
     async def _make_room_for_session(self, body: Buffer) -> None:
-        """Refuse one session too many, and one whose lifetime is no number: the event loop's clock would break."""
+        """Leave the session that is here for a new one.
+
+        Raises:
+            ServiceError: it is one too many, or its lifetime is no number: the event loop's clock would break.
+        """
         assert isinstance(self.iserver, StationInternalServer)
         if math.isnan(struct_from_binary(ua.CreateSessionParameters, body).RequestedSessionTimeout):
             raise ServiceError(ua.StatusCodes.BadInvalidArgument)
-        await self._leave_session()
+        await self._end_unless_kept(self.session)
         if len(self.iserver.sessions) >= _MAX_SESSIONS:
             raise ServiceError(ua.StatusCodes.BadTooManySessions)
+        if self.session is not None:
+            self.lose_session(self.session)
 
-    async def _leave_session(self) -> None:
-        """End a session that another follows here: asyncua forgets it on its connection and keeps it elsewhere."""
-        if self.session is not None and self._should_close_session_on_transport_loss():
-            await self.session.close_session()
+    async def _end_unless_kept(self, session: InternalSession | None) -> None:
+        """End a session that another follows here, unless it is kept for its subscriptions; asyncua keeps any."""
+        if session is None:
+            return
+        there = self.iserver.subscription_service.subscriptions.values()
+        if not (session.is_activated() and any(one.session_id == session.session_id for one in there)):
+            await session.close_session()
 
     async def _activate(self, requesthdr: ua.RequestHeader, seqhdr: ua.SequenceHeader, body: Buffer) -> None:
         """Log in to the session that is named, which may be one from another channel (OPC 10000-4, 5.6.3).
@@ -290,19 +323,25 @@ class StationProcessor(UaProcessor):
         await self.iserver.check_login(session, parameters.UserIdentityToken, peer=peer_host(self.name))
         policy = self._connection.security_policy
         challenge = (policy.host_certificate or b"") + (session.nonce or b"")
-        policy.asymmetric_cryptography.verify(challenge, parameters.ClientSignature.Signature)  # type: ignore[no-untyped-call] # as above
+        try:
+            policy.asymmetric_cryptography.verify(challenge, parameters.ClientSignature.Signature or b"")  # type: ignore[no-untyped-call] # as above
+        except InvalidSignature as exc:
+            raise ServiceError(ua.StatusCodes.BadApplicationSignatureInvalid) from exc
         if session is self.session:
             result = session.activate_session(parameters, policy.peer_certificate)
         else:
             result = session.activate_elsewhere(parameters, policy.peer_certificate)
-            await self._leave_session()
-            self._take(session)
+            left = self.session
+            self._take(session)  # before anything is waited for: meanwhile its old channel might end it
+            await self._end_unless_kept(left)
         self.send_response(requesthdr.RequestHandle, seqhdr, ua.ActivateSessionResponse(Parameters=result))
 
     def _take(self, session: StationSession) -> None:
         """Speak for a session and its subscriptions from now on, instead of the channel that it was on."""
         if session.channel is not None:
             session.channel.lose_session(session)
+        if self.session is not None:
+            self.lose_session(self.session)
         self.session, session.channel = session, self
         for one in session.subscription_service.subscriptions.values():
             if one.session_id == session.session_id:

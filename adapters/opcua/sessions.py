@@ -82,6 +82,12 @@ class StationSession(OwnerSession):
         """Tell whether a session's subscriptions may become this one's: both are of the same user."""
         return self.iserver.user_manager.are_same(self.user, holder.user)
 
+    async def close_session(self, delete_subs: bool = True) -> None:
+        """End the session, by whomever; requests that wait in it are told so."""
+        await super().close_session(delete_subs)
+        if self.channel is not None:
+            self.channel.lose_session(self)
+
     async def read(self, params: ua.ReadParameters) -> list[ua.DataValue]:
         """Read attributes. To a user who may not write no node says that he may (OPC 10000-3, 5.6.2)."""
         values = await super().read(params)

@@ -13,6 +13,7 @@ import sys
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, cast
 
+import structlog
 from asyncua import ua
 from asyncua.server.internal_session import InternalSession
 from asyncua.server.internal_subscription import InternalSubscription
@@ -28,8 +29,11 @@ if TYPE_CHECKING:
 
     from adapters.opcua.requests import StationProcessor
 
+log = structlog.get_logger(__name__)
+
 _MAX_EVENTS_WAITING: Final = 1024 * 1024  # bytes that wait in one subscription, the latest event of each item beside
 _MAX_KEPT: Final = 2 * 1024 * 1024  # bytes that wait for an acknowledgement, the latest message beside
+_MAX_ENDS: Final = 200  # ends of other subscriptions that wait to be told, as many as can be there at once
 
 
 class Subscription(InternalSubscription):
@@ -47,7 +51,7 @@ class Subscription(InternalSubscription):
         self.holder: InternalSession | None = None
         self.most_told = sys.maxsize  # changes and events in one notification
         self._left_to_tell = 0  # of those, in the one that is being made
-        self._ends: deque[ua.PublishResult] = deque()
+        self._ends: deque[tuple[ua.UInt32, ua.UInt32]] = deque(maxlen=_MAX_ENDS)
 
     def change_hands(self, session: InternalSession) -> None:
         """Belong to another session; life begins anew."""
@@ -75,34 +79,18 @@ class Subscription(InternalSubscription):
         kept = self._not_acknowledged_results.get(nb)
         return ua.NotificationMessage() if kept is None else kept.NotificationMessage
 
-    @property
-    def last_words(self) -> ua.PublishResult:
-        """Return the message that its life is over, for want of requests to answer (OPC 10000-4, 5.13.1.2)."""
-        end = ua.StatusChangeNotification(Status=ua.StatusCode(ua.UInt32(ua.StatusCodes.BadTimeout)))
-        message = ua.NotificationMessage(
-            SequenceNumber=ua.UInt32(self._notification_seq), NotificationData=[cast("ua.ExtensionObject", end)]
-        )
-        return ua.PublishResult(
-            SubscriptionId=self.data.SubscriptionId,
-            MoreNotifications=cast("ua.Boolean", False),
-            NotificationMessage=message,
-        )
-
-    def tell_end(self, last_words: ua.PublishResult) -> None:
-        """Tell of another subscription of the same session that it has ended."""
-        self._ends.append(last_words)
+    def tell_end(self, ended: Subscription) -> None:
+        """Tell of another subscription of the same session that it has ended; of too many, of the latest."""
+        self._ends.append((ended.data.SubscriptionId, ua.UInt32(ended._notification_seq)))
         self._news.set()
 
     def refuse_requests(self) -> None:
-        """Answer every request that waits for a message: the session has no subscription left (OPC 10000-4, 5.13.5)."""
-        if self.pub_request_callback is None:
+        """Answer the requests that wait in its session, which has no subscription left (OPC 10000-4, 5.13.5)."""
+        if self.pub_request_callback is None or self.holder is None:
             return
         # the other callback of a connection answers with messages alone
         asker = cast("StationProcessor", cast("MethodType", self.pub_request_callback).__self__)
-        while (waiting := self.pub_request_callback(self.data.SubscriptionId)) is not None:
-            fault = ua.ServiceFault()
-            fault.ResponseHeader.ServiceResult = ua.StatusCode(ua.UInt32(ua.StatusCodes.BadNoSubscription))
-            asker.send_response(waiting.requesthdr.RequestHandle, waiting.seqhdr, fault)
+        asker.refuse_waiting(self.holder, ua.StatusCodes.BadNoSubscription)
 
     async def publish_results(self, requestdata: PublishRequestData | None = None) -> bool:
         """Publish what is to be told, ends of other subscriptions first; tell whether a request was answered."""
@@ -111,7 +99,7 @@ class Subscription(InternalSubscription):
             request = requestdata or self.pub_request_callback(self.data.SubscriptionId)
             if request is None:
                 break
-            await self.pub_result_callback(self._ends.popleft(), request)
+            await self.pub_result_callback(_last_words(*self._ends.popleft()), request)
             requestdata, answered = None, True
         return await super().publish_results(requestdata) or answered
 
@@ -196,6 +184,17 @@ class Subscription(InternalSubscription):
         return cast("dict[int, list[bytes]]", self._triggered_events)
 
     async def _subscription_loop(self) -> None:
+        """Publish until cancelled. Where that breaks, the subscription ends: its client must not take it for quiet."""
+        try:
+            await self._publish_news()
+        except Exception:
+            log.exception("opcua_subscription_broke", subscription=self.data.SubscriptionId)
+            self._closing = True
+            if self.delete_callback is not None:
+                self.delete_callback()
+            self.monitored_item_srv.delete_all_monitored_items()
+
+    async def _publish_news(self) -> None:
         """Publish news at once, but no sooner than a publishing interval after the last."""
         loop = asyncio.get_running_loop()
         period_s = self.data.RevisedPublishingInterval / 1000
@@ -263,3 +262,14 @@ class Subscription(InternalSubscription):
         if parts:
             self._event_bytes -= sum(map(len, parts))
             result.NotificationMessage.NotificationData.append(event_list(parts))
+
+
+def _last_words(subscription_id: ua.UInt32, sequence_number: ua.UInt32) -> ua.PublishResult:
+    """Return the message that a subscription's life is over (OPC 10000-4, 5.13.1.2)."""
+    end = ua.StatusChangeNotification(Status=ua.StatusCode(ua.UInt32(ua.StatusCodes.BadTimeout)))
+    message = ua.NotificationMessage(SequenceNumber=sequence_number, NotificationData=[cast("ua.ExtensionObject", end)])
+    return ua.PublishResult(
+        SubscriptionId=subscription_id,
+        MoreNotifications=cast("ua.Boolean", False),
+        NotificationMessage=message,
+    )

@@ -138,14 +138,16 @@ class StationSubscriptions(SubscriptionService):
         return ua.StatusCodes.Good if there else ua.StatusCodes.BadSequenceNumberUnknown
 
     def _expire(self, subscription_id: int) -> None:
-        """Drop a subscription whose life is over; another one of its session says so, as soon as it is asked."""
+        """Drop a subscription that is over; another of its session says so when it is asked, or who waits is told."""
         ended = self.subscriptions.pop(subscription_id, None)
         if not isinstance(ended, Subscription):
             return
         others = (one for one in self.subscriptions.values() if one.session_id == ended.session_id)
         teller = next((one for one in others if isinstance(one, Subscription)), None)
         if teller is not None:
-            teller.tell_end(ended.last_words)
+            teller.tell_end(ended)
+        elif ended.has_client:
+            ended.refuse_requests()
 
     def _revised_counts(
         self, params: ua.CreateSubscriptionParameters | ua.ModifySubscriptionParameters

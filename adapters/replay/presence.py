@@ -31,7 +31,7 @@ async def until_service(
     """Return once the station's service gives its status; `tell` what is waited for, where that is not at once.
 
     A status that the broker has kept may be that of a service that was killed, or ran before the broker was started. A
-    login that may not subscribe to the status learns nothing of it, and nothing is waited for.
+    login whose subscription to the status is refused learns nothing of it, and nothing is waited for.
 
     Raises:
         SinkUnavailable: the broker, or within `patience_s` seconds the service, is not there.
@@ -50,7 +50,7 @@ async def until_service(
             return
         tell(f"waiting up to {patience_s:g} s for the service of {station}: {said.status}")
         if not await _is_there(said, connection, patience_s):
-            raise SinkUnavailable(f"no service of {station} is running: {said.status}; start it with `cangate run`")
+            raise SinkUnavailable(f"no service of {station} is running: {said.status}{said.hint}")
     finally:
         await connection.close(timeout_s=1.0)
 
@@ -61,6 +61,7 @@ class _Said:
 
     there: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     status: str = "its status topic says nothing"
+    hint: str = "; start it with `cangate run`, or let this login read that topic"
 
     def take(self, connection: Connection, message: Incoming) -> None:
         connection.ack(message)
@@ -68,7 +69,7 @@ class _Said:
             state = Status.model_validate_json(message.payload).state
         except ValidationError:
             return  # somebody else's: ours would be in order
-        self.status = f"its last status says {state}"
+        self.status, self.hint = f"its last status says {state}", "; start it with `cangate run`"
         if not (message.retain or state is StationState.OFFLINE or self.there.done()):
             self.there.set_result(None)
 

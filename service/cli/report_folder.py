@@ -56,11 +56,13 @@ def _move_into(report: Path, draft: Path) -> None:
             target.mkdir(exist_ok=True)
         else:
             _refuse_foreign(target)
-    for page in draft.rglob("*.html"):
+    pages = sorted(draft.rglob("*.html"))
+    for page in pages:
         _mark(page, targets[page])
-    for path, target in targets.items():
+    # the pages first: whatever ends this in between, they know what is there and what was to come
+    for path in (*pages, *(path for path in targets if path not in pages)):
         if not path.is_dir():
-            path.replace(target)
+            path.replace(targets[path])
 
 
 def _refuse_foreign(target: Path) -> None:
@@ -72,31 +74,38 @@ def _refuse_foreign(target: Path) -> None:
     for page in target.parent.glob("*.html"):
         content, listed = _listed(page)
         found = content if page == target else read_regular(target)
-        if listed.get(target.name) == hashlib.sha256(found).hexdigest():
+        if (target.name, _digest(found)) in listed:
             return
     why = "it is no report, or was changed since; name another folder, or move it away"
     raise UsageError(f"cannot write {target}: {why}")
 
 
 def _mark(page: Path, target: Path) -> None:
-    """End a page in what lies beside it and itself, and in what is there of other reports of that folder."""
-    listed = _listed(target)[1] if target.exists() else {}
-    listed |= {
-        path.name: hashlib.sha256(read_regular(path)).hexdigest() for path in page.parent.iterdir() if path.is_file()
-    }
+    """End a page in what lies beside it and itself, and in what the page lists that it takes the place of."""
+    listed = _listed(target)[1] if target.exists() else set()
+    listed = {(name, digest) for name, digest in listed if _is(target.with_name(name), digest)}
+    listed |= {(path.name, _digest(read_regular(path))) for path in page.parent.iterdir() if path.is_file()}
     with page.open("ab") as file:
-        file.write(_MARK + b"".join(f"{digest}  {name}\n".encode() for name, digest in listed.items()) + b"-->\n")
+        file.write(_MARK + b"".join(f"{digest}  {name}\n".encode() for name, digest in sorted(listed)) + b"-->\n")
 
 
-def _listed(page: Path) -> tuple[bytes, dict[str, str]]:
-    """Return a page without its last lines, and the digests that they list by name; none where it has no such lines."""
+def _is(path: Path, digest: str) -> bool:
+    return path.is_file() and _digest(read_regular(path)) == digest
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _listed(page: Path) -> tuple[bytes, set[tuple[str, str]]]:
+    """Return a page without its last lines, and the names and digests that they list: none where there are no such."""
     try:
         content, mark, lines = read_regular(page).rpartition(_MARK)
     except OSError:
-        return b"", {}  # it lists nothing for us
+        return b"", set()  # it lists nothing for us
     if not mark:
-        return lines, {}
-    return content, {name.decode(): digest.decode() for digest, name in _LISTED.findall(lines)}
+        return lines, set()
+    return content, {(name.decode(), digest.decode()) for digest, name in _LISTED.findall(lines)}
 
 
 def _place(report: Path, filename: object) -> Path:

@@ -94,13 +94,13 @@ def _naming_broker(settings: Settings) -> Iterator[None]:
 
 
 async def _services(settings: Settings, stations: Sequence[str]) -> None:
-    """Return once every station has its service. Raises SinkUnavailable."""
+    """Return once every station has its service. Raises SinkUnavailable, and UsageError for a file that is no use."""
     tell = partial(console.print, soft_wrap=True)
     try:
         async with asyncio.TaskGroup() as group:
             for station in stations:
                 group.create_task(until_service(settings.mqtt, station=station, tell=tell))
-    except* SinkUnavailable as broken:
+    except* (SinkUnavailable, UsageError) as broken:
         raise broken.exceptions[0] from None
 
 

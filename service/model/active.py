@@ -21,8 +21,9 @@ from service.text import brief
 
 log = structlog.get_logger(__name__)
 
-_RETRY_S = 5.0
-"""How often a model that the store did not give is looked for again: a share that is mounted late, a first training."""
+_RETRY_S = (5.0, 60.0)
+"""How soon, and at last how often, a model that the store did not give is looked for again: a share that is mounted
+late, a first training. To find a large one damaged takes a moment each time."""
 
 
 class ActiveModel:
@@ -68,11 +69,13 @@ class ActiveModel:
 
     async def keep_looking(self) -> None:
         """Load the configured model as soon as the store gives it, where it did not at first; until cancelled."""
+        pause_s, longest_s = _RETRY_S
         while True:
-            await asyncio.sleep(_RETRY_S)
+            await asyncio.sleep(pause_s)
             async with self._exchange:
                 if self._absent:
                     await self._load(self._settings.name)
+                    pause_s = min(longest_s, 2 * pause_s)
 
     async def activate(self, name: str, version: str) -> LoadedModel:
         """Activate a version in the store and judge with it from now on. Raises PackageError; the old one stays."""

@@ -338,9 +338,10 @@ async def test_methods_take_only_what_the_standard_gives_them(line: tuple[Script
     ):
         with pytest.raises(expected):
             await scada.call(owner, method, *arguments)
-    wrong_object = scada.client.get_node(f"ns={OWN};s=line1.VisionSystem.{RESULTS}")
-    with pytest.raises(ua.uaerrors.BadMethodInvalid):
-        await wrong_object.call_method(ua.NodeId(ua.Int32(7094), ua.Int16(STANDARD)), *CAUSE)
+    for name, wrong in ((RESULTS, ua.uaerrors.BadMethodInvalid), ("Nowhere", ua.uaerrors.BadNodeIdUnknown)):
+        wrong_object = scada.client.get_node(f"ns={OWN};s=line1.VisionSystem.{name}")
+        with pytest.raises(wrong):
+            await wrong_object.call_method(ua.NodeId(ua.Int32(7094), ua.Int16(STANDARD)), *CAUSE)
     assert await scada.state() == "Ready"
 
 

@@ -10,15 +10,19 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from asyncua import ua
+from asyncua.crypto.permission_rules import UserRole
 
 from adapters.clock import SystemClock
+from adapters.opcua.machine_vision import management
 from adapters.opcua.machine_vision.control import ControlMethods
 from adapters.opcua.machine_vision.data_types import MeasIdDataType, RecipeIdExternalDataType, ResultIdDataType
 from adapters.opcua.machine_vision.management import RecipeMethods
-from adapters.opcua.machine_vision.methods import Error, Refused
+from adapters.opcua.machine_vision.methods import Error, Refused, VisionMethods
 from adapters.opcua.machine_vision.results import KEPT
 from adapters.opcua.machine_vision.system import VisionSystem
 from adapters.opcua.machine_vision.values import empty, variant
+from adapters.opcua.sessions import CALLER
+from adapters.opcua.users import StationUser
 from adapters.simulation.broker import free_port
 from schemas.messages import Command, CommandName, CommandReply
 from schemas.settings import OpcUaServerSettings
@@ -26,7 +30,7 @@ from service.ports import StoredModel
 from tests.support.opcua import answer, plain_client, verdict
 from tests.support.scada import AUTOMATIC, OWN, RESULTS, STANDARD, Scada
 from tests.support.vision import SHELF, ScriptedStation, reference, served_vision
-from tests.support.waiting import loop_turns
+from tests.support.waiting import eventually, loop_turns
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures("without_traceback")]
 NOW = ua.Variant(0, ua.VariantType.Int32)
@@ -135,7 +139,7 @@ async def test_halted_station_is_not_resumed_by_a_client_that_came_later(station
 
 
 async def test_halt_waits_for_no_model_that_a_reset_loads(station: ScriptedStation) -> None:
-    """Reset looks again where it is when that is over."""
+    """It stays halted when that is over: who called Reset before may not lead it out of a Halt that came after."""
     service = SlowService(station)
     control = controls(station, service)
     station.commands.clear()
@@ -146,8 +150,32 @@ async def test_halt_waits_for_no_model_that_a_reset_loads(station: ScriptedStati
     await loop_turns(10)
     assert station.commands == [CommandName.RESET_FAULT, CommandName.PAUSE]
     service.confirmed.set()
-    await asyncio.gather(resetting, halting)
-    assert (vision_of(station).states.current.title, station.paused) == ("Preoperational", True)
+    with pytest.raises(Refused, match="halted since") as refused:
+        await resetting
+    assert (refused.value.error, await halting) == (Error.WRONG_STATE, [])
+    assert await outcomes(service, [control.select_mode_automatic]) == [Error.WRONG_STATE]
+    assert (vision_of(station).states.current.title, station.paused) == ("Halted", True)
+    assert await outcomes(service, [lambda: control.reset(0, "")]) == [Error.OK]
+    assert vision_of(station).states.current.title == "Preoperational"
+
+
+async def test_nobody_waits_for_a_recipe_that_is_prepared(
+    station: ScriptedStation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An activation may take minutes: a call that waits would keep everything else on its connection waiting."""
+    service = SlowService(station)
+    recipes = RecipeMethods(vision_of(station), models=service, commands=lambda: service, show_ready=lambda: None)
+    with monkeypatch.context() as impatient:
+        impatient.setattr(management, "_PREPARE_PATIENCE_S", 0)
+        assert (await recipes.prepare(PLANT, empty(3013)))[1] is False
+    await eventually(recipes._exchange.locked)
+    for method in (recipes.unprepare, recipes.prepare):
+        with pytest.raises(Refused, match="being prepared") as refused:
+            await asyncio.wait_for(method(PLANT, empty(3013)), 10)
+        assert refused.value.error is Error.WRONG_STATE
+    service.confirmed.set()
+    await eventually(lambda: not recipes._preparing)
+    assert await outcomes(service, [lambda: recipes.unprepare(PLANT, empty(3013))]) == [Error.OK]
 
 
 async def test_recipe_is_unprepared_once_and_not_under_a_job(station: ScriptedStation) -> None:
@@ -221,6 +249,25 @@ async def test_handle_belongs_to_the_client_that_was_given_it(
     await judged(station, 1)
     assert list(vision_of(station).results._held.values()) == [{}]
     await other.client.connect()
+
+
+async def test_session_that_has_ended_is_given_no_handle(station: ScriptedStation) -> None:
+    """Nobody would release it."""
+    assert station.adapter is not None
+    assert station.adapter._server is not None
+    (judged_id,) = await judged(station, 1)
+    service = station.adapter._server.iserver.method_service
+    assert isinstance(service, VisionMethods)
+    (method_id, method), *_ = (
+        (node, one) for node, one in service._methods.items() if one.declared.name == "GetResultById"
+    )
+    wanted = variant(3021, ResultIdDataType(Id=ua.String(judged_id)))
+    token = CALLER.set(StationUser(role=UserRole.User))
+    try:
+        (answered,) = await service.call([ua.CallMethodRequest(method.owner, method_id, [wanted, A_MINUTE])])
+    finally:
+        CALLER.reset(token)
+    assert [one.Value for one in answered.OutputArguments[::2]] == [0, Error.REFUSED]
 
 
 async def test_one_request_answers_no_more_than_is_encoded_soon(

@@ -93,22 +93,6 @@ async def test_verdict_that_mosquitto_refuses_in_its_answer_ends_no_connection()
         )
 
 
-async def test_gate_command_that_the_broker_has_is_not_said_again_with_its_verdict() -> None:
-    """A broker of MQTT 3.1.1 closes the connection at the verdict three times; the gate moves once for it."""
-    async with (
-        private_mosquitto(LIMIT) as broker,
-        PlantClient(broker.port) as plant,
-        running(adapter_for(broker.port, protocol="3.1.1"), RecordingIntake()) as adapter,
-        delivering(adapter, MemoryJournal()) as outbox,
-    ):
-        adapter._culprit.lost_at(Outgoing("t", b"suspect"))  # from now on the gate command goes first, and alone
-        assert not await _put(outbox, answer_to(TOO_LONG, seq=1, gate=Gate.REJECT))
-        assert await _put(outbox, answer_to("e2", seq=2, gate=Gate.REJECT))
-        told = [json.loads((await plant.next("gate")).payload)["seq"] for _ in range(2)]
-        assert (told, plant.waiting("gate")) == ([1, 2], 0)
-        assert not adapter._gates_told
-
-
 async def test_message_of_exactly_the_largest_size_is_offered() -> None:
     """No byte of what the broker announces is given away, and none is added."""
     async with (

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import struct
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -19,10 +20,11 @@ from structlog.testing import capture_logs
 from adapters.opcua import channels, listener
 from adapters.opcua.listener import StationServer
 from adapters.opcua.requests import StationProcessor
+from adapters.opcua.sessions import StationSession
 from adapters.simulation.broker import free_port
 from schemas.settings import OpcUaServerSettings
 from schemas.tags import Tag
-from tests.contract.test_opcua_server_security import users_file
+from tests.contract.test_opcua_server_security import secure_client, secure_settings, users_file
 from tests.support.opcua import ServedStation, plain_client, running
 from tests.support.opcua_requests import ask, create, item, send, subscribe
 from tests.support.waiting import eventually
@@ -147,6 +149,21 @@ async def test_answer_is_no_longer_than_the_client_takes(station: ServedStation,
         assert await client.get_node(STATE).read_value() == 0
 
 
+async def test_news_are_sent_whole_whatever_the_client_takes(station: ServedStation) -> None:
+    """They are told once: refused as too long, they would be lost."""
+    client = plain_client(station.adapter.endpoint)
+    client.max_messagesize = 20_000
+    async with client:
+        assert client.uaclient.protocol is not None
+        client.uaclient.protocol._connection._limits.max_message_size = 0
+        made = await subscribe(client, 3_600_000.0)
+        await create(client, made.SubscriptionId, item(SCHEMA))
+        status, body = await ask(client, "Publish", PUBLISH)
+        assert (status, len(body) > 300_000) == ("Good", True)
+        status, body = await ask(client, "Republish", struct.pack("<II", made.SubscriptionId, 1))
+        assert (status, len(body) > 300_000) == ("Good", True)
+
+
 async def test_channel_lasts_neither_no_time_nor_for_ever(station: ServedStation, one: Client) -> None:
     """The lifetime that is granted is bounded, at the first time and later."""
     granted = []
@@ -214,6 +231,55 @@ async def test_channel_that_nobody_renews_ends_with_its_session_in_use(station: 
         await eventually(lambda: len(server.connections) == 1)
     assert [line["reason"] for line in logged] == ["its channel was not renewed"]
     await client.disconnect_sessionless()
+
+
+@pytest.mark.usefixtures("hurried")
+async def test_connection_lasts_as_long_as_its_command(station: ServedStation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What keeps session and channel alive waits behind it; ended, they would take the command along."""
+    server, done = server_of(station), asyncio.Event()
+
+    async def long(*_: object) -> list[ua.CallMethodResult]:
+        await done.wait()
+        return []
+
+    monkeypatch.setattr(StationSession, "call", long)
+    client = plain_client(station.adapter.endpoint)
+    client.secure_channel_timeout = 200
+    await client.connect_sessionless()
+    await log_in(client, timeout_ms=100)
+    (processor,) = [
+        connection.processor
+        for connection in server.connections
+        if isinstance(connection.processor, StationProcessor) and connection.processor.ends_at < time.monotonic() + 100
+    ]
+    called = send(client, "Call", struct_to_binary(ua.CallParameters(MethodsToCall=[ua.CallMethodRequest()])))
+    behind = send(client, "Read", READ)
+    await eventually(lambda: time.monotonic() > processor.ends_at + 0.5)
+    assert processor.is_known
+    renewal = ua.OpenSecureChannelParameters(
+        RequestType=ua.SecurityTokenRequestType.Renew, RequestedLifetime=ua.UInt32(60_000)
+    )
+    renewing = asyncio.create_task(client.uaclient.open_secure_channel(renewal))
+    done.set()
+    assert [await status_of(called), await status_of(behind)] == ["Good", "Good"]
+    await renewing
+    assert processor.ends_at > time.monotonic() + 10
+    await client.disconnect_sessionless()
+
+
+@pytest.mark.usefixtures("hurried")
+async def test_client_is_told_why_it_is_let_go(station: ServedStation) -> None:
+    """Requests that wait in its session, and then the connection itself, each with a status."""
+    server = server_of(station)
+    said = await answers(station, hello())
+    (length,) = struct.unpack_from("<I", said, 4)
+    assert refusal(said[length:]) == (b"ERRF", "BadTimeout")
+    async with channel(station.adapter.endpoint) as client:
+        await log_in(client, timeout_ms=100)
+        await subscribe(client, 3_600_000.0)
+        waiting = [send(client, "Publish", PUBLISH) for _ in range(2)]
+        assert await status_of(waiting[1]) == "BadSessionClosed"
+        await eventually(lambda: len(server.connections) == 1)
 
 
 async def test_system_looks_whether_the_other_side_is_there(station: ServedStation) -> None:
@@ -289,6 +355,72 @@ async def test_session_that_another_followed_on_its_channel_leaves_alone(one: Cl
     for client in (one, other):
         assert (await ask(client, "Read", READ))[0] == "Good"
         assert (await ask(client, "CloseSession", b"\x01"))[0] == "Good"
+
+
+@pytest.mark.parametrize("how", ["closed", "followed"])
+async def test_news_of_a_session_are_not_told_to_the_next_on_its_channel(
+    station: ServedStation, one: Client, *, how: str
+) -> None:
+    """Its subscription stays for whoever takes it over; its own requests are answered."""
+    await log_in(one)
+    left = (await subscribe(one, 10.0, 100_000)).SubscriptionId
+    await ask(one, "Publish", PUBLISH)
+    waiting = send(one, "Publish", PUBLISH)
+    if how == "closed":
+        assert (await ask(one, "CloseSession", b"\x00"))[0] == "Good"
+    await log_in(one)
+    assert await status_of(waiting) == "BadSessionClosed"
+    own = (await subscribe(one, 10.0, 100_000)).SubscriptionId
+    for subscription in (left, own):
+        server_of(station).iserver.subscription_service.subscriptions[subscription]._keep_alive_count = 100
+    told = [struct_from_binary(ua.PublishResult, (await ask(one, "Publish", PUBLISH))[1]) for _ in range(2)]
+    assert {result.SubscriptionId for result in told} == {own}
+    assert (await ask(one, "CloseSession", b"\x01"))[0] == "Good"
+    await server_of(station).iserver.subscription_service.delete_subscriptions([left])
+
+
+async def test_requests_of_the_session_that_takes_over_wait_on(tmp_path: Path) -> None:
+    """Those of the session that lost its last subscription were answered when it left the channel."""
+    settings = OpcUaServerSettings(port=free_port(), users_file=users_file(tmp_path))
+    plc = ua.UserNameIdentityToken(UserName=ua.String("plc"), Password=ua.ByteString(b"plc-secret"))
+    async with running(settings, tmp_path) as (adapter, _), channel(adapter.endpoint) as one:
+        await log_in(one, plc)
+        first = (await subscribe(one, 3_600_000.0)).SubscriptionId
+        await log_in(one, plc)
+        second = (await subscribe(one, 3_600_000.0)).SubscriptionId
+        waiting = [send(one, "Publish", PUBLISH) for _ in range(3)]
+        wish = ua.TransferSubscriptionsParameters(SubscriptionIds=[first])
+        assert (await ask(one, "TransferSubscriptions", struct_to_binary(wish)))[0] == "Good"
+        assert [answered.done() for answered in waiting] == [True, False, False]
+        assert await status_of(waiting[0]) == "Good"
+        assert (await ask(one, "DeleteSubscriptions", struct.pack("<iII", 2, first, second)))[0] == "Good"
+        assert [await status_of(answered) for answered in waiting[1:]] == ["BadNoSubscription"] * 2
+
+
+async def test_session_that_another_replaces_is_ended(station: ServedStation, one: Client, other: Client) -> None:
+    """Taken along to a channel with a session of its own, which had nothing to be kept for."""
+    moving = (await log_in(one)).AuthenticationToken
+    await log_in(other)
+    before = len(server_of(station).iserver.sessions)
+    assert await activate(other, moving) == "Good"
+    assert len(server_of(station).iserver.sessions) == before - 1
+    assert (await ask(other, "Read", READ))[0] == "Good"
+
+
+async def test_wrong_signature_of_a_client_is_called_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not that of the certificate which the client showed."""
+    async with running(secure_settings(tmp_path), tmp_path / "pki") as (adapter, _):
+        own = tmp_path / "pki" / "opcua-server.der"
+        client = await secure_client(adapter.endpoint, own, tmp_path, "plc", "plc-secret")
+        activate_truly = client.uaclient.activate_session
+
+        async def activate_falsely(wish: ua.ActivateSessionParameters) -> ua.ActivateSessionResult:
+            wish.ClientSignature.Signature = ua.ByteString(b"x" * 256)
+            return await activate_truly(wish)
+
+        monkeypatch.setattr(client.uaclient, "activate_session", activate_falsely)
+        with pytest.raises(ua.UaStatusCodeError, match="BadApplicationSignatureInvalid"):
+            await client.connect()
 
 
 async def test_session_is_taken_along_by_its_user_alone(tmp_path: Path) -> None:

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 from asyncua import Client, ua
 from asyncua.ua.ua_binary import struct_from_binary, struct_to_binary
+from structlog.testing import capture_logs
 
+from adapters.opcua import subscription
+from adapters.opcua.subscription import Subscription
 from schemas.tags import NAMESPACE_URI, Tag
 from tests.contract.test_opcua_server_ownership import named_client, publish, told, transfer, users_station, watch
 from tests.support.opcua import ServedStation, answer, verdict
@@ -124,6 +127,56 @@ async def test_session_is_told_of_a_subscription_that_has_expired(station: Serve
     assert isinstance(part, ua.StatusChangeNotification)
     assert part.Status.name == "BadTimeout"
     assert (alive.SubscriptionId, alive.NotificationMessage.NotificationData) == (other.SubscriptionId, [])
+
+
+async def test_no_more_ends_are_kept_to_be_told_than_there_can_be(
+    station: ServedStation, flooder: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of those that nobody asks for, the latest: subscriptions that expire can be made without end."""
+    monkeypatch.setattr(subscription, "_MAX_ENDS", 2)
+    server = station.adapter._server
+    assert server is not None
+    teller = (await subscribe(flooder, AN_HOUR)).SubscriptionId
+    brief = []
+    for _ in range(4):
+        brief.append((await subscribe(flooder, 10.0)).SubscriptionId)
+        await eventually(lambda: brief[-1] not in server.iserver.subscription_service.subscriptions)
+    assert [(await publish(flooder)).SubscriptionId for _ in range(3)] == [*brief[-2:], teller]
+
+
+@pytest.mark.parametrize("is_last", [True, False])
+async def test_subscription_that_breaks_ends_for_all_to_see(
+    station: ServedStation, flooder: Client, monkeypatch: pytest.MonkeyPatch, *, is_last: bool
+) -> None:
+    """A defect of ours must not look as if there were no news."""
+    server = station.adapter._server
+    assert server is not None
+    subscriptions = server.iserver.subscription_service.subscriptions
+    broken = (await subscribe(flooder, 10.0, 100_000)).SubscriptionId
+    await publish(flooder)
+    if not is_last:
+        await subscribe(flooder, 10.0, 100_000)
+    asked = asyncio.create_task(ask(flooder, "Publish", struct.pack("<i", 0)))
+    one = subscriptions[broken]
+    assert isinstance(one, Subscription)
+
+    async def breaks(*_: object) -> bool:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(one, "publish_results", breaks)
+    with capture_logs() as logged:
+        one._news.set()
+        await eventually(lambda: broken not in subscriptions)
+        status, body = await asked
+    assert [line["event"] for line in logged if line["log_level"] == "error"] == ["opcua_subscription_broke"]
+    if is_last:
+        assert status == "BadNoSubscription"
+        return
+    result = struct_from_binary(ua.PublishResult, body)
+    while result.SubscriptionId != broken or not result.NotificationMessage.NotificationData:
+        result = await publish(flooder)
+    (part,) = result.NotificationMessage.NotificationData
+    assert isinstance(part, ua.StatusChangeNotification)
 
 
 async def test_message_is_kept_until_it_is_acknowledged(station: ServedStation, flooder: Client) -> None:

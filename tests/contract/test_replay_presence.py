@@ -108,5 +108,8 @@ async def test_commands_end_where_no_service_is(tmp_path: Path) -> None:
         )
     for command, (code, out, err) in zip(("", "mqtt: "), ended, strict=True):
         where = f"cangate: {command}127.0.0.1:{broker.port}: no service of line1 is running: "
-        assert (code, err) == (1, f"{where}its status topic says nothing; start it with `cangate run`\n")
+        assert (code, err) == (
+            1,
+            f"{where}its status topic says nothing; start it with `cangate run`, or let this login read that topic\n",
+        )
         assert out.startswith("waiting up to 10 s for the service of line1: its status topic says nothing\n")

@@ -16,6 +16,8 @@ ALIKE = ["C-1", " C-1", "C-1  ", "C-\u202e1\u202c", "   "]
 
 
 async def search_for(page: Page, part_id: str) -> None:
+    # what is typed before the page's socket is there is heard by nobody
+    await page.wait_for_function("() => window.did_handshake")
     field = page.get_by_label("Part id, exactly")
     await field.fill(part_id)
     await field.press("Enter")

@@ -53,7 +53,7 @@ class Line:
         ticks_s = self.now_s // self.resolution_s * self.resolution_s if self.resolution_s else self.now_s
         return MORNING + timedelta(seconds=ticks_s)
 
-    def write(self, text: str | None, at_s: float, *, status: int = ua.StatusCodes.Good) -> None:
+    def write(self, text: str | int | None, at_s: float, *, status: int = ua.StatusCodes.Good) -> None:
         """Write the text; a server tells only of changes."""
         self.now_s = at_s
         before, self.text = self.text, self.value(text, status)

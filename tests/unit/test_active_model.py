@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,7 @@ from service.model.training import TrainedModel
 from service.pipeline.pipeline import Pipeline
 from service.pipeline.types import Frame, Inspection
 from tests.support.parts import publish, train_parts, write_parts
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, loop_turns
 
 CPU = torch.device("cpu")
 
@@ -161,7 +160,7 @@ async def test_model_that_the_store_gives_later_is_taken(
     registry: ModelRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A share that is mounted after the service started, a first training: told once, and loaded when it is there."""
-    monkeypatch.setattr(active, "_RETRY_S", 0.001)
+    monkeypatch.setattr(active, "_RETRY_S", (0.001, 0.001))
     away, looked = registry.store.rename(registry.store.with_name("away")), list[str]()
     resolve = ModelRegistry.resolve
 
@@ -185,15 +184,21 @@ async def test_model_that_was_unloaded_is_not_looked_for(
     registry: ModelRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody wanted no model."""
-    monkeypatch.setattr(active, "_RETRY_S", 0.001)
+    monkeypatch.setattr(active, "_RETRY_S", (0.0, 0.0))
     away = registry.store.rename(registry.store.with_name("away"))
     models = await _loaded(registry, "active")
     await models.unload()
     away.rename(registry.store)
-    with suppress(TimeoutError):
-        async with asyncio.timeout(0.1):
-            await models.keep_looking()
+    monkeypatch.setattr(ModelRegistry, "resolve", _not_to_be_asked)
+    looking = asyncio.create_task(models.keep_looking())
+    await loop_turns(100)  # each is a look
+    assert not looking.done()
+    looking.cancel()
     assert (models.current, models.fault) == (None, "the model was unloaded")
+
+
+def _not_to_be_asked(*_: object) -> Path:
+    raise AssertionError("somebody wanted no model")
 
 
 def _no_memory(*_: object) -> None:

@@ -136,10 +136,22 @@ def test_each_client_holds_so_many_results_and_no_more() -> None:
     handles = [results.hold(more, "other") for _ in range(3)]
     assert [results.release(one, "other") for one in handles] == [False, True, True]
     assert results.find("event-1", "client") is first
-    there.remove("client")
-    results.add(more[0])
-    assert not results.release(handle, "client")
     assert len({handle, *handles}) == 4
+
+
+@pytest.mark.parametrize("happens", ["verdict", "handle"])
+def test_handles_go_with_the_session_they_belong_to(happens: str) -> None:
+    """Also where no part comes: clients who log in, hold and leave would fill the memory."""
+    there = {"client", "other"}
+    results, first = Results(lambda: there), result(1)
+    handle = results.hold([first], "client")
+    there.remove("client")
+    if happens == "verdict":
+        results.add(result(2))
+    else:
+        results.hold([first], "other")
+    assert "client" not in results._held
+    assert not results.release(handle, "client")
 
 
 @given(st.data())

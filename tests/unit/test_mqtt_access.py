@@ -65,6 +65,13 @@ def test_missing_file_is_named_though_it_is_not_used(key: str, tmp_path: Path) -
         _access(tls=False, **{key: missing})
 
 
+@pytest.mark.parametrize("host", ["", "a b", "a\0"])
+def test_host_that_can_be_none_is_refused(host: str) -> None:
+    """Where a broker is wanted: what a container leaves empty must not hinder a station without one."""
+    with pytest.raises(UsageError, match=r"^mqtt\.host .* is no name or address of a broker$"):
+        _access(host=host)
+
+
 @pytest.mark.parametrize("key", ["password_file", "ca_file", "cert_file", "key_file"])
 def test_pipe_is_no_file(key: str, tmp_path: Path) -> None:
     """To read one would wait until somebody writes to it."""

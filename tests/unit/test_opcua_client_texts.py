@@ -27,15 +27,19 @@ from tests.support.plc_texts import (
     RESOLUTIONS,
     st.booleans(),
     st.lists(st.tuples(st.sampled_from(NAMES), STEPS_S, STEPS_S, st.booleans(), st.booleans(), st.booleans())),
+    st.sampled_from(["", None, 0, "   ", "\0\0"]),
 )
 def test_line_that_waits_gets_every_part_under_its_own_text(
-    resolution_s: float, looks_stamped: bool, parts: list[tuple[str, float, float, bool, bool, bool]]
+    resolution_s: float,
+    looks_stamped: bool,
+    parts: list[tuple[str, float, float, bool, bool, bool]],
+    cleared: str | int | None,
 ) -> None:
     """With any stamps or none: told before its trigger, with it or after it, cleared before or not, the same or new."""
     line = Line(resolution_s, looks_stamped=looks_stamped)
     for number, (name, before_s, between_s, is_cleared, is_early, is_late) in enumerate(parts, start=1):
         if is_cleared:
-            line.write("", line.now_s + before_s / 2)
+            line.write(cleared, line.now_s + before_s / 2)
             assert not is_late or line.service() == []
         line.write(name, line.now_s + before_s)
         if is_early:
@@ -313,3 +317,24 @@ def test_texts_that_are_not_mapped_are_empty_and_known() -> None:
     texts, trigger = PlcTexts([]), Told(ua.DataValue(ua.Variant(1)), 1, 0.0)
     assert texts.are_told(trigger)
     assert texts.beside(trigger, None) == (TriggerTexts(), [])
+
+
+def _trouble(line: Line) -> str | None:
+    return line.texts.trouble
+
+
+def test_text_that_would_refuse_the_next_part_is_told() -> None:
+    """While the PLC does not stand by it, and while it writes it ahead: every part would be rejected in silence."""
+    line = Line(resolution_s=NONE)
+    assert _trouble(line) is None
+    line.write("A", 1.0, status=ua.StatusCodes.UncertainInitialValue)
+    line.give(1, 1.001)
+    assert line.service() == [None]
+    assert _trouble(line) == "part_id is not Good"
+    for number in (2, 3):  # two texts for one trigger
+        line.write(f"A{number}", line.now_s + 1)
+        line.service()
+        line.write(f"B{number}", line.now_s + 0.001)
+        line.give(number, line.now_s + 0.001)
+        line.service()
+    assert _trouble(line) == "part_id is written for the next part before the result is there"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,29 @@ def test_report_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
     report(tmp_path, "other", "b.csv")
     report(tmp_path, "third", "a.csv")
     assert (tmp_path / "a.csv").read_text() == "third\n"
+
+
+def test_report_that_was_interrupted_taking_its_place_is_replaced_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After any of its files: what is there is the old report's, the new one's, or a page that knows both."""
+    names = ("a.csv", "b.csv", "bars@1/a.csv", "bars@1/report.html")
+    replace = Path.replace
+    report(tmp_path, "first", *names)
+    for count in range(1, len(names) + 1):
+        moves = iter(range(count))
+
+        def interrupted(self: Path, target: Path, moves: Iterator[int] = moves) -> Path:
+            if next(moves, None) is None:
+                raise KeyboardInterrupt
+            return replace(self, target)
+
+        monkeypatch.setattr(Path, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            report(tmp_path, f"interrupted {count}", *names)
+        monkeypatch.undo()
+        report(tmp_path, f"whole {count}", *names)
+        assert (tmp_path / "bars@1" / "a.csv").read_text() == f"whole {count}\n"
 
 
 @pytest.mark.parametrize("name", ["a.csv", "report.html", "bars@1/a.csv"])

@@ -88,8 +88,6 @@ def test_environment_beats_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("[mqtt]\nport = 70000\n", "mqtt.port"),
         ("[mqtt]\nprotocol = '4'\n", "mqtt.protocol"),
         ("[mqtt]\nprefix = 'a/#'\n", "mqtt.prefix"),
-        ("[mqtt]\nhost = ''\n", "mqtt.host"),
-        ("[http]\nhost = 'a b'\n", "http.host"),
         ("[mqtt]\nsession_expiry_s = 4294967296\n", "mqtt.session_expiry_s"),
         (f"[mqtt]\nclient_id = '{'x' * 65_536}'\n", "mqtt.client_id"),
         ('[mqtt]\nusername = "a\\u0000"\n', "mqtt.username"),

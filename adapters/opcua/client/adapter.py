@@ -89,14 +89,14 @@ class OpcUaClientAdapter:
 
     @property
     def refused(self) -> str | None:
-        """Why the PLC did not take the last result, or shows no trigger; None where all is well.
+        """Why the PLC did not take the last result, or shows no trigger or no texts; None where all is well.
 
         No fault: the next result is offered, too, and the next trigger is taken.
         """
         if self._result_memory.not_taken is not None:
             return f"{self._access}: {self._result_memory.not_taken}"
         blind = None if self._watch is None else self._watch.blind
-        return None if blind is None else f"{self._access}: trigger: {blind}"
+        return None if blind is None else f"{self._access}: {blind}"
 
     async def open(self) -> None:
         """Read what the settings name. A PLC that is away is no error: it is tried again and again.

@@ -106,6 +106,13 @@ class TextHistory:
         self._is_ahead = False  # the PLC has written the next part's text before it had the result
 
     @property
+    def trouble(self) -> str | None:
+        """Why the text of a next part would be unknown, whatever it is."""
+        if self._values and self._values[-1].text is None:
+            return "is not Good"
+        return "is written for the next part before the result is there" if self._is_ahead else None
+
+    @property
     def _values(self) -> list[_Text]:
         return [*self._told, *self._seen]
 
@@ -238,6 +245,12 @@ class PlcTexts:
         self._contradicted: int | None = None  # at which trigger stamps last did
         self._clocks_differ = False
 
+    @property
+    def trouble(self) -> str | None:
+        """Why the next part would be refused for a text that is unknown; None where that cannot be said."""
+        troubles = ((word, history.trouble) for word, history in self._histories.items())
+        return next((f"{word} {trouble}" for word, trouble in troubles if trouble), None)
+
     def sampled_every(self, interval: timedelta) -> None:
         """Note how often the server looks at the nodes; it may be late by as much."""
         self._slack, self._unpunctual = min(interval, LARGEST_SLACK), 2 * interval + _UNPUNCTUAL
@@ -314,8 +327,11 @@ def _shows(reading: Reading, trigger: object) -> bool:
 
 
 def _text(value: ua.DataValue) -> str | None:
+    """Return what a node says, None where it does not stand by that; a 0, or blanks, are how such nodes are cleared."""
+    if not is_good(value):
+        return None
     text = held(value)
-    return None if not is_good(value) else "" if text is None else str(text)
+    return "" if text is None or text == 0 or not str(text).strip(" \0") else str(text)
 
 
 def _when(value: _Text) -> datetime:

@@ -144,11 +144,16 @@ class TriggerWatch:
         self._news = asyncio.Event()
         self._subscription: int | None = None
         self._ended: str | None = None
-        self.blind: str | None = None
-        """Why no trigger can be seen, as its node says; None where it can."""
+        self._blind: str | None = None
+        self._troubled: str | None = None
 
         connection.lost.add_done_callback(self._on_lost)
         self._silence_s = _SILENT_S
+
+    @property
+    def blind(self) -> str | None:
+        """Why no trigger can be seen, or the texts of none be known, by the word; None where all can."""
+        return self._blind or self._texts.trouble
 
     async def start(self, *, sampling_ms: float, publishing_ms: float) -> None:
         """Subscribe. Raises PlcUnusable where the server refuses an item."""
@@ -208,6 +213,9 @@ class TriggerWatch:
                 looks = standing or (value != 0 and is_newest and not self._texts.are_told(change))
                 reading = await self._read() if looks else None
                 texts, unknown = self._texts.beside(change, reading if is_newest else None)
+                if self._texts.trouble != self._troubled:
+                    self._troubled = self._texts.trouble
+                    log.warning("plc_texts_unknown", reason=self._troubled or "known again")
                 if self._memory.take(value, texts, standing=standing):
                     waited_s = asyncio.get_running_loop().time() - change.at
                     stood_s = _age_s(change.value, reading) if standing and reading else 0.0
@@ -285,7 +293,7 @@ class TriggerWatch:
         if value.StatusCode is not None and value.StatusCode.value & _OVERFLOW == _OVERFLOW:
             self._metrics.refused.labels("opcua-client", "trigger_overflow").inc()
             log.error("plc_triggers_lost", reason="the PLC's queue overflowed")
-        self.blind = None if is_good(value) else status_name(value.StatusCode)
+        self._blind = None if is_good(value) else f"trigger: {status_name(value.StatusCode)}"
         self._changes.append(Told(value, self._response, asyncio.get_running_loop().time(), self._span))
         if len(self._changes) > _QUEUE:
             self._connection.abort(Diagnosis(PlcFault.CONNECTION_LOST, f"more than {_QUEUE} triggers are waiting"))

@@ -53,7 +53,8 @@ class ControlMethods:
     Error.REFUSED; a state in which the standard has no transition for the method is Error.WRONG_STATE.
 
     Those that pause or resume the station do so one after another, from the check to the transition: a station that
-    one client has halted would else be resumed by another whose check came before.
+    one client has halted would else be resumed by another whose check came before. No Halt waits for the model that a
+    Reset loads; that Reset then leaves the station halted.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class ControlMethods:
         self._ready = ready
         self._start_part = start_part
         self._pausing = asyncio.Lock()
+        self._halts = 0
 
     async def halt(self, cause: int, description: str) -> Sequence[Any]:
         """Stop judging at once: every event is answered ERROR until Reset and SelectModeAutomatic."""
@@ -79,14 +81,18 @@ class ControlMethods:
             with self._system.calling():
                 await self._command(CommandName.PAUSE)
                 self._system.move(self._system.states.take(self._find(_HALT)))
+                self._halts += 1
         self._told("Halt", cause, description)
         return []
 
     async def reset(self, cause: int, description: str) -> Sequence[Any]:
         """Go back to Preoperational; a station that could not judge tries to load its model again."""
+        halts = self._halts
         with self._system.calling():
             await self._command(CommandName.RESET_FAULT)  # may load a model: no Halt waits for that
             async with self._pausing:
+                if self._halts != halts:
+                    raise Refused(Error.WRONG_STATE, "halted since this Reset began")
                 await self._command(CommandName.PAUSE)
                 if self._system.states.main is not State.PREOPERATIONAL:
                     self._system.move(self._system.states.take(self._find(_RESET)))

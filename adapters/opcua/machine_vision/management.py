@@ -83,7 +83,11 @@ class ResultMethods:
 
 
 class RecipeMethods:
-    """GetRecipeListFiltered, PrepareRecipe, UnprepareRecipe: a recipe is a version of a model in the store."""
+    """GetRecipeListFiltered, PrepareRecipe, UnprepareRecipe: a recipe is a version of a model in the store.
+
+    While one is prepared or unprepared, another is refused at once: an activation may take minutes, and nothing else
+    on the connection of a call that waited for it would be answered.
+    """
 
     def __init__(
         self,
@@ -139,8 +143,9 @@ class RecipeMethods:
         """Judge no more until a recipe is prepared."""
         self._refuse_unless(State.READY)
         wanted = await self._find(external, internal)
+        self._refuse_while_exchanging()
         async with self._exchange:
-            self._refuse_unless(State.READY)  # still: a look into the store takes its time, and so does a preparation
+            self._refuse_unless(State.READY)  # still: a look into the store takes its time
             model = self._system.model
             if model is None or self._models is None or wanted != self._prepared():
                 raise Refused(Error.UNKNOWN_ID, "that recipe is not prepared")
@@ -157,6 +162,7 @@ class RecipeMethods:
         if commands is None:
             raise Refused(Error.NOT_READY, "the service does not serve")
         command = Command(command=CommandName.ACTIVATE_MODEL, args={"name": stored.name, "version": stored.version})
+        self._refuse_while_exchanging()
         async with self._exchange:
             self._refuse_unless(State.INITIALIZED, State.READY)
             with self._system.calling():
@@ -173,6 +179,10 @@ class RecipeMethods:
     def _refuse_unless(self, *modes: State) -> None:
         if self._system.states.mode not in modes:
             raise Refused(Error.WRONG_STATE, f"not in {self._system.states.current.title}")
+
+    def _refuse_while_exchanging(self) -> None:
+        if self._exchange.locked():
+            raise Refused(Error.WRONG_STATE, "a recipe is being prepared or unprepared")
 
     async def _find(self, external: RecipeIdExternalDataType, internal: RecipeIdInternalDataType) -> StoredModel:
         """Return the newest recipe of those ids; at least one of them must say something."""

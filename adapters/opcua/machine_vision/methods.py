@@ -21,7 +21,7 @@ from adapters.opcua.users import StationUser
 log = structlog.get_logger(__name__)
 
 _MAX_STRUCTURES: Final = 300
-"""Which the calls of one request may answer, the last call beside: to encode as many takes 20 ms on the event loop."""
+"""What the calls of one request may answer, not counting the last one: so many take 20 ms of the event loop."""
 
 _LONGEST_WHY: Final = 300  # characters of a client's making in the log
 
@@ -133,7 +133,7 @@ class VisionMethods(StationMethods):
             ours = self._methods.get(request.MethodId)
             if structures >= _MAX_STRUCTURES:
                 results.append(_result(ua.StatusCodes.BadTooManyOperations))
-            elif ours is None:
+            elif ours is None or request.ObjectId not in self._aspace:
                 results += await super().call([request])
             else:
                 results.append(await ours.call(request, CALLER.get()))

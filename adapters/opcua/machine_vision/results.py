@@ -69,7 +69,8 @@ class ResultFilter:
 class Results:
     """The last results, newest last, and the sets that each client holds by its handles.
 
-    clients: those who are there now. With the others go their handles.
+    clients: those who are there now. Handles of the others go with the next verdict or the next handle, so that
+    clients who come and go while no part comes leave nothing behind.
     """
 
     def __init__(self, clients: Callable[[], Collection[Client]]) -> None:
@@ -84,8 +85,7 @@ class Results:
         self._by_id.move_to_end(result.ResultId.Id)
         while len(self._by_id) > KEPT:
             self._by_id.popitem(last=False)
-        for gone in self._held.keys() - self._clients():
-            del self._held[gone]
+        self._drop_ended()
 
     def find(self, result_id: str, client: Client) -> ResultDataType | None:
         """Return the result of that id, also one that the client still holds; None for an unknown one."""
@@ -98,6 +98,7 @@ class Results:
 
     def hold(self, results: Iterable[ResultDataType], client: Client) -> int:
         """Keep `results` for a client until it releases the handle that is returned."""
+        self._drop_ended()
         self._last_handle = self._last_handle % 0xFFFF_FFFF + 1  # 0 means that there is nothing to release
         held = self._held.setdefault(client, OrderedDict())
         held[self._last_handle] = tuple(results)
@@ -109,6 +110,10 @@ class Results:
         """Let go of a set that the client holds; tell whether there was one."""
         held = self._held.get(client)
         return held is not None and held.pop(handle, None) is not None
+
+    def _drop_ended(self) -> None:
+        for gone in self._held.keys() - self._clients():
+            del self._held[gone]
 
 
 def result_of(

@@ -16,7 +16,7 @@ from adapters.opcua.machine_vision.declarations import Declaration, NodeClass
 from adapters.opcua.machine_vision.events import EventSender
 from adapters.opcua.machine_vision.instance import VisionSystemNodes
 from adapters.opcua.machine_vision.management import ConfigurationMethods, RecipeMethods, ResultMethods
-from adapters.opcua.machine_vision.methods import RIGHTS, Handler, Method, VisionMethods
+from adapters.opcua.machine_vision.methods import RIGHTS, Error, Handler, Method, Refused, VisionMethods
 from adapters.opcua.machine_vision.object_types import OBJECT_TYPES
 from adapters.opcua.machine_vision.system import VisionSystem
 from adapters.opcua.sessions import CALLER
@@ -78,10 +78,17 @@ async def add_vision_system(
     return system
 
 
-def _caller(server: StationServer) -> InternalSession | None:
-    """Return the session whose call is carried out: with each login comes a user of its own."""
+def _caller(server: StationServer) -> InternalSession:
+    """Return the session whose call is carried out.
+
+    It is found by the very object of its user, which each login makes anew; one that has ended meanwhile is refused,
+    since handles of nobody would belong to all who have gone.
+    """
     user = CALLER.get()
-    return next((one for one in server.iserver.sessions if one.user is user), None)
+    for session in server.iserver.sessions:
+        if session.user is user:
+            return session
+    raise Refused(Error.REFUSED, "the session of the call has ended")
 
 
 def _method(declared: Declaration, owner: ua.NodeId, handler: Handler) -> Method:
