@@ -6,8 +6,6 @@ import asyncio
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -24,7 +22,7 @@ from service.errors import UsageError
 from service.journal_health import JournalHealth
 from service.outbox import Outbox
 from service.ports import Answer, VerdictQuery
-from tests.support.journals import crash, full_disk
+from tests.support.journals import crash, full_disk, opened_with
 from tests.support.line import CLOCK, RecordingSink, arrival
 from tests.support.verdicts import failed_answer
 from tests.support.waiting import eventually
@@ -39,27 +37,20 @@ def memory(tmp_path: Path) -> Path:
     return folder
 
 
-@asynccontextmanager
-async def opened(folder: Path, memory: Path, *, sync: str = "normal") -> AsyncIterator[SqlJournal]:
-    settings = JournalSettings.model_validate({"url": f"sqlite:///{folder / 'journal.sqlite'}", "sync": sync})
-    async with SqlJournal(settings, station="line1", clock=CLOCK, memory=memory) as journal:
-        yield journal
-
-
 def names(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
 
 
 async def test_verdict_that_was_said_and_not_stored_is_stored_by_the_next_run(tmp_path: Path, memory: Path) -> None:
     """A crash between the gate command and the commit: the event keeps its verdict, byte for byte, and its number."""
-    async with opened(tmp_path, memory) as crashed:
+    async with opened_with(tmp_path, memory) as crashed:
         noted, unnoted = arrival("e1"), arrival("e2")
         await crashed.accept(noted, noted.received_at + timedelta(seconds=1))
         first, second = failed_answer(noted, 1), failed_answer(unnoted, 2)
         assert crashed.secure(first, noted)
         assert crashed.secure(second, unnoted)
         crash(crashed)
-        async with opened(tmp_path, memory) as journal:
+        async with opened_with(tmp_path, memory) as journal:
             assert await journal.last_seq() == 2
             assert await journal.unanswered() == []
             assert [await journal.find("e1"), await journal.find("e2")] == [first.verdict_json, second.verdict_json]
@@ -71,13 +62,13 @@ async def test_verdict_that_was_said_and_not_stored_is_stored_by_the_next_run(tm
 @pytest.mark.parametrize("sync", ["normal", "full"])
 async def test_station_is_numbered_by_one_process(tmp_path: Path, memory: Path, sync: str) -> None:
     """A second one with the same journal would give its numbers again; when the first has ended it may."""
-    async with opened(tmp_path, memory, sync=sync) as running, opened(tmp_path, memory, sync=sync) as second:
+    async with opened_with(tmp_path, memory, sync=sync) as running, opened_with(tmp_path, memory, sync=sync) as second:
         assert await running.last_seq() == 0
         with pytest.raises(
             UsageError, match=r"^journal\.url: another process that runs serves line1 with this journal$"
         ):
             await second.last_seq()
-    async with opened(tmp_path, memory) as journal:
+    async with opened_with(tmp_path, memory) as journal:
         assert await journal.last_seq() == 0
 
 
@@ -89,7 +80,7 @@ from pathlib import Path
 from adapters.journal import SqlJournal
 from schemas.settings import JournalSettings
 from service.errors import JournalError, UsageError
-from tests.support.journals import crash, full_disk
+from tests.support.journals import opened_with, crash, full_disk
 from tests.support.line import CLOCK, arrival
 from tests.support.verdicts import failed_answer
 
@@ -117,11 +108,11 @@ async def test_what_was_said_of_a_refused_name_outlives_a_crash(tmp_path: Path, 
     name = "x" * 300
     event = replace(arrival(), event=ImageEvent(event_id=name), correlation_data=b"\x00\xff")
     answer = failed_answer(event, 1)
-    async with opened(tmp_path, memory) as crashed:
+    async with opened_with(tmp_path, memory) as crashed:
         assert await crashed.accept(event, event.received_at) is None
         assert crashed.secure(answer, event)
         crash(crashed)
-        async with opened(tmp_path, memory) as journal:
+        async with opened_with(tmp_path, memory) as journal:
             assert await journal.find(name) == answer.verdict_json
             (entry,), _ = await journal.answered(after=0, limit=10)
             assert (entry.event.event_id, entry.correlation_data) == (name, b"\x00\xff")
@@ -133,29 +124,29 @@ async def test_correlation_data_outlives_a_crash_where_the_event_could_not_be_no
 ) -> None:
     """The redo log alone knows who asked."""
     event = replace(arrival("e1"), correlation_data=correlation_data)
-    async with opened(tmp_path, memory) as crashed:
+    async with opened_with(tmp_path, memory) as crashed:
         assert crashed.secure(failed_answer(event, 1), event)
         crash(crashed)
-        async with opened(tmp_path, memory) as journal:
+        async with opened_with(tmp_path, memory) as journal:
             (entry,), _ = await journal.answered(after=0, limit=10)
             assert entry.correlation_data == correlation_data
 
 
 async def test_first_verdict_stands(tmp_path: Path, memory: Path) -> None:
     """What was stored, but not dropped from the log before the crash, changes nothing."""
-    async with opened(tmp_path, memory) as crashed:
+    async with opened_with(tmp_path, memory) as crashed:
         event = arrival("e1")
         answer = failed_answer(event, 1)
         await crashed.store([(answer, event)])
         assert crashed.secure(failed_answer(event, 2), event)
         crash(crashed)
-        async with opened(tmp_path, memory) as journal:
+        async with opened_with(tmp_path, memory) as journal:
             assert await journal.find("e1") == answer.verdict_json
 
 
 async def test_what_cannot_be_stored_yet_is_known_all_the_same(tmp_path: Path, memory: Path) -> None:
     """A disk that is still full after the crash: the event has its answer, and the next verdict brings it along."""
-    async with opened(tmp_path, memory) as crashed:
+    async with opened_with(tmp_path, memory) as crashed:
         for seq in range(1, 61):  # a write-ahead log that has reached what the disk will hold
             stored = arrival(f"stored {seq}")
             await crashed.store([(failed_answer(stored, seq), stored)])
@@ -187,7 +178,7 @@ async def test_what_cannot_be_stored_yet_is_known_all_the_same(tmp_path: Path, m
 
 async def test_what_is_stored_leaves_nothing_behind(tmp_path: Path, memory: Path) -> None:
     """Each slot is free again once its verdict is stored, and the file goes with the journal."""
-    async with opened(tmp_path, memory) as journal:
+    async with opened_with(tmp_path, memory) as journal:
         for seq in range(1, 3 * SLOTS):
             event = arrival(f"e{seq}")
             answer = failed_answer(event, seq)
@@ -199,7 +190,7 @@ async def test_what_is_stored_leaves_nothing_behind(tmp_path: Path, memory: Path
 
 async def test_no_more_is_remembered_than_the_log_has_room_for(tmp_path: Path, memory: Path) -> None:
     """What is not safe is not said yet, so nobody may find it."""
-    async with opened(tmp_path, memory) as journal:
+    async with opened_with(tmp_path, memory) as journal:
         said = [(failed_answer(arrival(f"e{seq}"), seq), arrival(f"e{seq}")) for seq in range(1, SLOTS + 3)]
         assert [journal.secure(answer, event) for answer, event in said] == [True] * SLOTS + [False] * 2
         assert len(await journal.page(VerdictQuery(limit=200))) == SLOTS
@@ -224,7 +215,7 @@ class Asking(RecordingSink):
 
 async def test_who_hears_a_verdict_finds_it(tmp_path: Path, memory: Path) -> None:
     """The dispatcher stores after it has published; nobody who asks in between may hear that there is none."""
-    async with opened(tmp_path, memory) as journal, asyncio.TaskGroup() as running:
+    async with opened_with(tmp_path, memory) as journal, asyncio.TaskGroup() as running:
         sink, margin = Asking(journal), Margin(25, clock=CLOCK)
         outbox = Outbox(sink, journal=None, clock=CLOCK)
         dispatcher = Dispatcher(journal, [outbox], clock=CLOCK, margin=margin, health=JournalHealth())
@@ -244,7 +235,7 @@ async def test_who_hears_a_verdict_finds_it(tmp_path: Path, memory: Path) -> Non
 
 async def test_station_without_shared_memory_waits_for_its_disk(tmp_path: Path) -> None:
     """No such folder, as on macOS: nothing is secured, nothing fails."""
-    async with opened(tmp_path, tmp_path / "none") as journal:
+    async with opened_with(tmp_path, tmp_path / "none") as journal:
         event = arrival("e1")
         answer = failed_answer(event, 1)
         assert not journal.secure(answer, event)
@@ -288,7 +279,7 @@ async def test_log_is_that_of_the_database_whoever_logs_in(memory: Path, tmp_pat
 
 async def test_lost_journal_begins_above_every_number_though_the_log_fills_it(tmp_path: Path, memory: Path) -> None:
     """What was said and did not fit the log may have had any number up to the mark."""
-    async with opened(tmp_path, memory) as crashed:
+    async with opened_with(tmp_path, memory) as crashed:
         event = arrival("e1")
         await crashed.store([(failed_answer(event, 1), event)])
         assert crashed.secure(failed_answer(arrival("e2"), 2), arrival("e2"))
@@ -296,7 +287,7 @@ async def test_lost_journal_begins_above_every_number_though_the_log_fills_it(tm
     for name in names(tmp_path):
         if name.startswith("journal.sqlite") and not name.endswith(".seq"):
             (tmp_path / name).unlink()
-    async with opened(tmp_path, memory) as journal:
+    async with opened_with(tmp_path, memory) as journal:
         assert await journal.find("e2") is not None
         assert await journal.last_seq() > 100
 
@@ -316,7 +307,7 @@ def test_torn_record_is_no_record(memory: Path) -> None:
 
 async def test_record_of_something_else_is_passed_over(tmp_path: Path, memory: Path) -> None:
     """Rubbish in a slot costs that slot's record and no start."""
-    async with opened(tmp_path, memory) as crashed:
+    async with opened_with(tmp_path, memory) as crashed:
         assert crashed.secure(failed_answer(arrival("e1"), 1), arrival("e1"))
         (name,) = names(memory)
         crash(crashed)
@@ -324,7 +315,7 @@ async def test_record_of_something_else_is_passed_over(tmp_path: Path, memory: P
         log.open()
         log.put(2, b'{"no": "verdict"}')
         log._close_file()
-        async with opened(tmp_path, memory) as journal:
+        async with opened_with(tmp_path, memory) as journal:
             assert await journal.last_seq() == 1
             assert await journal.find("e1") is not None
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from adapters.journal import SqlJournal
 from adapters.journal.redo import SLOTS
 from adapters.journal.sequence import SequenceMark
-from schemas.settings import JournalSettings
 from service.errors import JournalConflict, JournalError
-from tests.support.journals import answered, crash, full_disk
-from tests.support.line import CLOCK, arrival
+from tests.support.journals import answered, crash, full_disk, opened_with
+from tests.support.line import arrival
 from tests.support.verdicts import failed_answer
 from tests.support.waiting import eventually
 
@@ -27,20 +23,13 @@ def memory(tmp_path: Path) -> Path:
     return folder
 
 
-@asynccontextmanager
-async def opened(folder: Path, memory: Path, *, sync: str = "normal") -> AsyncIterator[SqlJournal]:
-    settings = JournalSettings.model_validate({"url": f"sqlite:///{folder / 'journal.sqlite'}", "sync": sync})
-    async with SqlJournal(settings, station="line1", clock=CLOCK, memory=memory) as journal:
-        yield journal
-
-
 async def test_memory_is_not_enough_against_a_loss_of_power(tmp_path: Path, memory: Path) -> None:
     """With `full` only what is on the disk is safe; what must be said before stands against a crash all the same."""
     answer, event = answered("e1", 1)
-    async with opened(tmp_path, memory, sync="full") as crashed:
+    async with opened_with(tmp_path, memory, sync="full") as crashed:
         assert not crashed.secure(answer, event)
         crash(crashed)
-        async with opened(tmp_path, memory, sync="full") as journal:
+        async with opened_with(tmp_path, memory, sync="full") as journal:
             assert await journal.last_seq() == 1
             assert await journal.find("e1") == answer.verdict_json
 
@@ -52,17 +41,17 @@ async def test_verdict_outlives_a_crash_whatever_its_correlation_data(
     """What is too much for the log is left out of it; the verdict stands."""
     event = replace(arrival("e1"), correlation_data=bytes(length))
     answer = failed_answer(event, 1)
-    async with opened(tmp_path, memory) as crashed:
+    async with opened_with(tmp_path, memory) as crashed:
         assert await crashed.accept(event, event.received_at) is None
         assert crashed.secure(answer, event)
         crash(crashed)
-        async with opened(tmp_path, memory) as journal:
+        async with opened_with(tmp_path, memory) as journal:
             assert await journal.find("e1") == answer.verdict_json
 
 
 async def test_number_of_a_second_verdict_on_an_event_is_used(tmp_path: Path, memory: Path) -> None:
     """It was said, though the first one stands in the journal."""
-    async with opened(tmp_path, memory) as journal:
+    async with opened_with(tmp_path, memory) as journal:
         await journal.store([answered("e1", 1)])
         await journal.store([answered("e1", 2)])
         assert await journal.last_seq() == 2
@@ -70,7 +59,7 @@ async def test_number_of_a_second_verdict_on_an_event_is_used(tmp_path: Path, me
 
 async def test_verdict_that_is_never_stored_is_told(tmp_path: Path, memory: Path) -> None:
     """Decisions flow, and a person must know that the record has a hole."""
-    async with opened(tmp_path, memory) as journal:
+    async with opened_with(tmp_path, memory) as journal:
         await journal.store([answered("e1", 1)])
         with pytest.raises(JournalConflict):
             await journal.store([answered("e2", 1)])
@@ -79,7 +68,7 @@ async def test_verdict_that_is_never_stored_is_told(tmp_path: Path, memory: Path
 
 async def test_number_of_what_did_not_fit_the_log_is_used(tmp_path: Path, memory: Path) -> None:
     """It is said before it is stored where a disk hangs; a crash then frees no number."""
-    async with opened(tmp_path, memory) as crashed:
+    async with opened_with(tmp_path, memory) as crashed:
         await crashed.store([answered("stored", 1)])
         for seq in range(2, SLOTS + 22):
             crashed.secure(*answered(f"e{seq}", seq))
@@ -91,13 +80,13 @@ async def test_number_of_what_did_not_fit_the_log_is_used(tmp_path: Path, memory
 
         await eventually(noted)
         crash(crashed)
-        async with opened(tmp_path, memory) as journal:
+        async with opened_with(tmp_path, memory) as journal:
             assert await journal.last_seq() == SLOTS + 21
 
 
 async def test_numbers_of_all_that_was_said_are_used(tmp_path: Path, memory: Path) -> None:
     """The database takes the oldest first; a crash while it is away must not free the numbers of those behind."""
-    async with opened(tmp_path, memory) as journal:
+    async with opened_with(tmp_path, memory) as journal:
         for seq in range(1, 61):
             event = arrival(f"stored {seq}")
             await journal.store([(failed_answer(event, seq), event)])

@@ -1,40 +1,38 @@
-"""Connections to the OPC UA server: how they begin, how long they last, and which channel a session is on."""
+"""Connections to the OPC UA server: how they begin, and how long they last."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import struct
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from asyncua import Client, ua
-from asyncua.common.utils import Buffer
-from asyncua.ua.ua_binary import nodeid_from_binary, struct_from_binary, struct_to_binary
+from asyncua.ua.ua_binary import struct_to_binary
 from structlog.testing import capture_logs
 
 from adapters.opcua import channels, listener
-from adapters.opcua.listener import StationServer
 from adapters.opcua.requests import StationProcessor
 from adapters.opcua.sessions import StationSession
-from adapters.simulation.broker import free_port
-from schemas.settings import OpcUaServerSettings
 from schemas.tags import Tag
-from tests.contract.test_opcua_server_security import secure_client, secure_settings, users_file
-from tests.support.opcua import ServedStation, plain_client, running
+from tests.support.opcua import ServedStation, plain_client
+from tests.support.opcua_channels import (
+    PUBLISH,
+    READ,
+    STATE,
+    channel,
+    log_in,
+    server_of,
+    status_of,
+)
 from tests.support.opcua_requests import ask, create, item, send, subscribe
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures("without_traceback")]
-STATE = ua.NodeId(ua.Int32(ua.ObjectIds.Server_ServerStatus_State))
 SCHEMA = ua.NodeId(ua.Int32(8252))  # 340 KB
-READ = struct_to_binary(ua.ReadParameters(NodesToRead=[ua.ReadValueId(NodeId=STATE)]))
-PUBLISH = struct_to_binary(ua.PublishParameters())
-ANONYMOUS = ua.AnonymousIdentityToken(PolicyId=ua.String("anonymous"))
 
 
 def hello(*, receives: int = 65_535, sends: int = 65_535) -> bytes:
@@ -55,50 +53,6 @@ def refusal(message: bytes) -> tuple[bytes, str]:
     """Return kind and status of an ERR message."""
     (code,) = struct.unpack_from("<I", message, 8)
     return message[:4], ua.StatusCode(ua.UInt32(code)).name
-
-
-def server_of(station: ServedStation) -> StationServer:
-    server = station.adapter._server
-    assert server is not None
-    return server
-
-
-async def log_in(
-    client: Client, token: ua.UserIdentityToken = ANONYMOUS, *, timeout_ms: float = 60_000
-) -> ua.CreateSessionResult:
-    """Create a session on an open channel and activate it; the client does nothing by itself in it."""
-    asked = ua.CreateSessionParameters(RequestedSessionTimeout=ua.Duration(timeout_ms))
-    made = await client.uaclient.create_session(asked)
-    await client.uaclient.activate_session(ua.ActivateSessionParameters(UserIdentityToken=token))
-    return made
-
-
-async def activate(client: Client, session: ua.NodeId, token: ua.UserIdentityToken = ANONYMOUS) -> str:
-    """Log in to a session; return the status."""
-    assert client.uaclient.protocol is not None
-    client.uaclient.protocol.authentication_token = session
-    return (
-        await ask(client, "ActivateSession", struct_to_binary(ua.ActivateSessionParameters(UserIdentityToken=token)))
-    )[0]
-
-
-async def status_of(answered: asyncio.Future[Buffer]) -> str:
-    """Return the name of the status that comes as an answer."""
-    async with asyncio.timeout(10):
-        body = await answered
-    nodeid_from_binary(body)
-    return str(struct_from_binary(ua.ResponseHeader, body).ServiceResult.name)
-
-
-@contextlib.asynccontextmanager
-async def channel(endpoint: str) -> AsyncIterator[Client]:
-    """A client with a channel and no session, which says nothing that it is not told to say."""
-    client = plain_client(endpoint)
-    await client.connect_sessionless()
-    try:
-        yield client
-    finally:
-        await client.disconnect_sessionless()
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -289,158 +243,3 @@ async def test_system_looks_whether_the_other_side_is_there(station: ServedStati
     connected = connection.transport.get_extra_info("socket")
     assert connected.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
     assert connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
-
-
-@pytest.mark.parametrize("token", [ua.NodeId(), ua.NodeId(ua.ByteString(b"x" * 32)), ua.NodeId(ua.Int32(1001))])
-async def test_request_names_the_session_of_its_channel(one: Client, token: ua.NodeId) -> None:
-    """No token or a wrong one is nobody's, whoever is logged in on the channel."""
-    made = await log_in(one)
-    assert one.uaclient.protocol is not None
-    one.uaclient.protocol.authentication_token = token
-    for kind, body in (("Read", READ), ("Publish", PUBLISH), ("CloseSession", b"\x01"), ("Browse", bytes(100))):
-        assert (await ask(one, kind, body))[0] == "BadSessionIdInvalid", kind
-    assert await activate(one, token) == "BadSessionIdInvalid"
-    one.uaclient.protocol.authentication_token = made.AuthenticationToken
-    assert (await ask(one, "Read", READ))[0] == "Good"
-
-
-async def test_session_is_used_after_its_login_and_before_its_end(one: Client, other: Client) -> None:
-    """Before it only its own channel may log in to it; after it, it is as if it had never been."""
-    made = await one.uaclient.create_session(ua.CreateSessionParameters())
-    assert (await ask(one, "Read", READ))[0] == "BadSessionNotActivated"
-    assert await activate(other, made.AuthenticationToken) == "BadSessionIdInvalid"
-    assert await activate(one, made.AuthenticationToken) == "Good"
-    await subscribe(one, 3_600_000.0)
-    waiting = [send(one, "Publish", PUBLISH) for _ in range(3)]
-    assert (await ask(one, "CloseSession", b"\x00"))[0] == "Good"
-    assert await status_of(waiting[-1]) == "BadSessionClosed"
-    assert (await ask(one, "Read", READ))[0] == "BadSessionIdInvalid"
-    assert await activate(one, made.AuthenticationToken) == "BadSessionIdInvalid"
-
-
-async def test_session_leaves_its_old_channel(station: ServedStation, one: Client, other: Client) -> None:
-    """It goes on with its subscription where it was activated last, whatever becomes of the old channel."""
-    session = (await log_in(one)).AuthenticationToken
-    made = await subscribe(one, 100.0)
-    waiting = [send(one, "Publish", PUBLISH) for _ in range(10)]
-    (created,) = await create(one, made.SubscriptionId, item(station.node(Tag.ResultAck).nodeid))
-    assert created.StatusCode.is_good()
-    await status_of(waiting[0])
-
-    assert await activate(other, session) == "Good"
-    assert await status_of(waiting[-1]) == "BadSessionClosed"
-    assert (await ask(one, "Read", READ))[0] == "BadSessionIdInvalid"
-    assert (await ask(one, "CloseSession", b"\x01"))[0] == "BadSessionIdInvalid"
-    assert (await ask(other, "Read", READ))[0] == "Good"
-    assert one.uaclient.protocol is not None
-    assert one.uaclient.protocol.transport is not None
-    one.uaclient.protocol.transport.abort()
-    await eventually(lambda: len(server_of(station).connections) == 2)
-    await station.write({Tag.ResultAck: 7})
-    told: list[int] = []
-    async with asyncio.timeout(10):
-        while told[-1:] != [7]:
-            _, body = await ask(other, "Publish", PUBLISH)
-            message = struct_from_binary(ua.PublishResult, body).NotificationMessage
-            told += [one.Value.Value.Value for part in message.NotificationData for one in part.MonitoredItems]
-    assert (await ask(other, "CloseSession", b"\x01"))[0] == "Good"
-
-
-async def test_session_that_another_followed_on_its_channel_leaves_alone(one: Client, other: Client) -> None:
-    """It was kept for its subscription; the one that followed stays where it is."""
-    first = (await log_in(one)).AuthenticationToken
-    await subscribe(one, 3_600_000.0)
-    await log_in(one)
-    assert await activate(other, first) == "Good"
-    for client in (one, other):
-        assert (await ask(client, "Read", READ))[0] == "Good"
-        assert (await ask(client, "CloseSession", b"\x01"))[0] == "Good"
-
-
-@pytest.mark.parametrize("how", ["closed", "followed"])
-async def test_news_of_a_session_are_not_told_to_the_next_on_its_channel(
-    station: ServedStation, one: Client, *, how: str
-) -> None:
-    """Its subscription stays for whoever takes it over; its own requests are answered."""
-    await log_in(one)
-    left = (await subscribe(one, 10.0, 100_000)).SubscriptionId
-    await ask(one, "Publish", PUBLISH)
-    waiting = send(one, "Publish", PUBLISH)
-    if how == "closed":
-        assert (await ask(one, "CloseSession", b"\x00"))[0] == "Good"
-    await log_in(one)
-    assert await status_of(waiting) == "BadSessionClosed"
-    own = (await subscribe(one, 10.0, 100_000)).SubscriptionId
-    for subscription in (left, own):
-        server_of(station).iserver.subscription_service.subscriptions[subscription]._keep_alive_count = 100
-    told = [struct_from_binary(ua.PublishResult, (await ask(one, "Publish", PUBLISH))[1]) for _ in range(2)]
-    assert {result.SubscriptionId for result in told} == {own}
-    assert (await ask(one, "CloseSession", b"\x01"))[0] == "Good"
-    await server_of(station).iserver.subscription_service.delete_subscriptions([left])
-
-
-async def test_requests_of_the_session_that_takes_over_wait_on(tmp_path: Path) -> None:
-    """Those of the session that lost its last subscription were answered when it left the channel."""
-    settings = OpcUaServerSettings(port=free_port(), users_file=users_file(tmp_path))
-    plc = ua.UserNameIdentityToken(UserName=ua.String("plc"), Password=ua.ByteString(b"plc-secret"))
-    async with running(settings, tmp_path) as (adapter, _), channel(adapter.endpoint) as one:
-        await log_in(one, plc)
-        first = (await subscribe(one, 3_600_000.0)).SubscriptionId
-        await log_in(one, plc)
-        second = (await subscribe(one, 3_600_000.0)).SubscriptionId
-        waiting = [send(one, "Publish", PUBLISH) for _ in range(3)]
-        wish = ua.TransferSubscriptionsParameters(SubscriptionIds=[first])
-        assert (await ask(one, "TransferSubscriptions", struct_to_binary(wish)))[0] == "Good"
-        assert [answered.done() for answered in waiting] == [True, False, False]
-        assert await status_of(waiting[0]) == "Good"
-        assert (await ask(one, "DeleteSubscriptions", struct.pack("<iII", 2, first, second)))[0] == "Good"
-        assert [await status_of(answered) for answered in waiting[1:]] == ["BadNoSubscription"] * 2
-
-
-async def test_session_that_another_replaces_is_ended(station: ServedStation, one: Client, other: Client) -> None:
-    """Taken along to a channel with a session of its own, which had nothing to be kept for."""
-    moving = (await log_in(one)).AuthenticationToken
-    await log_in(other)
-    before = len(server_of(station).iserver.sessions)
-    assert await activate(other, moving) == "Good"
-    assert len(server_of(station).iserver.sessions) == before - 1
-    assert (await ask(other, "Read", READ))[0] == "Good"
-
-
-async def test_wrong_signature_of_a_client_is_called_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is not that of the certificate which the client showed."""
-    async with running(secure_settings(tmp_path), tmp_path / "pki") as (adapter, _):
-        own = tmp_path / "pki" / "opcua-server.der"
-        client = await secure_client(adapter.endpoint, own, tmp_path, "plc", "plc-secret")
-        activate_truly = client.uaclient.activate_session
-
-        async def activate_falsely(wish: ua.ActivateSessionParameters) -> ua.ActivateSessionResult:
-            wish.ClientSignature.Signature = ua.ByteString(b"x" * 256)
-            return await activate_truly(wish)
-
-        monkeypatch.setattr(client.uaclient, "activate_session", activate_falsely)
-        with pytest.raises(ua.UaStatusCodeError, match="BadApplicationSignatureInvalid"):
-            await client.connect()
-
-
-async def test_session_is_taken_along_by_its_user_alone(tmp_path: Path) -> None:
-    """Who knows its token and is somebody else is refused, and its owner goes on."""
-    settings = OpcUaServerSettings(port=free_port(), anonymous=False, users_file=users_file(tmp_path))
-    plc, operator = (
-        ua.UserNameIdentityToken(UserName=ua.String(name), Password=ua.ByteString(f"{name}-secret".encode()))
-        for name in ("plc", "operator")
-    )
-    async with (
-        running(settings, tmp_path) as (adapter, _),
-        channel(adapter.endpoint) as one,
-        channel(adapter.endpoint) as other,
-    ):
-        session = (await log_in(one, plc)).AuthenticationToken
-        assert await activate(other, session, operator) == "BadIdentityChangeNotSupported"
-        assert await activate(other, session) == "BadIdentityTokenRejected"
-        assert (await ask(other, "Read", READ))[0] == "BadSessionIdInvalid"
-        assert (await ask(one, "Read", READ))[0] == "Good"
-        assert await activate(other, session, plc) == "Good"
-        assert (await ask(one, "Read", READ))[0] == "BadSessionIdInvalid"
-        assert (await ask(other, "Read", READ))[0] == "Good"
-        assert await activate(other, session, operator) == "Good"  # on its own channel it may change its user

@@ -24,6 +24,14 @@ async def opened(path: Path, *, station: str = "line1") -> AsyncIterator[SqlJour
 
 
 @asynccontextmanager
+async def opened_with(folder: Path, memory: Path, *, sync: str = "normal") -> AsyncIterator[SqlJournal]:
+    """Open a journal in `folder`, with a folder of its own for what is to outlive the process."""
+    settings = JournalSettings.model_validate({"url": f"sqlite:///{folder / 'journal.sqlite'}", "sync": sync})
+    async with SqlJournal(settings, station="line1", clock=CLOCK, memory=memory) as journal:
+        yield journal
+
+
+@asynccontextmanager
 async def opened_in(settings: JournalSettings) -> AsyncIterator[SqlJournal]:
     async with SqlJournal(settings, station="line1", clock=CLOCK) as journal:
         yield journal
