@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from playwright.async_api import Browser, Page, expect
 
@@ -62,6 +64,7 @@ async def test_part_is_found_by_its_own_id(browser: Browser, bench: HmiBench) ->
             for _ in range(2):
                 await expect(page.locator(".entry:visible")).to_have_count(1)
                 await expect(page.locator(".hero .score")).to_contain_text(f"s {seq / 10:.3f}")
+                await expect(page).to_have_url(re.compile(rf"event=e{seq}\b"))  # told a moment after the part
                 await page.reload()
 
 
