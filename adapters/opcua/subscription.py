@@ -187,7 +187,7 @@ class Subscription(InternalSubscription):
         """Publish until cancelled. Where that breaks, the subscription ends: its client must not take it for quiet."""
         try:
             await self._publish_news()
-        except Exception:
+        except Exception:  # the task's boundary: nobody awaits it, and a defect would be taken for a tag that rests
             log.exception("opcua_subscription_broke", subscription=self.data.SubscriptionId)
             self._closing = True
             if self.delete_callback is not None:

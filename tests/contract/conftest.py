@@ -14,6 +14,7 @@ from adapters.simulation.broker import free_port
 from adapters.simulation.plc_server import PlcServer
 from schemas.settings import JournalSettings
 from tests.support.opcua import ServedStation, plain_client, served_station
+from tests.support.opcua_channels import channel
 from tests.support.postgresql import PostgresqlServer
 
 DATABASES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)]
@@ -48,6 +49,20 @@ async def station(served: ServedStation) -> ServedStation:
 async def flooder(station: ServedStation) -> AsyncIterator[Client]:
     """A client beside the station's own, whose subscriptions end with it."""
     async with plain_client(station.adapter.endpoint) as client:
+        yield client
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def one(station: ServedStation) -> AsyncIterator[Client]:
+    """A client with an open channel and no session."""
+    async with channel(station.adapter.endpoint) as client:
+        yield client
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def other(station: ServedStation) -> AsyncIterator[Client]:
+    """Another one."""
+    async with channel(station.adapter.endpoint) as client:
         yield client
 
 

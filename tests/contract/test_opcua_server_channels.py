@@ -6,10 +6,8 @@ import asyncio
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
 from asyncua import Client, ua
 from asyncua.ua.ua_binary import struct_to_binary
 from structlog.testing import capture_logs
@@ -53,18 +51,6 @@ def refusal(message: bytes) -> tuple[bytes, str]:
     """Return kind and status of an ERR message."""
     (code,) = struct.unpack_from("<I", message, 8)
     return message[:4], ua.StatusCode(ua.UInt32(code)).name
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def one(station: ServedStation) -> AsyncIterator[Client]:
-    async with channel(station.adapter.endpoint) as client:
-        yield client
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def other(station: ServedStation) -> AsyncIterator[Client]:
-    async with channel(station.adapter.endpoint) as client:
-        yield client
 
 
 @pytest.mark.parametrize("size", [0, 1, 25, 8191])

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 from asyncua import Client, ua
 from asyncua.ua.ua_binary import struct_from_binary, struct_to_binary
 
@@ -30,18 +28,6 @@ from tests.support.opcua_requests import ask, create, item, send, subscribe
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures("without_traceback")]
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def one(station: ServedStation) -> AsyncIterator[Client]:
-    async with channel(station.adapter.endpoint) as client:
-        yield client
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def other(station: ServedStation) -> AsyncIterator[Client]:
-    async with channel(station.adapter.endpoint) as client:
-        yield client
 
 
 @pytest.mark.parametrize("token", [ua.NodeId(), ua.NodeId(ua.ByteString(b"x" * 32)), ua.NodeId(ua.Int32(1001))])

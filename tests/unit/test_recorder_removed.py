@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,16 +17,14 @@ from adapters.telemetry import Metrics
 from schemas.settings import RecordSettings
 from tests.support.line import arrival
 from tests.support.mqtt import counted
+from tests.support.waiting import eventually
 
 MB = 1 << 20
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
     """Return as soon as the recorder's thread has brought `condition` about."""
-    give_up = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < give_up
-        time.sleep(0.001)
+    asyncio.run(eventually(condition))
 
 
 def recorder(folder: Path, metrics: Metrics | None = None, **changes: object) -> SessionRecorder:
