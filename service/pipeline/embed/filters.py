@@ -24,7 +24,7 @@ from service.errors import UsageError
 from service.pipeline.embed.grid import CELL_PX, COARSEST_PX, Cut, cut_out
 from service.pipeline.types import FloatArray, NormalizedRoi, PatchGrid
 
-VERSION = "filters-2"
+VERSION = "filters-3"
 """Changes whenever the same ROI would give other vectors."""
 
 DEFAULT_SIDE = 320

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from service.pipeline.resize import resized
@@ -46,7 +45,7 @@ def cut_out(roi: NormalizedRoi, side: int) -> Cut:
     count = side // CELL_PX
     covered = resized(roi.mask.astype(np.float32), (side, side))
     inside = cells_inside(covered, count, count)
-    cells = _bounds(inside)
+    cells = _bounds(inside, covered)
     pixels = tuple(slice(axis.start * CELL_PX, axis.stop * CELL_PX) for axis in cells)
     bgr = resized(roi.bgr, (side, side))[pixels]
     return Cut(np.ascontiguousarray(bgr), np.ascontiguousarray(covered[pixels]), inside, cells)
@@ -64,20 +63,23 @@ def cells_inside(covered: FloatArray, rows: int, cols: int) -> Mask:
     return np.asarray(of_cells >= min(0.5, float(of_cells.max())) - ROUNDING, np.bool_)
 
 
-def _bounds(inside: Mask) -> tuple[slice, slice]:
-    """Return rows and columns around the true cells, MARGIN_CELLS wider, in a multiple of STEP_CELLS.
+def _bounds(inside: Mask, covered: FloatArray) -> tuple[slice, slice]:
+    """Return rows and columns around the true cells, MARGIN_CELLS wider where the part is, a multiple of STEP_CELLS.
 
     They begin where the part does, not at a multiple: a part that stands elsewhere is then seen the same way.
     """
 
-    def span(line: npt.NDArray[np.bool_]) -> slice:
-        first, last = np.flatnonzero(line)[[0, -1]].tolist()
-        start, stop = max(first - MARGIN_CELLS, 0), min(last + 1 + MARGIN_CELLS, len(line))
+    def span(axis: int) -> slice:
+        count = inside.shape[1 - axis]
+        first, last = np.flatnonzero(inside.any(axis=axis))[[0, -1]].tolist()
+        pixels = np.flatnonzero(covered.any(axis=axis))
+        start = max(first - MARGIN_CELLS, int(pixels[0]) // CELL_PX)
+        stop = min(last + 1 + MARGIN_CELLS, int(pixels[-1]) // CELL_PX + 1)
         lacking = (start - stop) % STEP_CELLS
-        before = max(stop + lacking - len(line), 0)
+        before = max(stop + lacking - count, 0)
         return slice(start - before, stop + lacking - before)
 
-    return span(np.asarray(inside.any(axis=1))), span(np.asarray(inside.any(axis=0)))
+    return span(1), span(0)
 
 
 def patch_grid(features: torch.Tensor, mask: Mask) -> PatchGrid:

@@ -25,7 +25,7 @@ from service.pipeline.embed.starter_network import StarterNetwork, normalize_loc
 from service.pipeline.embed.weights import in_half_precision, read_tensors, weights_digest
 from service.pipeline.types import FloatArray, NormalizedRoi, PatchGrid
 
-VERSION: Final = "starter-3"
+VERSION: Final = "starter-4"
 """Changes whenever the same weights would give other vectors."""
 WEIGHTS: Final = Path(__file__).with_name("starter.safetensors")
 WEIGHTS_SHA256: Final = "2981fc29c73dea37fa15c19579bc80bc515a6e6e130369e16399d23196f20b10"
