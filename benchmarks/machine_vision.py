@@ -17,7 +17,7 @@ from pathlib import Path
 from asyncua import Client, ua
 
 from adapters.clock import SystemClock
-from adapters.opcua.server import OpcUaServerAdapter
+from adapters.opcua.server.adapter import OpcUaServerAdapter
 from adapters.simulation.broker import free_port
 from schemas.messages import Decision, Gate, JudgedImage, ModelRef, Reason, StagesMs, Verdict
 from schemas.settings import OpcUaServerSettings

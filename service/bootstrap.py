@@ -22,7 +22,7 @@ from adapters.opcua.client import OpcUaClientAdapter
 from adapters.opcua.client.nodes import SINKS, read_mapping
 from adapters.opcua.client.sessions import PlcSessions
 from adapters.opcua.policies import PLAIN
-from adapters.opcua.server import OpcUaServerAdapter
+from adapters.opcua.server.adapter import OpcUaServerAdapter
 from adapters.pictures import PictureStore
 from adapters.recordings.recorder import SessionRecorder
 from adapters.systemd import Systemd

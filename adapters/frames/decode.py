@@ -13,6 +13,7 @@ from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImag
 
 from service.errors import FrameCorrupt, FrameError, FrameRefused
 from service.pipeline.types import BgrImage
+from service.text import one_line
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF")
 """What is decoded; Pillow and OpenCV have many more readers, which need not meet hostile bytes."""
@@ -100,11 +101,6 @@ def _upright(bgr: BgrImage, orientation: int) -> BgrImage:
     if mirrored is not None:
         cv2.flip(bgr, mirrored, dst=bgr)  # in place: to touch new memory takes longer than to turn
     return bgr
-
-
-def one_line(exc: Exception) -> str:
-    """Return what `exc` says, fit for a verdict's detail."""
-    return " ".join(str(exc).split())[:200]
 
 
 def _check_header(data: bytes, max_pixels: int) -> _Header:

@@ -16,9 +16,9 @@ from functools import cached_property
 import httpcore
 import httpx
 
-from adapters.frames.decode import one_line
 from schemas.settings import ImageSettings
 from service.errors import FrameMissing, FrameRefused, UsageError
+from service.text import one_line
 
 _PORTS = {"http": 80, "https": 443}
 _HEADERS = (
@@ -77,7 +77,7 @@ class ImageHosts:
         except httpcore.TimeoutException as exc:
             raise FrameMissing(f"the image took longer than {max(0.0, round(timeout_s, 2)):g} s") from exc
         except (httpcore.NetworkError, httpcore.ProtocolError, OSError) as exc:
-            raise FrameMissing(f"the image could not be fetched: {one_line(exc) or type(exc).__name__}") from exc
+            raise FrameMissing(f"the image could not be fetched: {one_line(exc)}") from exc
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:

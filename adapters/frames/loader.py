@@ -7,13 +7,14 @@ import math
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from adapters.frames.decode import decode_image, one_line
+from adapters.frames.decode import decode_image
 from adapters.frames.folders import RootFolders
 from adapters.frames.hosts import ImageHosts
 from schemas.messages import ImageRef
 from schemas.settings import ImageSettings
 from service.errors import FrameMissing, FrameRefused
 from service.pipeline.types import Frame
+from service.text import one_line
 
 
 class AllowListedFrames:

@@ -15,7 +15,7 @@ import structlog
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 
-from adapters.journal.engine import one_line, open_engine
+from adapters.journal.engine import anothers, database_says, open_engine
 from adapters.journal.schema import upgrade
 from adapters.journal.sqlite_file import SqliteFile
 from schemas.settings import JournalSettings, without_password
@@ -59,6 +59,7 @@ class Database:
             opened.migrating,
             opened.claim,
         )
+        self._station = station
         self.dialect = self._engine.dialect.name
         beside = None if self.path is None else self.path.parent
         self.folder = settings.folder if self.dialect == "postgresql" else beside
@@ -95,9 +96,9 @@ class Database:
         except SQLAlchemyError as exc:
             if _code(exc) not in _NO_ROOM:
                 raise UsageError(
-                    f"journal.url: {without_password(str(self._engine.url))} cannot be opened: {one_line(exc)}"
+                    f"journal.url: {without_password(str(self._engine.url))} cannot be opened: {database_says(exc)}"
                 ) from exc
-            log.error("journal_not_opened", error=one_line(exc))
+            log.error("journal_not_opened", error=database_says(exc))
         if self.path is not None:
             self._checkpoints = asyncio.create_task(self._write_back(), name="journal checkpoints")
 
@@ -139,7 +140,7 @@ class Database:
         except (SQLAlchemyError, ValueError) as exc:  # the latter: a column that holds nothing of its type
             if _code(exc) in _CORRUPT:
                 await self._writer.submit(partial(self._set_aside, exc, generation))
-            raise JournalError(one_line(exc)) from exc
+            raise JournalError(database_says(exc)) from exc
 
     async def _flush_all(self) -> None:
         try:
@@ -153,7 +154,7 @@ class Database:
                     outcomes = [exc] * len(batch)
                 except Exception as exc:  # whoever waits for the commit must hear of it, whatever it was
                     log.exception("journal_commit_failed")
-                    outcomes = [JournalError(one_line(exc))] * len(batch)
+                    outcomes = [JournalError(database_says(exc))] * len(batch)
                 for (_, future), outcome in zip(batch, outcomes, strict=True):
                     if future.cancelled():
                         continue
@@ -191,8 +192,7 @@ class Database:
             connection = self._engine.connect()
             try:
                 with connection.begin():
-                    upgrade(connection, self._migrating)
-                    self._claim(connection)
+                    self._make_ours(connection)
             except BaseException:  # raised again: whatever ended it, a half-open connection must not keep the file
                 connection.close()
                 self._engine.dispose()
@@ -201,6 +201,11 @@ class Database:
             if self._file is not None:
                 self._file.note()
         return self._write_connection
+
+    def _make_ours(self, connection: Connection) -> None:
+        upgrade(connection, self._migrating)
+        if not self._claim(connection):
+            raise anothers(self._station)
 
     def _commit(self, works: Sequence[Work[Any]], *, again: bool = False) -> list[Any]:
         """Return what each of `works` returned, or why it was refused. Raises JournalError where none was to blame."""
@@ -220,14 +225,14 @@ class Database:
                 if isinstance(exc, JournalError):
                     return [exc]
                 kind = JournalConflict if isinstance(exc, IntegrityError) else JournalError
-                return [kind(one_line(exc))]
+                return [kind(database_says(exc))]
             self._disconnect()
             if _code(exc) in _CORRUPT and not again:
                 self._set_aside(exc, self._generation)
                 return self._commit(works, again=True)
             if _is_lost(exc) and not again and not done:  # a commit that was begun may hold
                 return self._commit(works, again=True)
-            raise JournalError(one_line(exc)) from exc
+            raise JournalError(database_says(exc)) from exc
         return outcomes
 
     def _read(self, work: Work[T], *, again: bool = False) -> T:
@@ -267,12 +272,12 @@ class Database:
                 name = self._file.move_away("corrupt")
             except OSError as failed:
                 self.fault = (
-                    f"{self._file.name} is corrupt ({one_line(exc)}) and cannot be set aside: {failed.strerror}"
+                    f"{self._file.name} is corrupt ({database_says(exc)}) and cannot be set aside: {failed.strerror}"
                 )
                 log.error("journal_not_set_aside", fault=self.fault)
                 return
             self._generation += 1
-            was = f"{self._file.name} was corrupt ({one_line(exc)})"
+            was = f"{self._file.name} was corrupt ({database_says(exc)})"
             self.fault = f"{was}; it was set aside as {name} and a new one begun"
             log.error("journal_set_aside", fault=self.fault)
             with suppress(SQLAlchemyError):  # no room: the next write begins it, or says why not
@@ -298,7 +303,7 @@ class Database:
                 if (other := file.put_in_place(draft)) is not None:
                     was = f"{was}; what took its place is {other}"
             except (sqlite3.Error, SQLAlchemyError, OSError) as exc:
-                self.fault = self._not_put_back = f"{was}, and cannot be written again: {one_line(exc)}"
+                self.fault = self._not_put_back = f"{was}, and cannot be written again: {database_says(exc)}"
                 log.error("journal_not_put_back", fault=self.fault)
                 return
             self._generation += 1

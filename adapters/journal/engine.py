@@ -14,9 +14,10 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from schemas.settings import JournalSettings
 from service.errors import UsageError
+from service.text import one_line
 
 Migrating = Callable[[Connection], AbstractContextManager[None]]
-Claiming = Callable[[Connection], None]
+Claiming = Callable[[Connection], bool]
 
 _WAL_PAGES = 20_000
 """A write-ahead log this long is written back within a commit after all, so that it cannot grow for ever."""
@@ -27,14 +28,14 @@ class Opened:
     """An engine, and its file where it has one.
 
     migrating: keeps other processes from migrating beside. claim: takes the right to write of a station for as long as
-    the connection lives. Raises UsageError where another process has it. Of a file it is taken beside it
+    the connection lives, and tells whether it did: another process may have it. Of a file it is taken beside it
     (`SequenceMark.take`).
     """
 
     engine: Engine
     path: Path | None = None
     migrating: Migrating = lambda _: nullcontext()
-    claim: Claiming = lambda _: None
+    claim: Claiming = lambda _: True
 
 
 def open_engine(settings: JournalSettings, *, station: str) -> Opened:
@@ -51,7 +52,7 @@ def open_engine(settings: JournalSettings, *, station: str) -> Opened:
         else:
             raise UsageError(f"journal.url: {url.drivername} is not supported, sqlite and postgresql+psycopg are")
     except (ArgumentError, NoSuchModuleError, ImportError) as exc:
-        raise UsageError(f"journal.url: {one_line(exc)}") from exc
+        raise UsageError(f"journal.url: {database_says(exc)}") from exc
     except ValueError as exc:  # a port that is no number, which may be the end of a password
         raise UsageError("journal.url: cannot be read; what is special in a password must be percent-encoded") from exc
     sync = settings.sync.upper()
@@ -87,6 +88,6 @@ def anothers(station: str) -> UsageError:
     return UsageError(f"journal.url: another process that runs serves {station} with this journal")
 
 
-def one_line(exc: Exception) -> str:
-    """Return what the database said, short."""
-    return " ".join(str(getattr(exc, "orig", None) or exc).split())[:200]
+def database_says(exc: Exception) -> str:
+    """Return what the database said, short; SQLAlchemy adds the statement and its values."""
+    return one_line(getattr(exc, "orig", None) or exc)

@@ -14,8 +14,6 @@ from psycopg.abc import PQGen
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
-from adapters.journal.engine import anothers
-
 T = TypeVar("T")
 
 CONNECT_S = 3
@@ -104,22 +102,22 @@ class Claim:
     """The right to write of a station: held by one session in a database, wherever its process runs."""
 
     def __init__(self, station: str) -> None:
-        self._station = station
         digest = hashlib.sha256(f"cangate {station}".encode()).digest()
         self._key = int.from_bytes(digest[:8], "big", signed=True)
         self._held_by: int | None = None
 
-    def take(self, connection: Connection) -> None:
-        """Take it for the session of `connection`, until that ends. Raises UsageError where another one has it."""
+    def take(self, connection: Connection) -> bool:
+        """Take it for the session of `connection`, until that ends; tell whether that was possible."""
         tries = 1
         if self._held_by is not None and connection.execute(_END, {"pid": self._held_by, "key": self._key}).first():
             tries = _ENDING_TRIES  # it ends, but not at once
         while not connection.execute(sa.select(sa.func.pg_try_advisory_lock(self._key))).scalar():
             tries -= 1
             if not tries:
-                raise anothers(self._station)
+                return False
             time.sleep(_ENDING_S / _ENDING_TRIES)
         self._held_by = connection.execute(sa.select(sa.func.pg_backend_pid())).scalar()
+        return True
 
 
 @contextmanager

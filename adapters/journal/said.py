@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 from pydantic import BaseModel
 
-from adapters.journal.engine import one_line
+from adapters.journal.engine import database_says
 from adapters.journal.redo import LARGEST_RECORD, RedoLog
 from adapters.journal.schema import key_of
 from schemas.messages import Verdict
@@ -104,7 +104,7 @@ class Said:
             try:
                 left = _read(record)
             except ValueError as exc:
-                log.error("redo_record_unreadable", error=one_line(exc))
+                log.error("redo_record_unreadable", error=database_says(exc))
                 self._log.free(slot)
             else:
                 self._log.take_over(left.seq, slot)

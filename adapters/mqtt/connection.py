@@ -44,6 +44,7 @@ from adapters.mqtt.packets import (
 )
 from service.errors import SinkUnavailable
 from service.ports import Clock
+from service.text import one_line
 
 __all__ = ["Confirmation", "Connection", "Incoming", "Outgoing"]
 
@@ -330,7 +331,7 @@ class Connection:
             else:
                 client.connect(access.host, access.port, access.keepalive_s)
         except Exception as exc:  # noqa: BLE001 - a name that cannot be one, what paho cannot pack: nobody else hears it
-            self._hand_over(partial(self._lose, _one_line(exc)))
+            self._hand_over(partial(self._lose, one_line(exc)))
         else:
             self._hand_over(partial(self._attach, client))
 
@@ -373,8 +374,3 @@ class Connection:
 def _settle(answer: asyncio.Future[T], value: T) -> None:
     if not answer.done():
         answer.set_result(value)
-
-
-def _one_line(error: Exception) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split()) or type(error).__name__

@@ -1,1 +1,1 @@
-"""The station's own OPC UA server: contract section 3."""
+"""OPC UA, both ways: the station as a server (`server`) and as client of a PLC's (`client`), and what both need."""

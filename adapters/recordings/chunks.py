@@ -20,6 +20,7 @@ from mcap.stream_reader import breakup_chunk
 from mcap.summary import Summary
 
 from adapters.recordings.writer import in_work
+from service.text import one_line
 
 _MAGIC_BYTES: Final = 8
 _RECORD_HEADER: Final = struct.Struct("<BQ")
@@ -136,8 +137,9 @@ class ChunkedFile:
             chunk = Chunk.read(ReadDataStream(BytesIO(stream.read(place.length))))
             records = breakup_chunk(chunk, validate_crc=True)
         except _UNREADABLE as exc:
-            why = " ".join(str(exc).split()) or type(exc).__name__
-            return Trouble(f"{self.path.name}: chunk {place.number} at byte {place.offset} is corrupt, skipped ({why})")
+            return Trouble(
+                f"{self.path.name}: chunk {place.number} at byte {place.offset} is corrupt, skipped ({one_line(exc)})"
+            )
         return ReadChunk(
             place.number,
             [record for record in records if isinstance(record, Message)],

@@ -20,7 +20,7 @@ from typing import Final, Self
 from asyncua import Node, Server, ua
 
 from adapters.opcua.client.nodes import Address
-from adapters.opcua.long_lived import long_lived
+from adapters.opcua.server.long_lived import long_lived
 from adapters.simulation.broker import LOOPBACK
 from schemas.tags import VerdictCode
 

@@ -77,7 +77,7 @@ def opcua_nodeset(config: ConfigOption = None, out: OutOption = Path("cangate.No
 
     Example: cangate export opcua-nodeset -c config.toml -o cangate.NodeSet2.xml
     """
-    from adapters.opcua.nodeset import render_nodeset  # noqa: PLC0415 - asyncua takes a second that others need not wait
+    from adapters.opcua.server.nodeset import render_nodeset  # noqa: PLC0415 - asyncua takes a second that others need not wait
 
     settings = load_settings(config)
     _write(out, render_nodeset(settings.station.id, machine_vision=settings.opcua.server.machine_vision), config)

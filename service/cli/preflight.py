@@ -15,7 +15,7 @@ from adapters.journal import SqlJournal
 from adapters.mqtt.access import read_access as read_broker_access
 from adapters.opcua.client.access import read_access as read_plc_access
 from adapters.opcua.client.nodes import read_mapping
-from adapters.opcua.security import ServerSecurity
+from adapters.opcua.server.security import ServerSecurity
 from schemas.settings import ModelSettings, Settings
 from service.bootstrap import refuse_clashes, refuse_open_doors
 from service.device import compute_device

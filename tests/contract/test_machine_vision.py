@@ -12,16 +12,16 @@ import pytest
 import pytest_asyncio
 from asyncua import ua
 
-from adapters.opcua.machine_vision.data_types import (
+from adapters.opcua.server.machine_vision.data_types import (
     MeasIdDataType,
     RecipeIdExternalDataType,
     RecipeIdInternalDataType,
     ResultIdDataType,
     ResultState,
 )
-from adapters.opcua.machine_vision.methods import RIGHTS, Right
-from adapters.opcua.machine_vision.service import METHODS
-from adapters.opcua.machine_vision.values import empty, variant
+from adapters.opcua.server.machine_vision.methods import RIGHTS, Right
+from adapters.opcua.server.machine_vision.service import METHODS
+from adapters.opcua.server.machine_vision.values import empty, variant
 from adapters.simulation.broker import free_port
 from schemas.messages import CommandName, Decision, Reason
 from schemas.settings import OpcUaServerSettings

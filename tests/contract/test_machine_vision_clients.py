@@ -13,16 +13,16 @@ from asyncua import ua
 from asyncua.crypto.permission_rules import UserRole
 
 from adapters.clock import SystemClock
-from adapters.opcua.machine_vision import management
-from adapters.opcua.machine_vision.control import ControlMethods
-from adapters.opcua.machine_vision.data_types import MeasIdDataType, RecipeIdExternalDataType, ResultIdDataType
-from adapters.opcua.machine_vision.management import RecipeMethods
-from adapters.opcua.machine_vision.methods import Error, Refused, VisionMethods
-from adapters.opcua.machine_vision.results import KEPT
-from adapters.opcua.machine_vision.system import VisionSystem
-from adapters.opcua.machine_vision.values import empty, variant
-from adapters.opcua.sessions import CALLER
-from adapters.opcua.users import StationUser
+from adapters.opcua.server.machine_vision import management
+from adapters.opcua.server.machine_vision.control import ControlMethods
+from adapters.opcua.server.machine_vision.data_types import MeasIdDataType, RecipeIdExternalDataType, ResultIdDataType
+from adapters.opcua.server.machine_vision.management import RecipeMethods
+from adapters.opcua.server.machine_vision.methods import Error, Refused, VisionMethods
+from adapters.opcua.server.machine_vision.results import KEPT
+from adapters.opcua.server.machine_vision.system import VisionSystem
+from adapters.opcua.server.machine_vision.values import empty, variant
+from adapters.opcua.server.sessions import CALLER
+from adapters.opcua.server.users import StationUser
 from adapters.simulation.broker import free_port
 from schemas.messages import Command, CommandName, CommandReply
 from schemas.settings import OpcUaServerSettings

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from asyncua import Client, ua
 
-from adapters.opcua.machine_vision.data_types import STRUCTURES, row
-from adapters.opcua.machine_vision.declarations import Base, Declaration, Id, NodeClass
-from adapters.opcua.machine_vision.object_types import TYPES
+from adapters.opcua.server.machine_vision.data_types import STRUCTURES, row
+from adapters.opcua.server.machine_vision.declarations import Base, Declaration, Id, NodeClass
+from adapters.opcua.server.machine_vision.object_types import TYPES
 from adapters.simulation.broker import free_port
 from schemas.settings import OpcUaServerSettings
 from tests.support.opcua import plain_client

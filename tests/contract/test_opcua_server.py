@@ -11,7 +11,7 @@ from asyncua import ua
 from asyncua.common.subscription import DataChangeEvent
 
 from adapters.clock import SystemClock
-from adapters.opcua.server import OpcUaServerAdapter
+from adapters.opcua.server.adapter import OpcUaServerAdapter
 from adapters.simulation.broker import free_port
 from schemas.messages import Box, Decision, Fault, Gate, ImageEvent, Reason, StationState, Verdict
 from schemas.settings import OpcUaServerSettings

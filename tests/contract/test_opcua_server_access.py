@@ -21,10 +21,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from adapters.accounts import Role
-from adapters.opcua.server import OpcUaServerAdapter
-from adapters.opcua.sessions import StationInternalServer
+from adapters.opcua.server.adapter import OpcUaServerAdapter
+from adapters.opcua.server.sessions import StationInternalServer
+from adapters.opcua.server.users import StationUsers
 from adapters.opcua.trust import REJECTED
-from adapters.opcua.users import StationUsers
 from adapters.pki import PlantAuthority
 from adapters.simulation.broker import free_port
 from schemas.settings import OpcUaServerSettings

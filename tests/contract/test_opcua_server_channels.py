@@ -12,9 +12,9 @@ from asyncua import Client, ua
 from asyncua.ua.ua_binary import struct_to_binary
 from structlog.testing import capture_logs
 
-from adapters.opcua import channels, listener
-from adapters.opcua.requests import StationProcessor
-from adapters.opcua.sessions import StationSession
+from adapters.opcua.server import channels, listener
+from adapters.opcua.server.requests import StationProcessor
+from adapters.opcua.server.sessions import StationSession
 from schemas.tags import Tag
 from tests.support.opcua import ServedStation, plain_client
 from tests.support.opcua_channels import (

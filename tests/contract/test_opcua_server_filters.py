@@ -9,7 +9,7 @@ import pytest
 from asyncua import Client, ua
 from asyncua.ua.ua_binary import struct_from_binary
 
-from adapters.opcua.like import is_like
+from adapters.opcua.server.subscriptions.like import is_like
 from tests.support.opcua import ServedStation, answer, verdict
 from tests.support.opcua_requests import SERVER, ask, create, item, subscribe
 

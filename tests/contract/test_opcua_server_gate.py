@@ -9,7 +9,7 @@ from pathlib import Path
 
 from asyncua import ua
 
-from adapters.opcua.server import OpcUaServerAdapter
+from adapters.opcua.server.adapter import OpcUaServerAdapter
 from adapters.simulation.broker import free_port
 from adapters.simulation.plc import GateAction, PlcGate
 from schemas.messages import Decision, Gate, Verdict

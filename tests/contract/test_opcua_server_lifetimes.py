@@ -11,8 +11,8 @@ from asyncua import Client, ua
 from asyncua.ua.ua_binary import struct_from_binary, struct_to_binary
 from structlog.testing import capture_logs
 
-from adapters.opcua import subscription
-from adapters.opcua.subscription import Subscription
+from adapters.opcua.server.subscriptions import subscription
+from adapters.opcua.server.subscriptions.subscription import Subscription
 from schemas.tags import NAMESPACE_URI, Tag
 from tests.contract.test_opcua_server_ownership import named_client, publish, told, transfer, users_station, watch
 from tests.support.opcua import ServedStation, answer, verdict
@@ -165,7 +165,7 @@ async def test_subscription_that_breaks_ends_for_all_to_see(
 
     monkeypatch.setattr(one, "publish_results", breaks)
     with capture_logs() as logged:
-        one._news.set()
+        one.news.came.set()
         await eventually(lambda: broken not in subscriptions)
         status, body = await asked
     assert [line["event"] for line in logged if line["log_level"] == "error"] == ["opcua_subscription_broke"]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from adapters.clock import SystemClock
 from adapters.opcua.events import DefaultEventIds
-from adapters.opcua.tags import complete
+from adapters.opcua.server.tags import complete
 from schemas.messages import Decision
 from schemas.tags import VerdictCode, result_seq
 

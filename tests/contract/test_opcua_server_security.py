@@ -15,8 +15,8 @@ from asyncua.crypto import security_policies as policies
 
 from adapters.accounts import Role, read_users
 from adapters.clock import SystemClock
-from adapters.opcua.security import security_policies
-from adapters.opcua.server import OpcUaServerAdapter
+from adapters.opcua.server.adapter import OpcUaServerAdapter
+from adapters.opcua.server.security import security_policies
 from adapters.simulation.broker import free_port
 from schemas.settings import OpcUaServerSettings
 from schemas.tags import NAMESPACE_URI, Tag

@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 from asyncua import Client, ua
 
-from adapters.opcua.continuation import MAX_CONTINUATION_POINTS
+from adapters.opcua.server.continuation import MAX_CONTINUATION_POINTS
 from tests.support.opcua import STATION, ServedStation, plain_client
 from tests.support.opcua_requests import SERVER, ask
 

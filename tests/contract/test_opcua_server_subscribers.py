@@ -282,7 +282,7 @@ async def test_events_come_in_messages_of_a_bounded_size_and_are_not_kept_for_ev
     for _ in range(60):
         await generator.trigger(message="x" * 10_000)
     one = cast("Any", server.iserver.subscription_service.subscriptions[made.SubscriptionId])
-    waiting = sum(len(told) for queue in one._event_queues.values() for told in queue)
+    waiting = sum(len(told) for queue in one.news.events.values() for told in queue)
     assert waiting == one._event_bytes
     assert waiting < 6 * 1024 * 1024
     sizes, more = [], True

@@ -20,7 +20,7 @@ from adapters.clock import SystemClock
 from adapters.mqtt import MqttAdapter
 from adapters.opcua.client import OpcUaClientAdapter
 from adapters.opcua.client.access import PlcAccess, read_access
-from adapters.opcua.server import OpcUaServerAdapter
+from adapters.opcua.server.adapter import OpcUaServerAdapter
 from adapters.replay.mqtt import MqttReplay
 from adapters.replay.opcua_client import OpcUaClientReplay
 from adapters.replay.opcua_server import OpcUaServerReplay

@@ -13,8 +13,8 @@ from typing import Any, TypeAlias
 import pytest
 from asyncua import Client, Server, ua
 
-from adapters.opcua.machine_vision.address_space import NodeSpace
-from adapters.opcua.machine_vision.instance import VisionSystemNodes
+from adapters.opcua.server.machine_vision.address_space import NodeSpace
+from adapters.opcua.server.machine_vision.instance import VisionSystemNodes
 from schemas.messages import Box, Decision
 from schemas.tags import NAMESPACE_URI, Tag
 from schemas.topics import Leaf

@@ -10,8 +10,13 @@ import cv2
 import pytest
 from asyncua import Client, ua
 
-from adapters.opcua.machine_vision.data_types import RecipeIdInternalDataType, ResultIdDataType, ResultState, register
-from adapters.opcua.machine_vision.values import empty, variant
+from adapters.opcua.server.machine_vision.data_types import (
+    RecipeIdInternalDataType,
+    ResultIdDataType,
+    ResultState,
+    register,
+)
+from adapters.opcua.server.machine_vision.values import empty, variant
 from schemas.messages import Decision, Reason, Verdict
 from service.model.registry import ModelRegistry
 from tests.support.mqtt import PlantClient, private_mosquitto

@@ -12,8 +12,8 @@ from asyncua import Client, Node, ua
 
 from adapters.clock import SystemClock
 from adapters.opcua.events import DefaultEventIds
-from adapters.opcua.ring import ResultRing
-from adapters.opcua.server import OpcUaServerAdapter
+from adapters.opcua.server.adapter import OpcUaServerAdapter
+from adapters.opcua.server.ring import ResultRing
 from adapters.simulation.broker import free_port
 from schemas.messages import (
     Box,

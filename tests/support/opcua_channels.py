@@ -10,7 +10,7 @@ from asyncua import Client, ua
 from asyncua.common.utils import Buffer
 from asyncua.ua.ua_binary import nodeid_from_binary, struct_from_binary, struct_to_binary
 
-from adapters.opcua.listener import StationServer
+from adapters.opcua.server.listener import StationServer
 from tests.support.opcua import ServedStation, plain_client
 from tests.support.opcua_requests import ask
 

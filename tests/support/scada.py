@@ -7,14 +7,14 @@ from typing import Any
 
 from asyncua import Client, ua
 
-from adapters.opcua.machine_vision.data_types import (
+from adapters.opcua.server.machine_vision.data_types import (
     MeasIdDataType,
     PartIdDataType,
     ProductIdDataType,
     RecipeIdExternalDataType,
     ResultDataType,
 )
-from adapters.opcua.machine_vision.values import variant
+from adapters.opcua.server.machine_vision.values import variant
 
 OWN, STANDARD = 1, 2
 MACHINE = "VisionStateMachine"

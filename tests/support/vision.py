@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from adapters.clock import SystemClock
-from adapters.opcua.server import OpcUaServerAdapter
+from adapters.opcua.server.adapter import OpcUaServerAdapter
 from schemas.messages import Command, CommandName, CommandReply, Decision, Fault, FaultCode, ModelRef, StationState
 from schemas.settings import OpcUaServerSettings
 from service.ports import Arrival, StoredModel

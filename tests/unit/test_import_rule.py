@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import functools
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -12,19 +14,30 @@ ROOT = Path(__file__).parents[2]
 OURS = {"schemas", "service", "adapters"}
 
 TRANSPORTS = {"paho", "asyncua", "amqtt", "sqlite3", "sqlalchemy", "nicegui", "fastapi", "uvicorn", "httpx"}
-PIPELINE_MAY = {"schemas", "service.pipeline", "service.errors", "numpy", "cv2", "torch", "timm", "segment_anything"}
+PIPELINE_MAY = {
+    "schemas",
+    "service.pipeline",
+    "service.errors",
+    "service.text",
+    "numpy",
+    "cv2",
+    "torch",
+    "timm",
+    "segment_anything",
+}
 LAYERS = ["pipeline", "model", "evaluation", "replay"]
 
 
+@functools.cache
 def imports_of(path: Path) -> set[str]:
-    """Return every module that the file at `path` imports, wherever in the file."""
+    """Return every module that the file at `path` imports, wherever in the file, and each name that it takes of one."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            found.add(node.module or "")
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
     return found
 
 
@@ -74,3 +87,24 @@ def test_packages_of_the_service_import_downwards(place: int) -> None:
 def test_adapters_do_not_import_the_composition_root(path: Path) -> None:
     """Adapters are composed, they do not compose."""
     assert not [module for module in imports_of(path) if is_within(module, {"service.bootstrap", "service.cli"})]
+
+
+@pytest.mark.parametrize(("side", "other"), [("client", "server"), ("server", "client")])
+def test_sides_of_opcua_do_not_know_each_other(side: str, other: str) -> None:
+    """What both need lies above them."""
+    found = {(path.name, module) for path in files(f"adapters/opcua/{side}") for module in imports_of(path)}
+    assert not [(name, module) for name, module in found if is_within(module, {f"adapters.opcua.{other}"})]
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Nor for their types: who reads one must not have to read all."""
+    paths = {_module(path): path for folder in sorted(OURS) for path in files(folder)}
+    graph = {
+        name: {full if full in paths else full.rpartition(".")[0] for full in imports_of(path)} & paths.keys()
+        for name, path in paths.items()
+    }
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+def _module(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")

@@ -12,7 +12,7 @@ from asyncua.ua.ua_binary import variant_from_binary, variant_to_binary
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.opcua.machine_vision.data_types import (
+from adapters.opcua.server.machine_vision.data_types import (
     STRUCTURES,
     ConfigurationIdDataType,
     MeasIdDataType,
@@ -23,10 +23,10 @@ from adapters.opcua.machine_vision.data_types import (
     register,
     row,
 )
-from adapters.opcua.machine_vision.declarations import Argument, Base
-from adapters.opcua.machine_vision.jobs import Job
-from adapters.opcua.machine_vision.results import KEPT, ResultFilter, Results, result_of
-from adapters.opcua.machine_vision.values import accepts, empty, received, variant
+from adapters.opcua.server.machine_vision.declarations import Argument, Base
+from adapters.opcua.server.machine_vision.jobs import Job
+from adapters.opcua.server.machine_vision.results import KEPT, ResultFilter, Results, result_of
+from adapters.opcua.server.machine_vision.values import accepts, empty, received, variant
 from schemas.messages import Decision
 from tests.support.opcua import verdict
 

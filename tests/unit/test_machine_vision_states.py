@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.opcua.machine_vision.jobs import Job, Jobs
-from adapters.opcua.machine_vision.state_machines import State, Transition
-from adapters.opcua.machine_vision.states import Observation, VisionStates
+from adapters.opcua.server.machine_vision.jobs import Job, Jobs
+from adapters.opcua.server.machine_vision.state_machines import State, Transition
+from adapters.opcua.server.machine_vision.states import Observation, VisionStates
 from schemas.messages import Fault, FaultCode, ModelRef, StationState
 from tests.support.opcua import status, verdict
 

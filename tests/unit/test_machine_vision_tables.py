@@ -9,8 +9,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from adapters.opcua.machine_vision.data_types import ENUMERATIONS, SIMPLE_TYPES, STRUCTURES, definition, row
-from adapters.opcua.machine_vision.declarations import (
+from adapters.opcua.server.machine_vision.data_types import ENUMERATIONS, SIMPLE_TYPES, STRUCTURES, definition, row
+from adapters.opcua.server.machine_vision.declarations import (
     NAMESPACE_URI,
     VERSION,
     Base,
@@ -18,7 +18,7 @@ from adapters.opcua.machine_vision.declarations import (
     Id,
     NodeClass,
 )
-from adapters.opcua.machine_vision.object_types import TYPES
+from adapters.opcua.server.machine_vision.object_types import TYPES
 
 NODESET = Path(__file__).parents[3] / "shared" / "data" / "nodesets" / "Opc.Ua.MachineVision.NodeSet2.xml"
 SCHEMA = "{http://opcfoundation.org/UA/2011/03/UANodeSet.xsd}"

@@ -11,8 +11,8 @@ from asyncua.ua.ua_binary import struct_from_binary
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.opcua.changes import ChangeQueue
-from adapters.opcua.notifications import ResultEnd, ResultValue, WrittenValue
+from adapters.opcua.server.notifications import ResultEnd, ResultValue, WrittenValue
+from adapters.opcua.server.subscriptions.changes import ChangeQueue
 
 SEQ: Final = 0
 TAGS: Final = (1, 2, 3)

@@ -12,8 +12,8 @@ from asyncua.ua.ua_binary import struct_from_binary
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from adapters.opcua.changes import ChangeQueue
-from adapters.opcua.notifications import ResultEnd, ResultValue, WrittenValue
+from adapters.opcua.server.notifications import ResultEnd, ResultValue, WrittenValue
+from adapters.opcua.server.subscriptions.changes import ChangeQueue
 
 SEQ, WAITING = 0, 0
 TAGS: Final = (1, 2, 3)
@@ -72,7 +72,7 @@ def test_sequence_is_told_with_the_tags_of_its_result(
                 for other, own in zip(TAGS, results[value - 1], strict=True):
                     assert seen[other] in ({own, WAITING} if value == len(results) or is_split else {own})
 
-    with patch("adapters.opcua.changes.MAX_NOTIFICATION", max_message):
+    with patch("adapters.opcua.server.subscriptions.changes.MAX_NOTIFICATION", max_message):
         for step in steps:
             if step == "publish":
                 if station.changes:

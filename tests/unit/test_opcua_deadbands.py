@@ -10,7 +10,7 @@ import pytest
 from asyncua import ua
 from asyncua.ua.uaprotocol_auto import DataChangeFilter
 
-from adapters.opcua.filters import is_news
+from adapters.opcua.server.subscriptions.filters import is_news
 
 STATUS, VALUE, TIMESTAMP = (
     ua.DataChangeTrigger.Status,

@@ -10,8 +10,8 @@ from asyncua import ua
 from asyncua.common.utils import Buffer
 from asyncua.ua.ua_binary import struct_from_binary
 
-from adapters.opcua.excerpts import encoded, excerpt, with_stamps
-from adapters.opcua.notifications import ResultValue
+from adapters.opcua.server.excerpts import encoded, excerpt, with_stamps
+from adapters.opcua.server.notifications import ResultValue
 
 SOURCE, SERVER = (cast("ua.DateTime", datetime(2026, 1, day, tzinfo=UTC)) for day in (1, 2))
 BAD = ua.StatusCode(ua.UInt32(ua.StatusCodes.BadNoData))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.opcua.ranges import parse_range, part_of
+from adapters.opcua.server.ranges import parse_range, part_of
 
 _indexes = st.integers(0, 8)
 _ranges = st.tuples(_indexes, st.none() | _indexes)

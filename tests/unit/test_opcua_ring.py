@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from adapters.opcua.ring import ResultRing
+from adapters.opcua.server.ring import ResultRing
 from schemas.messages import Decision, Reason
 from tests.support.opcua import answer, verdict
 

@@ -9,6 +9,7 @@ from typing import Final
 from asyncua import ua
 
 from service.errors import SinkUnavailable
+from service.text import one_line
 
 
 class PlcFault(StrEnum):
@@ -105,11 +106,6 @@ def diagnose_connect(error: Exception) -> Diagnosis:
     if isinstance(error, ConnectionError):
         return Diagnosis(PlcFault.CONNECTION_LOST, "the server closed the connection")
     if isinstance(error, OSError):
-        return Diagnosis(PlcFault.UNREACHABLE, _one_line(error))
+        return Diagnosis(PlcFault.UNREACHABLE, one_line(error))
     no_endpoint = "No matching endpoints" in str(error)  # asyncua has no class for it
-    return Diagnosis(PlcFault.SECURITY_REFUSED if no_endpoint else PlcFault.SERVER_REFUSED, _one_line(error))
-
-
-def _one_line(error: Exception) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split()) or type(error).__name__
+    return Diagnosis(PlcFault.SECURITY_REFUSED if no_endpoint else PlcFault.SERVER_REFUSED, one_line(error))

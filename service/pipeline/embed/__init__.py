@@ -2,44 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
 from schemas.recipe import EmbedRecipe
-from service.pipeline.types import NormalizedRoi, PatchGrid
+from service.pipeline.embed.embedder import Embedder
+from service.pipeline.embed.position import PositionAware
 
-
-class Embedder(Protocol):
-    """Turns normalised ROIs into unit vectors, one for each patch inside the mask."""
-
-    @property
-    def name(self) -> str:
-        """Name as in the recipe: "starter", "filters" or "timm:BACKBONE"."""
-
-    @property
-    def dim(self) -> int:
-        """Length of a patch vector."""
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of everything that shapes a vector apart from the recipe: version of the code, weights."""
-
-    @property
-    def input_side(self) -> int:
-        """Side of the square that it sees, px."""
-
-    @property
-    def weights_bytes(self) -> int:
-        """Size of its weights in memory."""
-
-    def state(self) -> dict[str, torch.Tensor]:
-        """Return its weights, as `pack_weights` packs them; none where it has none."""
-
-    def embed(self, rois: Sequence[NormalizedRoi]) -> list[PatchGrid]:
-        """Return one grid for each ROI, in order. Not thread-safe: one thread computes."""
+__all__ = ["Embedder", "build_embedder"]
 
 
 def build_embedder(recipe: EmbedRecipe, device: torch.device, packed: Path | None = None) -> Embedder:
@@ -49,11 +20,7 @@ def build_embedder(recipe: EmbedRecipe, device: torch.device, packed: Path | Non
     Raises UsageError where the backbone or its weights cannot be had.
     """
     embedder = _backbone(recipe, device, packed)
-    if not recipe.position_weight:
-        return embedder
-    from service.pipeline.embed.position import PositionAware  # noqa: PLC0415 - it wraps what this module defines
-
-    return PositionAware(embedder, recipe.position_weight)
+    return PositionAware(embedder, recipe.position_weight) if recipe.position_weight else embedder
 
 
 def _backbone(recipe: EmbedRecipe, device: torch.device, packed: Path | None) -> Embedder:

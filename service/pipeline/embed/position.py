@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from service.pipeline.embed import Embedder
+from service.pipeline.embed.embedder import Embedder
 from service.pipeline.types import FloatArray, Mask, NormalizedRoi, PatchGrid
 
 VERSION = "position-1"

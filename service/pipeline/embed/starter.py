@@ -24,6 +24,7 @@ from service.pipeline.embed.grid import COARSEST_PX, Cut, cut_out
 from service.pipeline.embed.starter_network import StarterNetwork, normalize_locally
 from service.pipeline.embed.weights import in_half_precision, read_tensors, weights_digest
 from service.pipeline.types import FloatArray, NormalizedRoi, PatchGrid
+from service.text import one_line
 
 VERSION: Final = "starter-4"
 """Changes whenever the same weights would give other vectors."""
@@ -91,7 +92,7 @@ def read_network(path: Path) -> StarterNetwork:
     except OSError as exc:
         raise UsageError(f"no weights {path} for the starter embedder") from exc
     except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as exc:
-        raise UsageError(f"{path} holds no starter network: {(str(exc) or 'malformed').splitlines()[0]}") from exc
+        raise UsageError(f"{path} holds no starter network: {one_line(exc)}") from exc
     return network.eval()
 
 

@@ -22,6 +22,7 @@ from service.pipeline.embed.grid import patch_grid
 from service.pipeline.embed.weights import weights_digest
 from service.pipeline.resize import resized
 from service.pipeline.types import BgrImage, NormalizedRoi, PatchGrid
+from service.text import one_line
 
 VERSION = "timm-1"
 """Changes whenever the same weights would give other vectors."""
@@ -82,7 +83,7 @@ class TimmEmbedder:
         try:  # now, not on the first part
             return cls(recipe, network, side, device)
         except (RuntimeError, AssertionError, ValueError) as exc:
-            raise UsageError(f"{backbone} takes no input of {side} px: {_one_line(exc)}") from exc
+            raise UsageError(f"{backbone} takes no input of {side} px: {one_line(exc)}") from exc
 
     @torch.inference_mode()
     def embed(self, rois: Sequence[NormalizedRoi]) -> list[PatchGrid]:
@@ -229,7 +230,7 @@ def _loading(backbone: str, checkpoint: Path | None) -> Iterator[None]:
         source = (
             f"checkpoint {checkpoint}" if checkpoint else "the hub (name a local checkpoint where there is no network)"
         )
-        raise UsageError(f"cannot build {backbone} from {source}: {_one_line(exc)}") from exc
+        raise UsageError(f"cannot build {backbone} from {source}: {one_line(exc)}") from exc
     finally:
         for logger, level in loggers:
             logger.setLevel(level)
@@ -238,8 +239,3 @@ def _loading(backbone: str, checkpoint: Path | None) -> Iterator[None]:
 def _step_px(network: nn.Module) -> int:
     """Return what a side must be a multiple of: the step of the coarsest layer, which is a transformer's patch."""
     return max(int(step) for step in network.feature_info.reduction())  # type: ignore[union-attr,operator]  # timm's own attribute
-
-
-def _one_line(exc: BaseException) -> str:
-    """Return the first line of an error's text."""
-    return (str(exc).strip() or type(exc).__name__).splitlines()[0][:200]

@@ -1,0 +1,1 @@
+"""The station's own OPC UA server: contract section 3."""
