@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 
 import structlog
 
@@ -19,29 +18,26 @@ from adapters.hmi.server import HmiServer
 from adapters.journal import SqlJournal
 from adapters.mqtt import MqttAdapter
 from adapters.opcua.client import OpcUaClientAdapter
-from adapters.opcua.client.nodes import SINKS, read_mapping
 from adapters.opcua.client.sessions import PlcSessions
-from adapters.opcua.policies import PLAIN
 from adapters.opcua.server.adapter import OpcUaServerAdapter
 from adapters.pictures import PictureStore
 from adapters.recordings.recorder import SessionRecorder
 from adapters.systemd import Systemd
 from adapters.telemetry import Metrics
 from schemas.messages import FaultCode
-from schemas.settings import Settings, is_loopback, without_password
+from schemas.settings import Settings, without_password
 from service.commands import StationCommands
 from service.compute import Compute, LoadedModel
 from service.deadline import Margin
 from service.device import compute_device
 from service.dispatch import Dispatcher
-from service.errors import UsageError
-from service.files import real_path
 from service.inspector import Inspector
 from service.journal_health import JournalHealth
 from service.model.active import ActiveModel
 from service.outbox import Outbox
 from service.ports import Adapter, Answer, Arrival, Clock, Journal
 from service.recovery import Recovery
+from service.refusals import journal_file, refuse_clashes, refuse_open_doors
 from service.runner import Runner
 from service.station import Station
 
@@ -203,7 +199,7 @@ def _transports(
                 clock=clock,
                 max_raw_bytes=settings.images.max_bytes,
                 metrics=metrics,
-                worker=hashlib.sha256(_sqlite_file(without_password(settings.journal.url)).encode()).hexdigest()[:8],
+                worker=hashlib.sha256(journal_file(without_password(settings.journal.url)).encode()).hexdigest()[:8],
             )
         )
     if settings.opcua.server.enabled:
@@ -270,63 +266,3 @@ async def serve_all(
     finally:
         stop.set()
         await asyncio.wait(serving)
-
-
-def refuse_clashes(stations: Sequence[Settings]) -> None:
-    """Refuse stations that would take each other's events, connections, results or files, or want another process."""
-    first = stations[0]
-    taken: set[tuple[str, str]] = set()
-    for settings in stations:
-        for key, value in _for_itself(settings):
-            if (key, value) in taken:
-                raise UsageError(f"{key}: {value} is given to two stations; each needs its own")
-            taken.add((key, value))
-        if settings.log != first.log:
-            raise UsageError("log: holds for the whole process, and the stations do not agree on it")
-        if settings.compute.threads != first.compute.threads:
-            raise UsageError("compute.threads: holds for the whole process, and the stations do not agree on it")
-
-
-def _for_itself(settings: Settings) -> Iterator[tuple[str, str]]:
-    """Yield what no other station of the process may have: key and value, each once."""
-    mqtt, server, client, http = settings.mqtt, settings.opcua.server, settings.opcua.client, settings.http
-    yield "station.id", settings.station.id
-    yield "images.store", str(real_path(settings.images.store))
-    if mqtt.enabled and mqtt.client_id:
-        yield "mqtt.client_id", f"{mqtt.client_id} at {mqtt.host}:{mqtt.port}"
-    if http.enabled:
-        yield "http.port", f"{http.host}:{http.port}"
-    if server.enabled:
-        yield "opcua.server.port", f"{server.host}:{server.port}"
-    if settings.journal.url.startswith("sqlite"):
-        yield "journal.url", _sqlite_file(settings.journal.url)
-    if settings.record.enabled:
-        yield "record.folder", str(real_path(settings.record.folder))
-    if client.endpoint:
-        mapping = read_mapping(client, station=settings.station.id)
-        yield from (("opcua.client", f"{mapping[word].text} at {client.endpoint}") for word in SINKS if word in mapping)
-
-
-def _sqlite_file(url: str) -> str:
-    """Return the URL with the whole path of its file, however it is spelled; one that names no file as it is."""
-    driver, _, rest = url.partition(":///")
-    path = rest.partition("?")[0]
-    if not path or path == ":memory:" or path.startswith("file:"):
-        return url
-    return f"{driver.partition('+')[0]}:///{real_path(Path(path))}"
-
-
-def refuse_open_doors(settings: Settings) -> None:
-    """Refuse to listen beyond this machine without authentication, unless that was asked for in so many words."""
-    for name, listener in (("http", settings.http), ("opcua.server", settings.opcua.server)):
-        told_so = "anonymous" in listener.model_fields_set
-        if listener.enabled and listener.anonymous and not told_so and not is_loopback(listener.host):
-            raise UsageError(
-                f"{name}.host: {listener.host} is not this machine; to let anybody in, say {name}.anonymous = true"
-            )
-    opcua = settings.opcua.server
-    in_the_clear = opcua.users_file is not None and PLAIN in opcua.security and not is_loopback(opcua.host)
-    if opcua.enabled and in_the_clear and "security" not in opcua.model_fields_set:
-        raise UsageError(
-            "opcua.server.security: None sends passwords in the clear; name a policy that encrypts, or say None"
-        )

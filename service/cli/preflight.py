@@ -17,11 +17,8 @@ from adapters.opcua.client.access import read_access as read_plc_access
 from adapters.opcua.client.nodes import read_mapping
 from adapters.opcua.server.security import ServerSecurity
 from schemas.settings import ModelSettings, Settings
-from service.bootstrap import refuse_clashes, refuse_open_doors
-from service.device import compute_device
 from service.errors import PackageError, UsageError
-from service.model.package import read_package
-from service.model.registry import ModelRegistry
+from service.refusals import refuse_clashes, refuse_open_doors
 
 
 def look_at_all(stations: Sequence[Settings]) -> Iterator[str]:
@@ -50,7 +47,6 @@ def look_at(settings: Settings) -> Iterator[str]:
     """
     station = settings.station.id
     refuse_open_doors(settings)
-    compute_device(settings.compute)
     AllowListedFrames(settings.images)
     journal = SqlJournal(settings.journal, station=station, clock=SystemClock())
     _refuse_unwritable("journal", journal.folder)
@@ -69,6 +65,10 @@ def look_at(settings: Settings) -> Iterator[str]:
     if settings.http.enabled:
         password_book(settings.http)
         tls_context(settings.http)
+    # torch takes seconds that a mistake above must not wait for
+    from service.device import compute_device  # noqa: PLC0415
+
+    compute_device(settings.compute)
     if not (settings.mqtt.enabled or settings.opcua.server.enabled or settings.opcua.client.endpoint):
         yield "neither mqtt nor opcua is on: no event can come"
     yield from _look_at_model(settings.model)
@@ -87,6 +87,10 @@ def _look_at_model(settings: ModelSettings) -> Iterator[str]:
     if not settings.name:
         yield "model.name is empty: every event is answered ERROR/model_unavailable until a model is activated"
         return
+    # as above
+    from service.model.package import read_package  # noqa: PLC0415
+    from service.model.registry import ModelRegistry  # noqa: PLC0415
+
     try:
         read_package(ModelRegistry(settings.store).resolve(settings.reference))
     except PackageError as exc:

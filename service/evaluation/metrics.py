@@ -9,7 +9,6 @@ from typing import Literal
 
 import numpy as np
 from pydantic import Field
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from schemas.base import UtcDatetime, Value
 from schemas.messages import Decision, ModelRef, StagesMs
@@ -134,6 +133,9 @@ def scores_of(frames: Sequence[EvaluatedFrame], label: Label) -> list[float]:
 
 def image_metrics(ok: Sequence[float], damaged: Sequence[float], tau: float) -> ImageMetrics:
     """Return what the scores of OK and damaged frames say; either may be empty."""
+    # a second that only what has labels need spend
+    from sklearn.metrics import average_precision_score, roc_auc_score  # noqa: PLC0415
+
     both = bool(ok) and bool(damaged)
     truth, scores = [0] * len(ok) + [1] * len(damaged), [*ok, *damaged]
     auroc = float(roc_auc_score(truth, scores)) if both else None

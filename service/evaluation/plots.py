@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from sklearn.metrics import roc_curve
 
 from service.evaluation.metrics import Label
 
@@ -57,6 +56,9 @@ def roc_svg(ok: Sequence[float], damaged: Sequence[float], tau: float) -> str:
     """Return recall against false rejects as the threshold moves, with tau marked; empty where a label is missing."""
     if not ok or not damaged:
         return ""
+    # see `image_metrics`
+    from sklearn.metrics import roc_curve  # noqa: PLC0415
+
     false_reject, recall, _ = roc_curve([0] * len(ok) + [1] * len(damaged), [*ok, *damaged], drop_intermediate=True)
     plot = Plot((0.0, 1.0), (0.0, 1.0))
     points = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(plot.at, zip(false_reject, recall, strict=True)))

@@ -283,7 +283,7 @@ async def test_events_come_in_messages_of_a_bounded_size_and_are_not_kept_for_ev
         await generator.trigger(message="x" * 10_000)
     one = cast("Any", server.iserver.subscription_service.subscriptions[made.SubscriptionId])
     waiting = sum(len(told) for queue in one.news.events.values() for told in queue)
-    assert waiting == one._event_bytes
+    assert waiting == one.news._event_bytes
     assert waiting < 6 * 1024 * 1024
     sizes, more = [], True
     while more:
@@ -294,7 +294,7 @@ async def test_events_come_in_messages_of_a_bounded_size_and_are_not_kept_for_ev
         assert sum(_body_sizes(one)) < 4 * 1024 * 1024
     assert len(sizes) > 3
     assert max(sizes) < 1.1 * 1024 * 1024
-    assert (one._event_bytes, one._triggered_events) == (0, {})
+    assert (one.news._event_bytes, one.news.events) == (0, {})
 
     await generator.trigger(message="y" * 10_000)
     await flooder.uaclient.delete_monitored_items(
@@ -302,13 +302,13 @@ async def test_events_come_in_messages_of_a_bounded_size_and_are_not_kept_for_ev
             SubscriptionId=made.SubscriptionId, MonitoredItemIds=[result.MonitoredItemId for result in created]
         )
     )
-    assert len(one._triggered_events) == 1
+    assert len(one.news.events) == 1
     _, body = await ask(flooder, "Publish", struct.pack("<i", 0))
     (told,) = struct_from_binary(ua.PublishResult, body).NotificationMessage.NotificationData
     (event,) = told.Events
     kinds = [field.VariantType.name for field in event.EventFields]
     assert kinds == ["LocalizedText"] * 26 + ["StatusCode"] * 24
-    assert one._event_bytes == 0
+    assert one.news._event_bytes == 0
 
 
 async def test_subscriber_is_told_no_more_at_a_time_than_it_asked_for(station: ServedStation, flooder: Client) -> None:

@@ -62,7 +62,7 @@ def test_schemas_import_nothing_of_ours(path: Path) -> None:
 @pytest.mark.parametrize("path", files("service"), ids=str)
 def test_service_knows_no_transport(path: Path) -> None:
     """Only the composition root and the commands may see adapters, and nobody here a transport's library."""
-    composes = path.name == "bootstrap.py" or path.parent.name == "cli"
+    composes = path.name in {"bootstrap.py", "refusals.py"} or path.parent.name == "cli"
     forbidden = TRANSPORTS if composes else TRANSPORTS | {"adapters"}
     assert not [module for module in imports_of(path) if is_within(module, forbidden)]
 
