@@ -171,7 +171,8 @@ def _even_contrast(pixels: BgrImage, weight: Lut, recipe: NormalizeRecipe) -> Bg
     """Return the pixels after CLAHE on L, where pixels without weight count as the mean L of the others."""
     lab = cv2.cvtColor(pixels, cv2.COLOR_BGR2LAB)
     lightness = _bytes(cv2.extractChannel(lab, 0))
-    lightness[weight == 0] = round(_weighted_mean(lightness, weight)[0])
+    beyond = np.full_like(lightness, round(_weighted_mean(lightness, weight)[0]))
+    lightness = _bytes(cv2.copyTo(lightness, weight, beyond))
     height, width = lightness.shape
     tiles_x, tiles_y = (max(1, round(recipe.clahe_tiles * length / recipe.side)) for length in (width, height))
     clahe = cv2.createCLAHE(recipe.clahe_clip, (tiles_x, tiles_y))
