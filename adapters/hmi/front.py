@@ -73,7 +73,10 @@ class Front:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *_HEADERS]
+                given = [*message.get("headers", ())]
+                if all(name != b"cache-control" for name, _ in given):
+                    given.append((b"cache-control", b"no-store"))  # what it says holds now
+                message["headers"] = [*given, *_HEADERS]
             await send(message)
 
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}

@@ -78,6 +78,7 @@ async def test_answers_carry_the_security_headers(bench: HmiBench) -> None:
             assert headers["referrer-policy"] == "no-referrer"
             assert headers["cross-origin-opener-policy"] == "same-origin"
             assert "camera=()" in headers["permissions-policy"]
+            assert headers["cache-control"] == "no-store"
             assert "server" not in headers
 
 
