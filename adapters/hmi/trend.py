@@ -20,6 +20,8 @@ _FINEST = 0.05
 """Between two labels of the axis: noise is not to look like more."""
 _MOST_STEPS = 5
 """What the lowest chart has room for."""
+_HIGHEST = 1e12
+"""A limit may be set to anything; what is higher lies beyond the chart."""
 _FAINT = 0.4
 _CROSS = "path://M2 0L5 3L8 0L10 2L7 5L10 8L8 10L5 7L2 10L0 8L3 5L0 2Z"
 _MARKS = {
@@ -67,7 +69,7 @@ class Trend:
 
 def _axis(values: Sequence[float | None]) -> dict[str, float]:
     """Return the axis that shows `values` with some room around them: whole steps, so no label lies near another."""
-    known = [value for value in values if value is not None] or [0.0, 1.0]
+    known = [min(value, _HIGHEST) for value in values if value is not None] or [0.0, 1.0]
     room = max(0.1 * (max(known) - min(known)), 0.01)
     least, most = max(0.0, min(known) - room), max(known) + room
     steps = (_FINEST * unit * 10.0**power for power in count() for unit in (1, 2, 4))

@@ -68,6 +68,12 @@ NOTHING = "--"
 _DIRECTIONS = re.compile("[\u202a-\u202e\u2066-\u2069]")
 """Characters that turn the direction of what follows them, beyond their own text."""
 
+_LONGEST_NAME = 120
+"""An event may be called anything, up to what a message holds; a hundred parts are on the page."""
+
+_LARGEST_SCORE = 1e6
+"""From here on it is written as a power of ten: a limit may be set to anything."""
+
 _DECIMALS = range(3, 18)
 """Three are enough to read, 17 tell any two numbers apart."""
 
@@ -75,7 +81,8 @@ _DECIMALS = range(3, 18)
 def part_name(verdict: Verdict) -> str:
     """Return what a person calls the part: its id, else its trigger, else its event; it turns no text around it."""
     trigger = verdict.event_id if verdict.trigger_id is None else f"#{verdict.trigger_id}"
-    return without_directions(verdict.part_id or trigger)
+    name = without_directions(verdict.part_id or trigger)
+    return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
 
 
 def without_directions(text: str) -> str:
@@ -90,12 +97,14 @@ def isolated(text: str) -> str:
 
 def score_text(score: float | None) -> str:
     """Return a score with three decimals."""
-    return NOTHING if score is None else f"{score:.3f}"
+    if score is None:
+        return NOTHING
+    return f"{score:.3f}" if score < _LARGEST_SCORE else f"{score:.3g}"
 
 
 def score_texts(score: float | None, limit: float | None) -> tuple[str, str]:
     """Return a score and its limit with as many decimals as tell them apart."""
-    if score is None or limit is None or score == limit:
+    if score is None or limit is None or score == limit or max(score, limit) >= _LARGEST_SCORE:
         return score_text(score), score_text(limit)
     pairs = ((f"{score:.{decimals}f}", f"{limit:.{decimals}f}") for decimals in _DECIMALS)
     return next((pair for pair in pairs if pair[0] != pair[1]), (repr(score), repr(limit)))

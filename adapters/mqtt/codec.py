@@ -9,11 +9,13 @@ import json
 import re
 from collections import deque
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from pydantic import JsonValue, ValidationError
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 
+from schemas.base import Message
 from schemas.messages import Command, ImageEvent, ImageReady, ImageRef, RawImageReady, Reason
 from schemas.topics import Leaf
 from service.ports import Refusal
@@ -68,7 +70,7 @@ def read_image_ready(payload: bytes) -> Request | Unusable:
         ready = ImageReady.model_validate_json(payload)
     except ValidationError as exc:
         try:
-            ready = ImageReady.model_validate_json(_without_strangers(payload))
+            ready = ImageReady.model_validate_json(_without_strangers(payload, ImageReady))
         except (ValueError, RecursionError):
             return _salvage(_members(payload.decode("utf-8-sig", "surrogateescape")), exc)
     return Request(_event(ready), ready.image)
@@ -94,11 +96,13 @@ def read_raw_image(payload: bytes, properties: Iterable[tuple[str, str]], *, max
 
 
 def read_command(payload: bytes) -> Command | InvalidCommand:
-    """Read a JSON `Command`."""
+    """Read a JSON `Command`, as leniently as an event."""
     try:
         return Command.model_validate_json(payload)
     except ValidationError as exc:
-        name = (_document(payload) or {}).get("command")
+        with suppress(ValueError, RecursionError):
+            return Command.model_validate_json(_without_strangers(payload, Command))
+        name = _members(payload.decode("utf-8-sig", "surrogateescape")).get("command")
         return InvalidCommand(name if isinstance(name, str) and len(name) <= 64 else None, first_error(exc))
 
 
@@ -148,15 +152,15 @@ def _fits(name: str, value: JsonValue) -> bool:
     return True
 
 
-def _without_strangers(payload: bytes) -> bytes:
-    """Return the JSON object `payload` without unknown fields: some of them no strict reader takes, and nobody reads.
+def _without_strangers(payload: bytes, message: type[Message]) -> bytes:
+    """Return the JSON object `payload` without what is no field of `message`: some of that no strict reader takes.
 
     Raises ValueError, RecursionError: it is no JSON object, too deep, or a known field is too hard to read, too.
     """
     document = json.loads(payload.decode("utf-8-sig"), parse_int=_integer)
     if not isinstance(document, dict):
         raise ValueError("no JSON object")  # noqa: TRY004 - a value is wrong, as all else that json may find
-    known = {*ImageReady.model_fields, "schema"}
+    known = {*message.model_fields, "schema"}
     return to_json({name: value for name, value in document.items() if name in known})
 
 
@@ -194,15 +198,6 @@ def _member(name: str, value: str) -> dict[str, JsonValue]:
 
 def _integer(digits: str) -> int | str:
     return int(digits) if len(digits) <= _LONGEST_INTEGER else digits
-
-
-def _document(payload: bytes) -> Mapping[str, JsonValue] | None:
-    """Return the JSON object that `payload` is, None where it is anything else."""
-    try:
-        document: JsonValue = from_json(payload)
-    except ValueError:
-        return None
-    return document if isinstance(document, dict) else None
 
 
 def _event(ready: ImageReady | RawImageReady) -> ImageEvent:

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
+from paho.mqtt import properties as paho_properties
 from paho.mqtt.client import MQTTMessage
+from paho.mqtt.exception import MalformedPacket
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -26,6 +28,23 @@ ReasonCode.names = {
     **ReasonCode.names,
     _TOO_LARGE: {name: [*packets, PacketTypes.PUBACK] for name, packets in ReasonCode.names[_TOO_LARGE].items()},
 }
+
+_LENGTH_BYTES = 2
+
+
+def _read_text(buffer: bytes, available: int) -> tuple[str, int]:
+    """Return the text that a property begins with, and how many bytes it takes. Raises MalformedPacket.
+
+    paho ends the connection at U+FEFF, which MQTT 5 allows (1.5.4-3), and at what is no UTF-8. A broker hands both on,
+    and would again: whoever may publish could keep the station from it.
+    """
+    end = _LENGTH_BYTES + int.from_bytes(buffer[:_LENGTH_BYTES], "big")
+    if end > available:
+        raise MalformedPacket(f"a text of {end} bytes where {available} are left")
+    return buffer[_LENGTH_BYTES:end].decode(errors="replace"), end
+
+
+paho_properties.readUTF = _read_text
 
 
 @dataclass(frozen=True, slots=True)

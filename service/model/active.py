@@ -120,12 +120,16 @@ class ActiveModel:
         """Go back to the version that was active before. Raises PackageError; the old one stays.
 
         Refused where another station of the same store, or a person, has activated something since: what came before
-        that is not what came before here.
+        that is not what came before here. Where they have gone back themselves from what judges here, it goes along:
+        a command reaches every worker of a share group.
         """
         async with self._exchange:
             name = name or self._name()
             await asyncio.to_thread(self._refuse_rollback_of_others, name)
-            self._activated = await asyncio.to_thread(self._registry.rollback, name, device=self._device)
+            judging = None if self.current is None or self.current.ref.name != name else self.current.ref
+            self._activated = await asyncio.to_thread(
+                self._registry.rollback, name, device=self._device, judging=judging
+            )
             return await self._take(name)
 
     async def set_threshold(self, tau: float) -> LoadedModel:
@@ -164,7 +168,7 @@ class ActiveModel:
         if self._settings.version != "active" or judging is None or judging.name != name:
             return
         active = self._registry.active(name)
-        if active not in (None, judging.version, self._activated):
+        if active not in (None, judging.version, self._activated) and not self._registry.was_rolled_back(name, judging):
             raise PackageError(
                 f"{name}@{active} was activated elsewhere while {name}@{judging.version} judges here: "
                 "activate the version that is wanted"

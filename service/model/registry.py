@@ -35,10 +35,14 @@ class Activation(Value):
 
 
 class ActivePointer(Value):
-    """The file that says which version judges; `previous` ends with the one to roll back to."""
+    """The file that says which version judges; `previous` ends with the one to roll back to.
+
+    rolled_back: the version that was given up for `active` by a rollback, where that was the last thing to happen.
+    """
 
     active: Activation
     previous: tuple[Activation, ...] = ()
+    rolled_back: Activation | None = None
 
 
 class ModelRegistry:
@@ -115,12 +119,21 @@ class ModelRegistry:
                 self._activate(package, None)
         return is_first
 
-    def rollback(self, name: str, *, device: torch.device = CPU) -> str:
+    def was_rolled_back(self, name: str, judging: ModelRef) -> bool:
+        """Tell whether somebody else has just gone back from the version that judges here. Raises PackageError."""
+        pointer = self._pointer(name)
+        return pointer is not None and _is_of(pointer.rolled_back, judging)
+
+    def rollback(self, name: str, *, device: torch.device = CPU, judging: ModelRef | None = None) -> str:
         """Activate the version that was active before, under the same condition; return it.
+
+        judging: what is given up. Where another worker of the same store has just gone back from it, that is done.
 
         Raises PackageError, also where another version was activated meanwhile: what came before that is another one.
         """
         pointer = self._pointer(name)
+        if pointer is not None and judging is not None and _is_of(pointer.rolled_back, judging):
+            return pointer.active.version
         if pointer is None or not pointer.previous:
             raise PackageRefused(f"model {name}: there is no earlier activation to roll back to")
         *earlier, target = pointer.previous
@@ -128,9 +141,11 @@ class ModelRegistry:
         if package.id != target.sha256:
             raise PackageRefused(f"model {name}@{target.version} is not the package that was activated")
         with locked(self.store / name):
-            if self._pointer(name) != pointer:
+            found = self._pointer(name)
+            back = ActivePointer(active=target, previous=tuple(earlier), rolled_back=pointer.active)
+            if found not in (pointer, back):
                 raise PackageRefused(f"model {name}: another version was activated meanwhile")
-            self._point(name, ActivePointer(active=target, previous=tuple(earlier)))
+            self._point(name, back)
         return target.version
 
     def publish(self, directory: Path, manifest: ModelManifest) -> Path:
@@ -167,7 +182,8 @@ class ModelRegistry:
     def add_with_threshold(self, name: str, tau: float, *, judging: ModelRef | None = None) -> str:
         """Publish a copy with another `tau`; return its version. Raises UsageError.
 
-        judging: which version of `name` to copy, for it need not be the active one; None copies that.
+        judging: which version of `name` to copy, for it need not be the active one; None copies that. Where another
+        worker of the same store has just made that copy, it is the one.
         """
         if judging is None:
             package = read_package(self._find_active(name))
@@ -182,7 +198,12 @@ class ModelRegistry:
         except ValidationError as exc:
             raise PackageRefused(f"model {name}: {tau} cannot be a threshold") from exc
         golden = {golden.file: (package.path / golden.file).read_bytes() for golden in package.manifest.golden}
-        with self.draft(name) as directory:
+        with locked(self.store / name), self.draft(name) as directory:
+            newest = self.versions(name)[-1]
+            with contextlib.suppress(PackageRefused):
+                made = self.read(name, newest).manifest
+                if (made.parent, made.tau) == (package.id, tau):
+                    return newest
             write_package(directory, manifest, package.vectors, golden, package.backbone)
             return self.publish(directory, manifest).name
 
@@ -232,7 +253,7 @@ class ModelRegistry:
         draft = folder / f".{POINTER}.{secrets.token_hex(4)}"
         try:
             with draft.open("w", encoding="utf-8") as file:
-                file.write(pointer.model_dump_json(indent=2) + "\n")
+                file.write(pointer.model_dump_json(indent=2, exclude_none=True) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
             draft.replace(folder / POINTER)
@@ -241,6 +262,10 @@ class ModelRegistry:
                 draft.unlink()
             raise UsageError(f"cannot write {folder / POINTER}: {exc.strerror}") from exc
         _sync(folder)
+
+
+def _is_of(activation: Activation | None, ref: ModelRef) -> bool:
+    return activation is not None and (activation.version, activation.sha256) == (ref.version, ref.sha256)
 
 
 def is_model_name(text: str) -> bool:

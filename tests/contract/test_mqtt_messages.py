@@ -206,6 +206,27 @@ async def test_retained_copies_are_ignored(protocol: str) -> None:
             assert [command.command for command in commands.taken] == ["resume"]
 
 
+@pytest.mark.parametrize("retained", [False, True], ids=["", "retained"])
+@pytest.mark.parametrize("leaf", ["image-ready", "image-ready/raw", "cmd"])
+@pytest.mark.parametrize("odd", [["user-property", "\ufeffname", "\ufeffvalue"], ["content-type", "\ufeff"]], ids=str)
+async def test_text_that_mqtt_allows_ends_no_connection(odd: list[str], leaf: str, *, retained: bool) -> None:
+    """U+FEFF, which a file of Windows begins with: paho would end each connection to which the broker hands it."""
+    kept = ["-r"] if retained else []
+    async with (
+        private_mosquitto() as broker,
+        PlantClient(broker.port) as plant,
+        running(adapter_for(broker.port), intake := RecordingIntake(), RecordingCommands()) as adapter,
+    ):
+        connection = adapter._connection
+        payload = '{"command":"ping"}' if leaf == "cmd" else _event("odd").decode()
+        await _mosquitto_pub(broker.port, f"cangate/line1/{leaf}", "-m", payload, *kept, "-D", "publish", *odd)
+        await plant.send("image-ready", _event("after"))
+        async with asyncio.timeout(10):
+            while (await intake.next()).event.event_id != "after":
+                pass
+        assert adapter._connection is connection
+
+
 @pytest.mark.parametrize(("refused", "is_shown"), [("image-ready", True), ("image-ready/raw", False), ("cmd", True)])
 async def test_subscription_that_the_broker_refuses_is_shown(tmp_path: Path, refused: str, *, is_shown: bool) -> None:
     """Nothing would ever come of it; the other ones go on. Images in messages are not every plant's."""

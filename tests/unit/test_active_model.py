@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
 import torch
 
 from schemas.settings import ModelSettings
+from service.compute import LoadedModel
 from service.errors import PackageError, PackageRefused
 from service.model import active
 from service.model.active import ActiveModel
@@ -90,6 +92,25 @@ async def test_rollback_of_what_another_station_activated_is_refused(registry: M
         await here.rollback(None)
     assert here.current == before
     assert registry.active("bars") == "3"
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_workers_of_one_store_change_and_go_back_together(registry: ModelRegistry, *, at_once: bool) -> None:
+    """A command reaches each worker of a share group: they judge alike before and behind it, and it counts once."""
+    workers = [await _loaded(registry, "active") for _ in range(3)]
+
+    async def all_of_them(*changes: Coroutine[Any, Any, LoadedModel]) -> set[str]:
+        if at_once:
+            return {loaded.ref.version for loaded in await asyncio.gather(*changes)}
+        return {(await change).ref.version for change in changes}
+
+    assert await all_of_them(*(worker.set_threshold(0.75) for worker in workers)) == {"3"}
+    assert await all_of_them(*(worker.set_threshold(0.8) for worker in workers)) == {"4"}
+    assert await all_of_them(*(worker.rollback(None) for worker in workers)) == {"3"}
+    assert await all_of_them(*(worker.rollback("bars") for worker in workers)) == {"2"}
+    assert await all_of_them(*(worker.activate("bars", "4") for worker in workers)) == {"4"}
+    assert await all_of_them(*(worker.rollback(None) for worker in workers)) == {"2"}
+    assert registry.versions("bars") == ["1", "2", "3", "4"]
 
 
 async def test_rollback_after_an_activation_goes_to_what_judged(registry: ModelRegistry) -> None:

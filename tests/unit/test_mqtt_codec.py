@@ -19,7 +19,7 @@ from adapters.mqtt.codec import (
     read_image_ready,
     read_raw_image,
 )
-from schemas.messages import Command, GateCommand, ImageEvent, ImageRef, Reason, Verdict
+from schemas.messages import Command, CommandName, GateCommand, ImageEvent, ImageRef, Reason, Verdict
 from tests.support.line import arrival
 from tests.support.verdicts import failed_answer
 
@@ -334,6 +334,29 @@ def test_repeated_key_counts_last() -> None:
     request = read_image_ready(b'{"event_id":"first","event_id":"last","image":{"uri":"x"}}')
     assert isinstance(request, Request)
     assert request.event.event_id == "last"
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b'\xef\xbb\xbf{"command":"pause"}',
+        b'{"command":"pause","note":"\\ud800"}',
+        b'{"command":"pause","note":' + b"9" * 5000 + b"}",
+        b'{"command":"pause","note":' + b"[" * 300 + b"]" * 300 + b"}",
+    ],
+    ids=["byte order mark", "half a surrogate", "long number", "deep"],
+)
+def test_command_is_read_whatever_stands_beside_it(payload: bytes) -> None:
+    """A reader ignores unknown fields, and a line that is to pause must not run on for one."""
+    assert read_command(payload) == Command(command=CommandName.PAUSE)
+
+
+@pytest.mark.parametrize("payload", [b'{"command":"pause","args":[]}', b'{"command":"pause","args":{"x":"\\ud800"}'])
+def test_command_that_cannot_be_read_is_refused_by_its_name(payload: bytes) -> None:
+    """Whoever sent it knows which one was meant."""
+    refused = read_command(payload)
+    assert isinstance(refused, InvalidCommand)
+    assert refused.name == "pause"
 
 
 @given(st.binary())

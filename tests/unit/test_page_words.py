@@ -15,6 +15,12 @@ def test_part_name_turns_no_text_around_it() -> None:
     assert part_name(make_verdict(1, part_id="C-\u202e321\u2066\u2069\u202a")) == "C-321"
 
 
+def test_part_name_is_short_enough_for_a_page_of_a_hundred() -> None:
+    """An event may be called anything, in any length that a message holds."""
+    verdict = make_verdict(1, event_id="e" * 60_000).model_copy(update={"part_id": None, "trigger_id": None})
+    assert part_name(verdict) == "e" * 120 + "…"
+
+
 @pytest.mark.parametrize(
     ("score", "limit", "words"),
     [
@@ -24,6 +30,7 @@ def test_part_name_turns_no_text_around_it() -> None:
         (0.736, 0.736, ("0.736", "0.736")),
         (1e-30, 2e-30, ("1e-30", "2e-30")),
         (None, 0.736, ("--", "0.736")),
+        (0.5, 1e308, ("0.500", "1e+308")),
     ],
 )
 def test_score_and_limit_differ_in_writing_where_they_differ(

@@ -312,11 +312,15 @@ def test_finder_falls_back_to_the_box() -> None:
     assert mask_iou(roi.mask, within_box(np.ones_like(truth), (275, 90, 366, 371))) > 0.8
 
 
+def textured(width: int, height: int) -> BgrImage:
+    return np.random.default_rng(3).integers(0, 255, (height, width, 3), dtype=np.uint8)
+
+
 def test_fixed_finder_fills_the_polygon() -> None:
     """Corners are fractions of the frame, so the same recipe fits every resolution."""
     recipe = RoiRecipe(method=RoiMethod.FIXED, polygon=((0.25, 0.2), (0.75, 0.2), (0.75, 1.0), (0.25, 1.0)))
     for width, height in ((160, 120), (640, 480)):
-        roi = build_roi_finder(recipe).find(np.zeros((height, width, 3), np.uint8))
+        roi = build_roi_finder(recipe).find(textured(width, height))
         assert roi.path == "fixed"
         assert roi.xyxy == (width // 4, height // 5, 3 * width // 4, height)
         assert roi.mask.sum() == width // 2 * (height - height // 5)
@@ -355,8 +359,8 @@ def test_fixed_finder_needs_an_area() -> None:
 
 
 def test_whole_frame_finder_takes_everything() -> None:
-    """Method none is for textures, blank ones too."""
-    roi = build_roi_finder(RoiRecipe(method=RoiMethod.NONE)).find(np.zeros((7, 9, 3), np.uint8))
+    """Method none is for textures."""
+    roi = build_roi_finder(RoiRecipe(method=RoiMethod.NONE)).find(textured(9, 7))
     assert (roi.xyxy, bool(roi.mask.all()), roi.path) == ((0, 0, 9, 7), True, "none")
 
 
@@ -372,3 +376,24 @@ def test_finder_finds_nothing_in_a_frame_without_room_for_surroundings() -> None
     frame[0] = (220, 132, 5)
     with pytest.raises(RoiNotFound, match="no pixel to begin with"):
         FINDER.find(frame)
+
+
+@pytest.mark.parametrize("level", [0, 114, 230, 255])
+@pytest.mark.parametrize("method", [RoiMethod.FIXED, RoiMethod.NONE])
+def test_blank_frame_is_no_part_whatever_finds_it(method: RoiMethod, level: int) -> None:
+    """A strobe that stays away, or an exposure that sticks: nothing there says that the part is sound."""
+    recipe = RoiRecipe(method=method, polygon=((0.1, 0.2), (0.9, 0.1), (0.5, 0.8)))
+    finder = build_roi_finder(recipe)
+    blank = np.full((480, 640, 3), level, np.uint8)
+    with pytest.raises(RoiNotFound, match="blank"):
+        finder.find(blank)
+    marked = blank.copy()
+    marked[180:220, 280:320] = 90
+    assert finder.find(marked).mask.any()
+
+
+def test_fixed_finder_sees_a_sliver() -> None:
+    """A polygon between the pixels that are looked at for contrast is looked at whole."""
+    sliver = ((0.0, 0.0), (0.004, 0.0), (1.0, 0.998), (0.998, 1.0), (0.0, 0.004))
+    finder = build_roi_finder(RoiRecipe(method=RoiMethod.FIXED, polygon=sliver))
+    assert finder.find(textured(2000, 2000)).path == "fixed"

@@ -20,6 +20,7 @@ from adapters.hmi.trend import _axis
         ([0.37, 0.55], (0.35, 0.6, 0.05)),
         ([0.37, 0.65], (0.3, 0.7, 0.1)),
         ([0.0, 3e9], (0.0, 4e9, 1e9)),
+        ([0.3, 1.7e308], (0.0, 1.5e12, 5e11)),
     ],
 )
 def test_axis_is_of_whole_steps(values: list[float | None], axis: tuple[float, float, float]) -> None:

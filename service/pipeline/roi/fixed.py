@@ -1,4 +1,4 @@
-"""ROI finders that do not look at the frame: a polygon for a part held in a fixture, and the whole frame."""
+"""ROI finders that do not look for the part: a polygon for one held in a fixture, and the whole frame."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ import numpy as np
 import numpy.typing as npt
 
 from schemas.recipe import RoiRecipe
-from service.errors import UsageError
+from service.errors import RoiNotFound, UsageError
 from service.pipeline.roi.finder import roi_of
 from service.pipeline.types import BgrImage, Mask, Roi
+
+FLAT = 0.5
+"""Standard deviation of 8-bit values below which there is nothing to see: a dark frame, one that is all exposed."""
+LOOKED_AT = 128
+"""Rows and columns of the ROI that are looked at for that, about."""
 
 
 class FixedFinder:
@@ -35,6 +40,7 @@ class FixedFinder:
             # corners are fractions of the frame: 1.0 is its far edge
             mask = inside_polygon(np.round(self._corners * (width, height)), (width, height))
             self._last = found = roi_of(mask, "fixed")
+        refuse_blank(bgr, found)
         return found
 
 
@@ -59,4 +65,19 @@ class WholeFrameFinder:
 
     def find(self, bgr: BgrImage) -> Roi:
         """See `RoiFinder.find`."""
-        return roi_of(np.ones(bgr.shape[:2], np.bool_), "none")
+        found = roi_of(np.ones(bgr.shape[:2], np.bool_), "none")
+        refuse_blank(bgr, found)
+        return found
+
+
+def refuse_blank(bgr: BgrImage, roi: Roi) -> None:
+    """Raise RoiNotFound where the frame, (H, W, 3), is of one colour throughout the ROI, which has a pixel at least."""
+    x1, y1, x2, y2 = roi.xyxy
+    step = max(1, min(x2 - x1, y2 - y1) // LOOKED_AT)
+    mask = roi.mask[y1:y2:step, x1:x2:step]
+    if not mask.any():
+        step, mask = 1, roi.mask[y1:y2, x1:x2]
+    seen = np.ascontiguousarray(bgr[y1:y2:step, x1:x2:step])
+    _, deviations = cv2.meanStdDev(seen, mask=np.ascontiguousarray(mask).view(np.uint8))
+    if deviations.max() < FLAT:
+        raise RoiNotFound("the frame is blank")
