@@ -378,18 +378,22 @@ def test_finder_finds_nothing_in_a_frame_without_room_for_surroundings() -> None
         FINDER.find(frame)
 
 
-@pytest.mark.parametrize("level", [0, 114, 230, 255])
+@pytest.mark.parametrize(("level", "noise"), [(0, 0), (255, 0), (4, 1), (12, 2), (120, 1.5), (230, 4), (255, 8)])
+@pytest.mark.parametrize("size_wh", [(640, 480), (1920, 1440), (500, 320)])
 @pytest.mark.parametrize("method", [RoiMethod.FIXED, RoiMethod.NONE])
-def test_blank_frame_is_no_part_whatever_finds_it(method: RoiMethod, level: int) -> None:
-    """A strobe that stays away, or an exposure that sticks: nothing there says that the part is sound."""
+def test_blank_frame_is_no_part_whatever_finds_it(
+    method: RoiMethod, size_wh: tuple[int, int], level: float, noise: float
+) -> None:
+    """A cap on the lens, a strobe that stays away, an exposure that sticks: nothing there says that a part is sound."""
     recipe = RoiRecipe(method=method, polygon=((0.1, 0.2), (0.9, 0.1), (0.5, 0.8)))
     finder = build_roi_finder(recipe)
-    blank = np.full((480, 640, 3), level, np.uint8)
+    width, height = size_wh
+    values = np.random.default_rng(7).normal(level, noise, (height, width, 3))
+    blank = np.clip(np.rint(values), 0, 255).astype(np.uint8)
     with pytest.raises(RoiNotFound, match="blank"):
         finder.find(blank)
-    marked = blank.copy()
-    marked[180:220, 280:320] = 90
-    assert finder.find(marked).mask.any()
+    blank[height // 3 : height // 2, width // 3 : width // 2] = 90
+    assert finder.find(blank).mask.any()
 
 
 def test_fixed_finder_sees_a_sliver() -> None:
