@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +12,7 @@ from typing import Self
 from adapters.clock import SystemClock
 from adapters.mqtt.plant import HeardVerdict, PlantConnection
 from adapters.replay.frames import FrameFolder
+from adapters.replay.open_parts import OpenParts
 from schemas.settings import MqttSettings
 from service.errors import SinkUnavailable
 from service.replay.player import Showing
@@ -30,39 +32,39 @@ class MqttReplay:
 
     def __init__(self, settings: MqttSettings, *, station: str, frames: Path) -> None:
         self._plant = PlantConnection(settings, station=station, role="replay")
+        self._broker = f"{settings.host}:{settings.port}"
         self._raw_images = settings.protocol == "5"
         self._root = frames
         self._folder: FrameFolder | None = None
-        self._open: dict[str, Showing] = {}
+        self._closing = AsyncExitStack()
+        self._open = OpenParts()
         self._clock = SystemClock()
-        self._broken: str | None = None
 
     async def __aenter__(self) -> Self:
         """Connect. Raises SinkUnavailable where the broker is not there, UsageError where a file is not."""
-        await self._plant.__aenter__()
+        try:
+            await self._closing.enter_async_context(self._plant)
+        except SinkUnavailable as exc:
+            raise SinkUnavailable(f"{self._broker}: {exc}") from exc
         self._plant.lost.add_done_callback(self._note)
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._plant.__aexit__(exc_type, exc, traceback)
-        if self._folder is not None:
-            await asyncio.to_thread(self._folder.close)
+        await self._closing.__aexit__(exc_type, exc, traceback)
 
     async def stage(self, showing: Showing) -> None:
-        """Put the frame where the station reads it, unless it goes inside the message."""
+        """Put the frame where the station reads it, unless it goes inside the message. Raises SinkUnavailable."""
         if not self._inside(showing):
             if self._folder is None:
-                self._folder = await asyncio.to_thread(FrameFolder, self._root)
-            await asyncio.to_thread(self._folder.put, showing)
+                self._folder = await self._closing.enter_async_context(FrameFolder(self._root))
+            await self._folder.put(showing)
 
     async def show(self, showing: Showing) -> None:
         """Publish the event. Raises SinkUnavailable where this one, or one before it, was not accepted."""
-        if self._broken is not None:
-            raise SinkUnavailable(self._broken)
-        self._open[showing.event_id] = showing
-        self._plant.expect(showing.event_id).add_done_callback(partial(_settle, showing))
+        self._open.add(showing)
+        self._plant.expect(showing.event_id).add_done_callback(partial(self._hear, showing))
         event = showing.event(self._clock.now())
         if self._inside(showing):
             confirmation = self._plant.publish(event, None, showing.part.frame)
@@ -73,7 +75,7 @@ class MqttReplay:
 
     def clear(self, showing: Showing) -> None:
         """Remove the frame, and wait no longer for the verdict."""
-        self._open.pop(showing.event_id, None)
+        self._open.remove(showing)
         self._plant.forget(showing.event_id)
         if self._folder is not None:
             self._folder.remove(showing)
@@ -83,15 +85,9 @@ class MqttReplay:
 
     def _note(self, outcome: asyncio.Future[str] | asyncio.Future[str | None]) -> None:
         """Where a part was not accepted, or the connection is lost, let nobody wait for verdicts any more."""
-        self._broken = self._broken or outcome.result()
-        if self._broken is None:
-            return
-        for showing in self._open.values():
-            if not showing.answer.done():
-                showing.answer.set_exception(SinkUnavailable(self._broken))
-                showing.answer.exception()  # looked at: the first one is raised, and says enough
+        reason = outcome.result()
+        if reason is not None:
+            self._open.give_up(f"{self._broker}: {reason}")
 
-
-def _settle(showing: Showing, heard: asyncio.Future[HeardVerdict]) -> None:
-    if not showing.answer.done():
-        showing.answer.set_result(heard.result().verdict)
+    def _hear(self, showing: Showing, heard: asyncio.Future[HeardVerdict]) -> None:
+        self._open.answer(showing.event_id, heard.result().verdict)

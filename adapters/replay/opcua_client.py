@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -13,6 +12,7 @@ from adapters.clock import SystemClock
 from adapters.mqtt.plant import HeardVerdict, PlantConnection
 from adapters.opcua.client.nodes import read_mapping
 from adapters.replay.frames import FrameFolder
+from adapters.replay.open_parts import OpenParts
 from adapters.simulation.plc_server import PlcResult, PlcServer
 from schemas.messages import Verdict
 from schemas.settings import MqttSettings, OpcUaClientSettings
@@ -29,7 +29,11 @@ _CYCLE_MS: Final = 5.0
 _UNMATCHED: Final = 256
 """Results kept until their verdict is heard."""
 
-_MARKED_BY: Final = "opcua.client.event_id must be mapped: it is what marks a part as replayed"
+_NEEDED: Final = {
+    "event_id": "it is what marks a part as replayed",
+    "image_uri": "it is where the service is told of a part's frame",
+}
+"""Words that a PLC need not have, and why this one must."""
 
 
 class OpcUaClientReplay:
@@ -49,8 +53,9 @@ class OpcUaClientReplay:
     def __init__(self, settings: OpcUaClientSettings, mqtt: MqttSettings, *, station: str, frames: Path) -> None:
         if not settings.endpoint:
             raise UsageError("opcua.client.endpoint is empty: this service is nobody's client")
-        if not settings.event_id:
-            raise UsageError(_MARKED_BY)
+        for word, why in _NEEDED.items():
+            if not getattr(settings, word):
+                raise UsageError(f"opcua.client.{word} must be mapped: {why}")
         if not mqtt.enabled:
             raise UsageError("mqtt.enabled is false: a PLC is not told the boxes, they are heard over MQTT")
         self._endpoint = settings.endpoint
@@ -58,12 +63,12 @@ class OpcUaClientReplay:
         addresses = read_mapping(settings, station=station)
         self._plc = PlcServer(0, stations=(station,), addresses=addresses, endpoint=settings.endpoint)
         self._plant = PlantConnection(mqtt, station=station, role="replay")
-        self._root = frames
-        self._folder: FrameFolder | None = None
+        self._broker = f"{mqtt.host}:{mqtt.port}"
+        self._folder = FrameFolder(frames)
         self._closing = AsyncExitStack()
-        self._heard: dict[int, tuple[Showing, Verdict]] = {}
+        self._open = OpenParts()
+        self._heard: dict[int, Verdict] = {}
         self._told: dict[int, PlcResult] = {}
-        self._contradiction: str | None = None
         self._clock = SystemClock()
         self._cycle_s = 2 * max(settings.sampling_ms, _CYCLE_MS) / 1000
         self._next_at = 0.0
@@ -73,9 +78,12 @@ class OpcUaClientReplay:
     async def __aenter__(self) -> Self:
         """Serve, and wait for the service to come. Raises SinkUnavailable, UsageError."""
         async with AsyncExitStack() as opening:
-            self._folder = await asyncio.to_thread(FrameFolder, self._root)
-            opening.push_async_callback(asyncio.to_thread, self._folder.close)
-            await opening.enter_async_context(self._plant)
+            await opening.enter_async_context(self._folder)
+            try:
+                await opening.enter_async_context(self._plant)
+            except SinkUnavailable as exc:
+                raise SinkUnavailable(f"{self._broker}: {exc}") from exc
+            self._plant.lost.add_done_callback(self._note_lost)
             try:
                 await opening.enter_async_context(self._plc)
             except OSError as exc:
@@ -93,16 +101,17 @@ class OpcUaClientReplay:
         await self._closing.__aexit__(exc_type, exc, traceback)
 
     async def stage(self, showing: Showing) -> None:
-        """Put the frame where the station reads it."""
-        assert self._folder is not None, "use it with `async with`"
-        await asyncio.to_thread(self._folder.put, showing)
+        """Put the frame where the station reads it. Raises SinkUnavailable."""
+        await self._folder.put(showing)
 
     async def show(self, showing: Showing) -> None:
-        """Change the trigger. Raises SinkUnavailable where the PLC was told something else than the plant before."""
-        assert self._folder is not None, "use it with `async with`"
-        if self._contradiction is not None:
-            raise SinkUnavailable(self._contradiction)
-        self._plant.expect(showing.event_id).add_done_callback(partial(self._hear, showing))
+        """Change the trigger.
+
+        Raises:
+            SinkUnavailable: the broker is gone, or the PLC was told something else than the plant before.
+        """
+        self._open.add(showing)
+        self._plant.expect(showing.event_id).add_done_callback(self._hear)
         # a PLC has a cycle: texts written nearer to the trigger before them than the service samples would be its own
         await asyncio.sleep(self._next_at - self._clock.monotonic())
         uri = self._folder.image(showing).uri
@@ -111,10 +120,10 @@ class OpcUaClientReplay:
 
     def clear(self, showing: Showing) -> None:
         """Remove the frame, and wait no longer for the verdict."""
+        self._open.remove(showing)
         self._plant.forget(showing.event_id)
-        self._heard = {seq: heard for seq, heard in self._heard.items() if heard[0] is not showing}
-        if self._folder is not None:
-            self._folder.remove(showing)
+        self._heard = {seq: verdict for seq, verdict in self._heard.items() if verdict.event_id != showing.event_id}
+        self._folder.remove(showing)
 
     async def _wait_for_service(self) -> None:
         """Return when the service watches the trigger: until then a change would be nobody's."""
@@ -132,21 +141,23 @@ class OpcUaClientReplay:
                 del self._told[next(iter(self._told))]
             self._settle(result.seq)
 
-    def _hear(self, showing: Showing, heard: asyncio.Future[HeardVerdict]) -> None:
+    def _note_lost(self, lost: asyncio.Future[str]) -> None:
+        self._open.give_up(f"{self._broker}: {lost.result()}")
+
+    def _hear(self, heard: asyncio.Future[HeardVerdict]) -> None:
         if heard.cancelled():
             return
         verdict = heard.result().verdict
         seq = result_seq(verdict.seq)
-        self._heard[seq] = (showing, verdict)
+        self._heard[seq] = verdict
         self._settle(seq)
 
     def _settle(self, seq: int) -> None:
         if seq not in self._heard or seq not in self._told:
             return
-        (showing, verdict), told = self._heard.pop(seq), self._told.pop(seq)
+        verdict, told = self._heard.pop(seq), self._told.pop(seq)
         if told.verdict not in (VerdictCode.of(verdict.decision), *self._unsaid):
-            self._contradiction = (
+            self._open.give_up(
                 f"part {verdict.part_id}: the PLC was told {told.verdict.name}, the plant {verdict.decision}"
             )
-        if not showing.answer.done():
-            showing.answer.set_result(verdict)
+        self._open.answer(verdict.event_id, verdict)

@@ -13,11 +13,16 @@ from asyncua import ua
 from adapters.opcua.client.access import PlcAccess
 from adapters.opcua.client.connection import PlcConnection
 from adapters.replay.frames import FrameFolder
+from adapters.replay.open_parts import OpenParts
 from adapters.simulation.plc import PlcGate
 from service.errors import SinkUnavailable
 from service.replay.player import Showing
 
 _CONNECT_S: Final = 10.0
+
+_AWAY_S: Final = 5.0
+"""A station may be too busy to answer for a moment; one that is gone for as long is not waited for."""
+
 _LOST: Final = (OSError, TimeoutError, ua.UaError)
 
 
@@ -36,24 +41,20 @@ class OpcUaServerReplay:
     def __init__(self, access: PlcAccess, *, station: str, frames: Path) -> None:
         self._access = access
         self._gate = PlcGate(access.endpoint, station, replayed=True, access=access)
-        self._root = frames
-        self._folder: FrameFolder | None = None
-        self._open: dict[str, Showing] = {}
+        self._folder = FrameFolder(frames)
+        self._open = OpenParts()
         self._closing = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         """Connect. Raises SinkUnavailable where the server is away or refuses us, UsageError if no frame can be put."""
         async with AsyncExitStack() as opening:
-            self._folder = await asyncio.to_thread(FrameFolder, self._root)
-            opening.push_async_callback(asyncio.to_thread, self._folder.close)
+            await opening.enter_async_context(self._folder)
             await self._try()
-            for work in (self._gate.run(), self._listen()):
-                opening.push_async_callback(_stop, asyncio.create_task(work))
-            try:
-                async with asyncio.timeout(_CONNECT_S):
-                    await self._gate.connected.wait()
-            except TimeoutError as exc:
-                raise SinkUnavailable(f"{self._access}: the station's server does not answer") from exc
+            running = asyncio.create_task(self._gate.run())
+            for task in (running, asyncio.create_task(self._listen()), asyncio.create_task(self._watch())):
+                opening.push_async_callback(_stop, task)
+            await self._until_connected(running)
+            running.add_done_callback(self._note_end)
             self._closing = opening.pop_all()
         return self
 
@@ -64,9 +65,8 @@ class OpcUaServerReplay:
 
     async def stage(self, showing: Showing) -> None:
         """Put the frame where the station reads it, and write the texts. Raises SinkUnavailable."""
-        assert self._folder is not None, "use it with `async with`"
-        await asyncio.to_thread(self._folder.put, showing)
-        self._open[showing.event_id] = showing
+        self._open.add(showing)
+        await self._folder.put(showing)
         uri = self._folder.image(showing).uri
         try:
             await self._gate.announce(showing.part.event.part_id or "", uri, showing.event_id)
@@ -82,9 +82,8 @@ class OpcUaServerReplay:
 
     def clear(self, showing: Showing) -> None:
         """Remove the frame, and wait no longer for the verdict."""
-        self._open.pop(showing.event_id, None)
-        if self._folder is not None:
-            self._folder.remove(showing)
+        self._open.remove(showing)
+        self._folder.remove(showing)
 
     async def _try(self) -> None:
         """Connect once to hear what is wrong: the gate would try again without a word."""
@@ -96,11 +95,36 @@ class OpcUaServerReplay:
         finally:
             await connection.close("tried")
 
+    async def _until_connected(self, running: asyncio.Task[None]) -> None:
+        connecting = asyncio.create_task(self._gate.connected.wait())
+        try:
+            await asyncio.wait([running, connecting], timeout=_CONNECT_S, return_when=asyncio.FIRST_COMPLETED)
+            if running.done():
+                running.result()
+            if not self._gate.connected.is_set():
+                raise SinkUnavailable(f"{self._access}: the station's server does not answer")
+        except _LOST as exc:
+            raise SinkUnavailable(f"{self._access}: {exc}") from exc
+        finally:
+            connecting.cancel()
+
     async def _listen(self) -> None:
         async for action in self._gate.actions():
-            showing = self._open.get(action.event_id)
-            if showing is not None and action.said is not None and not showing.answer.done():
-                showing.answer.set_result(action.said)
+            if action.said is not None:
+                self._open.answer(action.event_id, action.said)
+
+    def _note_end(self, running: asyncio.Task[None]) -> None:
+        if not running.cancelled():
+            self._open.give_up(f"{self._access}: {running.exception() or 'connection lost'}")
+
+    async def _watch(self) -> None:
+        """Let nobody wait for verdicts any more where the station is gone, and does not come back at once."""
+        while True:
+            await self._gate.lost.wait()
+            await asyncio.sleep(_AWAY_S)
+            if self._gate.lost.is_set():
+                self._open.give_up(f"{self._access}: connection lost")
+                return
 
 
 async def _stop(task: asyncio.Task[None]) -> None:

@@ -101,6 +101,8 @@ class PlcGate:
         self._beat_at = self._clock.monotonic()
         self.connected = asyncio.Event()
         """Set once results and heartbeat have been seen for the first time: from then on no result escapes the gate."""
+        self.lost = asyncio.Event()
+        """Set while the connection is lost that was there; the gate tries to make another."""
 
     @property
     def trusted(self) -> bool:
@@ -109,7 +111,8 @@ class PlcGate:
 
     async def run(self) -> None:
         """Watch the station until cancelled; reconnect by itself."""
-        logging.getLogger("asyncua.client").setLevel(logging.ERROR)  # it warns at every attempt to reconnect
+        # it logs a lost connection, and every attempt to make another, with a traceback
+        logging.getLogger("asyncua.client").setLevel(logging.CRITICAL)
         async with self._connected() as client:
             namespace = await client.get_namespace_index(NAMESPACE_URI)
             self._nodes = {tag: client.get_node(f"ns={namespace};s={tag.node_id(self._station)}") for tag in Tag}
@@ -126,6 +129,7 @@ class PlcGate:
                 # A heartbeat, too, is a reason to look: a connection that was lost may have swallowed a ResultSeq.
                 with contextlib.suppress(OSError, TimeoutError, ua.UaError):
                     await self._take_results(client)
+                    self.lost.clear()
                     if self._heartbeat is not None:
                         self.connected.set()
 
@@ -186,6 +190,7 @@ class PlcGate:
                 reconnect_request_timeout=_REQUEST_S,
             )
             client.session_timeout = 60_000
+            client.connection_lost_callback = self._note_lost
             try:
                 if self._access is not None:
                     client.application_uri = self._access.application_uri
@@ -199,6 +204,9 @@ class PlcGate:
         finally:
             self._client = None
             await client.disconnect()
+
+    async def _note_lost(self, _: Exception) -> None:
+        self.lost.set()
 
     def _beat(self, heartbeat: int | None) -> None:
         if heartbeat != self._heartbeat:

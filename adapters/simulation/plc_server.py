@@ -149,11 +149,15 @@ class PlcServer:
     async def trigger(
         self, part_id: str = "", image_uri: str = "", event_id: str = "", *, station: str = "line1"
     ) -> int:
-        """Ask for an inspection as a PLC program does, texts first; return the trigger."""
+        """Ask for an inspection as a PLC program does, texts first; return the trigger.
+
+        A text for a word that this PLC does not have is left out.
+        """
         self._given[station] += 1
         values = (part_id, image_uri, event_id, self._given[station])
         for word, value in zip(TRIGGER_WORDS, values, strict=True):
-            await self._nodes[station, word].write_value(value, self._types[word])
+            if word in self._types:
+                await self._nodes[station, word].write_value(value, self._types[word])
         return self._given[station]
 
     async def result(self, station: str = "line1") -> PlcResult:

@@ -131,11 +131,9 @@ def replay(
                 acceptance = judgement.conclude(draft, via=via, speed=speed, skipped=tally.skipped, timed=timed)
     except KeyboardInterrupt:
         interrupted = True
-    except SinkUnavailable as exc:
+    except SinkUnavailable:
         _summarise(tally)
-        if via is not Via.MQTT:
-            raise  # it names the server
-        raise SinkUnavailable(f"{settings.mqtt.host}:{settings.mqtt.port}: {exc}") from exc
+        raise
     tell_troubles([*recorded.remarks, *recorded.troubles])
     if judgement is not None and acceptance is not None and not interrupted:
         judgement.tell(acceptance)
@@ -175,7 +173,11 @@ def _way_in(via: Via, settings: Settings, frames: Path | None) -> AbstractAsyncC
 @asynccontextmanager
 async def _where_it_runs(settings: Settings, replay: MqttReplay) -> AsyncIterator[ReplayTarget]:
     """Lend the way in once the service is there: a broker takes parts for nobody, too."""
-    await until_service(settings.mqtt, station=settings.station.id, tell=partial(console.print, soft_wrap=True))
+    mqtt = settings.mqtt
+    try:
+        await until_service(mqtt, station=settings.station.id, tell=partial(console.print, soft_wrap=True))
+    except SinkUnavailable as exc:
+        raise SinkUnavailable(f"{mqtt.host}:{mqtt.port}: {exc}") from exc
     async with replay as target:
         yield target
 

@@ -14,7 +14,6 @@ from typing import Protocol
 
 from schemas.base import UtcDatetime
 from schemas.messages import REPLAY_PREFIX, ImageEvent, Verdict
-from service.errors import SinkUnavailable
 from service.ports import Clock
 from service.replay.parts import RecordedPart, unix_ns
 
@@ -121,15 +120,14 @@ async def play(
     Parts are taken from `parts` on a thread, and only as many as the pace allows are held in memory.
 
     Raises:
-        SinkUnavailable: the way in broke.
+        SinkUnavailable: the way in broke. That, and any defect in showing a part, ends the play at once.
     """
     playing = _Playing(parts, target, pace, clock)
     showing = asyncio.create_task(playing.show_all(), name="replay")
+    showing.add_done_callback(playing.note_end)
     try:
         while (shown := await playing.shown.get()) is not None:
             yield await playing.outcome(shown)
-        if playing.broken.done():
-            raise playing.broken.result()
         await showing
     finally:
         showing.cancel()
@@ -149,7 +147,7 @@ class _Playing:
         self._before: Showing | None = None
         self._gaps: dict[str, float] = {}
         self.shown: asyncio.Queue[Showing | None] = asyncio.Queue()
-        self.broken: asyncio.Future[SinkUnavailable] = asyncio.get_running_loop().create_future()
+        self.broken: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
 
     async def show_all(self) -> None:
         first_ns: int | None = None
@@ -174,15 +172,18 @@ class _Playing:
                 self._note_gap(showing)
                 self.shown.put_nowait(showing)
                 await self._target.show(showing)
-        except SinkUnavailable as exc:
-            self.broken.set_result(exc)
         finally:
             self.shown.put_nowait(None)
+
+    def note_end(self, task: asyncio.Task[None]) -> None:
+        """Let nobody wait for verdicts any more where showing has failed."""
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            self.broken.set_result(exc)
 
     async def outcome(self, showing: Showing) -> Played:
         patience_s = _PATIENCE_S + (showing.deadline_ms or _UNKNOWN_DEADLINE_MS) / 1000
         left_s = showing.shown + patience_s - self._clock.monotonic()
-        either: list[asyncio.Future[Verdict] | asyncio.Future[SinkUnavailable]] = [showing.answer, self.broken]
+        either: list[asyncio.Future[Verdict] | asyncio.Future[BaseException]] = [showing.answer, self.broken]
         await asyncio.wait(either, timeout=max(0.0, left_s), return_when=asyncio.FIRST_COMPLETED)
         answered = showing.answer.done()
         if self.broken.done() and not answered:

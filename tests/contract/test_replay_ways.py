@@ -7,7 +7,7 @@ import shutil
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -21,6 +21,7 @@ from adapters.mqtt import MqttAdapter
 from adapters.opcua.client import OpcUaClientAdapter
 from adapters.opcua.client.access import PlcAccess, read_access
 from adapters.opcua.server.adapter import OpcUaServerAdapter
+from adapters.replay import opcua_server
 from adapters.replay.mqtt import MqttReplay
 from adapters.replay.opcua_client import OpcUaClientReplay
 from adapters.replay.opcua_server import OpcUaServerReplay
@@ -36,6 +37,7 @@ from service.replay.player import Pace, Played, ReplayTarget, play
 from tests.support.fakes import RecordingCommands
 from tests.support.mqtt import private_mosquitto
 from tests.support.opcua import plain_client, tag_node
+from tests.support.opcua import running as served
 from tests.support.recordings import recorded_part
 from tests.support.waiting import eventually
 
@@ -249,6 +251,45 @@ async def test_replay_stops_where_somebody_else_triggers(tmp_path: Path) -> None
         assert len(station.arrivals) == 3
 
 
+@pytest.mark.usefixtures("without_traceback")
+async def test_replay_ends_where_the_station_s_server_goes_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a part is out, and every place on the way is taken: it is not waited for until its deadline."""
+    monkeypatch.setattr(opcua_server, "_AWAY_S", 0.1)
+    settings = OpcUaServerSettings(port=free_port())
+    async with AsyncExitStack() as stack, asyncio.timeout(40):
+        async with served(settings, tmp_path) as (adapter, intake):
+            target = OpcUaServerReplay(nobody_at(adapter.endpoint), station=STATION, frames=tmp_path)
+            entered = await stack.enter_async_context(target)
+            playing = asyncio.create_task(played(entered, some_parts(2), Pace(None, 1)))
+            await intake.arrivals.get()
+        with pytest.raises(SinkUnavailable, match=f"^{adapter.endpoint}: connection lost$"):
+            await playing
+        with pytest.raises(SinkUnavailable, match="connection lost"):
+            await played(entered, some_parts(2), Pace(None, 1))
+
+
+async def test_station_that_the_server_does_not_have_is_told_at_once(tmp_path: Path) -> None:
+    """It is not said that the server does not answer."""
+    async with served(OpcUaServerSettings(port=free_port()), tmp_path) as (adapter, _):
+        target = OpcUaServerReplay(nobody_at(adapter.endpoint), station="line9", frames=tmp_path)
+        with pytest.raises(SinkUnavailable, match=r"BadNodeIdUnknown"):
+            await target.__aenter__()
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+async def test_disk_that_refuses_a_frame_ends_the_replay(way: Way, tmp_path: Path) -> None:
+    """In the error of a run that failed: here somebody has removed the folder of the frames."""
+    parts = [replace(part, event=part.event.model_copy(update={"inline": False})) for part in some_parts(2)]
+    async with way(tmp_path) as (_, target), target as entered:
+        await played(entered, parts, Pace(None, 1))
+        for folder in [path for path in _left_in(tmp_path) if path.startswith("replay-")]:
+            (tmp_path / folder).rmdir()
+        with pytest.raises(SinkUnavailable, match=r"^cannot put frames into .*: No such file or directory$"):
+            await played(entered, parts, Pace(None, 1))
+
+
 async def test_replay_says_who_it_is_where_the_station_asks(tmp_path: Path) -> None:
     """Encrypted, as a user who may write, at a server that it knows; without that it is told why it is refused."""
     policy, secret, trusted = "Basic256Sha256_SignAndEncrypt", tmp_path / "secret", tmp_path / "trusted"
@@ -343,7 +384,7 @@ async def test_way_in_that_is_given_up_leaves_nothing_behind(tmp_path: Path) -> 
     with socket.create_server(("127.0.0.1", 0)) as silent:
         access = nobody_at(f"opc.tcp://127.0.0.1:{silent.getsockname()[1]}/")
         server = OpcUaServerReplay(access, station=STATION, frames=tmp_path)
-        await give_up(server, lambda: server._folder is not None)
+        await give_up(server, lambda: bool(_left_in(tmp_path)))
 
 
 async def test_ways_in_say_what_they_need(tmp_path: Path) -> None:
@@ -352,7 +393,8 @@ async def test_ways_in_say_what_they_need(tmp_path: Path) -> None:
     mapped = OpcUaClientSettings.model_validate(PLC | {"endpoint": "opc.tcp://127.0.0.1:1"})
     for settings, broker, named in (
         (OpcUaClientSettings(), mqtt, "endpoint"),
-        (mapped.model_copy(update={"event_id": ""}), mqtt, "event_id"),
+        (mapped.model_copy(update={"event_id": ""}), mqtt, "event_id must be mapped"),
+        (mapped.model_copy(update={"image_uri": ""}), mqtt, "image_uri must be mapped"),
         (mapped, mqtt.model_copy(update={"enabled": False}), "mqtt.enabled"),
     ):
         with pytest.raises(UsageError, match=named):
