@@ -45,7 +45,7 @@ from service.ports import (
     Refusal,
     VerdictQuery,
 )
-from service.tasks import Part, together
+from service.tasks import NamedTask, together
 
 log = structlog.get_logger(__name__)
 
@@ -134,11 +134,11 @@ class OpcUaServerAdapter:
         assert self._server is not None
         self._intake, self._commands = intake, commands
         try:
-            parts: list[Part] = [("opcua sessions", self._server.end_revoked_sessions)]
+            tasks: list[NamedTask] = [("opcua sessions", self._server.end_revoked_sessions)]
             if self._vision is not None:
                 self._vision.start()
-                parts.append(("opcua vision system", self._vision.run))
-            await together(*parts)
+                tasks.append(("opcua vision system", self._vision.run))
+            await together(*tasks)
         finally:
             self._intake = self._commands = None
             if self._tags:
