@@ -49,7 +49,7 @@ def report_name(session: Session) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class AcceptanceRun:
     """A judge and where its report belongs: `reports/SESSION` where nothing else is named."""
 
     judge: AcceptanceJudge
@@ -88,16 +88,14 @@ def refuse_unless_accepted(
 ) -> None:
     """Play a session through a model at full speed. Raises CangateError where the replay is not accepted."""
     session = Session.open(session_path)
-    judgement = Judgement(acceptance_judge(settings, session, expect, labels), session)
+    run = AcceptanceRun(acceptance_judge(settings, session, expect, labels), session)
     station = direct_station(settings, store, model)
     tally = Tally()
-    with judgement.report() as draft:
+    with run.report() as draft:
         with replay_view(tally, session.count()) as view:
-            asyncio.run(watch(played_parts(session, Selection(), station, Pace(None), tally), view, judgement.judge))
-        acceptance = judgement.conclude(draft, via="direct", speed="max", skipped=tally.skipped, timed=False)
+            asyncio.run(watch(played_parts(session, Selection(), station, Pace(None), tally), view, run.judge))
+        acceptance = run.conclude(draft, via="direct", speed="max", skipped=tally.skipped, timed=False)
     tell_troubles([*session.remarks, *session.troubles])
-    judgement.tell(acceptance)
+    run.tell(acceptance)
     if not acceptance.accepted:
-        raise CangateError(
-            f"{model} is not accepted on {session_path}: it stays as it was, see {judgement.folder / PAGE}"
-        )
+        raise CangateError(f"{model} is not accepted on {session_path}: it stays as it was, see {run.folder / PAGE}")

@@ -10,7 +10,7 @@ import typer
 
 from adapters.pki import PlantAuthority
 from schemas.tags import NAMESPACE_URI
-from service.cli.common import console, errors
+from service.cli.common import console, error_console
 from service.cli.tables import result_table
 
 app = typer.Typer(
@@ -84,6 +84,6 @@ def list_(folder: Folder) -> None:
         table.add_row(issued.name, f"{until:%Y-%m-%d}", str((until - now).days), state)
     console.print(table)
     for problem in unreadable:
-        errors.print(problem, markup=False)
+        error_console.print(problem, markup=False)
     if unreadable:
         raise typer.Exit(1)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # numpy behind it takes a while that `--help` need not spend
 console = Console(highlight=False, width=None if sys.stdout and sys.stdout.isatty() else 1000)
 """Standard output, for results; what is no terminal has no width that names and paths would have to fit."""
 
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+error_console = Console(stderr=True, highlight=False, soft_wrap=True)
 """Standard error, for progress bars and the one line that says what is wrong."""
 
 ConfigOption = Annotated[
@@ -146,7 +146,7 @@ def stage_bars() -> Iterator[StageProgress]:
     """Lend one progress bar a stage, on a terminal only: elsewhere standard error is for what went wrong."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bars:
+    with Progress(*columns, console=error_console, transient=True, disable=not error_console.is_terminal) as bars:
 
         def advance(stage: str, done: int, total: int) -> None:
             if stage not in tasks:

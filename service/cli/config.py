@@ -13,7 +13,7 @@ import typer
 
 from adapters.accounts import Role
 from adapters.secret_files import read_password, reason, write_private
-from service.cli.common import ConfigOption, console, errors, load_settings
+from service.cli.common import ConfigOption, console, error_console, load_settings
 from service.errors import UsageError
 
 app = typer.Typer(
@@ -49,7 +49,7 @@ def check(
 
     notes = list(look_at_all(stations))
     for note in notes:
-        errors.print(f"cangate: {note}", markup=False)
+        error_console.print(f"cangate: {note}", markup=False)
     console.print("configuration is usable" + (", but see above" if notes else ""))
 
 

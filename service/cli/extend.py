@@ -16,7 +16,7 @@ from service.cli.common import (
     ModelArgument,
     StoreOption,
     console,
-    errors,
+    error_console,
     load_settings,
     stage_bars,
     tell_active,
@@ -72,7 +72,7 @@ def extend(
         tell_ignored(*found)
         _report(extension)
         # what follows in a script, an activation, is for a version that is there
-        if not (console.is_terminal and errors.is_terminal):
+        if not (console.is_terminal and error_console.is_terminal):
             raise UsageError("nothing was written: give --accept to write the new version")
         if not typer.confirm("accept it as a new version?"):
             raise CangateError("nothing was written: the new version was not accepted")

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from adapters.frames import decode_image
 from schemas.messages import Decision, ModelRef
-from service.cli.common import ConfigOption, ModelArgument, StoreOption, console, errors, load_settings
+from service.cli.common import ConfigOption, ModelArgument, StoreOption, console, error_console, load_settings
 from service.cli.tables import result_table
 from service.device import compute_device
 from service.errors import FrameError, UsageError
@@ -106,9 +106,9 @@ def inspect(
         for path, stem in track(
             list(zip(images, stems, strict=True)),
             "inspecting",
-            console=errors,
+            console=error_console,
             transient=True,
-            disable=not errors.is_terminal,
+            disable=not error_console.is_terminal,
         ):
             row, inspection = _inspect_one(path, pipeline, package.ref, decode)
             rows.append(row)

@@ -16,7 +16,7 @@ from adapters.frames import AllowListedFrames
 from adapters.recordings.listener import MqttListener
 from adapters.recordings.recorder import SessionRecorder
 from schemas.settings import Settings
-from service.cli.common import ConfigOption, console, errors, load_settings
+from service.cli.common import ConfigOption, console, error_console, load_settings
 from service.errors import CangateError, UsageError
 from service.logs import configure_logging
 
@@ -106,7 +106,7 @@ async def _connected(listener: MqttListener, listening: asyncio.Task[None], sett
 
 async def _until(stop: asyncio.Event, recorder: SessionRecorder, parts: int) -> None:
     """Return when `stop` is set or enough parts have passed, recorded or not; on a terminal their number is shown."""
-    shown = Live(console=errors, transient=True, auto_refresh=False) if errors.is_terminal else None
+    shown = Live(console=error_console, transient=True, auto_refresh=False) if error_console.is_terminal else None
     with shown or contextlib.nullcontext():
         while not stop.is_set() and not (parts and recorder.parts + recorder.parts_dropped >= parts):
             with contextlib.suppress(TimeoutError):

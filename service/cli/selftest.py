@@ -15,7 +15,7 @@ from adapters.drill.line import drill_line
 from adapters.drill.model import drill_model
 from adapters.drill.scenarios import SCENARIOS, Outcome, play
 from schemas.settings import LogSettings
-from service.cli.common import console, errors
+from service.cli.common import console, error_console
 from service.logs import configure_logging
 
 
@@ -57,7 +57,7 @@ async def _watch(wanted: tuple[str, ...]) -> list[Outcome]:
 
 
 async def _outcomes(folder: Path, wanted: tuple[str, ...]) -> AsyncGenerator[Outcome, None]:
-    with errors.status("training a small model"):
+    with error_console.status("training a small model"):
         model = await asyncio.to_thread(drill_model, folder / "model")
     async with drill_line(folder / "line", model) as line:
         for scenario in SCENARIOS:
@@ -66,7 +66,7 @@ async def _outcomes(folder: Path, wanted: tuple[str, ...]) -> AsyncGenerator[Out
             if scenario.needs_mosquitto and line.mosquitto is None:
                 console.print(f"skipped  {scenario.name}: mosquitto is not installed", markup=False)
                 continue
-            with errors.status(scenario.name):
+            with error_console.status(scenario.name):
                 yield await play(scenario, line)
 
 

@@ -20,7 +20,7 @@ from adapters.simulation.line_plan import Belt, LineRates
 from adapters.simulation.renderer import SIDES_PX
 from schemas.messages import MAX_DEADLINE_MS, StationId
 from schemas.settings import Settings
-from service.cli.common import ConfigOption, console, errors, load_settings, parsed_size, stage_bars
+from service.cli.common import ConfigOption, console, error_console, load_settings, parsed_size, stage_bars
 from service.errors import SinkUnavailable, UsageError
 from service.files import real_path
 from service.percentiles import percentile
@@ -105,7 +105,11 @@ async def _services(settings: Settings, stations: Sequence[str]) -> None:
 
 
 async def _run(line: Sequence[SimulatedStation], *, seed: int, rates: LineRates, belt: Belt, parts: int) -> None:
-    shown = Live(_table(line), console=errors, refresh_per_second=4, transient=True) if errors.is_terminal else None
+    shown = (
+        Live(_table(line), console=error_console, refresh_per_second=4, transient=True)
+        if error_console.is_terminal
+        else None
+    )
     if shown is not None:
         shown.start()
     try:

@@ -61,7 +61,7 @@ async def test_a_repetition_does_not_renew_the_deadline(due_in_s: float, gate: G
 
 async def test_inspector_rejects_what_it_answered_and_nobody_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     """A journal that was away too long to catch up: the event is not decided anew, which might end otherwise."""
-    monkeypatch.setattr("service.answer_book._REMEMBERED", 3)
+    monkeypatch.setattr("service.answer_cache._REMEMBERED", 3)
     async with a_line() as line:
         line.stored = False
         assert (await line.ask(arrival("same"))).verdict.gate is Gate.PASS
@@ -107,7 +107,7 @@ async def test_inspector_does_not_contradict_a_verdict_of_long_ago(
     readable: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More answers than are remembered, and a full disk: the journal is read, or it is an error that rejects."""
-    monkeypatch.setattr("service.answer_book._REMEMBERED", 3)
+    monkeypatch.setattr("service.answer_cache._REMEMBERED", 3)
     async with a_line(Settings(deadline=PATIENT, gate=GateSettings(on_error=Gate.PASS))) as line:
         first = await line.ask(arrival("same"))
         await line.journal.store([(first, arrival("same"))])
