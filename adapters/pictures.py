@@ -53,8 +53,7 @@ class _Findings:
 
     @classmethod
     def of(cls, verdict: Verdict, inspection: Inspection | None, frame: Frame) -> Self:
-        corners = [(box.x1, box.y1, box.x2, box.y2) for box in verdict.boxes]
-        boxes = np.array(corners, dtype=np.int32).reshape(-1, 4)
+        boxes = np.array([box.xyxy for box in verdict.boxes], np.int32).reshape(-1, 4)
         if inspection is None:
             return cls(frame.width, 0.0, boxes, np.empty((0, 0), np.float32), (0.0, 0.0, 0.0, 0.0))
         map_xyxy = inspection.prepared.normalized.square_xyxy

@@ -20,6 +20,7 @@ from schemas.messages import Decision
 from schemas.recordings import RecordedEvent, SessionInfo, Truth
 from service.errors import UsageError
 from service.files import draft_folder, naming, read_regular, real_path
+from service.judged import boxes_text
 from service.model.dataset import FrameFile
 from service.pipeline.types import Progress
 from service.replay.labels import read_rows, truth_of
@@ -188,7 +189,7 @@ def _row(name: str, part: RecordedPart) -> dict[str, object]:
         "reason": str(verdict.reason),
         "s": "" if verdict.score is None else verdict.score,
         "tau": "" if verdict.threshold is None else verdict.threshold,
-        "boxes": "; ".join(f"{box.x1} {box.y1} {box.x2} {box.y2} {box.score:.4f}" for box in verdict.boxes),
+        "boxes": boxes_text(verdict.boxes),
         "latency_ms": verdict.latency_ms,
-        "model": "" if verdict.model is None else f"{verdict.model.name}@{verdict.model.version}",
+        "model": "" if verdict.model is None else verdict.model.reference,
     }

@@ -163,7 +163,7 @@ def _trial(package: ModelPackage, files: tuple[FrameFile, ...], seconds: float, 
 def _print(speed: Speed, what: str) -> None:
     computer, recipe, frames = speed.computer, speed.recipe, speed.frames
     _say(
-        f"model     {speed.model.name}@{speed.model.version} {speed.model.sha256[:12]}: roi {recipe.roi.method}, "
+        f"model     {speed.model.reference} {speed.model.sha256[:12]}: roi {recipe.roi.method}, "
         f"normalised to {recipe.normalize.side} px, embedder {recipe.embed.embedder} at {speed.input_side} px, "
         f"bank of {speed.bank_size} vectors, score {recipe.score.statistic}"
     )

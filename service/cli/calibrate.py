@@ -87,7 +87,7 @@ def calibrate(
     package = read_package(registry.resolve(model))
     calibration = package.manifest.calibration
     if ok is None and not calibration.held_back:
-        raise UsageError(f"{_reference(package)} holds no scores of OK frames: give --ok")
+        raise UsageError(f"{package.ref.reference} holds no scores of OK frames: give --ok")
     device = compute_device(settings.compute)
     pipeline = package.build_pipeline(device)
     package.check_golden(pipeline)  # a threshold taken where the scores are others would be worth nothing
@@ -140,10 +140,6 @@ def _target(recall: float | None, precision: float | None, false_reject: float |
     if precision is not None:
         return Target(measure=Measure.PRECISION, wanted=precision)
     return None
-
-
-def _reference(package: ModelPackage) -> str:
-    return f"{package.ref.name}@{package.ref.version}"
 
 
 def _report(package: ModelPackage, choice: Choice, copies: tuple[str, ...]) -> None:
@@ -204,7 +200,7 @@ def _report_certainty(choice: Choice) -> None:
 
 
 def _draw(file: Path, package: ModelPackage, choice: Choice, damaged: JudgedSet) -> None:
-    title = f"{package.ref.name}@{package.ref.version}, score {choice.statistic}"
+    title = f"{package.ref.reference}, score {choice.statistic}"
     scores = choice.calibration.scores(choice.statistic), damaged.scores(choice.statistic)
     picture = cv2.imencode(".png", threshold_picture(title, *scores, choice.point))[1].tobytes()
     with made_folder(file.parent), whole_file(file) as draft, naming(file):

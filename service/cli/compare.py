@@ -21,7 +21,7 @@ from service.errors import UsageError
 from service.model.package import read_package
 from service.model.registry import ModelRegistry
 from service.replay.comparison import Comparer, SessionComparison
-from service.replay.comparison_report import COMPARISON, PAGE, PARTS, model_name, write_comparison
+from service.replay.comparison_report import COMPARISON, PAGE, PARTS, write_comparison
 
 
 def compare(
@@ -87,7 +87,7 @@ def _print(comparison: SessionComparison) -> None:
     table = result_table("model", "OK", "damaged", "error", "escapes", "over-rejects", "ms")
     for model in comparison.models:
         table.add_row(
-            model_name(model),
+            model.model.reference,
             *map(str, (model.ok, model.damaged, model.error)),
             "" if model.escapes is None else str(model.escapes),
             "" if model.over_rejects is None else str(model.over_rejects),
@@ -95,7 +95,7 @@ def _print(comparison: SessionComparison) -> None:
         )
     console.print(table)
     for pair in comparison.pairs:
-        first, second = (model_name(comparison.models[index]) for index in pair.pair)
+        first, second = (comparison.models[index].model.reference for index in pair.pair)
         if pair.agreement is not None:
             told = (
                 ""

@@ -28,7 +28,7 @@ from service.device import compute_device
 from service.errors import FrameError, UsageError
 from service.evaluation.pictures import comparison_picture, mask_picture
 from service.files import made_folder, naming, real_path, whole_file
-from service.judged import JudgedPicture, boxes_of, decision_of, stages_of
+from service.judged import JudgedPicture, boxes_of, boxes_text, decision_of, stages_of
 from service.model.dataset import Decode, FrameFile, printable, read_frame
 from service.model.package import read_package
 from service.model.registry import ModelRegistry
@@ -113,7 +113,7 @@ def inspect(
             row, inspection = _inspect_one(path, pipeline, package.ref, decode)
             rows.append(row)
             if out is not None and inspection is not None:
-                title = f"{row.filename}   {package.ref.name}@{package.ref.version}"
+                title = f"{row.filename}   {package.ref.reference}"
                 _write_pictures(out, stem, inspection, title)
         write_csv(_as_csv(rows))
         write_json(_ROWS.dump_json(rows, indent=2).decode() + "\n")
@@ -217,12 +217,12 @@ def _write_pictures(out: Path, stem: str, inspection: Inspection, title: str) ->
 
 
 def _as_csv(rows: Sequence[InspectedImage]) -> str:
-    """Return the rows as CSV: `filename,s,decision`, then further columns; boxes as x1 y1 x2 y2 score; ..."""
+    """Return the rows as CSV: `filename,s,decision`, then further columns."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        boxes = "; ".join(f"{box.x1} {box.y1} {box.x2} {box.y2} {box.score:.4f}" for box in row.boxes)
+        boxes = boxes_text(row.boxes)
         writer.writerow(row.model_dump(mode="json") | {"boxes": boxes})
     return text.getvalue()
 

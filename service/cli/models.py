@@ -102,7 +102,7 @@ def verify(model: ModelArgument, store: StoreOption = None, config: ConfigOption
     package = read_package(ModelRegistry(store or settings.model.store).resolve(model))
     worst = package.check_golden(package.build_pipeline(compute_device(settings.compute)))
     console.print(
-        f"{package.ref.name}@{package.ref.version} is intact, id {package.id}; "
+        f"{package.ref.reference} is intact, id {package.id}; "
         f"{len(package.manifest.golden)} golden frames reproduce within {worst:.1e}",
         soft_wrap=True,
     )
@@ -220,7 +220,7 @@ def export_model(
     """
     package = read_package(open_registry(store, config).resolve(model))
     export_package(package, file, replace=replace)
-    console.print(f"{package.ref.name}@{package.ref.version}, id {package.id}, is in {file}", soft_wrap=True)
+    console.print(f"{package.ref.reference}, id {package.id}, is in {file}", soft_wrap=True)
 
 
 @app.command("import")
@@ -237,8 +237,7 @@ def import_model(
     registry = open_registry(store, config)
     _refuse_special(file)
     package = read_package(import_package(file, registry, name))
-    reference = f"{package.ref.name}@{package.ref.version}"
-    console.print(f"model {reference} in {package.path}, id {package.id}", soft_wrap=True)
+    console.print(f"model {package.ref.reference} in {package.path}, id {package.id}", soft_wrap=True)
     again = f" --store {registry.store}" if store else ""
     console.print(
         f"to judge with it: cangate models activate {package.ref.name} {package.ref.version}{again}", soft_wrap=True

@@ -118,7 +118,7 @@ def compare(results: Mapping[str, TrialResult]) -> Comparison:
 
 def unique_references(refs: Sequence[ModelRef]) -> list[str]:
     """Return name@version of each package; where two share it, with the beginning of their ids."""
-    plain = [f"{ref.name}@{ref.version}" for ref in refs]
+    plain = [ref.reference for ref in refs]
     return [
         reference if plain.count(reference) == 1 else f"{reference}-{ref.sha256[:8]}"
         for reference, ref in zip(plain, refs, strict=True)
