@@ -20,7 +20,6 @@ from service.compute import Compute, Failed, Job, Judged, LoadedModel, Outcome
 from service.deadline import Deadline, Margin, deadline_monotonic, long_ago
 from service.errors import JournalDamaged, JournalError
 from service.journal_health import JournalHealth
-from service.pipeline.types import Frame
 from service.ports import Answer, Arrival, Asker, Clock, Journal, JournalEntry, PictureSink, Recorder
 from service.verdicts import make_verdict
 
@@ -339,7 +338,7 @@ class Inspector:
         """Log the part, and hand it to those who keep pictures and recordings."""
         _log_part(verdict, outcome)
         if self._pictures is not None:
-            self._pictures.offer(verdict, outcome.inspection if isinstance(outcome, Judged) else None, _frame(outcome))
+            self._pictures.offer(verdict, outcome.inspection if isinstance(outcome, Judged) else None, outcome.frame)
         recorder = self._recorder
         if recorder is None:
             return
@@ -349,12 +348,8 @@ class Inspector:
             work.add_done_callback(lambda done: recorder.offer(arrival, verdict, _encoded(done)))
 
 
-def _frame(outcome: Outcome) -> Frame | None:
-    return outcome.inspection.prepared.frame if isinstance(outcome, Judged) else outcome.frame
-
-
 def _encoded(work: asyncio.Task[Outcome]) -> bytes | None:
-    frame = None if work.cancelled() or work.exception() is not None else _frame(work.result())
+    frame = None if work.cancelled() or work.exception() is not None else work.result().frame
     return None if frame is None else frame.encoded
 
 

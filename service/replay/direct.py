@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
@@ -70,10 +69,7 @@ class DirectStation:
             source="direct",
             frame_bytes=in_flight.part.frame,
         )
-        is_new: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        is_new.set_result(True)
-        job = Job(arrival.image, arrival.frame_bytes, self._model, math.inf, wanted=lambda: True, is_new=is_new)
-        outcome = await self._compute.judge(job)
+        outcome = await self._compute.judge(Job.undated(arrival.image, arrival.frame_bytes, self._model))
         self._seq += 1
         verdict: Verdict = make_verdict(
             outcome,
