@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 from pydantic import ValidationError
 
 from adapters.clock import SystemClock
-from adapters.mqtt.access import read_access
+from adapters.mqtt.access import guest_access
 from adapters.mqtt.connection import Connection, Incoming
 from schemas.messages import StationState, Status
 from schemas.settings import MqttSettings
@@ -37,8 +36,7 @@ async def until_service(
         SinkUnavailable: the broker, or within `patience_s` seconds the service, is not there.
         UsageError: a file of the configuration cannot be used.
     """
-    access = await asyncio.to_thread(read_access, settings, station=station)
-    access = replace(access, client_id=f"cangate-presence-{secrets.token_hex(4)}", session_expiry_s=0)
+    access = await asyncio.to_thread(guest_access, settings, station=station, role="presence")
     listener = _StatusListener()
     connection = Connection(access, clock=SystemClock(), on_message=listener.take)
     try:
