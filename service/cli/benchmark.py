@@ -146,16 +146,14 @@ def _model(
 
 
 def _trial(package: ModelPackage, files: tuple[FrameFile, ...], seconds: float, settings: Settings) -> SpeedTrial:
-    # every frame is in memory: no folder and no host is asked
-    images = settings.images.model_copy(update={"roots": (), "http_hosts": (), "http_ca_file": None})
     return SpeedTrial(
         package=package.path,
         files=files,
         seconds=seconds,
         compute=settings.compute,
         deadline=settings.deadline,
-        loader=AllowListedFrames(images),
-        max_bytes=images.max_bytes,
+        loader=AllowListedFrames.for_inline(settings.images),
+        max_bytes=settings.images.max_bytes,
         clock=SystemClock(),
     )
 

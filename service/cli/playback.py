@@ -85,20 +85,16 @@ async def played_parts(
 
 def direct_station(settings: Settings, store: Path | None, model: str | None) -> DirectStation:
     """Return a station that judges in this process. Raises UsageError where there is no such model."""
-    reference = model or settings.model.name
-    if not reference:
+    reference = model or settings.model.reference
+    if not (model or settings.model.name):
         raise UsageError("nothing to judge with: give --model, or model.name in the configuration")
-    if model is None and settings.model.version != "active":
-        reference = f"{reference}@{settings.model.version}"
     package = read_package(ModelRegistry(store or settings.model.store).resolve(reference))
     device = compute_device(settings.compute)
     pipeline = package.build_pipeline(device)
-    # every frame comes with its part: no folder and no host is asked
-    images = settings.images.model_copy(update={"roots": (), "http_hosts": ()})
     clock = SystemClock()
     # nothing has a deadline here: whatever is played waits for its turn
     intake = IntakeSettings(capacity=sys.maxsize)
-    compute = Compute.of(settings.compute, intake, AllowListedFrames(images), device, clock)
+    compute = Compute.of(settings.compute, intake, AllowListedFrames.for_inline(settings.images), device, clock)
     return DirectStation(
         compute,
         LoadedModel(pipeline, package.ref),
