@@ -164,9 +164,7 @@ class DemoLine:
             progress=self.progress,
         )
         registry = ModelRegistry(self.folder / "models")
-        with registry.draft(NAME) as directory:
-            trained.write(directory)
-            version = registry.publish(directory, trained.manifest).name
+        version = trained.publish(registry).name
         registry.activate(NAME, version)
         manifest = trained.manifest
         parts = len(manifest.training.frames)

@@ -11,7 +11,7 @@ import pytest
 from service.model.registry import ModelRegistry
 from service.model.training import TrainedModel
 from tests.support.cli import CommandLine
-from tests.support.parts import publish, train_parts, write_parts
+from tests.support.parts import train_parts, write_parts
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def registry(trained: TrainedModel, tmp_path: Path) -> ModelRegistry:
     """A store with two versions, the first of them active."""
     registry = ModelRegistry(tmp_path / "models")
     for _ in range(2):
-        publish(registry, trained)
+        trained.publish(registry)
     registry.activate("bars", "1")
     return registry
 
