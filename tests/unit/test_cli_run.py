@@ -28,6 +28,7 @@ _FAILING = """
 import logging
 from service import bootstrap
 from service.cli.main import main
+from service.errors import UsageError
 
 async def failing(stations, stop, *, on_started):
     logging.warning("a certificate that others may read")
@@ -35,7 +36,7 @@ async def failing(stations, stop, *, on_started):
         on_started()
         logging.warning("started")
     else:
-        raise bootstrap.UsageError("http.port: taken")
+        raise UsageError("http.port: taken")
 
 bootstrap.serve_all = failing
 import sys
