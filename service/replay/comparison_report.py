@@ -10,8 +10,9 @@ from pathlib import Path
 
 from schemas.base import rfc3339
 from service.evaluation.gallery import Gallery
+from service.evaluation.metrics import Label
 from service.evaluation.page import definitions, figure, note, page, percent, picture, table
-from service.replay.comparison import ComparedFrame, SessionComparison, label_of
+from service.replay.comparison import ComparedFrame, SessionComparison
 from service.replay.report import unreadable
 from service.replay.scatter import scatter_panel
 
@@ -139,7 +140,7 @@ def _scatters(comparison: SessionComparison, rows: Sequence[ComparedFrame], name
     panels = []
     for first, second in (pair.pair for pair in comparison.pairs):
         points = [
-            (across, up, label_of(row))
+            (across, up, Label.of(row.label))
             for row in rows
             if (across := row.by[first].s) is not None and (up := row.by[second].s) is not None
         ]

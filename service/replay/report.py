@@ -130,7 +130,11 @@ def _decisions(rows: Sequence[ComparedPart]) -> str:
 
 
 def _scores(acceptance: Acceptance, rows: Sequence[ComparedPart]) -> Iterable[str]:
-    pairs = [(row.s_recorded, row.s, _label(row)) for row in rows if row.s is not None and row.s_recorded is not None]
+    pairs = [
+        (row.s_recorded, row.s, Label.of(row.expected))
+        for row in rows
+        if row.s is not None and row.s_recorded is not None
+    ]
     if not pairs:
         return
     yield "<h2>Scores and boxes</h2>"
@@ -204,10 +208,6 @@ def _meanings() -> str:
             "overlap": "All boxes of a part then and now: intersection over union, where both verdicts have boxes.",
         }
     )
-
-
-def _label(row: ComparedPart) -> Label:
-    return {Decision.OK: Label.OK, Decision.DAMAGED: Label.DAMAGED}.get(row.expected or Decision.ERROR, Label.UNKNOWN)
 
 
 def _three(of: Percentiles, digits: int) -> tuple[str, str, str]:
