@@ -195,7 +195,7 @@ class Outbox:
         except SinkUnavailable as exc:
             log.warning("publish_failed", sink=self.sink.name, seq=delivery.seq, error=str(exc))
             return False
-        except (Exception, asyncio.CancelledError) as exc:
+        except (Exception, asyncio.CancelledError) as exc:  # a defect of a sink must not stop the verdicts behind it
             if isinstance(exc, asyncio.CancelledError) and was_cancelled():
                 raise
             log.exception("publish_crashed", sink=self.sink.name, seq=delivery.seq)
