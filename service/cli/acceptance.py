@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-from adapters.frames import decode_image
 from adapters.recordings.reader import Session
 from schemas.settings import Settings
-from service.cli.common import console, tell_troubles
+from service.cli.common import console, tell_report, tell_troubles
+from service.cli.from_settings import frame_decoder
 from service.cli.playback import Selection, direct_station, known_labels, played_parts
 from service.cli.replay_view import replay_view, watch
 from service.cli.report_folder import report_folder, writing
@@ -32,7 +31,7 @@ def acceptance_judge(settings: Settings, session: Session, expect: Expectation, 
         labels=known_labels(session, labels),
         rules=settings.acceptance,
         deadline=settings.deadline,
-        decode=partial(decode_image, max_pixels=settings.images.max_pixels),
+        decode=frame_decoder(settings),
     )
 
 
@@ -79,7 +78,7 @@ class AcceptanceRun:
         for finding in acceptance.findings:
             mark = "[green]holds [/]" if finding.holds else "[red]BROKEN[/]"
             console.print(f"{mark} {finding.rule}: {finding.text}", soft_wrap=True)
-        console.print(f"report in {self.folder / PAGE}", soft_wrap=True, markup=False)
+        tell_report(self.folder / PAGE)
         console.print("accepted" if acceptance.accepted else "not accepted")
 
 

@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Annotated
@@ -20,10 +19,10 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from adapters.frames import decode_image
 from schemas.messages import Decision, ModelRef
 from service.cli.common import ConfigOption, ModelArgument, StoreOption, console, error_console, load_settings
-from service.cli.tables import result_table
+from service.cli.from_settings import frame_decoder, registry_of
+from service.cli.tables import COLOURS, result_table
 from service.device import compute_device
 from service.errors import FrameError, UsageError
 from service.evaluation.pictures import comparison_picture, mask_picture
@@ -31,7 +30,6 @@ from service.files import made_folder, naming, real_path, whole_file
 from service.judged import JudgedPicture, boxes_of, boxes_text, decision_of, stages_of
 from service.model.dataset import Decode, FrameFile, printable, read_frame
 from service.model.package import read_package
-from service.model.registry import ModelRegistry
 from service.pipeline.pipeline import Pipeline
 from service.pipeline.types import Inspection
 from service.text import without_controls
@@ -51,7 +49,6 @@ COLUMNS = (
     "path",
 )
 KINDS = ("roi", "mask", "comparison")
-COLOURS = {Decision.OK: "green", Decision.DAMAGED: "red", Decision.ERROR: "yellow"}
 
 
 class InspectedImage(JudgedPicture):
@@ -97,15 +94,16 @@ def inspect(
         outputs += [out / name for stem in stems for name in _picture_names(stem)]
     _refuse_inputs(images, outputs)
     settings = load_settings(config)
-    package = read_package(ModelRegistry(store or settings.model.store).resolve(model))
+    package = read_package(registry_of(settings, store).resolve(model))
     pipeline = package.build_pipeline(compute_device(settings.compute))
-    decode = partial(decode_image, max_pixels=settings.images.max_pixels)
+    decode = frame_decoder(settings)
     rows = []
     pictures = nullcontext() if out is None else made_folder(out)
     with _result(csv_file) as write_csv, _result(json_file) as write_json, pictures:
         for path, stem in track(
-            list(zip(images, stems, strict=True)),
+            zip(images, stems, strict=True),
             "inspecting",
+            total=len(images),
             console=error_console,
             transient=True,
             disable=not error_console.is_terminal,

@@ -13,11 +13,11 @@ from adapters.frames import AllowListedFrames
 from adapters.recordings.reader import Session
 from schemas.messages import Decision
 from schemas.settings import IntakeSettings, Settings
+from service.cli.from_settings import registry_of
 from service.compute import Compute, LoadedModel
 from service.device import compute_device
 from service.errors import UsageError
 from service.model.package import read_package
-from service.model.registry import ModelRegistry
 from service.replay.direct import DirectStation
 from service.replay.labels import Labels, read_labels
 from service.replay.parts import RecordedPart
@@ -88,7 +88,7 @@ def direct_station(settings: Settings, store: Path | None, model: str | None) ->
     reference = model or settings.model.reference
     if not (model or settings.model.name):
         raise UsageError("nothing to judge with: give --model, or model.name in the configuration")
-    package = read_package(ModelRegistry(store or settings.model.store).resolve(reference))
+    package = read_package(registry_of(settings, store).resolve(reference))
     device = compute_device(settings.compute)
     pipeline = package.build_pipeline(device)
     clock = SystemClock()

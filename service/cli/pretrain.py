@@ -15,7 +15,7 @@ from safetensors.torch import save
 from adapters.simulation.renderer import render_canister
 from schemas.recipe import Recipe
 from schemas.settings import ComputeSettings
-from service.cli.common import console, error_console
+from service.cli.common import error_console, say
 from service.device import compute_device
 from service.errors import UsageError
 from service.files import naming, whole_file
@@ -70,11 +70,11 @@ def pretrain(
         trainer.start_from(read_network(weights))
     if resume:
         trainer.resume()
-    console.print(f"{len(found)} photos, on {device.type}; from step {trainer.step}", soft_wrap=True)
+    say(f"{len(found)} photos, on {device.type}; from step {trainer.step}")
     network = _with_bar(trainer)
     path = out / "starter.safetensors"
     digest = write_weights(network, path, trainer)
-    console.print(f"{trainer.step} steps; {path}, SHA-256 {digest}", soft_wrap=True)
+    say(f"{trainer.step} steps; {path}, SHA-256 {digest}")
 
 
 def write_weights(network: StarterNetwork, path: Path, trainer: PreTrainer) -> str:

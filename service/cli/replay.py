@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +21,7 @@ from adapters.replay.presence import until_service
 from schemas.messages import Decision
 from schemas.settings import Settings
 from service.cli.acceptance import AcceptanceRun, acceptance_judge, refuse_unused_labels
-from service.cli.common import ConfigOption, StoreOption, console, load_settings, tell_troubles
+from service.cli.common import ConfigOption, LabelsOption, StoreOption, console, load_settings, say, tell_troubles
 from service.cli.playback import Selection, direct_station, played_parts
 from service.cli.replay_view import replay_view, watch
 from service.cli.sessions import SessionArgument
@@ -71,10 +70,7 @@ def replay(
     expect: Annotated[
         Expectation | None, typer.Option(help="Judge the replay against what was recorded, or against labels.")
     ] = None,
-    labels: Annotated[
-        Path | None,
-        typer.Option(metavar="CSV", help="What parts really were: label, and event_id, filename or part_id."),
-    ] = None,
+    labels: LabelsOption = None,
     report: Annotated[
         Path | None,
         typer.Option("--out", "-o", metavar="REPORT", help="Folder of the judgement.", show_default="reports/SESSION"),
@@ -177,7 +173,7 @@ def _way_in(via: Via, settings: Settings, frames: Path | None) -> AbstractAsyncC
 @asynccontextmanager
 async def _where_it_runs(settings: Settings, replay: MqttReplay) -> AsyncIterator[ReplayTarget]:
     """Lend the way in once the service is there: a broker takes parts for nobody, too."""
-    await until_service(settings.mqtt, station=settings.station.id, tell=partial(console.print, soft_wrap=True))
+    await until_service(settings.mqtt, station=settings.station.id, tell=say)
     async with replay as target:
         yield target
 
@@ -188,7 +184,7 @@ def _summarise(tally: Tally) -> None:
         console.print(f"spacing error: 95% below {spacing:.1f} ms")
     if tally.skipped:
         console.print(f"skipped: {tally.skipped} parts whose frame was not recorded")
-    console.print(str(tally), markup=False, soft_wrap=True)
+    say(str(tally))
 
 
 def _speed(text: str) -> float | None:

@@ -14,11 +14,10 @@ from rich.table import Table
 
 from schemas.messages import Decision
 from service.cli.common import error_console
+from service.cli.tables import COLOURS
 from service.replay.judge import AcceptanceJudge
 from service.replay.player import Played
 from service.replay.tally import Tally
-
-COLOURS = {Decision.OK: "green", Decision.DAMAGED: "red", Decision.ERROR: "yellow"}
 
 _LAST_MISMATCHES = 8
 
