@@ -14,7 +14,8 @@ import structlog
 from adapters.mqtt.access import BrokerAccess, read_access
 from adapters.mqtt.codec import Unusable, read_image_ready, read_raw_image
 from adapters.mqtt.commands import Commands
-from adapters.mqtt.connection import Confirmation, Connection, Incoming, Outgoing
+from adapters.mqtt.connection import Confirmation, Connection
+from adapters.mqtt.packets import Incoming, Outgoing
 from adapters.mqtt.poison_message import PoisonMessageDetector
 from adapters.telemetry import Metrics
 from schemas.messages import Gate, GateCommand, StationState, Status

@@ -46,8 +46,6 @@ from service.errors import SinkUnavailable
 from service.ports import Clock
 from service.text import one_line
 
-__all__ = ["Confirmation", "Connection", "Incoming", "Outgoing"]
-
 T = TypeVar("T")
 
 _ANSWER_TIMEOUT_S = 5.0

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from adapters.clock import SystemClock
 from adapters.mqtt.access import guest_access
-from adapters.mqtt.connection import Confirmation, Connection, Incoming, Outgoing
+from adapters.mqtt.connection import Confirmation, Connection
+from adapters.mqtt.packets import Incoming, Outgoing
 from schemas.base import rfc3339
 from schemas.messages import ImageEvent, ImageReady, ImageRef, Verdict
 from schemas.settings import MqttSettings

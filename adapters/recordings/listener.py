@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from adapters.mqtt.access import guest_access
 from adapters.mqtt.codec import Unusable, read_image_ready, read_raw_image
-from adapters.mqtt.connection import Connection, Incoming
+from adapters.mqtt.connection import Connection
+from adapters.mqtt.packets import Incoming
 from adapters.recordings.recorder import Fetch, SessionRecorder
 from schemas.messages import ImageEvent, ImageRef, Verdict
 from schemas.settings import MqttSettings

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from adapters.clock import SystemClock
 from adapters.mqtt.access import guest_access
-from adapters.mqtt.connection import Connection, Incoming
+from adapters.mqtt.connection import Connection
+from adapters.mqtt.packets import Incoming
 from schemas.messages import StationState, Status
 from schemas.settings import MqttSettings
 from schemas.topics import Leaf, Prefix, StationTopics

@@ -11,7 +11,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from adapters.clock import SystemClock
-from adapters.mqtt.connection import Confirmation, Connection, Outgoing
+from adapters.mqtt.connection import Confirmation, Connection
+from adapters.mqtt.packets import Outgoing
 from schemas.messages import Gate
 from service.errors import SinkUnavailable
 from service.outbox import Outbox
