@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Protocol
 
-from schemas.base import UtcDatetime
+from schemas.base import UtcDatetime, whole_ms
 from schemas.messages import REPLAY_PREFIX, ImageEvent, Verdict
 from service.errors import SinkUnavailable
 from service.ports import Clock
@@ -71,7 +71,7 @@ class InFlightPart:
         back = timedelta(microseconds=(self.part.arrived_ns - unix_ns(recorded)) / 1000)
         believable = self.at_speed and timedelta(0) <= back <= timedelta(seconds=1)
         at = now - back if believable else now
-        return at.replace(microsecond=at.microsecond // 1000 * 1000)  # as it is written on the wire
+        return whole_ms(at)
 
 
 class ReplayTarget(Protocol):
