@@ -66,9 +66,9 @@ class SqlJournal:
 
         self._least = 0
         """What the next seq lies above whatever the database says."""
-        self._insert = postgresql.insert if self._database.dialect == "postgresql" else sqlite.insert
+        insert = postgresql.insert if self._database.dialect == "postgresql" else sqlite.insert
         # an INSERT tells how many rows it made only where it is asked to
-        self._note_event = self._insert(events).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
+        self._note_event = insert(events).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
         self._store_verdict = (
             sa.update(events)
             .where(
@@ -78,7 +78,7 @@ class SqlJournal:
             )
             .values(seq=sa.bindparam("seq"), decision=sa.bindparam("decision"), verdict=sa.bindparam("verdict"))
         )
-        note_confirmed = self._insert(sinks)
+        note_confirmed = insert(sinks)
         self._note_confirmed = note_confirmed.on_conflict_do_update(
             index_elements=["station", "sink"], set_={"confirmed_seq": note_confirmed.excluded.confirmed_seq}
         )

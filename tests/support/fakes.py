@@ -63,11 +63,10 @@ class FakeAdapter:
 
     name = "fake"
 
-    def __init__(self, *, station: str = "line1") -> None:
+    def __init__(self) -> None:
         self.broken: str | None = None
         self.acknowledged: list[str] = []
         self.heard: defaultdict[str, list[Heard]] = defaultdict(list)
-        self._station = station
         self._clock = SystemClock()
         self._inbox: asyncio.Queue[tuple[str, bytes, bytes | None]] = asyncio.Queue()
         self._unread: defaultdict[str, asyncio.Queue[Heard]] = defaultdict(asyncio.Queue)
@@ -129,7 +128,7 @@ class FakeAdapter:
     async def _carry_out(self, commands: CommandHandler, payload: bytes) -> Heard:
         command = read_command(payload)
         if isinstance(command, InvalidCommand):
-            reply = CommandReply(station=self._station, command=command.name, ok=False, error=command.error)
+            reply = CommandReply(station="line1", command=command.name, ok=False, error=command.error)
         else:
             reply = await commands.handle(command, self.name)
         return Heard(reply.to_json())
