@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from adapters.clock import SystemClock
@@ -15,16 +16,18 @@ from service.ports import Answer, Arrival, CommandHandler, Intake
 
 
 class RecordingIntake:
-    """Takes every arrival and keeps it for the test to answer."""
+    """Takes every arrival and keeps it for the test to answer, or has `judge` answer it on the loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, judge: Callable[[Arrival], None] | None = None) -> None:
+        self.ready = True
+        self.left_open: Sequence[Arrival] = ()
         self.arrivals: asyncio.Queue[Arrival] = asyncio.Queue()
-
-    ready = True
-    left_open = ()
+        self.judge = judge
 
     def submit(self, arrival: Arrival) -> None:
         self.arrivals.put_nowait(arrival)
+        if self.judge:
+            asyncio.get_running_loop().call_soon(self.judge, arrival)
 
     async def next(self) -> Arrival:
         async with asyncio.timeout(10):

@@ -19,16 +19,9 @@ from service.model.registry import ModelRegistry
 from service.model.training import TrainedModel
 from service.pipeline.pipeline import Pipeline
 from service.pipeline.types import Frame, Inspection
-from tests.support.parts import train_parts, write_parts
 from tests.support.waiting import eventually, loop_turns
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
-    """A small model."""
-    return train_parts(write_parts(tmp_path_factory.mktemp("frames"), 4))
 
 
 @pytest.fixture

@@ -16,13 +16,6 @@ from service.model.package import read_package, write_package
 from service.model.registry import ModelRegistry
 from service.model.training import TrainedModel
 from tests.support.cli import CommandLine
-from tests.support.parts import train_parts, write_parts
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
-    """A small model."""
-    return train_parts(write_parts(tmp_path_factory.mktemp("frames"), 4))
 
 
 @pytest.fixture
