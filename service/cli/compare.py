@@ -15,6 +15,7 @@ from service.cli.common import (
     StoreOption,
     console,
     load_settings,
+    say,
     stage_bars,
     tell_report,
     tell_troubles,
@@ -106,4 +107,4 @@ def _print(comparison: SessionComparison) -> None:
                 if pair.p_value is None
                 else f"; right alone: {pair.better[0]} and {pair.better[1]}, p {pair.p_value:.3g}"
             )
-            console.print(f"{first} and {second} agree on {pair.agreement:.1%}{told}", soft_wrap=True)
+            say(f"{first} and {second} agree on {pair.agreement:.1%}{told}")

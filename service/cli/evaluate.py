@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from service.cli.common import ConfigOption, StoreOption, console, load_settings, stage_bars, tell_report
+from service.cli.common import ConfigOption, StoreOption, console, load_settings, say, stage_bars, tell_report
 from service.cli.evaluate_several import compare_models
 from service.cli.frame_folders import listed_frames, tell_ignored
 from service.cli.from_settings import frame_decoder, registry_of
@@ -124,7 +124,7 @@ def _print(summary: Evaluation, report: Path) -> None:
     }
     known = ", ".join(f"{name} {value:.3f}" for name, value in figures.items() if value is not None)
     if known:
-        console.print(known, soft_wrap=True)
+        say(known)
     if summary.masks_refused:
         console.print(
             f"[yellow]masks that do not fit their frames: {summary.masks_refused}, see {RESULTS}[/]", soft_wrap=True

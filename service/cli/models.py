@@ -81,7 +81,7 @@ def list_models(store: StoreOption = None, config: ConfigOption = None) -> None:
     if table.row_count:
         console.print(table)
     else:
-        console.print(f"no models in {registry.store}")
+        say(f"no models in {registry.store}")
 
 
 @app.command()
@@ -103,10 +103,9 @@ def verify(model: ModelArgument, store: StoreOption = None, config: ConfigOption
     settings = load_settings(config)
     package = read_package(registry_of(settings, store).resolve(model))
     worst = package.check_golden(package.build_pipeline(compute_device(settings.compute)))
-    console.print(
+    say(
         f"{package.ref.reference} is intact, id {package.id}; "
-        f"{len(package.manifest.golden)} golden frames reproduce within {worst:.1e}",
-        soft_wrap=True,
+        f"{len(package.manifest.golden)} golden frames reproduce within {worst:.1e}"
     )
 
 

@@ -15,7 +15,7 @@ from adapters.drill.line import drill_line
 from adapters.drill.model import drill_model
 from adapters.drill.scenarios import SCENARIOS, Outcome, play
 from schemas.settings import LogSettings
-from service.cli.common import console, error_console, say
+from service.cli.common import error_console, say
 from service.errors import UsageError
 from service.logs import configure_logging
 
@@ -65,7 +65,7 @@ async def _outcomes(folder: Path, wanted: tuple[str, ...]) -> AsyncGenerator[Out
             if not any(word in scenario.name for word in wanted):
                 continue
             if scenario.needs_mosquitto and line.mosquitto is None:
-                console.print(f"skipped  {scenario.name}: mosquitto is not installed", markup=False)
+                say(f"skipped  {scenario.name}: mosquitto is not installed")
                 continue
             with error_console.status(scenario.name):
                 yield await play(scenario, line)
