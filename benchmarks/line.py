@@ -13,14 +13,11 @@ import argparse
 import asyncio
 import json
 import multiprocessing
-import socket
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,8 +32,8 @@ from adapters.simulation.broker import LOOPBACK, MosquittoBroker, find_mosquitto
 from adapters.simulation.damage import random_damage
 from adapters.simulation.renderer import render_canister
 from benchmarks.models import rendered_model
+from benchmarks.running import STATION, running_service, without_delay
 
-STATION = "bench"
 FRAMES = 12
 
 
@@ -49,53 +46,6 @@ class Seen:
     gates: list[str] = field(default_factory=list)
     result_seqs: list[int] = field(default_factory=list)
     done: threading.Event = field(default_factory=threading.Event)
-    ready: threading.Event = field(default_factory=threading.Event)
-
-
-@asynccontextmanager
-async def running_service(
-    folder: Path,
-    broker_port: int,
-    opcua_port: int,
-    model: tuple[Path, str],
-    *,
-    deadline_ms: int = 2000,
-    extra: str = "",
-) -> AsyncIterator[None]:
-    """Run `cangate run` on `folder` until left; `extra` ends its configuration."""
-    store, name = model
-    config = folder / "config.toml"
-    config.write_text(
-        f"""
-[station]
-id = "{STATION}"
-[deadline]
-default_ms = {deadline_ms}
-[mqtt]
-port = {broker_port}
-[opcua.server]
-port = {opcua_port}
-[http]
-enabled = false
-[images]
-roots = ["{folder}"]
-store = "{folder}/images"
-[journal]
-url = "sqlite:///{folder}/journal.sqlite"
-[model]
-name = "{name}"
-store = "{store}"
-[log]
-level = "warning"
-{extra}
-"""
-    )
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "service.cli", "run", "-c", str(config))
-    try:
-        yield
-    finally:
-        process.terminate()
-        await process.wait()
 
 
 def connect(port: int, seen: Seen, events: int) -> mqtt.Client:
@@ -105,10 +55,7 @@ def connect(port: int, seen: Seen, events: int) -> mqtt.Client:
     def on_message(_: mqtt.Client, __: object, message: mqtt.MQTTMessage) -> None:
         arrived = time.perf_counter()
         document = json.loads(message.payload)
-        if message.topic.endswith("/status"):
-            if document["state"] == "ready":
-                seen.ready.set()
-        elif message.topic.endswith("/verdict"):
+        if message.topic.endswith("/verdict"):
             seen.verdicts.append((document["event_id"], arrived, document))
         else:
             seen.gates.append(document["event_id"])
@@ -116,18 +63,11 @@ def connect(port: int, seen: Seen, events: int) -> mqtt.Client:
             seen.done.set()
 
     client.on_message = on_message
-    client.on_socket_open = _without_delay
+    client.on_socket_open = without_delay
     client.connect(LOOPBACK, port)
     client.loop_start()
-    client.subscribe(
-        [(f"cangate/{STATION}/verdict", 1), (f"cangate/{STATION}/gate", 1), (f"cangate/{STATION}/status", 1)]
-    )
+    client.subscribe([(f"cangate/{STATION}/verdict", 1), (f"cangate/{STATION}/gate", 1)])
     return client
-
-
-def _without_delay(_: mqtt.Client, __: object, opened: object) -> None:
-    assert isinstance(opened, socket.socket)
-    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def watch_result_seq(endpoint: str, steps: multiprocessing.Queue[int]) -> None:
@@ -165,7 +105,9 @@ async def measure(events: int, rate_hz: float) -> Seen:
         opcua_port = free_port()
         async with (
             MosquittoBroker(executable) as broker,
-            running_service(folder, broker.port, opcua_port, rendered_model()),
+            running_service(
+                folder, rendered_model(), mqtt={"port": broker.port}, opcua={"server": {"port": opcua_port}}
+            ),
         ):
             endpoint = f"opc.tcp://{LOOPBACK}:{opcua_port}/cangate/"
             processes = multiprocessing.get_context("spawn")
@@ -174,8 +116,6 @@ async def measure(events: int, rate_hz: float) -> Seen:
             watching.start()
             client = connect(broker.port, seen, events)
             await asyncio.to_thread(steps.get, timeout=60)
-            # its OPC UA server is there before its model is, and who publishes before that is not heard
-            await asyncio.to_thread(seen.ready.wait, 60)
             due = time.perf_counter()
             for number in range(events):
                 await asyncio.sleep(max(0.0, due - time.perf_counter()))

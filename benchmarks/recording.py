@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import socket
 import sys
 import tempfile
 import threading
@@ -30,9 +29,9 @@ from paho.mqtt.enums import CallbackAPIVersion
 from adapters.recordings.reader import Session
 from adapters.simulation.broker import LOOPBACK
 from adapters.simulation.scene import REFERENCE_WH
-from benchmarks.line import STATION
 from benchmarks.models import rendered_model
 from benchmarks.replay import QUICK, SIZE_WH, a_service, render
+from benchmarks.running import STATION, without_delay
 
 FRAMES = 16
 
@@ -56,12 +55,8 @@ class Gate:
             if len(self.told) >= self.expected:
                 self.done.set()
 
-        def on_socket_open(_: mqtt.Client, __: object, opened: object) -> None:
-            assert isinstance(opened, socket.socket)
-            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
         client.on_message = on_message
-        client.on_socket_open = on_socket_open
+        client.on_socket_open = without_delay
         client.connect(LOOPBACK, self.port)
         client.loop_start()
         client.subscribe(f"cangate/{STATION}/gate", 1)
@@ -93,12 +88,12 @@ async def measure(events: int, rounds: int, rate_hz: float, *, quick: bool) -> b
     frames = [render(number, size_wh) for number in range(FRAMES)]
     async with AsyncExitStack() as stack:
         folders = [Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cangate-bench-"))) for _ in range(2)]
-        extras = ["", f'[record]\nenabled = true\nfolder = "{folders[1]}/recordings"\n']
         gates = []
-        for folder, extra in zip(folders, extras, strict=True):
+        for folder in folders:
             for number, frame in enumerate(frames):
                 (folder / f"{number}.png").write_bytes(frame)
-            gates.append(Gate(await stack.enter_async_context(a_service(folder, model, extra))))
+            record = {"enabled": folder is folders[1], "folder": str(folder / "recordings")}
+            gates.append(Gate(await stack.enter_async_context(a_service(folder, model, record=record))))
         clients = [gate.connect() for gate in gates]
         for _ in range(rounds):
             for gate, client, folder in zip(gates, clients, folders, strict=True):

@@ -27,6 +27,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -37,8 +38,9 @@ from adapters.simulation.broker import LOOPBACK, MosquittoBroker, find_mosquitto
 from adapters.simulation.damage import random_damage
 from adapters.simulation.plc_server import NAMESPACE_URI, TYPES
 from adapters.simulation.renderer import render_canister
-from benchmarks.line import STATION, Seen, connect, running_service
+from benchmarks.line import Seen, connect
 from benchmarks.models import rendered_model
+from benchmarks.running import STATION, running_service
 from schemas.recipe import NormalizeRecipe, Recipe, RoiMethod, RoiRecipe
 from schemas.recordings import RecordedEvent, SessionInfo
 from service.replay.parts import RecordedPart, unix_ns
@@ -116,24 +118,26 @@ def compare(out: Path, printed: str, seconds: float, name: str) -> bool:
 
 
 @asynccontextmanager
-async def a_service(folder: Path, model: tuple[Path, str], extra: str) -> AsyncIterator[int]:
-    """Run a broker and a service on `folder`; return the broker's port."""
+async def a_service(
+    folder: Path, model: tuple[Path, str], *, away: str = "nothing", **sections: dict[str, Any]
+) -> AsyncIterator[int]:
+    """Run a broker and a service on `folder`, as `running_service` does; return the broker's port."""
     executable = find_mosquitto()
     if executable is None:
         raise SystemExit("mosquitto is not installed")
     async with MosquittoBroker(executable) as broker:
-        opcua_port = free_port()
-        extra += "[compute]\nstuck_s = 60\n[intake]\ncapacity = 512\n"
-        async with running_service(folder, broker.port, opcua_port, model, deadline_ms=DEADLINE_MS, extra=extra):
-            for _ in range(600):
-                try:
-                    _, writer = await asyncio.open_connection(LOOPBACK, opcua_port)
-                except OSError:
-                    await asyncio.sleep(0.1)
-                else:
-                    writer.close()
-                    break
-            await asyncio.sleep(2)  # the model is loaded and the broker is reached
+        sections["opcua"] = {"server": {"port": free_port()}} | sections.get("opcua", {})
+        service = running_service(
+            folder,
+            model,
+            away=away,
+            deadline={"default_ms": DEADLINE_MS},
+            mqtt={"port": broker.port},
+            compute={"stuck_s": 60},
+            intake={"capacity": 512},
+            **sections,
+        )
+        async with service:
             yield broker.port
 
 
@@ -143,8 +147,8 @@ async def ways(parts: int, rate_hz: float, only: str | None, keep: Path | None, 
     good = True
     with tempfile.TemporaryDirectory(prefix="cangate-bench-") as name:
         folder = Path(name)
-        recordings = f'[record]\nenabled = true\nfolder = "{folder}/recordings"\n'
-        async with a_service(folder, model, "" if kept else recordings) as broker_port:
+        record_to = {"enabled": kept is None, "folder": str(folder / "recordings")}
+        async with a_service(folder, model, record=record_to) as broker_port:
             if kept is None:
                 await record(folder, broker_port, parts, rate_hz)
                 (session,) = (folder / "recordings").iterdir()
@@ -162,9 +166,10 @@ async def ways(parts: int, rate_hz: float, only: str | None, keep: Path | None, 
             other = folder / "client"
             other.mkdir()
             port = free_port()
-            nodes = "".join(f'{word} = "nsu={NAMESPACE_URI};s={STATION}.{word}"\n' for word in TYPES)
-            extra = f'[opcua.client]\nendpoint = "opc.tcp://{LOOPBACK}:{port}/plc/"\nrequest_timeout_ms = 2000\n{nodes}'
-            async with a_service(other, model, extra):
+            client = {"endpoint": f"opc.tcp://{LOOPBACK}:{port}/plc/", "request_timeout_ms": 2000}
+            client |= {word: f"nsu={NAMESPACE_URI};s={STATION}.{word}" for word in TYPES}
+            # the replay is the PLC, and comes later
+            async with a_service(other, model, away="opcua-client", opcua={"client": client}):
                 good &= await both_speeds(session, other, "opcua-client")
     return good
 

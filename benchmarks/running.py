@@ -24,10 +24,13 @@ _VERDICTS = TypeAdapter(list[Verdict])
 
 
 @asynccontextmanager
-async def running_service(folder: Path, model: tuple[Path, str], **sections: dict[str, Any]) -> AsyncIterator[str]:
+async def running_service(
+    folder: Path, model: tuple[Path, str], *, away: str = "nothing", **sections: dict[str, Any]
+) -> AsyncIterator[str]:
     """Run `cangate run` in `folder` until left; yields the address of its page when it is ready.
 
-    `sections` of the configuration are added to what every benchmark needs.
+    `sections` of the configuration are added to what every benchmark needs. `away` names a transport that need not be
+    there yet.
     """
     store, name = model
     url = f"http://{LOOPBACK}:{(port := free_port())}"
@@ -44,7 +47,7 @@ async def running_service(folder: Path, model: tuple[Path, str], **sections: dic
     config.write_text(tomli_w.dumps({**settings, **sections}))
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "service.cli", "run", "-c", str(config))
     try:
-        await _ready(url, process)
+        await _ready(url, process, away)
         yield url
     finally:
         if process.returncode is None:
@@ -80,13 +83,14 @@ def without_delay(_: object, __: object, opened: object) -> None:
     opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-async def _ready(url: str, process: asyncio.subprocess.Process) -> None:
+async def _ready(url: str, process: asyncio.subprocess.Process, away: str) -> None:
     async with asyncio.timeout(120), httpx.AsyncClient() as http:
         while True:
             if process.returncode is not None:
                 raise SystemExit("the service has ended")
             try:
-                if (await http.get(f"{url}/readyz")).status_code == 200:
+                reasons: list[str] = (await http.get(f"{url}/readyz")).json()["reasons"]
+                if all(reason.startswith(f"{away}: ") for reason in reasons):
                     return
             except httpx.TransportError:
                 pass

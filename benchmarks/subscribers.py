@@ -21,7 +21,6 @@ from collections import defaultdict
 from contextlib import AsyncExitStack
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import Any
 
 from adapters.simulation.broker import MosquittoBroker, find_mosquitto, free_port
 from benchmarks.clients import MqttCamera, tag_client
@@ -67,8 +66,8 @@ async def measure(subscribers: int, rounds: int, parts: int, rate_hz: float) -> 
             own.mkdir()
             images = write_frames(own)
             broker = await stack.enter_async_context(MosquittoBroker(executable))
-            settings: dict[str, dict[str, Any]] = {"mqtt": {"port": broker.port}, "opcua": {"server": server}}
-            urls.append(await stack.enter_async_context(running_service(own, quick_model(), **settings)))
+            service = running_service(own, quick_model(), mqtt={"port": broker.port}, opcua={"server": server})
+            urls.append(await stack.enter_async_context(service))
             camera = MqttCamera(broker.port)
             stack.callback(camera.close)
             lines[name] = camera, images

@@ -15,7 +15,7 @@ from adapters.replay.frames import FrameFolder
 from adapters.replay.open_parts import OpenParts
 from schemas.settings import MqttSettings
 from service.errors import SinkUnavailable
-from service.replay.player import Showing
+from service.replay.player import InFlightPart
 
 
 class MqttReplay:
@@ -54,34 +54,34 @@ class MqttReplay:
     ) -> None:
         await self._closing.__aexit__(exc_type, exc, traceback)
 
-    async def stage(self, showing: Showing) -> None:
+    async def stage(self, in_flight: InFlightPart) -> None:
         """Put the frame where the station reads it, unless it goes inside the message. Raises SinkUnavailable."""
-        if not self._inside(showing):
+        if not self._inside(in_flight):
             if self._folder is None:
                 self._folder = await self._closing.enter_async_context(FrameFolder(self._root))
-            await self._folder.put(showing)
+            await self._folder.put(in_flight)
 
-    async def show(self, showing: Showing) -> None:
+    async def show(self, in_flight: InFlightPart) -> None:
         """Publish the event. Raises SinkUnavailable where this one, or one before it, was not accepted."""
-        self._open.add(showing)
-        self._plant.expect(showing.event_id).add_done_callback(partial(self._hear, showing))
-        event = showing.event(self._clock.now())
-        if self._inside(showing):
-            confirmation = self._plant.publish(event, None, showing.part.frame)
+        self._open.add(in_flight)
+        self._plant.expect(in_flight.event_id).add_done_callback(partial(self._hear, in_flight))
+        event = in_flight.event(self._clock.now())
+        if self._inside(in_flight):
+            confirmation = self._plant.publish(event, None, in_flight.part.frame)
         else:
             assert self._folder is not None, "staged before it is shown"
-            confirmation = self._plant.publish(event, self._folder.image(showing), None)
+            confirmation = self._plant.publish(event, self._folder.image(in_flight), None)
         confirmation.add_done_callback(self._note)
 
-    def clear(self, showing: Showing) -> None:
+    def clear(self, in_flight: InFlightPart) -> None:
         """Remove the frame, and wait no longer for the verdict."""
-        self._open.remove(showing)
-        self._plant.forget(showing.event_id)
+        self._open.remove(in_flight)
+        self._plant.forget(in_flight.event_id)
         if self._folder is not None:
-            self._folder.remove(showing)
+            self._folder.remove(in_flight)
 
-    def _inside(self, showing: Showing) -> bool:
-        return self._raw_images and showing.part.event.inline and showing.part.frame is not None
+    def _inside(self, in_flight: InFlightPart) -> bool:
+        return self._raw_images and in_flight.part.event.inline and in_flight.part.frame is not None
 
     def _note(self, outcome: asyncio.Future[str] | asyncio.Future[str | None]) -> None:
         """Where a part was not accepted, or the connection is lost, let nobody wait for verdicts any more."""
@@ -89,5 +89,5 @@ class MqttReplay:
         if reason is not None:
             self._open.give_up(f"{self._broker}: {reason}")
 
-    def _hear(self, showing: Showing, heard: asyncio.Future[HeardVerdict]) -> None:
-        self._open.answer(showing.event_id, heard.result().verdict)
+    def _hear(self, in_flight: InFlightPart, heard: asyncio.Future[HeardVerdict]) -> None:
+        self._open.answer(in_flight.event_id, heard.result().verdict)

@@ -18,7 +18,7 @@ from schemas.messages import Verdict
 from schemas.settings import MqttSettings, OpcUaClientSettings
 from schemas.tags import VerdictCode, result_seq
 from service.errors import SinkUnavailable, UsageError
-from service.replay.player import Showing
+from service.replay.player import InFlightPart
 
 _CONNECT_S: Final = 30.0
 """The service tries to connect every other second, and looks at every node when it does."""
@@ -100,30 +100,30 @@ class OpcUaClientReplay:
     ) -> None:
         await self._closing.__aexit__(exc_type, exc, traceback)
 
-    async def stage(self, showing: Showing) -> None:
+    async def stage(self, in_flight: InFlightPart) -> None:
         """Put the frame where the station reads it. Raises SinkUnavailable."""
-        await self._folder.put(showing)
+        await self._folder.put(in_flight)
 
-    async def show(self, showing: Showing) -> None:
+    async def show(self, in_flight: InFlightPart) -> None:
         """Change the trigger.
 
         Raises:
             SinkUnavailable: the broker is gone, or the PLC was told something else than the plant before.
         """
-        self._open.add(showing)
-        self._plant.expect(showing.event_id).add_done_callback(self._hear)
+        self._open.add(in_flight)
+        self._plant.expect(in_flight.event_id).add_done_callback(self._hear)
         # a PLC has a cycle: texts written nearer to the trigger before them than the service samples would be its own
         await asyncio.sleep(self._next_at - self._clock.monotonic())
-        uri = self._folder.image(showing).uri
-        await self._plc.trigger(showing.part.event.part_id or "", uri, showing.event_id, station=self._station)
+        uri = self._folder.image(in_flight).uri
+        await self._plc.trigger(in_flight.part.event.part_id or "", uri, in_flight.event_id, station=self._station)
         self._next_at = self._clock.monotonic() + self._cycle_s
 
-    def clear(self, showing: Showing) -> None:
+    def clear(self, in_flight: InFlightPart) -> None:
         """Remove the frame, and wait no longer for the verdict."""
-        self._open.remove(showing)
-        self._plant.forget(showing.event_id)
-        self._heard = {seq: verdict for seq, verdict in self._heard.items() if verdict.event_id != showing.event_id}
-        self._folder.remove(showing)
+        self._open.remove(in_flight)
+        self._plant.forget(in_flight.event_id)
+        self._heard = {seq: verdict for seq, verdict in self._heard.items() if verdict.event_id != in_flight.event_id}
+        self._folder.remove(in_flight)
 
     async def _wait_for_service(self) -> None:
         """Return when the service watches the trigger: until then a change would be nobody's."""

@@ -16,7 +16,7 @@ from adapters.replay.frames import FrameFolder
 from adapters.replay.open_parts import OpenParts
 from adapters.simulation.plc import PlcGate
 from service.errors import SinkUnavailable
-from service.replay.player import Showing
+from service.replay.player import InFlightPart
 
 _CONNECT_S: Final = 10.0
 
@@ -63,27 +63,27 @@ class OpcUaServerReplay:
     ) -> None:
         await self._closing.__aexit__(exc_type, exc, traceback)
 
-    async def stage(self, showing: Showing) -> None:
+    async def stage(self, in_flight: InFlightPart) -> None:
         """Put the frame where the station reads it, and write the texts. Raises SinkUnavailable."""
-        self._open.add(showing)
-        await self._folder.put(showing)
-        uri = self._folder.image(showing).uri
+        self._open.add(in_flight)
+        await self._folder.put(in_flight)
+        uri = self._folder.image(in_flight).uri
         try:
-            await self._gate.announce(showing.part.event.part_id or "", uri, showing.event_id)
+            await self._gate.announce(in_flight.part.event.part_id or "", uri, in_flight.event_id)
         except _LOST as exc:
             raise SinkUnavailable(f"{self._access}: {exc}") from exc
 
-    async def show(self, showing: Showing) -> None:  # noqa: ARG002 - the texts are written already
+    async def show(self, in_flight: InFlightPart) -> None:  # noqa: ARG002 - the texts are written already
         """Write Trigger. Raises SinkUnavailable."""
         try:
             await self._gate.fire()
         except _LOST as exc:
             raise SinkUnavailable(f"{self._access}: {exc}") from exc
 
-    def clear(self, showing: Showing) -> None:
+    def clear(self, in_flight: InFlightPart) -> None:
         """Remove the frame, and wait no longer for the verdict."""
-        self._open.remove(showing)
-        self._folder.remove(showing)
+        self._open.remove(in_flight)
+        self._folder.remove(in_flight)
 
     async def _try(self) -> None:
         """Connect once to hear what is wrong: the gate would try again without a word."""

@@ -18,9 +18,10 @@ from schemas.settings import MqttSettings, OpcUaClientSettings
 from service.errors import SinkUnavailable
 from service.ports import Arrival
 from service.replay.player import Pace, Played, play
+from tests.support.fakes import RecordingIntake
 from tests.support.mqtt import private_mosquitto
 from tests.support.mqtt import running as connected
-from tests.support.opcua import STATION, RecordingIntake, answer, verdict
+from tests.support.opcua import STATION, answer, verdict
 from tests.support.plc import PATIENT, Judge, plc_client, serving
 from tests.support.recordings import recorded_part
 

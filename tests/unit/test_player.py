@@ -8,7 +8,7 @@ import pytest
 
 from adapters.clock import SystemClock
 from service.errors import SinkUnavailable
-from service.replay.player import Pace, Played, Showing, play
+from service.replay.player import InFlightPart, Pace, Played, play
 from tests.support.recordings import recorded_part
 
 
@@ -26,13 +26,13 @@ class BrokenTarget:
         self.calls: list[str] = []
         self.cleared = 0
 
-    async def stage(self, showing: Showing) -> None:  # noqa: ARG002 - the port's signature
+    async def stage(self, in_flight: InFlightPart) -> None:  # noqa: ARG002 - the port's signature
         self._note("stage")
 
-    async def show(self, showing: Showing) -> None:  # noqa: ARG002 - as above
+    async def show(self, in_flight: InFlightPart) -> None:  # noqa: ARG002 - as above
         self._note("show")
 
-    def clear(self, showing: Showing) -> None:  # noqa: ARG002 - as above
+    def clear(self, in_flight: InFlightPart) -> None:  # noqa: ARG002 - as above
         self.cleared += 1
 
     def _note(self, step: str) -> None:
