@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
 from schemas.messages import REPLAY_PREFIX, EventId, EventName, ImageEvent, ImageRef, ImageUri, PartId, Reason
-from service.ports import Arrival, Refusal
+from service.ports import Answer, Arrival, Refusal
 
 _KINDS: Final[dict[str, TypeAdapter[str]]] = {
     "event_id": TypeAdapter(EventId),
@@ -17,6 +18,8 @@ _KINDS: Final[dict[str, TypeAdapter[str]]] = {
     "image_uri": TypeAdapter(ImageUri),
 }
 _NAME: Final[TypeAdapter[str]] = TypeAdapter(EventName)
+_NUMBERS: Final = 1000
+"""More than are in work at once."""
 
 
 class DefaultEventIds:
@@ -39,6 +42,46 @@ class DefaultEventIds:
         self._last = trigger
         suffix = f"-{self._round}" if self._round > 1 else ""
         return f"{self._station}-{trigger}-{self._start}{suffix}"
+
+
+class TriggerNumbers:
+    """Which event has a trigger number now.
+
+    A PLC knows its part by the number, and may give it anew while a result for it is on its way: its counter began
+    again, or its trigger is a Boolean. The result of the event before must not let the next one's part pass.
+    """
+
+    def __init__(self) -> None:
+        self._newest: dict[int, ImageEvent | None] = {}
+        self._since = datetime.min.replace(tzinfo=UTC)
+
+    def give(self, trigger: int, event: ImageEvent | None) -> None:
+        """Note the newest event that has a number; None where the PLC gave it and nothing is to answer it."""
+        self._newest.pop(trigger, None)
+        self._newest[trigger] = event
+        if len(self._newest) > _NUMBERS:
+            del self._newest[next(iter(self._newest))]
+
+    def recall(self, left_open: Sequence[Arrival], source: str) -> None:
+        """Note what `source` gave to an earlier run, oldest first; what this run knows of a number is newer."""
+        given = [arrival.event for arrival in left_open if arrival.source == source]
+        earlier = {event.trigger_id: event for event in given if event.trigger_id is not None}
+        self._newest = {**earlier, **self._newest}
+
+    def begin_again(self, at: datetime) -> None:
+        """Note that the PLC has restarted: nothing that was asked before `at` is asked any more."""
+        self._newest = dict.fromkeys(self._newest)
+        self._since = at
+
+    def mean(self, answer: Answer) -> bool:
+        """Tell whether the PLC means by its trigger's number the part that `answer` is about."""
+        verdict, trigger = answer.verdict, answer.asker.trigger_id
+        if trigger is None or trigger not in self._newest:  # it was given by others, as by a camera over MQTT
+            return verdict.received_at >= self._since
+        newest = self._newest[trigger]
+        if newest is None or newest.event_id != verdict.event_id:
+            return False
+        return not newest.part_id or newest.part_id == verdict.part_id
 
 
 @dataclass(frozen=True, slots=True)

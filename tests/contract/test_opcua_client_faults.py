@@ -83,6 +83,7 @@ ODD = f"nsu={NAMESPACE_URI};s=odd"
         ("trigger", f"{ODD}.unreadable", "access_denied: trigger"),
         ("trigger", f"{ODD}.array", "type_unsuitable: trigger"),
         ("verdict", f"nsu={NAMESPACE_URI};s=line1.reject", "two words"),
+        ("reject", "ns=2;s=line1.verdict", "same_node: reject: ns=2;s=line1.verdict is the node of verdict, too"),
         ("trigger", "i=2256", "type_unsuitable: trigger: ExtensionObject"),
     ],
     ids=str,
@@ -182,6 +183,23 @@ async def test_change_of_an_item_that_nobody_asked_for_is_a_fault(plc: PlcServer
                 item.client_handle = ua.UInt32(99)
         await plc.trigger("C-1")
         await eventually(lambda: "server_refused: the server tells of an item" in (adapter.fault or ""))
+        await eventually(lambda: adapter.fault is None)
+        assert (await asyncio.wait_for(intake.arrivals.get(), 10)).event.part_id == "C-1"
+
+
+async def test_subscription_that_the_plc_has_dropped_is_noticed_when_it_says_so(plc: PlcServer) -> None:
+    """It answers what waits to be published with BadNoSubscription: it is asked anew at once, and no part is lost."""
+    adapter = plc_client(plc.mapping())
+    async with serving(adapter) as intake:
+        service = plc.server.iserver.subscription_service
+        await service.delete_subscriptions(list(service.subscriptions))
+        assert plc.server.bserver is not None
+        for client in plc.server.bserver.clients:
+            processor = client.processor
+            while processor is not None and processor._publish_requests:  # asyncua leaves them there
+                processor._send_publish_request_timeout(processor._publish_requests.popleft())
+        await plc.trigger("C-1")
+        await eventually(lambda: "connection_lost: the server knows no subscription" in (adapter.fault or ""))
         await eventually(lambda: adapter.fault is None)
         assert (await asyncio.wait_for(intake.arrivals.get(), 10)).event.part_id == "C-1"
 

@@ -117,6 +117,19 @@ class CancelledWithAnswer(asyncio.CancelledError):
     """What asyncua's wait makes of a cancellation in the moment in which an answer comes."""
 
 
+@pytest.mark.parametrize(("request_timeout_s", "watchdog_s"), [(0.25, 1.0), (5.0, 5.0)])
+async def test_plc_that_may_take_its_time_is_not_given_up_for_it(request_timeout_s: float, watchdog_s: float) -> None:
+    """The watchdog, too, asks for a sign of life, and waits for it as long as we do, but a second at least."""
+    access = read_access(
+        OpcUaClientSettings(),
+        "opc.tcp://127.0.0.1:4840",
+        station=STATION,
+        pki=Path("unused"),
+        request_timeout_s=request_timeout_s,
+    )
+    assert PlcConnection(access)._client._watchdog_intervall == watchdog_s
+
+
 async def test_limit_that_runs_out_as_the_answer_comes_is_no_cancellation(
     plc: PlcProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 import pytest_asyncio
@@ -17,6 +18,7 @@ from schemas.messages import Verdict
 from service.errors import SinkUnavailable
 from service.ports import Arrival
 from tests.support.fakes import RecordingIntake
+from tests.support.line import arrival as arrival_of
 from tests.support.opcua import answer, verdict
 from tests.support.plc import StubbornPlc, plc_client, refusing, serving
 from tests.support.waiting import eventually
@@ -208,3 +210,52 @@ async def test_verdict_on_one_part_lets_no_other_pass(plc: PlcServer, mapped: bo
     assert [await plc.node(word).read_value() for word in words] == (
         [asked.event.trigger_id, 1, True] if mapped else [asked.event.trigger_id, 3]
     )
+
+
+@pytest.mark.parametrize("kind", [ua.VariantType.UInt32, ua.VariantType.Boolean])
+async def test_result_of_the_part_that_had_the_number_before_lets_none_pass(kind: ua.VariantType) -> None:
+    """A Boolean trigger, or a counter that began again, while a part is in work: the number means the newer one."""
+    async with PlcServer(free_port(), types={"trigger": kind}) as plc:
+        adapter, program = plc_client(plc.mapping()), Program(plc)
+        async with serving(adapter, RecordingIntake()) as intake:
+            asked = []
+            for part_id in ("A", "B"):
+                await plc.node("part_id").write_value(part_id)
+                await plc.node("trigger").write_value(1, kind)
+                asked.append(await asyncio.wait_for(intake.arrivals.get(), 10))
+                await plc.node("trigger").write_value(0, kind)
+            for seq, (part_id, arrival) in enumerate(zip("AB", asked, strict=True), start=1):
+                said = verdict(seq, event_id=arrival.event.event_id, part_id=part_id, trigger_id=1)
+                await adapter.publish(answer(said, arrival))
+        program.leave()
+    assert program.steps == [[1, 1, 1, True, "A"], [2, 1, 1, False, "B"]]
+
+
+async def test_plc_that_has_restarted_hears_only_reject_of_what_it_asked_before(
+    plc: PlcServer, program: Program
+) -> None:
+    """It may have given the same number to another part that nobody has seen yet."""
+    adapter = plc_client(plc.mapping())
+    async with serving(adapter, RecordingIntake()) as intake:
+        asked = answer(SAID, await ask(plc, intake, SAID))
+        started = plc.server.get_node(ua.NodeId(ua.Int32(ua.ObjectIds.Server_ServerStatus_StartTime)))
+        await started.write_value(datetime.now(UTC))
+        assert adapter._connection is not None
+        adapter._connection.abort(Diagnosis(PlcFault.CONNECTION_LOST, "by the test"))
+        await eventually(lambda: adapter.fault is None)
+        await adapter.publish(asked)
+        said = verdict(6, event_id="e2", part_id="C-2", trigger_id=2)
+        await adapter.publish(answer(said, await ask(plc, intake, said)))
+    assert [step[:4] for step in program.steps] == [[5, 1, 1, True], [6, 2, 1, False]]
+
+
+async def test_result_of_an_earlier_run_lets_no_newer_part_of_its_number_pass(plc: PlcServer, program: Program) -> None:
+    """Both were left in work when the service went down."""
+    adapter, intake = plc_client(plc.mapping()), RecordingIntake()
+    left = [replace(arrival_of(event_id, trigger_id=1), source=adapter.name) for event_id in ("e1", "e2")]
+    intake.left_open = left
+    async with serving(adapter, intake):
+        for seq, asked in enumerate(left, start=1):
+            said = verdict(seq, event_id=asked.event.event_id, part_id=asked.event.part_id, trigger_id=1)
+            await adapter.publish(answer(said, asked))
+    assert [step[:4] for step in program.steps] == [[1, 1, 1, True], [2, 1, 1, False]]

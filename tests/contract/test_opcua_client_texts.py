@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 from asyncua import ua
+from asyncua.common.utils import ServiceError
 
 from adapters.simulation.plc_server import TRIGGER_WORDS, TYPES, PlcServer
 from schemas.messages import Reason
 from service.ports import Arrival
 from tests.support.fakes import RecordingIntake
 from tests.support.plc import plc_client, serving
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -131,3 +133,60 @@ async def test_part_with_a_text_that_is_not_good_is_refused(plc: PlcServer, word
         await give(plc, 3, numbered(3), lambda: datetime.now(UTC))
         arrival = await asyncio.wait_for(intake.arrivals.get(), 10)
         assert (shown(arrival), arrival.refusal) == ((3, "C-3", numbered(3)), None)
+
+
+async def test_part_is_not_given_the_texts_that_stayed_of_several(
+    plc: PlcServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A PLC that keeps one change only: the status says so, and a part whose texts were overwritten is refused."""
+    monkeypatch.setattr(plc.server.iserver, "max_monitored_item_queue_size", 1)
+    adapter = plc_client(plc.mapping() | {"publishing_ms": 100})
+    async with serving(adapter, RecordingIntake()) as intake:
+        assert "trigger: may be missed: the PLC's queue is too short" in (adapter.refused or "")
+        await give(plc, 1, numbered(1), lambda: datetime.now(UTC))
+        arrival = await asyncio.wait_for(intake.arrivals.get(), 10)
+        assert (shown(arrival), arrival.refusal) == ((1, "C-1", numbered(1)), None)
+        await give(plc, 2, numbered(2), lambda: datetime.now(UTC))
+        for word, text in (("part_id", "C-3"), ("image_uri", numbered(3))):
+            await plc.node(word).write_value(text)
+        refused(await asyncio.wait_for(intake.arrivals.get(), 10), "part_id, image_uri")
+
+
+async def test_text_whose_queue_overflowed_is_told_in_the_status(plc: PlcServer) -> None:
+    """From then on what was told of it is not all that there was; what is still told is good."""
+    overflowed = ua.StatusCode(ua.UInt32(0x480))  # OPC 10000-4, 7.39.1; asyncua's server does not say so by itself
+    adapter = plc_client(plc.mapping())
+    async with serving(adapter, RecordingIntake()) as intake:
+        assert adapter.refused is None
+        told = ua.DataValue(ua.Variant("C-1"), overflowed, SourceTimestamp=ua.DateTime.now(UTC))
+        await plc.server.write_attribute_value(plc.node("part_id").nodeid, told)
+        await eventually(lambda: "part_id is not told in full" in (adapter.refused or ""))
+        await plc.node("trigger").write_value(1, ua.VariantType.UInt32)
+        arrival = await asyncio.wait_for(intake.arrivals.get(), 10)
+        assert (shown(arrival), arrival.refusal) == ((1, "C-1", None), None)
+
+
+async def test_triggers_that_were_told_are_answered_though_their_texts_cannot_be_looked_at(
+    plc: PlcServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is refused, once: the next connection does not find it again."""
+    adapter = plc_client(plc.mapping() | {"publishing_ms": 100})
+    async with serving(adapter, RecordingIntake()) as intake:
+        await give(plc, 1, numbered(1), none)
+        await asyncio.wait_for(intake.arrivals.get(), 10)
+
+        def refuse(_: ua.ReadParameters) -> list[ua.DataValue]:
+            raise ServiceError(ua.StatusCodes.BadOutOfMemory)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(plc.server.iserver.attribute_service, "read", refuse)
+            for number in (2, 3):
+                await give(plc, number, numbered(number), none)
+            arrivals = [await asyncio.wait_for(intake.arrivals.get(), 10) for _ in range(2)]
+            await eventually(lambda: "BadOutOfMemory" in (adapter.fault or ""))
+        assert [arrival.event.trigger_id for arrival in arrivals] == [2, 3]
+        for arrival, words in zip(arrivals, ("part_id, image_uri", "part_id, image_uri, event_id"), strict=True):
+            refused(arrival, words)  # of what was not looked at nothing is known
+        await eventually(lambda: adapter.fault is None)
+        await give(plc, 4, numbered(4), none)
+        assert (await asyncio.wait_for(intake.arrivals.get(), 10)).event.trigger_id == 4

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from asyncua import ua
 from asyncua.common.subscription import DataChangeEvent
 
 from adapters.clock import SystemClock
+from adapters.simulation.broker import free_port
 from schemas.messages import Decision, Reason, Verdict
+from schemas.settings import OpcUaServerSettings
 from schemas.tags import Tag
 from service.ports import Arrival
-from tests.support.opcua import ServedStation, answer, status, verdict
+from tests.support.line import arrival as arrival_of
+from tests.support.opcua import RecordingIntake, ServedStation, answer, running, status, verdict
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -170,3 +174,37 @@ async def test_subscriber_of_result_seq_alone_hears_a_repetition(station: Served
             heard.append(event.value)
             await repeat(station, said)
     assert heard == [4, 4, 4]
+
+
+async def test_result_of_the_part_that_had_the_number_before_lets_none_pass(station: ServedStation) -> None:
+    """A PLC that gives a number again while it is in work, and one that gave it while the station was not ready."""
+    first = await trigger(station, 1, event_id="e1", part_id="A")
+    await station.write({Tag.Trigger: 0})
+    second = await trigger(station, 1, event_id="e2", part_id="B")
+    shown = (Tag.ResultTriggerId, Tag.ResultPartId, Tag.Verdict, Tag.Reject)
+    await station.adapter.publish(answer(verdict(1, event_id="e1", part_id="A", trigger_id=1), first))
+    assert await station.read(*shown) == [1, "A", 1, True]
+
+    said = verdict(2, event_id="e2", part_id="B", trigger_id=1)
+    await station.adapter.publish(answer(said, second))
+    assert await station.read(*shown) == [1, "B", 1, False]
+    await station.adapter.publish_status(status(), ready=False)
+    await station.write({Tag.Trigger: 0})
+    await station.write({Tag.TriggerPartId: "C", Tag.Trigger: 1})
+    assert await station.read(Tag.MissedTriggers) == [1]
+    await station.adapter.publish(answer(said, second))
+    assert await station.read(*shown) == [1, "B", 1, True]
+
+
+async def test_result_of_an_earlier_run_lets_no_newer_part_of_its_number_pass(tmp_path: Path) -> None:
+    """Both were left in work when the service went down."""
+    intake = RecordingIntake()
+    intake.left_open = [replace(arrival_of(each, trigger_id=1), source="opcua") for each in ("e1", "e2")]
+    async with running(OpcUaServerSettings(port=free_port()), tmp_path, intake) as (adapter, _):
+        shown = []
+        for seq, asked in enumerate(intake.left_open, start=1):
+            said = verdict(seq, event_id=asked.event.event_id, part_id=asked.event.part_id, trigger_id=1)
+            await adapter.publish(answer(said, asked))
+            assert adapter._tags is not None
+            shown.append((adapter._tags.number(Tag.Verdict), bool(adapter._tags.number(Tag.Reject))))
+    assert shown == [(1, True), (1, False)]

@@ -8,9 +8,11 @@ import pytest
 
 from adapters.opcua.client.nodes import Address, read_mapping
 from adapters.opcua.client.triggers import TriggerMemory, span_of
-from adapters.opcua.events import TriggerTexts
+from adapters.opcua.events import DefaultEventIds, TriggerNumbers, TriggerTexts, trigger_arrival
 from schemas.settings import OpcUaClientSettings
 from service.errors import UsageError
+from service.ports import Arrival
+from tests.support.opcua import answer, verdict
 
 NONE = TriggerTexts()
 MORNING = datetime(2026, 1, 1, 6, tzinfo=UTC)
@@ -96,6 +98,84 @@ def test_after_a_restart_of_the_plc_the_same_number_with_other_texts_is_new() ->
     assert not watched.take(1, TriggerTexts(part_id="B"), standing=True)
 
 
+def test_restart_of_the_plc_is_remembered_until_what_stands_there_was_taken() -> None:
+    """The first connection after it failed before it came to the trigger, and the second finds the same start."""
+    watched = memory()
+    watched.take(0, NONE, standing=True)
+    assert watched.take(1, TriggerTexts(part_id="A"), standing=False)
+    restarted = MORNING + timedelta(hours=1)
+    assert watched.connected(plc_started=restarted, answered_in_plc=0)
+    assert not watched.connected(plc_started=None, answered_in_plc=0)
+    assert not watched.connected(plc_started=restarted, answered_in_plc=0)
+    assert watched.take(1, TriggerTexts(part_id="B"), standing=True)
+    assert not watched.connected(plc_started=restarted, answered_in_plc=0)
+    assert not watched.take(1, TriggerTexts(part_id="C"), standing=True)
+
+
+def given(event_id: str, part_id: str = "", *, source: str = "plc") -> Arrival:
+    """Return the event of trigger 1."""
+    texts = TriggerTexts(part_id=part_id, event_id=event_id)
+    ids = DefaultEventIds("line1", MORNING)
+    return trigger_arrival(1, texts, ids, names=NONE, received_at=MORNING, received_monotonic=0.0, source=source)
+
+
+def test_number_means_the_part_that_it_was_given_for_last() -> None:
+    """Another event, another part of the same event, none that is judged; who has no such number is not concerned."""
+    numbers = TriggerNumbers()
+    first, other = given("e1", "A"), given("e2", "A")
+    said = verdict(1, event_id="e1", part_id="A", trigger_id=1)
+    assert numbers.mean(answer(said, first))
+    numbers.give(1, first.event)
+    assert numbers.mean(answer(said, first))
+    for newest in (other.event, first.event.model_copy(update={"part_id": "B"}), None):
+        numbers.give(1, newest)
+        assert not numbers.mean(answer(said, first))
+    numbers.give(1, first.event.model_copy(update={"part_id": None}))
+    assert numbers.mean(answer(said, first))
+    assert numbers.mean(answer(verdict(2, trigger_id=2)))
+    assert numbers.mean(answer(verdict(3, trigger_id=None)))
+
+
+def test_what_an_earlier_run_was_given_is_older_than_what_this_one_was() -> None:
+    """The last of it has the number until then; other sources count for nothing."""
+    numbers = TriggerNumbers()
+    first, second, third = given("e1"), given("e2"), given("e3")
+    left_open = [first, second, given("m1", source="mqtt")]
+    numbers.recall(left_open, "plc")
+    assert [numbers.mean(answer(verdict(1, event_id=each), first)) for each in ("e1", "e2", "m1")] == [
+        False,
+        True,
+        False,
+    ]
+    numbers.give(1, third.event)
+    numbers.recall(left_open, "plc")
+    assert [numbers.mean(answer(verdict(1, event_id=each), first)) for each in ("e2", "e3")] == [False, True]
+
+
+def test_restarted_plc_means_nothing_that_was_asked_before() -> None:
+    """Whoever asked, under whatever number; what is asked from then on counts."""
+    numbers, asked = TriggerNumbers(), given("e1", "C-1")
+    numbers.give(1, asked.event)
+    own, by_camera, later = verdict(1, event_id="e1"), verdict(2, trigger_id=2), verdict(3, trigger_id=3)
+    at = own.received_at + timedelta(hours=1)
+    numbers.begin_again(at)
+    late_own = own.model_copy(update={"received_at": at})  # a clock was set back meanwhile
+    assert [numbers.mean(answer(own, asked)), numbers.mean(answer(late_own, asked))] == [False, False]
+    assert not numbers.mean(answer(by_camera))
+    assert numbers.mean(answer(later.model_copy(update={"received_at": at})))
+    numbers.give(1, asked.event)
+    assert numbers.mean(answer(own, asked))
+
+
+def test_numbers_are_remembered_within_a_bound() -> None:
+    """The oldest goes first."""
+    numbers = TriggerNumbers()
+    for number in range(1, 5000):
+        numbers.give(number, None)
+    assert len(numbers._newest) == 1000
+    assert 4999 in numbers._newest
+
+
 @pytest.mark.parametrize(
     ("text", "index", "uri"),
     [
@@ -117,7 +197,20 @@ def test_addresses_are_node_ids_with_index_or_uri(text: str, index: int, uri: st
 
 @pytest.mark.parametrize(
     "text",
-    ["x", "ns=2", "ns=2;i=abc", "ns=-1;i=2", "ns=65536;s=a", "nsu=;s=a", "ns=2;g=no-guid", "ns=x;s=a", ";", "Trigger"],
+    [
+        "x",
+        "ns=2",
+        "ns=2;i=abc",
+        "ns=-1;i=2",
+        "ns=65536;s=a",
+        "nsu=;s=a",
+        "ns=2;g=no-guid",
+        "ns=x;s=a",
+        ";",
+        "Trigger",
+        "ns=2;i=-5",
+        "nsu=urn:plc;i=4294967296",
+    ],
 )
 def test_address_that_is_no_node_id_is_refused_by_its_key(text: str) -> None:
     """One line with key and text."""

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 from asyncua import ua
+from asyncua.crypto.security_policies import SecurityPolicyBasic256Sha256
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
+from adapters.opcua.client.access import PlcAccess
+from adapters.opcua.client.diagnosis import PlcUnusable
+from adapters.opcua.client.secure import secure
 from adapters.opcua.trust import REJECTED, TrustedCertificates
 from adapters.pki import PlantAuthority
 from service.errors import UsageError
@@ -123,3 +129,31 @@ def test_unusable_file_is_named_at_start(folder: Path, name: str, content: bytes
     with pytest.raises(UsageError, match=rf"opcua\.server\.trusted_certs: cannot use .*{name}") as refusal:
         TrustedCertificates.load(folder)
     assert "\n" not in str(refusal.value)
+
+
+async def test_plc_s_certificate_is_looked_up_anew_at_each_connect(made: Path, folder: Path, tmp_path: Path) -> None:
+    """A renewed one is believed without a restart of the service, and a revoked one no longer."""
+    authority = PlantAuthority.create(tmp_path / "pki", name="plant", days=50)
+    path = authority.issue("plc", hosts=[], uri="urn:plc", days=5)
+    own = made / "plant"
+    access = PlcAccess(
+        endpoint="opc.tcp://127.0.0.1:4840",
+        security="Basic256Sha256_Sign",
+        application_name="cangate",
+        request_timeout_s=1.0,
+        connect_timeout_s=1.0,
+        policy=SecurityPolicyBasic256Sha256,
+        certificate=own / "plc.pem",
+        private_key=own / "plc.key",
+        trusted=TrustedCertificates.load(folder),
+    )
+    client = Mock(set_security=AsyncMock())
+    client.security_policy.peer_certificate = read(path).public_bytes(Encoding.DER)
+    with pytest.raises(PlcUnusable, match="certificate_refused"):
+        await secure(client, access)
+    shutil.copy(path, folder)
+    await secure(client, access)
+    shutil.copy(tmp_path / "pki" / "ca.pem", folder)
+    shutil.copy(authority.revoke("plc"), folder / "list.crl")
+    with pytest.raises(PlcUnusable, match="certificate_refused"):
+        await secure(client, access)

@@ -141,7 +141,7 @@ class OpcUaClientAdapter:
         """Write the result, the sequence last; one repeated, or not for the gate, only where a trigger asked for it.
 
         What names the trigger is the one that asked, whichever the verdict names: by it the PLC knows its part. Where
-        that names another part than was judged, the result says reject.
+        that names another part than was judged, or a newer trigger has its number, the result says reject.
 
         Raises:
             SinkRefused: the PLC does not take this result; it is passed over.
@@ -185,6 +185,7 @@ class OpcUaClientAdapter:
         nodes = await resolve(connection, self._mapping)
         coercion = Coercion(nodes)
         await self._remember(connection, nodes, coercion)
+        self._result_memory.triggers.recall(intake.left_open, self.name)
         for arrival in intake.left_open:
             if arrival.source == self.name and arrival.event.trigger_id is not None:
                 self._memory.answered(arrival.event.trigger_id)
@@ -243,10 +244,12 @@ class OpcUaClientAdapter:
     async def _remember(self, connection: PlcConnection, nodes: Mapping[str, PlcNode], coercion: Coercion) -> None:
         ((started,),) = await connection.read([_START_TIME])
         answered = nodes.get("result_trigger_id")
-        self._memory.connected(
+        has_restarted = self._memory.connected(
             plc_started=None if started.Value is None else started.Value.Value,
             answered_in_plc=None if answered is None else coercion.answered(answered.value),
         )
+        if has_restarted:
+            self._result_memory.triggers.begin_again(self._clock.now())
 
     def _submit(self, trigger: GivenTrigger, intake: Intake) -> None:
         # beside an unknown text the event id may be another part's, too, whose verdict would come again
@@ -265,6 +268,7 @@ class OpcUaClientAdapter:
             why = "it is not Good, or the PLC did not leave it alone and its stamps do not tell"
             detail = f"{words}: may be another part's: {why}"
             arrival = replace(arrival, refusal=Refusal(Reason.FRAME_REFUSED, detail))
+        self._result_memory.triggers.give(trigger.value, arrival.event)
         intake.submit(arrival)
 
 

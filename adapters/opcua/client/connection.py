@@ -25,6 +25,7 @@ from adapters.opcua.client.diagnosis import (
     TooManyAtOnce,
     TooManySessions,
     diagnose_connect,
+    diagnose_probe,
     status_name,
 )
 from adapters.opcua.client.secure import secure
@@ -63,7 +64,9 @@ class PlcConnection:
         self._access = access
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._most = dict.fromkeys(_LIMITS, sys.maxsize)
-        self._client = Client(access.endpoint, timeout=access.connect_timeout_s, watchdog_intervall=_WATCHDOG_S)
+        self._subscriptions: set[int] = set()
+        watchdog_s = max(_WATCHDOG_S, access.request_timeout_s)  # it waits as long for an answer to its own probe
+        self._client = Client(access.endpoint, timeout=access.connect_timeout_s, watchdog_intervall=watchdog_s)
         self._client.name = self._client.description = access.application_name
         self._client.application_uri = access.application_uri
         self._client.session_timeout = _SESSION_MS
@@ -142,7 +145,12 @@ class PlcConnection:
         Raises:
             PlcUnusable: the server refuses the subscription or does not answer.
         """
-        return await self._request(self._client.uaclient.create_subscription(parameters, on_publish), "subscribe")
+        made = await self._request(self._client.uaclient.create_subscription(parameters, on_publish), "subscribe")
+        self._subscriptions.add(int(made.SubscriptionId))
+        publishing = self._client.uaclient._publish_task  # noqa: SLF001 - asyncua tells nobody of its end
+        if publishing is not None:
+            publishing.add_done_callback(self._on_no_more_published)
+        return made
 
     async def monitor(
         self, subscription: int, items: Sequence[ua.MonitoredItemCreateRequest]
@@ -158,6 +166,7 @@ class PlcConnection:
 
     async def unsubscribe(self, subscription: int) -> None:
         """Delete a subscription, for the others on this connection stay. Raises SinkUnavailable."""
+        self._subscriptions.discard(subscription)
         await self._request(self._client.uaclient.delete_subscriptions([subscription]), "unsubscribe")
 
     def abort(self, diagnosis: Diagnosis) -> None:
@@ -268,9 +277,13 @@ class PlcConnection:
 
     async def _on_lost(self, error: Exception) -> None:
         if self._client.state is UaClientState.CONNECTED:  # asyncua's own probe got no answer in time
-            self.abort(Diagnosis(PlcFault.NO_ANSWER, f"the server does not answer ({type(error).__name__})"))
+            self.abort(diagnose_probe(error))
         else:
             self._lose(str(Diagnosis(PlcFault.CONNECTION_LOST, "the server closed the connection")))
+
+    def _on_no_more_published(self, _: asyncio.Task[None]) -> None:
+        if self._subscriptions and not self.lost.done():
+            self.abort(Diagnosis(PlcFault.CONNECTION_LOST, "the server knows no subscription of this session any more"))
 
     def _lose(self, reason: str) -> None:
         if not self.lost.done():

@@ -25,6 +25,7 @@ class PlcFault(StrEnum):
     NAMESPACE_UNKNOWN = "namespace_unknown"
     NODE_UNKNOWN = "node_unknown"
     NOT_A_VARIABLE = "not_a_variable"
+    SAME_NODE = "same_node"
     ACCESS_DENIED = "access_denied"
     TYPE_UNSUITABLE = "type_unsuitable"
     WRITE_REFUSED = "write_refused"
@@ -91,6 +92,14 @@ _BY_STATUS: Final = {
 def status_name(code: ua.StatusCode | None) -> str:
     """Return the name of a status code, e.g. "BadNodeIdUnknown"."""
     return "Good" if code is None else str(code.name)
+
+
+def diagnose_probe(error: Exception) -> Diagnosis:
+    """Say why a connection is of no use where asyncua's own probe of it failed."""
+    if isinstance(error, ua.UaStatusCodeError):  # it does answer, as where it has closed the session
+        status = status_name(ua.StatusCode(ua.UInt32(error.code)))
+        return Diagnosis(PlcFault.CONNECTION_LOST, f"the server no longer serves this session: {status}")
+    return Diagnosis(PlcFault.NO_ANSWER, f"the server does not answer ({type(error).__name__})")
 
 
 def diagnose_connect(error: Exception) -> Diagnosis:

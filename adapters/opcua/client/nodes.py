@@ -29,6 +29,7 @@ _ENUMERATION: Final = 29  # DataType Enumeration of namespace 0: Int32 on the wi
 _LAST_BUILT_IN: Final = 25  # identifiers up to here are built-in types (OPC 10000-6, 5.1.2)
 _ABSTRACT: Final = {int(ua.VariantType.Variant), 26, 27, 28}  # BaseDataType, Number, Integer, UInteger
 _DEEPEST_TYPE: Final = 10
+_LARGEST_ID: Final = 0xFFFF_FFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,8 @@ class Address:
         uri = parsed.NamespaceUri if isinstance(parsed, ua.ExpandedNodeId) else None
         if uri == "" or not 0 <= parsed.NamespaceIndex <= 0xFFFF:
             raise UsageError(f"opcua.client.{word}: {text!r} names no namespace")
+        if isinstance(parsed.Identifier, int) and not 0 <= parsed.Identifier <= _LARGEST_ID:
+            raise UsageError(f"opcua.client.{word}: {text!r}: i is no number from 0 to {_LARGEST_ID}")
         return cls(word, text, parsed, uri)
 
     def in_namespace(self, index: int) -> ua.NodeId:
@@ -94,12 +97,16 @@ async def resolve(connection: PlcConnection, mapping: Mapping[str, Address]) -> 
     namespaces: list[str] = list(uris.Value.Value or ()) if uris.Value is not None else []
     wrong: list[Diagnosis] = []
     found: dict[Address, ua.NodeId] = {}
+    words: dict[ua.NodeId, str] = {}
     for address in mapping.values():
         index = _namespace(address, namespaces)
         if isinstance(index, Diagnosis):
             wrong.append(index)
-        else:
-            found[address] = address.in_namespace(index)
+            continue
+        node_id = found[address] = address.in_namespace(index)
+        other = words.setdefault(node_id, address.word)
+        if other != address.word:
+            wrong.append(Diagnosis(PlcFault.SAME_NODE, f"{address.text} is the node of {other}, too", address.word))
     rows = await connection.read(list(found.values()), _ATTRIBUTES) if found else []
     nodes: dict[str, PlcNode] = {}
     for (address, node_id), row in zip(found.items(), rows, strict=True):

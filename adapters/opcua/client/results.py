@@ -29,6 +29,7 @@ from adapters.opcua.client.diagnosis import (
     status_name,
 )
 from adapters.opcua.client.nodes import SINKS, PlcNode
+from adapters.opcua.events import TriggerNumbers
 from schemas.messages import Gate
 from schemas.tags import VerdictCode
 from service.errors import SinkRefused, SinkUnavailable
@@ -52,7 +53,7 @@ class ResultMemory:
 
     numbered: seq of the result whose number was last on its way to the PLC. not_taken: why the PLC did not take the
     last result; None where it did. looked_for: refusals for which the nodes were looked at anew. in_steps: a word that
-    a gate cannot do without was refused once.
+    a gate cannot do without was refused once. triggers: which event has a trigger's number.
     """
 
     def __init__(self) -> None:
@@ -60,6 +61,7 @@ class ResultMemory:
         self.not_taken: str | None = None
         self.looked_for: set[tuple[str, PlcFault]] = set()
         self.in_steps = False
+        self.triggers = TriggerNumbers()
         self._refused: int | None = None
 
     def taken(self) -> None:
@@ -188,7 +190,8 @@ class ResultWriter:
         """Return what may be said of a part at a moment."""
         verdict = answer.verdict
         code = VerdictCode.of(verdict.decision)
-        reject = answer.gate_at(monotonic) is not Gate.PASS or not answer.is_about_their_part
+        is_their_part = answer.is_about_their_part and self._memory.triggers.mean(answer)
+        reject = answer.gate_at(monotonic) is not Gate.PASS or not is_their_part
         if reject and code is VerdictCode.OK and "reject" not in self._nodes:
             code = VerdictCode.ERROR  # all that the PLC goes by is the verdict, and OK would let the part pass
         return Result(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from asyncua import Client, ua
 from asyncua.crypto.uacrypto import CertProperties
 from asyncua.crypto.validator import CertificateValidator, CertificateValidatorOptions
@@ -36,6 +38,7 @@ async def secure(client: Client, access: PlcAccess) -> None:
     except ua.UaError as exc:  # it found no endpoint that fits
         raise PlcUnusable(Diagnosis(PlcFault.SECURITY_REFUSED, f"the server does not offer {access.security}")) from exc
     if access.trusted is not None:
+        await asyncio.to_thread(access.trusted.refresh)  # renewed or revoked since
         offered = client.security_policy.peer_certificate
         if offered is None or not access.trusted.covers(x509.load_der_x509_certificate(offered)):
             raise PlcUnusable(

@@ -20,6 +20,9 @@ Stamps compare only where one clock made them. Two did where a text is stamped l
 can be: one that was told in an earlier response was sampled before the trigger was, and what is told in one response
 was sampled since the response before. From then on the stamps of that connection count for nothing.
 
+Where the server has no queue for a text, or one that overflowed, what was overwritten is not told: then only what a
+look shows counts, and nothing where its stamp is later than the trigger's.
+
 What these leave open is unknown, and such a part is refused, as is one whose text the PLC does not call Good. What a
 text says, and when it came, decides nothing.
 """
@@ -104,12 +107,15 @@ class TextHistory:
         self._began_at: datetime | None = None  # stamp of the first of them
         self._triggers = 0  # since then
         self._is_ahead = False  # the PLC has written the next part's text before it had the result
+        self._is_lossy = False  # the server has no queue for it, or not one that was long enough
 
     @property
     def trouble(self) -> str | None:
-        """Why the text of a next part would be unknown, whatever it is."""
+        """Why the text of a next part would be unknown, or may be, whatever it is."""
         if self._values and self._values[-1].text is None:
             return "is not Good"
+        if self._is_lossy:
+            return "is not told in full: the PLC's queue is too short"
         return "is written for the next part before the result is there" if self._is_ahead else None
 
     @property
@@ -129,6 +135,10 @@ class TextHistory:
         if last is None or not told.is_same(last):
             self._told.append(told)
             del self._told[:-_REMEMBERED]
+
+    def lose(self) -> None:
+        """Note that the server drops what was overwritten before it was told: only what a look shows is known."""
+        self._is_lossy = True
 
     def see(self, value: ua.DataValue, number: int) -> None:
         """Remember a value that a look has seen."""
@@ -153,7 +163,7 @@ class TextHistory:
         It was set just before that trigger and after the one before it, at `since`. An empty one may be what the PLC
         cleared before it wrote the next.
         """
-        if moment is None or since is None or since >= moment:
+        if moment is None or since is None or since >= moment or self._is_lossy:
             return False
         possible, _ = self._possible(moment, since, timedelta())
         return len({value.text for value in possible}) == 1 and any(
@@ -183,6 +193,13 @@ class TextHistory:
         values = self._values
         self._triggers += is_given
         possible, later = self._possible(moment, since, slack)
+        if self._is_lossy:
+            if look is None:
+                return None
+            if moment is not None and look.at is not None and look.at != moment:
+                self._begin_with(look, [value for value in values if value.number > look.number])
+                return look.text if look.at < moment else None
+            possible, later = values, []
         if len({value.text for value in possible}) == 1:
             self._is_ahead = self._is_ahead and not is_given
             self._begin_with(possible[-1], later)
@@ -247,13 +264,17 @@ class PlcTexts:
 
     @property
     def trouble(self) -> str | None:
-        """Why the next part would be refused for a text that is unknown; None where that cannot be said."""
+        """Why the next part would, or may, be refused for a text that is unknown; None where that cannot be said."""
         troubles = ((word, history.trouble) for word, history in self._histories.items())
         return next((f"{word} {trouble}" for word, trouble in troubles if trouble), None)
 
     def sampled_every(self, interval: timedelta) -> None:
         """Note how often the server looks at the nodes; it may be late by as much."""
         self._slack, self._unpunctual = min(interval, LARGEST_SLACK), 2 * interval + _UNPUNCTUAL
+
+    def lose(self, word: str) -> None:
+        """Note that the server does not tell all that a text node held."""
+        self._histories[word].lose()
 
     def tell(self, word: str, value: ua.DataValue, number: int) -> None:
         """Remember a value that was told."""

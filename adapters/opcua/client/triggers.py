@@ -32,6 +32,9 @@ log = structlog.get_logger(__name__)
 _QUEUE: Final = 1000
 """Changes that the PLC keeps for us between two publish responses, and we between two looks."""
 
+_SHORTEST_QUEUE: Final = 2
+"""From here on a server says when a queue has overflowed (OPC 10000-4, 5.12.1.5)."""
+
 _KEEP_ALIVE_S: Final = 1.0
 _LIFETIME_S: Final = 30.0
 _SILENT_S: Final = 3.0
@@ -85,11 +88,18 @@ class TriggerMemory:
         """Note that a verdict for `trigger` is on its way, or in work: of the last run, it must not be judged again."""
         self._answered.append(trigger)
 
-    def connected(self, *, plc_started: object, answered_in_plc: int | None) -> None:
-        """Note what a new connection found: when the PLC's server started, and `result_trigger_id` where mapped."""
-        self._plc_restarted = self._plc_started is not None and plc_started != self._plc_started
-        self._plc_started = plc_started
+    def connected(self, *, plc_started: object, answered_in_plc: int | None) -> bool:
+        """Note what a new connection found; tell whether the PLC's server has restarted since the one before.
+
+        Args:
+            plc_started: when the PLC's server started; None where it does not say.
+            answered_in_plc: `result_trigger_id` where it is mapped.
+        """
+        has_restarted = None not in (plc_started, self._plc_started) and plc_started != self._plc_started
+        self._plc_restarted |= has_restarted  # until what stands there is taken: this connection may not come to that
+        self._plc_started = plc_started if plc_started is not None else self._plc_started
         self._answered_in_plc = answered_in_plc
+        return has_restarted
 
     def has_none(self) -> None:
         """Note that the node has no value: it is Bad, or Uncertain whether it still holds what it held."""
@@ -102,7 +112,7 @@ class TriggerMemory:
             new = unanswered and value not in self._answered
         else:
             new = value != self._last or (standing and self._plc_restarted and texts != self._texts)
-        self._last = value
+        self._last, self._plc_restarted = value, self._plc_restarted and not standing
         if new and value != 0:
             self._texts = texts
         return new and value != 0
@@ -145,6 +155,7 @@ class TriggerWatch:
         self._subscription: int | None = None
         self._ended: str | None = None
         self._blind: str | None = None
+        self._short: str | None = None
         self._troubled: str | None = None
 
         connection.lost.add_done_callback(self._on_lost)
@@ -152,8 +163,8 @@ class TriggerWatch:
 
     @property
     def blind(self) -> str | None:
-        """Why no trigger can be seen, or the texts of none be known, by the word; None where all can."""
-        return self._blind or self._texts.trouble
+        """Why triggers, or the texts of some, cannot be seen or may be missed, by the word; None where all is well."""
+        return self._blind or self._short or self._texts.trouble
 
     async def start(self, *, sampling_ms: float, publishing_ms: float) -> None:
         """Subscribe. Raises PlcUnusable where the server refuses an item."""
@@ -180,10 +191,19 @@ class TriggerWatch:
         revised_ms = max(float(result.RevisedSamplingInterval) for result in results)
         self._texts.sampled_every(timedelta(milliseconds=revised_ms))
         self._publishing = timedelta(milliseconds=float(made.RevisedPublishingInterval))
+        queues = {
+            node.word: int(found.RevisedQueueSize) for node, found in zip(reversed(self._nodes), results, strict=True)
+        }
+        for word in (word for word, queue in queues.items() if queue < _SHORTEST_QUEUE):
+            if word == self._nodes[0].word:
+                self._short = f"{word}: may be missed: the PLC's queue is too short"
+            else:
+                self._texts.lose(word)
         log.info(
             "plc_subscribed",
             publishing_ms=float(made.RevisedPublishingInterval),
             sampling_ms=revised_ms,
+            queue=min(queues.values()),
         )
 
     def end(self, reason: str) -> None:
@@ -199,9 +219,12 @@ class TriggerWatch:
                 await self._connection.unsubscribe(self._subscription)
 
     async def given(self) -> AsyncIterator[GivenTrigger]:
-        """Yield every new trigger, oldest first. Raises SinkUnavailable once the connection is lost, or after `end`."""
-        standing = True
-        while True:
+        """Yield every new trigger, oldest first. Raises SinkUnavailable once the connection is lost, or after `end`.
+
+        Where a look at the texts fails, what was told by then is given, to be refused, before that is raised.
+        """
+        standing, failed = True, None
+        while failed is None or self._changes:
             changes = await self._wait()
             values = [self._coercion.trigger(held(change.value)) if is_good(change.value) else 0 for change in changes]
             for number, (change, value) in enumerate(zip(changes, values, strict=True), start=1):
@@ -211,8 +234,16 @@ class TriggerWatch:
                 # earlier ones of a burst: what the PLC holds by now belongs to a later one
                 is_newest = not any(values[number:])
                 looks = standing or (value != 0 and is_newest and not self._texts.are_told(change))
-                reading = await self._read() if looks else None
+                reading = None
+                try:
+                    reading = await self._read() if looks and failed is None else None
+                except SinkUnavailable as exc:
+                    failed = exc
+                    if standing and number == len(changes) and not self._changes:
+                        raise  # it stands there at the next connection, too
                 texts, unknown = self._texts.beside(change, reading if is_newest else None)
+                if looks and reading is None:  # what was told by then need not be all
+                    texts, unknown = TriggerTexts(), [node.word for node in self._nodes[1:]]
                 if self._texts.trouble != self._troubled:
                     self._troubled = self._texts.trouble
                     log.warning("plc_texts_unknown", reason=self._troubled or "known again")
@@ -221,6 +252,7 @@ class TriggerWatch:
                     stood_s = _age_s(change.value, reading) if standing and reading else 0.0
                     yield GivenTrigger(value, texts, unknown, max(waited_s, stood_s))
                 standing = False
+        raise failed
 
     async def _wait(self) -> list[Told]:
         while not self._changes:
@@ -287,10 +319,13 @@ class TriggerWatch:
         if value.StatusCode is not None and value.StatusCode.value == ua.StatusCodes.BadNodeIdUnknown:
             # a program is being loaded: an item of a node that is gone need not come back with it
             self.end(str(Diagnosis(PlcFault.NODE_UNKNOWN, "the node is gone", node.word)))
+        has_overflowed = value.StatusCode is not None and value.StatusCode.value & _OVERFLOW == _OVERFLOW
         if node is not self._nodes[0]:
+            if has_overflowed:
+                self._texts.lose(node.word)
             self._texts.tell(node.word, value, self._response)
             return
-        if value.StatusCode is not None and value.StatusCode.value & _OVERFLOW == _OVERFLOW:
+        if has_overflowed:
             self._metrics.refused.labels("opcua-client", "trigger_overflow").inc()
             log.error("plc_triggers_lost", reason="the PLC's queue overflowed")
         self._blind = None if is_good(value) else f"trigger: {status_name(value.StatusCode)}"

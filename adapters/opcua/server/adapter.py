@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 import structlog
 from asyncua import ua
 
-from adapters.opcua.events import DefaultEventIds, TriggerTexts, trigger_arrival
+from adapters.opcua.events import DefaultEventIds, TriggerNumbers, TriggerTexts, trigger_arrival
 from adapters.opcua.own_certificate import PKI
 from adapters.opcua.server.listener import StationServer
 from adapters.opcua.server.long_lived import long_lived
@@ -87,6 +87,7 @@ class OpcUaServerAdapter:
         self._vision: VisionSystem | None = None
         self._event_ids = DefaultEventIds(station, datetime.fromtimestamp(0, UTC))
         self._asked: dict[tuple[str, Asker], float] = {}  # what was given here and is not answered, and when
+        self._triggers = TriggerNumbers()
         self._ring = ResultRing()
         self._queue = 0
 
@@ -133,6 +134,7 @@ class OpcUaServerAdapter:
         """Hand triggers and jobs to `intake` and orders to `commands` until cancelled; none is taken at other times."""
         assert self._server is not None
         self._intake, self._commands = intake, commands
+        self._triggers.recall(intake.left_open, self.name)
         try:
             tasks: list[NamedTask] = [("opcua sessions", self._server.end_revoked_sessions)]
             if self._vision is not None:
@@ -163,7 +165,7 @@ class OpcUaServerAdapter:
         A repeated answer is written only where a trigger asked for it: the PLC waits for ResultValid. So is one that
         is not for the gate, with Reject true: a replay sees what was judged, and no gate opens. ResultTriggerId is the
         trigger that asked, whichever the verdict names: by it the PLC knows its part; Reject is true where that
-        names another part than was judged.
+        names another part than was judged, or a newer trigger has its number.
 
         Raises:
             SinkUnavailable: the server is not open.
@@ -223,13 +225,14 @@ class OpcUaServerAdapter:
 
     def _result(self, answer: Answer) -> dict[Tag, TagValue]:
         verdict, monotonic = answer.verdict, self._clock.monotonic()
+        is_their_part = answer.is_about_their_part and self._triggers.mean(answer)
         shown = self._ring.show(answer, monotonic)
         return {
             Tag.ResultPartId: verdict.part_id or "",
             Tag.ResultEventId: verdict.event_id,
             Tag.ResultTriggerId: answer.asker.trigger_id or 0,
             Tag.Verdict: int(VerdictCode.of(verdict.decision)),
-            Tag.Reject: answer.gate_at(monotonic) is not Gate.PASS or not answer.is_about_their_part,
+            Tag.Reject: answer.gate_at(monotonic) is not Gate.PASS or not is_their_part,
             Tag.ResultValid: True,
             Tag.Score: verdict.score,
             Tag.Threshold: verdict.threshold,
@@ -258,6 +261,7 @@ class OpcUaServerAdapter:
         now = self._clock.now()
         if self._intake is None or not tags.number(Tag.Ready):
             tags.write({Tag.MissedTriggers: tags.next(Tag.MissedTriggers)}, now)
+            self._triggers.give(trigger, None)
             return
         unknown = [tag for tag in TRIGGER_TEXTS if tag in tags.unknown]
         texts = TriggerTexts(
@@ -267,6 +271,7 @@ class OpcUaServerAdapter:
             event_id="" if unknown else tags.text(Tag.TriggerEventId),
         )
         arrival = self._arrival(trigger, texts, now, unknown)
+        self._triggers.give(trigger, arrival.event)
         self._submit(arrival, self._intake, tags, {Tag.TriggerAck: trigger})
 
     def _start_part(self, tags: TagSpace, job_id: str, part_id: str, image_uri: str) -> None:
