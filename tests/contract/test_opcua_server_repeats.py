@@ -15,8 +15,9 @@ from schemas.messages import Decision, Reason, Verdict
 from schemas.settings import OpcUaServerSettings
 from schemas.tags import Tag
 from service.ports import Arrival
+from tests.support.fakes import RecordingIntake
 from tests.support.line import arrival as arrival_of
-from tests.support.opcua import RecordingIntake, ServedStation, answer, running, status, verdict
+from tests.support.opcua import ServedStation, answer, running, status, verdict
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
