@@ -18,6 +18,7 @@ from adapters.hmi.server import HmiServer
 from adapters.journal import SqlJournal
 from adapters.mqtt import MqttAdapter
 from adapters.opcua.client import OpcUaClientAdapter
+from adapters.opcua.client.nodes import written_nodes
 from adapters.opcua.client.sessions import PlcSessions
 from adapters.opcua.server.adapter import OpcUaServerAdapter
 from adapters.pictures import PictureStore
@@ -253,7 +254,7 @@ async def serve_all(
     Raises:
         UsageError: something that a station needs at start is not there, or two of them want the same for themselves.
     """
-    refuse_clashes(stations)
+    refuse_clashes(stations, written_nodes)
     process = Process.of(stations)
 
     async def serve_one(settings: Settings) -> None:

@@ -10,10 +10,9 @@ from pydantic import JsonValue
 
 from schemas.messages import Command, CommandName, CommandReply
 from service.compute import LoadedModel
-from service.errors import CangateError, UsageError
+from service.errors import CangateError, UsageError, brief
 from service.model.active import ActiveModel
 from service.station import Station
-from service.text import brief
 
 log = structlog.get_logger(__name__)
 

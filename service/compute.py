@@ -16,10 +16,9 @@ import structlog
 from schemas.messages import ImageRef, ModelRef, Reason
 from schemas.settings import ComputeSettings, IntakeSettings
 from service.admission import Admission
-from service.errors import FrameError
+from service.errors import FrameError, brief
 from service.pipeline.types import Frame, Inspection, Prepared
 from service.ports import Clock, FrameLoader
-from service.text import brief
 from service.threads import DaemonThreads, ThreadStuck
 
 if TYPE_CHECKING:  # importing it takes seconds (torch), which only who loads a model must spend

@@ -107,3 +107,17 @@ class JournalConflict(JournalError):
 
 class JournalDamaged(JournalError):
     """An event was answered, and its answer cannot be read any more; trying again is of no use."""
+
+
+def one_line(error: BaseException) -> str:
+    """Return what `error` says in one line of 200 characters at most: the system's own words alone, where it is its.
+
+    The name of its type where it says nothing.
+    """
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split())[:200] or type(error).__name__
+
+
+def brief(exc: BaseException) -> str:
+    """Return the type of `exc` and what it says, in one line of 200 characters at most."""
+    return f"{type(exc).__name__}: {' '.join(str(exc).split())}"[:200]

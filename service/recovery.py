@@ -9,10 +9,9 @@ from contextlib import suppress
 import structlog
 
 from service.compute import Compute
-from service.errors import PackageError
+from service.errors import PackageError, brief
 from service.model.active import ActiveModel
 from service.ports import Clock
-from service.text import brief
 from service.threads import ThreadStuck
 
 log = structlog.get_logger(__name__)

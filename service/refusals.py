@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from adapters.opcua.client.nodes import SINKS, read_mapping
-from adapters.opcua.policies import PLAIN
-from schemas.settings import Settings, is_loopback
+from schemas.settings import OpcUaClientSettings, Settings, is_loopback
 from service.errors import UsageError
 from service.files import real_path
 
+WrittenNodes = Callable[[OpcUaClientSettings, str], Sequence[str]]
+"""Which nodes of its PLC a station writes; the client's adapter knows."""
 
-def refuse_clashes(stations: Sequence[Settings]) -> None:
+_PLAIN = "None"
+
+
+def refuse_clashes(stations: Sequence[Settings], written_nodes: WrittenNodes) -> None:
     """Refuse stations that would take each other's events, connections, results or files, or want another process."""
     first = stations[0]
     taken: set[tuple[str, str]] = set()
     for settings in stations:
-        for key, value in _for_itself(settings):
+        for key, value in _for_itself(settings, written_nodes):
             if (key, value) in taken:
                 raise UsageError(f"{key}: {value} is given to two stations; each needs its own")
             taken.add((key, value))
@@ -27,7 +30,7 @@ def refuse_clashes(stations: Sequence[Settings]) -> None:
             raise UsageError("compute.threads: holds for the whole process, and the stations do not agree on it")
 
 
-def _for_itself(settings: Settings) -> Iterator[tuple[str, str]]:
+def _for_itself(settings: Settings, written_nodes: WrittenNodes) -> Iterator[tuple[str, str]]:
     """Yield what no other station of the process may have: key and value, each once."""
     mqtt, server, client, http = settings.mqtt, settings.opcua.server, settings.opcua.client, settings.http
     yield "station.id", settings.station.id
@@ -43,8 +46,8 @@ def _for_itself(settings: Settings) -> Iterator[tuple[str, str]]:
     if settings.record.enabled:
         yield "record.folder", str(real_path(settings.record.folder))
     if client.endpoint:
-        mapping = read_mapping(client, station=settings.station.id)
-        yield from (("opcua.client", f"{mapping[word].text} at {client.endpoint}") for word in SINKS if word in mapping)
+        nodes = written_nodes(client, settings.station.id)
+        yield from (("opcua.client", f"{node} at {client.endpoint}") for node in nodes)
 
 
 def journal_file(url: str) -> str:
@@ -65,7 +68,7 @@ def refuse_open_doors(settings: Settings) -> None:
                 f"{name}.host: {listener.host} is not this machine; to let anybody in, say {name}.anonymous = true"
             )
     opcua = settings.opcua.server
-    in_the_clear = opcua.users_file is not None and PLAIN in opcua.security and not is_loopback(opcua.host)
+    in_the_clear = opcua.users_file is not None and _PLAIN in opcua.security and not is_loopback(opcua.host)
     if opcua.enabled and in_the_clear and "security" not in opcua.model_fields_set:
         raise UsageError(
             "opcua.server.security: None sends passwords in the clear; name a policy that encrypts, or say None"

@@ -11,9 +11,8 @@ import numpy as np
 import simplejpeg
 from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
-from service.errors import FrameCorrupt, FrameError, FrameRefused
+from service.errors import FrameCorrupt, FrameError, FrameRefused, one_line
 from service.pipeline.types import BgrImage
-from service.text import one_line
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF")
 """What is decoded; Pillow and OpenCV have many more readers, which need not meet hostile bytes."""

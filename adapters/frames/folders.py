@@ -8,9 +8,8 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from service.errors import FrameMissing, FrameRefused, UsageError
+from service.errors import FrameMissing, FrameRefused, UsageError, one_line
 from service.files import real_path
-from service.text import one_line
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: a named pipe must not hold a worker

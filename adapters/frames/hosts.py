@@ -17,8 +17,7 @@ import httpcore
 import httpx
 
 from schemas.settings import ImageSettings
-from service.errors import FrameMissing, FrameRefused, UsageError
-from service.text import one_line
+from service.errors import FrameMissing, FrameRefused, UsageError, one_line
 
 _PORTS = {"http": 80, "https": 443}
 _HEADERS = (

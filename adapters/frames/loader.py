@@ -13,9 +13,8 @@ from adapters.frames.folders import RootFolders
 from adapters.frames.hosts import ImageHosts
 from schemas.messages import ImageRef
 from schemas.settings import ImageSettings
-from service.errors import FrameMissing, FrameRefused
+from service.errors import FrameMissing, FrameRefused, one_line
 from service.pipeline.types import Frame
-from service.text import one_line
 
 
 class AllowListedFrames:

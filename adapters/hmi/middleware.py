@@ -38,6 +38,9 @@ _HEADERS = (
 _NO_LOGIN = "/healthz"
 """What a supervisor asks; it tells no more than that the process lives."""
 
+_LIBRARY = "/_nicegui/"
+"""Below it lie NiceGUI's scripts, megabytes of them, whose addresses change with what they hold."""
+
 _PROBES = frozenset({_NO_LOGIN, "/readyz", "/metrics"})
 """What is answered however many connections there are."""
 
@@ -70,12 +73,13 @@ class SecurityMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request or one socket."""
+        holds_now = not scope["path"].startswith(_LIBRARY)
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 given = [*message.get("headers", ())]
-                if all(name != b"cache-control" for name, _ in given):
-                    given.append((b"cache-control", b"no-store"))  # what it says holds now
+                if holds_now and all(name != b"cache-control" for name, _ in given):
+                    given.append((b"cache-control", b"no-store"))
                 message["headers"] = [*given, *_HEADERS]
             await send(message)
 

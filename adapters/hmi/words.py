@@ -104,8 +104,11 @@ def score_text(score: float | None) -> str:
 
 def score_texts(score: float | None, limit: float | None) -> tuple[str, str]:
     """Return a score and its limit with as many decimals as tell them apart."""
-    if score is None or limit is None or score == limit or max(score, limit) >= _LARGEST_SCORE:
+    if score is None or limit is None or score == limit:
         return score_text(score), score_text(limit)
+    if max(score, limit) >= _LARGEST_SCORE:
+        short = score_text(score), score_text(limit)
+        return short if short[0] != short[1] else (repr(score), repr(limit))
     pairs = ((f"{score:.{decimals}f}", f"{limit:.{decimals}f}") for decimals in _DECIMALS)
     return next((pair for pair in pairs if pair[0] != pair[1]), (repr(score), repr(limit)))
 

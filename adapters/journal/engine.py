@@ -13,8 +13,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from schemas.settings import JournalSettings
-from service.errors import UsageError
-from service.text import one_line
+from service.errors import UsageError, one_line
 
 Migrating = Callable[[Connection], AbstractContextManager[None]]
 Claiming = Callable[[Connection], bool]

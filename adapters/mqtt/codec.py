@@ -27,6 +27,7 @@ _TAKEN_LEAVES = frozenset(leaf.value for leaf in Leaf if leaf is not Leaf.REPLY)
 _DECIMAL = re.compile(r"[0-9]{1,10}")
 _INTEGERS = frozenset({"trigger_id", "deadline_ms"})
 _FLAGS = {"true": True, "false": False}
+_LONGEST_COMMAND = 64
 _LONGEST_INTEGER = 4_000
 """Digits; Python turns no more than 4,300 into a number."""
 
@@ -103,7 +104,9 @@ def read_command(payload: bytes) -> Command | InvalidCommand:
         with suppress(ValueError, RecursionError):
             return Command.model_validate_json(_without_strangers(payload, Command))
         name = _members(payload.decode("utf-8-sig", "surrogateescape")).get("command")
-        return InvalidCommand(name if isinstance(name, str) and len(name) <= 64 else None, first_error(exc))
+        if not isinstance(name, str) or len(name) > _LONGEST_COMMAND or not name.isprintable():
+            name = None
+        return InvalidCommand(name, first_error(exc))
 
 
 def is_reply_topic(topic: str) -> bool:

@@ -42,9 +42,8 @@ from adapters.mqtt.packets import (
     publish_properties,
 )
 from adapters.mqtt.poison_message import PoisonMessageDetector
-from service.errors import SinkUnavailable
+from service.errors import SinkUnavailable, one_line
 from service.ports import Clock
-from service.text import one_line
 
 T = TypeVar("T")
 

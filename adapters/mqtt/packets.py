@@ -35,13 +35,14 @@ _LENGTH_BYTES = 2
 def _read_text(buffer: bytes, available: int) -> tuple[str, int]:
     """Return the text that a property begins with, and how many bytes it takes. Raises MalformedPacket.
 
-    paho ends the connection at U+FEFF, which MQTT 5 allows (1.5.4-3), and at what is no UTF-8. A broker hands both on,
-    and would again: whoever may publish could keep the station from it.
+    paho ends the connection at U+FEFF, which MQTT 5 allows (1.5.4-3), and at what is no UTF-8, and brokers may hand
+    both on, again and again: whoever may publish could keep the station from it. What is no UTF-8 becomes half
+    surrogates here, which nobody takes for a name.
     """
     end = _LENGTH_BYTES + int.from_bytes(buffer[:_LENGTH_BYTES], "big")
     if end > available:
         raise MalformedPacket(f"a text of {end} bytes where {available} are left")
-    return buffer[_LENGTH_BYTES:end].decode(errors="replace"), end
+    return buffer[_LENGTH_BYTES:end].decode(errors="surrogateescape"), end
 
 
 paho_properties.readUTF = _read_text

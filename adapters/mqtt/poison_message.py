@@ -36,7 +36,7 @@ class PoisonMessageDetector:
 
     @property
     def one_by_one(self) -> bool:
-        """Tell whether only one message may be in flight, so that what is lost with it names it.
+        """Tell whether only one message may be in flight, so that what is lost with it is the culprit.
 
         What was in flight behind it may hide that those before it were confirmed: a write to a closed socket ends the
         connection before the confirmations that wait there are read.

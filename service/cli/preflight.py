@@ -14,7 +14,7 @@ from adapters.hmi.middleware import password_book, tls_context
 from adapters.journal import SqlJournal
 from adapters.mqtt.access import read_access as read_broker_access
 from adapters.opcua.client.access import read_access as read_plc_access
-from adapters.opcua.client.nodes import read_mapping
+from adapters.opcua.client.nodes import read_mapping, written_nodes
 from adapters.opcua.server.security import ServerSecurity
 from schemas.settings import ModelSettings, Settings
 from service.errors import PackageError, UsageError
@@ -27,7 +27,7 @@ def look_at_all(stations: Sequence[Settings]) -> Iterator[str]:
     Raises:
         UsageError: a start would be refused, or two of them want the same for themselves.
     """
-    refuse_clashes(stations)
+    refuse_clashes(stations, written_nodes)
     for settings in stations:
         named = f"{settings.station.id}: " if len(stations) > 1 else ""
         try:

@@ -13,11 +13,10 @@ import torch
 from schemas.settings import ModelSettings
 from service.compute import LoadedModel
 from service.device import release_memory
-from service.errors import PackageError
+from service.errors import PackageError, brief
 from service.model.package import ModelPackage, read_package
 from service.model.registry import ModelRegistry
 from service.ports import StoredModel
-from service.text import brief
 
 log = structlog.get_logger(__name__)
 
@@ -126,10 +125,7 @@ class ActiveModel:
         async with self._exchange:
             name = name or self._name()
             await asyncio.to_thread(self._refuse_rollback_of_others, name)
-            judging = None if self.current is None or self.current.ref.name != name else self.current.ref
-            self._activated = await asyncio.to_thread(
-                self._registry.rollback, name, device=self._device, judging=judging
-            )
+            self._activated = await asyncio.to_thread(self._go_back, name)
             return await self._take(name)
 
     async def set_threshold(self, tau: float) -> LoadedModel:
@@ -162,6 +158,12 @@ class ActiveModel:
             self.fault, self._missed, self._absent = brief(exc), True, False
             log.exception("model_not_loaded", model=name)
             self.on_trouble(self.fault)
+
+    def _go_back(self, name: str) -> str:
+        judging = None if self.current is None or self.current.ref.name != name else self.current.ref
+        if self._registry.active(name) == self._activated:
+            judging = None  # nobody else has gone back: what was activated here last need not even have loaded
+        return self._registry.rollback(name, device=self._device, judging=judging)
 
     def _refuse_rollback_of_others(self, name: str) -> None:
         judging = None if self.current is None else self.current.ref

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from schemas.base import Value
 from schemas.messages import ModelRef, Sha256
-from service.errors import PackageNotFound, PackageRefused, UsageError
+from service.errors import PackageError, PackageNotFound, PackageRefused, UsageError
 from service.files import draft_folder, locked
 from service.model.manifest import ModelManifest, ModelName, ModelVersion
 from service.model.package import ModelPackage, package_id, read_package, seal, write_package
@@ -197,13 +197,21 @@ class ModelRegistry:
             raise PackageRefused(f"model {name}: {tau} cannot be a threshold") from exc
         golden = {golden.file: (package.path / golden.file).read_bytes() for golden in package.manifest.golden}
         with locked(self.store / name), self.draft(name) as directory:
-            newest = self.versions(name)[-1]
-            with contextlib.suppress(PackageRefused):
-                made = self.read(name, newest).manifest
-                if (made.parent, made.tau) == (package.id, tau):
-                    return newest
+            made = self._copy_of(manifest, since=int(package.ref.version))
+            if made is not None:
+                return made
             write_package(directory, manifest, package.vectors, golden, package.backbone)
             return self.publish(directory, manifest).name
+
+    def _copy_of(self, manifest: ModelManifest, *, since: int) -> str | None:
+        """Return the version above `since` that differs in version and time alone, None where there is none."""
+        for version in self.versions(manifest.name):
+            if int(version) > since:
+                with contextlib.suppress(PackageError):  # another process may be at it
+                    there = self.read(manifest.name, version).manifest
+                    if there == manifest.model_copy(update={"version": version, "created_at": there.created_at}):
+                        return version
+        return None
 
     def _activate(self, package: ModelPackage, instead_of: ModelRef | None) -> None:
         name, version = package.ref.name, package.ref.version

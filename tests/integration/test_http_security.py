@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -80,6 +81,10 @@ async def test_answers_carry_the_security_headers(bench: HmiBench) -> None:
             assert "camera=()" in headers["permissions-policy"]
             assert headers["cache-control"] == "no-store"
             assert "server" not in headers
+        scripts = re.findall(r"/_nicegui/[^\"']+\.js", (await client.get("/")).text)
+        assert scripts
+        for path in scripts:
+            assert "no-store" not in (await client.get(path)).headers.get("cache-control", "")
 
 
 async def test_host_that_is_not_ours_is_answered_nothing(bench: HmiBench) -> None:

@@ -106,6 +106,24 @@ async def test_workers_of_one_store_change_and_go_back_together(registry: ModelR
     assert registry.versions("bars") == ["1", "2", "3", "4"]
 
 
+async def test_second_rollback_gets_past_a_version_that_cannot_be_loaded(
+    registry: ModelRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the active one in the store, and what judges here is still the one that was given up."""
+    models = await _loaded(registry, "active")
+    await models.set_threshold(0.75)
+    with monkeypatch.context() as patched:
+        patched.setattr(models, "_read", _refuses)
+        with pytest.raises(PackageRefused):
+            await models.rollback(None)
+    assert registry.active("bars") == "2"
+    assert (await models.rollback(None)).ref.version == "1"
+
+
+def _refuses(_: str) -> tuple[ModelPackage, LoadedModel]:
+    raise PackageRefused("the device has no memory left")
+
+
 async def test_rollback_after_an_activation_goes_to_what_judged(registry: ModelRegistry) -> None:
     """Not to what was active in the store beside it; that comes next."""
     models = await _loaded(registry, "1")

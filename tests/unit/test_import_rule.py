@@ -14,17 +14,7 @@ ROOT = Path(__file__).parents[2]
 OURS = {"schemas", "service", "adapters"}
 
 TRANSPORTS = {"paho", "asyncua", "amqtt", "sqlite3", "sqlalchemy", "nicegui", "fastapi", "uvicorn", "httpx"}
-PIPELINE_MAY = {
-    "schemas",
-    "service.pipeline",
-    "service.errors",
-    "service.text",
-    "numpy",
-    "cv2",
-    "torch",
-    "timm",
-    "segment_anything",
-}
+PIPELINE_MAY = {"schemas", "service.pipeline", "service.errors", "numpy", "cv2", "torch", "timm", "segment_anything"}
 LAYERS = ["pipeline", "model", "evaluation", "replay"]
 
 
@@ -62,7 +52,7 @@ def test_schemas_import_nothing_of_ours(path: Path) -> None:
 @pytest.mark.parametrize("path", files("service"), ids=str)
 def test_service_knows_no_transport(path: Path) -> None:
     """Only the composition root and the commands may see adapters, and nobody here a transport's library."""
-    composes = path.name in {"bootstrap.py", "refusals.py"} or path.parent.name == "cli"
+    composes = path.name == "bootstrap.py" or path.parent.name == "cli"
     forbidden = TRANSPORTS if composes else TRANSPORTS | {"adapters"}
     assert not [module for module in imports_of(path) if is_within(module, forbidden)]
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from adapters.mqtt.codec import (
@@ -19,7 +19,7 @@ from adapters.mqtt.codec import (
     read_image_ready,
     read_raw_image,
 )
-from schemas.messages import Command, CommandName, GateCommand, ImageEvent, ImageRef, Reason, Verdict
+from schemas.messages import Command, CommandName, CommandReply, GateCommand, ImageEvent, ImageRef, Reason, Verdict
 from tests.support.line import arrival
 from tests.support.verdicts import failed_answer
 
@@ -360,10 +360,15 @@ def test_command_that_cannot_be_read_is_refused_by_its_name(payload: bytes) -> N
 
 
 @given(st.binary())
+@example(b'{"command":"pau\xffse"}')
+@example(b'{"command":"\\ud800"}')
 def test_any_bytes_are_read_without_a_traceback(payload: bytes) -> None:
     """Anyone who may publish may publish anything."""
     assert isinstance(read_image_ready(payload), Request | Unusable)
-    assert isinstance(read_command(payload), Command | InvalidCommand)
+    read = read_command(payload)
+    assert isinstance(read, Command | InvalidCommand)
+    if isinstance(read, InvalidCommand):
+        assert CommandReply(station="line1", command=read.name, ok=False, error=read.error).to_json()
 
 
 @given(st.dictionaries(st.sampled_from(sorted(_WHOLE)), _json_values))

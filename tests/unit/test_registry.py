@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from schemas.recipe import ScoreStatistic
 from service.errors import PackageNotFound, PackageRefused, UsageError
 from service.files import locked
 from service.model.package import read_package, seal
@@ -224,6 +225,20 @@ def test_unusable_names_are_refused(registry: ModelRegistry, name: str) -> None:
     """A name is a folder and part of a reference."""
     with pytest.raises(UsageError, match="model name"), registry.draft(name):
         pytest.fail("no draft is lent")
+
+
+def test_threshold_is_set_on_a_copy_and_on_nothing_else(registry: ModelRegistry, trained: TrainedModel) -> None:
+    """A version of the same parent and threshold may differ in all else; one that is copied in has nothing yet."""
+    trained.publish(registry)
+    package = registry.read("bars", "1")
+    recipe = package.manifest.recipe
+    other = recipe.model_copy(update={"score": recipe.score.model_copy(update={"statistic": ScoreStatistic.P95})})
+    manifest = trained.manifest.model_copy(update={"parent": package.id, "tau": 0.75, "recipe": other})
+    TrainedModel(manifest, trained.vectors, trained.golden).publish(registry)
+    (registry.store / "bars" / "9").mkdir()
+    assert registry.add_with_threshold("bars", 0.75, judging=package.ref) == "10"
+    assert registry.add_with_threshold("bars", 0.75, judging=package.ref) == "10"
+    assert registry.read("bars", "10").manifest.recipe == recipe
 
 
 def test_another_threshold_makes_another_version(registry: ModelRegistry, trained: TrainedModel) -> None:

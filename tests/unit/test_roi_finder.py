@@ -378,7 +378,16 @@ def test_finder_finds_nothing_in_a_frame_without_room_for_surroundings() -> None
         FINDER.find(frame)
 
 
-@pytest.mark.parametrize(("level", "noise"), [(0, 0), (255, 0), (4, 1), (12, 2), (120, 1.5), (230, 4), (255, 8)])
+def camera_frame(value: np.ndarray, noise: float, size_wh: tuple[int, int]) -> BgrImage:
+    """Return what a noisy camera makes of `value`, which broadcasts to (H, W, 3)."""
+    values = np.random.default_rng(7).normal(0, 1, (size_wh[1], size_wh[0], 3)) * noise + value
+    pixels: BgrImage = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return pixels
+
+
+@pytest.mark.parametrize(
+    ("level", "noise"), [(0, 0), (255, 0), (4, 1), (12, 2), (20, 4), (120, 1.5), (230, 3), (255, 7)]
+)
 @pytest.mark.parametrize("size_wh", [(640, 480), (1920, 1440), (500, 320)])
 @pytest.mark.parametrize("method", [RoiMethod.FIXED, RoiMethod.NONE])
 def test_blank_frame_is_no_part_whatever_finds_it(
@@ -386,14 +395,36 @@ def test_blank_frame_is_no_part_whatever_finds_it(
 ) -> None:
     """A cap on the lens, a strobe that stays away, an exposure that sticks: nothing there says that a part is sound."""
     recipe = RoiRecipe(method=method, polygon=((0.1, 0.2), (0.9, 0.1), (0.5, 0.8)))
-    finder = build_roi_finder(recipe)
-    width, height = size_wh
-    values = np.random.default_rng(7).normal(level, noise, (height, width, 3))
-    blank = np.clip(np.rint(values), 0, 255).astype(np.uint8)
     with pytest.raises(RoiNotFound, match="blank"):
-        finder.find(blank)
-    blank[height // 3 : height // 2, width // 3 : width // 2] = 90
-    assert finder.find(blank).mask.any()
+        build_roi_finder(recipe).find(camera_frame(np.array(level), noise, size_wh))
+
+
+def _weave(period: int, amplitude: float) -> np.ndarray:
+    return 120 + amplitude * np.sign(np.sin(2 * np.pi * np.arange(1920) / period))[None, :, None]
+
+
+def _sheet(hole: int) -> np.ndarray:
+    down, across = np.ogrid[:1440, :1920]
+    return np.where((down - 500) ** 2 + (across - 900) ** 2 < hole**2, 20, 200)[..., None]
+
+
+@pytest.mark.parametrize(
+    ("seen", "noise"),
+    [
+        (_weave(8, 60), 2),
+        (_weave(24, 30), 2),
+        (np.array(120), 8),  # grain
+        (_sheet(6), 2),
+        (_sheet(60), 2),
+        (np.linspace(0, 60, 1920)[None, :, None] * np.array([0, 0, 1]), 0),  # red light
+    ],
+    ids=["fine weave", "coarse weave", "grain", "hole", "large hole", "red light"],
+)
+@pytest.mark.parametrize("method", [RoiMethod.FIXED, RoiMethod.NONE])
+def test_frame_that_shows_something_is_not_blank(method: RoiMethod, seen: np.ndarray, noise: float) -> None:
+    """A texture varies from pixel to pixel, a hole in an even sheet from place to place."""
+    recipe = RoiRecipe(method=method, polygon=((0.1, 0.2), (0.9, 0.1), (0.5, 0.8)))
+    assert build_roi_finder(recipe).find(camera_frame(seen, noise, (1920, 1440))).mask.any()
 
 
 def test_fixed_finder_sees_a_sliver() -> None:

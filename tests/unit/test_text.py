@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.text import brief
+from service.errors import brief
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,7 @@ from typing import Final
 
 from asyncua import ua
 
-from service.errors import SinkUnavailable
-from service.text import one_line
+from service.errors import SinkUnavailable, one_line
 
 
 class PlcFault(StrEnum):

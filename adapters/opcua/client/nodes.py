@@ -77,6 +77,12 @@ def read_mapping(settings: OpcUaClientSettings, *, station: str) -> Mapping[str,
     return mapping
 
 
+def written_nodes(settings: OpcUaClientSettings, station: str) -> list[str]:
+    """Return the addresses of the nodes that a station writes. Raises UsageError, as `read_mapping`."""
+    mapping = read_mapping(settings, station=station)
+    return [mapping[word].text for word in SINKS if word in mapping]
+
+
 @dataclass(frozen=True, slots=True)
 class PlcNode:
     """A node of the connected server, fit for its use; `value` is what it held when it was looked at."""

@@ -29,7 +29,7 @@ from adapters.opcua.server.limits import MAX_BROWSE_PATHS, MAX_OPERATIONS
 from adapters.opcua.server.requests import StationProcessor, peer_host
 from adapters.opcua.server.sessions import StationInternalServer
 from adapters.opcua.server.views import StationViews
-from service.text import brief
+from service.errors import brief
 
 log = structlog.get_logger(__name__)
 

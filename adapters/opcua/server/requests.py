@@ -28,7 +28,7 @@ from adapters.opcua.server.channels import StationChannel
 from adapters.opcua.server.excerpts import asks_for_excerpt, encoded, excerpt, refuse_bad_stamps
 from adapters.opcua.server.limits import MAX_PIECES, MAX_STRANGERS_PIECES, counted, refuse_too_many, request_type
 from adapters.opcua.server.sessions import StationInternalServer, StationSession
-from service.text import brief
+from service.errors import brief
 
 log = structlog.get_logger(__name__)
 

@@ -18,13 +18,12 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from schemas.recipe import EmbedRecipe
-from service.errors import UsageError
+from service.errors import UsageError, one_line
 from service.pipeline.embed import filters
 from service.pipeline.embed.grid import COARSEST_PX, Cut, cut_out
 from service.pipeline.embed.starter_network import StarterNetwork, normalize_locally
 from service.pipeline.embed.weights import in_half_precision, read_tensors, weights_digest
 from service.pipeline.types import FloatArray, NormalizedRoi, PatchGrid
-from service.text import one_line
 
 VERSION: Final = "starter-4"
 """Changes whenever the same weights would give other vectors."""

@@ -16,13 +16,12 @@ from torch import nn
 from torch.nn import functional
 
 from schemas.recipe import EmbedRecipe
-from service.errors import UsageError
+from service.errors import UsageError, one_line
 from service.pipeline.embed.centres import Cells, centres_of, values_at
 from service.pipeline.embed.grid import patch_grid
 from service.pipeline.embed.weights import weights_digest
 from service.pipeline.resize import resized
 from service.pipeline.types import BgrImage, NormalizedRoi, PatchGrid
-from service.text import one_line
 
 VERSION = "timm-1"
 """Changes whenever the same weights would give other vectors."""

@@ -12,11 +12,15 @@ from service.pipeline.resize import resized
 from service.pipeline.roi.finder import roi_of
 from service.pipeline.types import BgrImage, Mask, Roi
 
-LOOKED_AT = 64
-"""The longer side of the picture, px, that is looked at for whether there is anything to see: noise averages out."""
-FLAT = 4.0
-"""Grey levels between its darkest and its lightest hundredth; below, the frame is blank. A camera with its cap on has 1
-to 3 there, however noisy it is; the flattest of 470 real photos of magnetic tiles has 38."""
+SPREAD = 5.0
+"""Standard deviation of a colour within the ROI, of 255: whatever varies by more is more than a sensor's noise."""
+RANGE = 24
+"""Levels between the darkest and the lightest point of a colour, noise averaged out; a speck or an edge has more."""
+SAMPLED, LOOKED_AT = 128, 256
+"""Longer side, px, of what is looked at for either."""
+
+
+_Weights = npt.NDArray[np.uint8]
 
 
 class FixedFinder:
@@ -73,13 +77,26 @@ class WholeFrameFinder:
 
 
 def refuse_blank(bgr: BgrImage, roi: Roi) -> None:
-    """Raise RoiNotFound where the frame, (H, W, 3), shows nothing but noise in the ROI, which has a pixel at least."""
+    """Raise RoiNotFound where the frame, (H, W, 3), shows nothing but noise in the ROI, which has a pixel at least.
+
+    A texture varies from pixel to pixel, a hole in an even sheet from place to place: a blank frame does neither.
+    """
     x1, y1, x2, y2 = roi.xyxy
-    factor = max(1.0, max(x2 - x1, y2 - y1) / LOOKED_AT)
-    size = max(1, round((x2 - x1) / factor)), max(1, round((y2 - y1) / factor))
-    step = max(1, int(factor / 8))  # enough is averaged for noise to go
-    seen = resized(np.ascontiguousarray(bgr[y1:y2:step, x1:x2:step, 1]), size)  # green, as good as grey for that
-    mask = cv2.resize(roi.mask[y1:y2, x1:x2].view(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT) > 0
-    dark, light = np.percentile(seen[mask] if mask.any() else seen, (1, 99))
-    if light - dark < FLAT:
+    longest = max(x2 - x1, y2 - y1)
+    inside = roi.mask[y1:y2, x1:x2]
+
+    def every(step: int) -> tuple[BgrImage, _Weights]:
+        return np.ascontiguousarray(bgr[y1:y2:step, x1:x2:step]), inside[::step, ::step].astype(np.uint8)
+
+    pixels, weight = every(max(1, longest // SAMPLED))
+    if not weight.any():
+        pixels, weight = every(1)
+    _, spread = cv2.meanStdDev(pixels, mask=weight)
+    if spread.max() >= SPREAD:
+        return
+    pixels, weight = every(max(1, longest // (3 * LOOKED_AT)))
+    factor = max(1.0, max(weight.shape) / LOOKED_AT)
+    size = max(1, round(weight.shape[1] / factor)), max(1, round(weight.shape[0] / factor))
+    looked_at = resized(pixels, size)[resized(weight, size) > 0]
+    if np.ptp(looked_at, axis=0).max() < RANGE:
         raise RoiNotFound("the frame is blank")
