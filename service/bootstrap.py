@@ -208,9 +208,15 @@ def _transports(
             OpcUaServerAdapter(settings.opcua.server, station=station, clock=clock, models=models, journal=journal)
         )
     if settings.opcua.client.endpoint:
-        sessions = process.plc_sessions
         found.append(
-            OpcUaClientAdapter(settings.opcua.client, station=station, clock=clock, sessions=sessions, metrics=metrics)
+            OpcUaClientAdapter(
+                settings.opcua.client,
+                station=station,
+                clock=clock,
+                journal=journal,
+                sessions=process.plc_sessions,
+                metrics=metrics,
+            )
         )
     return found
 

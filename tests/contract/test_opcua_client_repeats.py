@@ -19,6 +19,7 @@ from service.errors import SinkUnavailable
 from service.ports import Arrival
 from tests.support.fakes import RecordingIntake
 from tests.support.line import arrival as arrival_of
+from tests.support.memory_journal import MemoryJournal
 from tests.support.opcua import answer, verdict
 from tests.support.plc import StubbornPlc, plc_client, refusing, serving
 from tests.support.waiting import eventually
@@ -259,3 +260,36 @@ async def test_result_of_an_earlier_run_lets_no_newer_part_of_its_number_pass(pl
             said = verdict(seq, event_id=asked.event.event_id, part_id=asked.event.part_id, trigger_id=1)
             await adapter.publish(answer(said, asked))
     assert [step[:4] for step in program.steps] == [[1, 1, 1, True], [2, 1, 1, False]]
+
+
+async def test_results_that_nobody_waits_for_hold_up_none_that_somebody_does(plc: PlcServer, program: Program) -> None:
+    """After an outage: parts that came another way and are long gone, behind them the one that is on the line."""
+    adapter = plc_client(plc.mapping())
+    async with serving(adapter, RecordingIntake()) as intake:
+        asked = answer(SAID, await ask(plc, intake, SAID))
+        gone = [replace(answer(verdict(seq), in_s=-1), repeated=False) for seq in range(10, 70)]
+        late = replace(asked, deadline_monotonic=0.0)
+        on_the_line = answer(verdict(99, event_id="now", part_id="C-9"), in_s=30)
+        await asyncio.gather(*(adapter.publish(each) for each in (*gone[:30], late, *gone[30:], on_the_line)))
+        assert [step[0] for step in program.steps][-2:] == [5, 99]
+        assert len(program.steps) <= 3
+        await adapter.publish(replace(gone[-1], verdict=verdict(100)))  # with none behind it
+    assert [step[:4:3] for step in program.steps][-1] == [100, True]
+
+
+async def test_trigger_that_the_last_run_answered_is_not_answered_again(plc: PlcServer, program: Program) -> None:
+    """The PLC's nodes may tell of another result by now: of one that came another way, or was decided later."""
+    journal = MemoryJournal()
+    first, second = plc_client(plc.mapping(), journal=journal), plc_client(plc.mapping(), journal=journal)
+    async with serving(first, RecordingIntake()) as intake:
+        arrival = await ask(plc, intake, SAID)
+        said = answer(SAID, arrival)
+        await journal.accept(arrival, datetime.now(UTC))
+        await journal.store([(said, arrival)])
+        await first.publish(said)
+        await first.publish(answer(verdict(6, event_id="other"), in_s=30))
+    async with serving(second, RecordingIntake()) as intake:
+        await plc.trigger("C-2", event_id="e2")
+        taken = await asyncio.wait_for(intake.arrivals.get(), 10)
+    assert taken.event.event_id == "e2"
+    assert program.steps[-1][:2] == [6, 0]

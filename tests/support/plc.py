@@ -22,7 +22,7 @@ from adapters.simulation.plc_server import NAMESPACE_URI, TYPES, PlcServer
 from schemas.messages import Decision
 from schemas.settings import OpcUaClientSettings
 from service.errors import SinkRefused, SinkUnavailable
-from service.ports import Answer, Arrival, Clock
+from service.ports import Answer, Arrival, Clock, Journal
 from tests.support.fakes import RecordingIntake
 from tests.support.opcua import STATION, NoCommands, answer, plain_client, verdict
 from tests.support.waiting import eventually
@@ -81,11 +81,18 @@ def plc_client(
     pki: Path | None = None,
     sessions: PlcSessions | None = None,
     clock: Clock | None = None,
+    journal: Journal | None = None,
 ) -> OpcUaClientAdapter:
     """Return an adapter for a PLC; `settings` as in the configuration."""
     chosen = OpcUaClientSettings.model_validate(PATIENT | settings)
-    pki = pki or Path("unused")
-    return OpcUaClientAdapter(chosen, station=station, clock=clock or SystemClock(), sessions=sessions, pki=pki)
+    return OpcUaClientAdapter(
+        chosen,
+        station=station,
+        clock=clock or SystemClock(),
+        journal=journal,
+        sessions=sessions,
+        pki=pki or Path("unused"),
+    )
 
 
 @contextlib.asynccontextmanager

@@ -26,13 +26,17 @@ from adapters.opcua.own_certificate import PKI
 from adapters.telemetry import Metrics
 from schemas.messages import Reason, Status
 from schemas.settings import OpcUaClientSettings, OpcUaLogin
-from service.errors import SinkUnavailable, UsageError
-from service.ports import Answer, Clock, CommandHandler, Intake, Refusal
+from service.errors import JournalError, SinkUnavailable, UsageError
+from service.ports import Answer, Clock, CommandHandler, Intake, Journal, Refusal
 
 log = structlog.get_logger(__name__)
 
 _FIRST_RETRY_S: Final = 0.1
 _STEADY_S: Final = 10.0
+_JOURNAL_PATIENCE_S: Final = 0.5
+_LOOKED_BACK: Final = 256
+"""So many verdicts of earlier runs may hold the one that the PLC asked for last."""
+
 _NAMES: Final = TriggerTexts(part_id="part_id", image_uri="image_uri", event_id="event_id")
 _START_TIME: Final = ua.NodeId(ua.Int32(ua.ObjectIds.Server_ServerStatus_StartTime))
 
@@ -44,6 +48,7 @@ class OpcUaClientAdapter:
         settings: the PLC, how to be there, and which of its nodes are which.
         station: id of the station.
         clock: stamps what comes in.
+        journal: knows which trigger an earlier run answered last.
         sessions: of this process, to share with other stations.
         metrics: counts what the PLC lost.
         pki: where a certificate of our own is kept if none is named.
@@ -57,6 +62,7 @@ class OpcUaClientAdapter:
         *,
         station: str,
         clock: Clock,
+        journal: Journal | None = None,
         sessions: PlcSessions | None = None,
         metrics: Metrics | None = None,
         pki: Path = PKI,
@@ -66,6 +72,7 @@ class OpcUaClientAdapter:
         self._metrics = metrics or Metrics()
         self._station = station
         self._clock = clock
+        self._journal = journal
         self._pki = pki
         self._access: PlcAccess | None = None
         self._mapping: Mapping[str, Address] = {}
@@ -120,6 +127,7 @@ class OpcUaClientAdapter:
         """Stay connected and hand the PLC's triggers to `intake` until cancelled."""
         if self._access is None:
             raise UsageError("the OPC UA client was not opened")
+        await self._recall()
         retry_s = _FIRST_RETRY_S
         while True:
             began, self._left_alive = self._clock.monotonic(), False
@@ -153,7 +161,7 @@ class OpcUaClientAdapter:
         if answer.asker.trigger_id is not None:
             self._memory.answered(answer.asker.trigger_id)
         if asked_here or not answer.repeated:
-            await self._require_results().write(answer)
+            await self._require_results().write(answer, owed=asked_here)
 
     async def publish_status(self, status: Status, *, ready: bool) -> None:  # noqa: ARG002 - there is no node for it
         """Show the heartbeat.
@@ -240,6 +248,23 @@ class OpcUaClientAdapter:
                 retry_s = _FIRST_RETRY_S
                 log.info("plc_looked_at_anew", refused=str(error))
             self._results = results
+
+    async def _recall(self) -> None:
+        """Learn which trigger was answered last by an earlier run, where the journal says so at once."""
+        if self._journal is None:
+            return
+        try:
+            async with asyncio.timeout(_JOURNAL_PATIENCE_S):
+                last = await self._journal.last_seq()
+                entries, _ = await self._journal.answered(after=max(0, last - _LOOKED_BACK), limit=_LOOKED_BACK)
+        except (JournalError, TimeoutError) as exc:
+            log.warning("journal_read_failed", sink=self.name, error=str(exc) or "the journal does not answer")
+            return
+        # the last alone: of a trigger that counts anew, or is true and false, an earlier one says nothing
+        own = [entry for entry in entries if entry.source == self.name and entry.event.trigger_id is not None]
+        last_given = max(own, key=lambda entry: entry.received_at, default=None)
+        if last_given is not None and last_given.event.trigger_id is not None:
+            self._memory.answered(last_given.event.trigger_id)
 
     async def _remember(self, connection: PlcConnection, nodes: Mapping[str, PlcNode], coercion: Coercion) -> None:
         ((started,),) = await connection.read([_START_TIME])

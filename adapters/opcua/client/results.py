@@ -106,6 +106,7 @@ class ResultWriter:
         self._clock = clock
         self._memory = memory
         self._one_at_a_time = asyncio.Lock()  # fair: in the order of the calls, which is the order of seq
+        self._behind = 0  # results that wait for it
         self._took_s = 0.0  # the write that was confirmed last
         self._beat: int | None = None
         self._told: set[str] = set()  # words whose refusal is in the log
@@ -114,34 +115,49 @@ class ResultWriter:
         """Write what holds before the first result: verdict 0, reject true. Raises SinkUnavailable."""
         await self._write({word: self._coercion.result(word, _NOTHING) for word in _START_WORDS if word in self._nodes})
 
-    async def write(self, answer: Answer) -> None:
+    async def write(self, answer: Answer, *, owed: bool) -> None:
         """Write one result, for the trigger that asked; return when every node is confirmed.
+
+        owed: the PLC asked for it. Any other is left out once its deadline has gone and the next one waits, which would
+        take its place at once: after an outage the parts that are on the line now must not wait for all of them.
 
         Raises:
             SinkRefused: the PLC refused a node, also after another look at all of them; nothing passes by this result.
             SinkUnavailable: a node was not confirmed. The sequence was not written then, or is not known to be.
         """
-        async with self._one_at_a_time:
-            if self.ended.done():  # those behind one that failed stay behind it
-                raise SinkUnavailable(str(self.ended.result()))
-            try:
-                await self._tell(answer)
-            except SinkUnavailable as exc:
-                if not self._connection.lost.done():
-                    self._memory.not_taken = str(exc)
-                is_safe = await self._take_back()
-                if is_safe and isinstance(exc, WriteRefused) and self._memory.is_known(answer.verdict.seq, exc):
-                    log.error("plc_result_passed_over", seq=answer.verdict.seq, refused=str(exc))
-                    raise SinkRefused(str(exc)) from exc
-                # a node that does not take what it was found to take is not the node it was
-                self.ended.set_result(exc)
-                raise
-            except BaseException as exc:
-                # a defect: it may have left a PASS beside the number of before
-                if not was_cancelled() and not await self._take_back():
-                    self.ended.set_result(SinkUnavailable(f"{type(exc).__name__}, and the result was not taken back"))
-                raise
-            self._memory.taken()
+        self._behind += 1
+        try:
+            await self._one_at_a_time.acquire()
+        finally:
+            self._behind -= 1
+        try:
+            await self._write_next(answer, owed=owed)
+        finally:
+            self._one_at_a_time.release()
+
+    async def _write_next(self, answer: Answer, *, owed: bool) -> None:
+        if self.ended.done():  # those behind one that failed stay behind it
+            raise SinkUnavailable(str(self.ended.result()))
+        if self._behind and not owed and self._clock.monotonic() > answer.deadline_monotonic:
+            return
+        try:
+            await self._tell(answer)
+        except SinkUnavailable as exc:
+            if not self._connection.lost.done():
+                self._memory.not_taken = str(exc)
+            is_safe = await self._take_back()
+            if is_safe and isinstance(exc, WriteRefused) and self._memory.is_known(answer.verdict.seq, exc):
+                log.error("plc_result_passed_over", seq=answer.verdict.seq, refused=str(exc))
+                raise SinkRefused(str(exc)) from exc
+            # a node that does not take what it was found to take is not the node it was
+            self.ended.set_result(exc)
+            raise
+        except BaseException as exc:
+            # a defect: it may have left a PASS beside the number of before
+            if not was_cancelled() and not await self._take_back():
+                self.ended.set_result(SinkUnavailable(f"{type(exc).__name__}, and the result was not taken back"))
+            raise
+        self._memory.taken()
 
     async def beat(self, heartbeat: int) -> None:
         """Show the heartbeat where it is mapped and has risen. Raises SinkUnavailable."""
