@@ -53,8 +53,7 @@ class _Findings:
 
     @classmethod
     def of(cls, verdict: Verdict, inspection: Inspection | None, frame: Frame) -> Self:
-        corners = [(box.x1, box.y1, box.x2, box.y2) for box in verdict.boxes]
-        boxes = np.array(corners, dtype=np.int32).reshape(-1, 4)
+        boxes = np.array([box.xyxy for box in verdict.boxes], np.int32).reshape(-1, 4)
         if inspection is None:
             return cls(frame.width, 0.0, boxes, np.empty((0, 0), np.float32), (0.0, 0.0, 0.0, 0.0))
         map_xyxy = inspection.prepared.normalized.square_xyxy
@@ -99,11 +98,10 @@ class PictureStore:
     dropped and counted; what cannot be written becomes `fault`. Pictures still in the queue can already be seen.
     """
 
-    def __init__(self, root: Path, *, keep: int, metrics: Metrics | None = None, jpeg_quality: int = 88) -> None:
+    def __init__(self, root: Path, *, keep: int, metrics: Metrics | None = None) -> None:
         self._root = root
         self._keep = keep
         self._metrics = metrics or Metrics()
-        self._quality = jpeg_quality
         self._changed = threading.Condition()
         self._waiting: OrderedDict[str, tuple[Frame, _Findings]] = OrderedDict()
         self._kept = OrderedDict.fromkeys(_find_kept(root))
@@ -208,7 +206,7 @@ class PictureStore:
             _remove(self._path(key, suffix))
 
     def _encode(self, bgr: BgrImage) -> bytes:
-        _, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, self._quality])
+        _, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 88])
         return jpeg.tobytes()
 
     def _path(self, key: str, suffix: str) -> Path:

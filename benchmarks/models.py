@@ -79,7 +79,5 @@ def model_of(pictures: Sequence[BgrImage], recipe: Recipe) -> tuple[Path, str]:
         progress=lambda _stage, _done, _total: None,
     )
     registry = ModelRegistry(store)
-    with registry.draft(NAME) as directory:
-        trained.write(directory)
-        registry.activate(NAME, registry.publish(directory, trained.manifest).name)
+    registry.activate(NAME, trained.publish(registry).name)
     return store, NAME

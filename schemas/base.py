@@ -21,6 +21,11 @@ def rfc3339(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def whole_ms(moment: datetime) -> datetime:
+    """Return `moment` as `rfc3339` writes it, without what is below a millisecond."""
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+
+
 def _from_text(value: object) -> object:
     """Return the moment that an RFC 3339 text means; a leap second, which our calendar lacks, as the end of its minute.
 

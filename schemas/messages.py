@@ -173,6 +173,11 @@ class Box(Message):
             raise ValueError(f"box is empty: x {self.x1}..{self.x2}, y {self.y1}..{self.y2}")
         return self
 
+    @property
+    def xyxy(self) -> tuple[int, int, int, int]:
+        """Return the corners."""
+        return self.x1, self.y1, self.x2, self.y2
+
 
 class JudgedImage(Message):
     """The frame a verdict speaks about, in pixels."""
@@ -188,6 +193,11 @@ class ModelRef(Message):
     name: str
     version: str
     sha256: str
+
+    @property
+    def reference(self) -> str:
+        """Return NAME@VERSION."""
+        return f"{self.name}@{self.version}"
 
 
 class StagesMs(Message):

@@ -175,7 +175,7 @@ def build(
         dispatcher=dispatcher,
         outboxes=outboxes,
         adapters=adapters,
-        parts=[("threads", compute.watch), ("recovery", recovery.run), ("model", models.keep_looking)],
+        tasks=[("threads", compute.watch), ("recovery", recovery.run), ("model", models.keep_looking)],
         commands=StationCommands(settings.station.id, station=station, models=models, reset_fault=reset_fault),
         capacity=settings.intake.capacity,
         watchdog=process.systemd.watchdog(settings.station.id, partial(recovery.given_up, _GIVE_UP_S)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -48,6 +49,11 @@ class Judged:
     inspection: Inspection
     model: ModelRef
     load_ms: float
+
+    @property
+    def frame(self) -> Frame:
+        """Return what was judged."""
+        return self.inspection.prepared.frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +105,13 @@ class Job:
     is_new: asyncio.Future[bool]
     promised: bool = False
     done: Stages = field(default_factory=Stages)
+
+    @classmethod
+    def undated(cls, image: ImageRef | None, frame_bytes: bytes | None, model: LoadedModel) -> Self:
+        """Return a job that waits for its turn, however long: nobody needs its outcome by a time."""
+        is_new: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        is_new.set_result(True)
+        return cls(image, frame_bytes, model, math.inf, wanted=lambda: True, is_new=is_new)
 
     def failed(self, reason: Reason, why: str) -> Failed:
         """Return that the frame could not be judged, with the stages that are done."""

@@ -15,12 +15,11 @@ from pydantic import ValidationError
 
 from schemas.messages import Reason, Verdict
 from schemas.settings import OnReplayed, Settings
-from service.answer_book import EARLIER, AnswerBook, Earlier, Page
+from service.answer_cache import EARLIER, AnswerCache, CachedAnswer, Earlier
 from service.compute import Compute, Failed, Job, Judged, LoadedModel, Outcome
 from service.deadline import Deadline, Margin, deadline_monotonic, long_ago
 from service.errors import JournalDamaged, JournalError
 from service.journal_health import JournalHealth
-from service.pipeline.types import Frame
 from service.ports import Answer, Arrival, Asker, Clock, Journal, JournalEntry, PictureSink, Recorder
 from service.verdicts import make_verdict
 
@@ -75,7 +74,7 @@ class Inspector:
         self._pictures = pictures
         self._recorder = recorder
         self._seq = 0
-        self._book = AnswerBook()
+        self._answers = AnswerCache()
         self._late: set[asyncio.Task[None]] = set()
         self._to_keep: deque[Callable[[], None]] = deque()
 
@@ -105,25 +104,27 @@ class Inspector:
             JournalError: the journal cannot say; to be tried again.
         """
         try:
-            self._book.take_up(reversed(await self._journal.answered_ids(EARLIER)))
+            self._answers.take_up(reversed(await self._journal.answered_ids(EARLIER)))
             open_events = await self._journal.unanswered()
         except JournalError as exc:
             self._health.fault = str(exc)
             raise
-        return [_arrival(entry, self._clock) for entry in open_events if self._book.find(entry.event.event_id) is None]
+        return [
+            _arrival(entry, self._clock) for entry in open_events if self._answers.find(entry.event.event_id) is None
+        ]
 
     async def inspect(self, arrival: Arrival) -> None:
         """Answer `arrival`: with a new verdict, or with the one that its event id got before. Never raises."""
-        known = self._book.find(arrival.event.event_id)
+        known = self._answers.find(arrival.event.event_id)
         if known is not None:
             self._dispatch(_repeat(await asyncio.shield(known.answer), arrival), arrival)
             return
-        page = self._book.begin(arrival.event.event_id)
+        cached = self._answers.begin(arrival.event.event_id)
         began = self._clock.monotonic()
         deadline = Deadline.of(arrival, self._settings.deadline, self._margin)
         work: asyncio.Task[Outcome] | None = None
         try:
-            outcome, work = await self._outcome(arrival, deadline, page)
+            outcome, work = await self._outcome(arrival, deadline, cached)
         except JournalDamaged as exc:
             outcome = await self._what_is_left(arrival, deadline, exc)
         except Exception as exc:  # the supervised boundary: a defect ends in a fail-safe verdict
@@ -131,7 +132,7 @@ class Inspector:
             outcome = Failed(Reason.INTERNAL_ERROR, type(exc).__name__)
         # no await from here to dispatch: verdicts leave in the order of their seq
         if isinstance(outcome, Answer):
-            page.write(outcome, self._dispatch(outcome, arrival))
+            cached.write(outcome, self._dispatch(outcome, arrival))
             return
         self._seq += 1
         verdict = self._verdict(outcome, arrival, self._seq)
@@ -147,12 +148,12 @@ class Inspector:
             # a timer that rings late is part of what the margin must make up for
             decided_monotonic=max(began, deadline.decide_by) if missed else now,
         )
-        page.write(answer, self._dispatch(answer, arrival))
+        cached.write(answer, self._dispatch(answer, arrival))
         self._to_keep.append(partial(self._keep, arrival, verdict, outcome, work))
         asyncio.get_running_loop().call_later(_RECORD_DELAY_S, self._keep_one)
 
     async def _outcome(
-        self, arrival: Arrival, deadline: Deadline, page: Page
+        self, arrival: Arrival, deadline: Deadline, cached: CachedAnswer
     ) -> tuple[Outcome | Answer, asyncio.Task[Outcome] | None]:
         """Return what became of a new event, or the answer that an earlier run gave; and the inspection, if any."""
         said = await self._said_earlier(arrival, deadline)
@@ -176,14 +177,14 @@ class Inspector:
         if isinstance(begun, Failed):
             return begun, None
         job, work = begun
-        return await self._in_time(job, work, arrival, deadline, page), work
+        return await self._in_time(job, work, arrival, deadline, cached), work
 
     async def _said_earlier(self, arrival: Arrival, deadline: Deadline) -> Failed | Answer | None:
         """Return what was answered long ago, or that nobody knows it any more; None where that may have been nothing.
 
         Never decided anew: the gate may have been told otherwise.
         """
-        earlier = self._book.earlier(arrival.event.event_id)
+        earlier = self._answers.earlier(arrival.event.event_id)
         if earlier is None:
             return None
         if earlier is Earlier.LOST:
@@ -260,24 +261,24 @@ class Inspector:
         return job, asyncio.create_task(self._compute.judge(job), name=f"judge {arrival.event.event_id}")
 
     async def _in_time(
-        self, job: Job, work: asyncio.Task[Outcome], arrival: Arrival, deadline: Deadline, page: Page
+        self, job: Job, work: asyncio.Task[Outcome], arrival: Arrival, deadline: Deadline, cached: CachedAnswer
     ) -> Outcome:
         """Return what comes first: the outcome of `work`, or a missed deadline."""
         done, _ = await asyncio.wait({work}, timeout=deadline.decide_by - self._clock.monotonic())
         # both may have come: the process was frozen, or the event loop held up
         if done and self._clock.monotonic() <= deadline.decide_by:
             return work.result()
-        late = asyncio.create_task(self._record_late(work, arrival, page, self._clock.now()))
+        late = asyncio.create_task(self._record_late(work, arrival, cached, self._clock.now()))
         self._late.add(late)
         late.add_done_callback(self._late.discard)
         return job.failed(Reason.DEADLINE_MISSED, "the inspection took too long")
 
     async def _record_late(
-        self, work: asyncio.Task[Outcome], arrival: Arrival, page: Page, missed_at: datetime
+        self, work: asyncio.Task[Outcome], arrival: Arrival, cached: CachedAnswer, missed_at: datetime
     ) -> None:
         outcome = await work
         if isinstance(outcome, Judged):
-            verdict = self._verdict(outcome, arrival, (await page.answer).verdict.seq, late=True)
+            verdict = self._verdict(outcome, arrival, (await cached.answer).verdict.seq, late=True)
             log.warning(
                 "late_result",
                 event_id=verdict.event_id,
@@ -337,7 +338,7 @@ class Inspector:
         """Log the part, and hand it to those who keep pictures and recordings."""
         _log_part(verdict, outcome)
         if self._pictures is not None:
-            self._pictures.offer(verdict, outcome.inspection if isinstance(outcome, Judged) else None, _frame(outcome))
+            self._pictures.offer(verdict, outcome.inspection if isinstance(outcome, Judged) else None, outcome.frame)
         recorder = self._recorder
         if recorder is None:
             return
@@ -347,12 +348,8 @@ class Inspector:
             work.add_done_callback(lambda done: recorder.offer(arrival, verdict, _encoded(done)))
 
 
-def _frame(outcome: Outcome) -> Frame | None:
-    return outcome.inspection.prepared.frame if isinstance(outcome, Judged) else outcome.frame
-
-
 def _encoded(work: asyncio.Task[Outcome]) -> bytes | None:
-    frame = None if work.cancelled() or work.exception() is not None else _frame(work.result())
+    frame = None if work.cancelled() or work.exception() is not None else work.result().frame
     return None if frame is None else frame.encoded
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from schemas.base import Value
 from schemas.messages import Box, Decision, Reason, StagesMs
 from service.pipeline.types import DamageBox, Inspection
@@ -34,6 +36,11 @@ def decision_of(inspection: Inspection) -> tuple[Decision, Reason]:
 def boxes_of(inspection: Inspection) -> tuple[Box, ...]:
     """Return the boxes, their scores as they were computed."""
     return tuple(map(_box, inspection.boxes))
+
+
+def boxes_text(boxes: Iterable[Box]) -> str:
+    """Return boxes as a cell of a CSV: x1 y1 x2 y2 score; ..."""
+    return "; ".join(f"{box.x1} {box.y1} {box.x2} {box.y2} {box.score:.4f}" for box in boxes)
 
 
 def stages_of(inspection: Inspection, load_ms: float) -> StagesMs:

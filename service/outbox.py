@@ -15,7 +15,7 @@ from schemas.messages import Verdict
 from service.deadline import Margin, deadline_monotonic
 from service.errors import JournalError, SinkRefused, SinkUnavailable
 from service.ports import Answer, Asker, Clock, Journal, JournalEntry, VerdictSink
-from service.tasks import Part, together, was_cancelled
+from service.tasks import NamedTask, together, was_cancelled
 
 log = structlog.get_logger(__name__)
 
@@ -144,11 +144,11 @@ class Outbox:
 
     async def run(self) -> None:
         """Deliver until cancelled."""
-        parts: list[Part] = [(f"deliver to {self.sink.name}", self._deliver)]
+        tasks: list[NamedTask] = [(f"deliver to {self.sink.name}", self._deliver)]
         if self._journal is not None:
-            parts.append((f"note for {self.sink.name}", partial(self._note, self._journal)))
-            parts.append((f"catch up for {self.sink.name}", partial(self._catch_up, self._journal)))
-        await together(*parts)
+            tasks.append((f"note for {self.sink.name}", partial(self._note, self._journal)))
+            tasks.append((f"catch up for {self.sink.name}", partial(self._catch_up, self._journal)))
+        await together(*tasks)
 
     async def _deliver(self) -> None:
         while True:
@@ -195,7 +195,7 @@ class Outbox:
         except SinkUnavailable as exc:
             log.warning("publish_failed", sink=self.sink.name, seq=delivery.seq, error=str(exc))
             return False
-        except (Exception, asyncio.CancelledError) as exc:
+        except (Exception, asyncio.CancelledError) as exc:  # a defect of a sink must not stop the verdicts behind it
             if isinstance(exc, asyncio.CancelledError) and was_cancelled():
                 raise
             log.exception("publish_crashed", sink=self.sink.name, seq=delivery.seq)

@@ -1,4 +1,4 @@
-"""Runs the parts side by side and supervises them; judges nothing."""
+"""Runs what a service is made of side by side and supervises it; judges nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from service.inspector import Inspector
 from service.outbox import Outbox
 from service.ports import Adapter, Arrival, CommandHandler, VerdictSink, Watchdog
 from service.station import Station
-from service.tasks import Part, supervise
+from service.tasks import NamedTask, supervise
 
 log = structlog.get_logger(__name__)
 
@@ -33,7 +33,7 @@ _CLOSE_S = 2.5
 
 
 @dataclass(slots=True, eq=False)
-class _Telling:
+class _PendingStatus:
     """What a sink has to be told. could_judge: of the last news, None before the first."""
 
     news: asyncio.Event = field(default_factory=asyncio.Event)
@@ -50,7 +50,7 @@ class Runner:
         dispatcher: brings the answers out.
         outboxes: one a sink.
         adapters: what has a wire.
-        parts: what else must run.
+        tasks: what else must run.
         commands: carries out what the adapters are told.
         capacity: so many events may be in work or wait.
         watchdog: told that the service is alive and able to decide, with each beat.
@@ -65,7 +65,7 @@ class Runner:
         dispatcher: Dispatcher,
         outboxes: Sequence[Outbox],
         adapters: Sequence[Adapter],
-        parts: Sequence[Part],
+        tasks: Sequence[NamedTask],
         commands: CommandHandler,
         capacity: int,
         watchdog: Watchdog,
@@ -77,7 +77,7 @@ class Runner:
         self._outboxes = outboxes
         self._adapters = adapters
         self._left_open: Sequence[Arrival] = ()
-        self._parts = parts
+        self._tasks = tasks
         self._commands = commands
         self._capacity = capacity
         self._watchdog = watchdog
@@ -85,7 +85,7 @@ class Runner:
         self._group: asyncio.TaskGroup | None = None
         self._inspections: set[asyncio.Task[None]] = set()
         self._draining = False
-        self._telling = [_Telling() for _ in outboxes]
+        self._pending_status = [_PendingStatus() for _ in outboxes]
         self.started = asyncio.Event()
 
     def submit(self, arrival: Arrival) -> None:
@@ -123,12 +123,12 @@ class Runner:
                 await outbox.recover(self._inspector.last_seq)
             async with asyncio.TaskGroup() as group:
                 self._group = group
-                parts: list[Part] = [*self._parts, ("dispatcher", self._dispatcher.run), ("heartbeat", self._beat)]
-                for outbox, telling in zip(self._outboxes, self._telling, strict=True):
+                tasks: list[NamedTask] = [*self._tasks, ("dispatcher", self._dispatcher.run), ("heartbeat", self._beat)]
+                for outbox, pending in zip(self._outboxes, self._pending_status, strict=True):
                     name = outbox.sink.name
-                    parts.append((f"outbox {name}", outbox.run))
-                    parts.append((f"status {name}", partial(self._tell_status, outbox.sink, telling)))
-                serving = [group.create_task(supervise(name, part), name=name) for name, part in parts]
+                    tasks.append((f"outbox {name}", outbox.run))
+                    tasks.append((f"status {name}", partial(self._tell_status, outbox.sink, pending)))
+                serving = [group.create_task(supervise(name, run), name=name) for name, run in tasks]
                 await self._before_ready()
                 # before the adapters: what comes again from a broker then meets the event that is in work
                 if not await self._recover(group):
@@ -211,25 +211,25 @@ class Runner:
     def announce(self) -> None:
         """Let every sink be told the state of the station, at once where what it can do has changed."""
         can_judge = self._station.can_judge
-        for telling in self._telling:
-            telling.news.set()
-            if can_judge is not telling.could_judge:
-                telling.urgent.set()
-            telling.could_judge = can_judge
+        for pending in self._pending_status:
+            pending.news.set()
+            if can_judge is not pending.could_judge:
+                pending.urgent.set()
+            pending.could_judge = can_judge
 
-    async def _tell_status(self, sink: VerdictSink, telling: _Telling) -> None:
+    async def _tell_status(self, sink: VerdictSink, pending: _PendingStatus) -> None:
         """Tell one sink what changed: a moment later, not in the moment in which a verdict is on its way.
 
         At once where it is whether parts are judged at all, and the first time: until then a sink shows a station of
         which nothing is known.
         """
         while True:
-            await telling.news.wait()
+            await pending.news.wait()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_STATUS_DELAY_S):
-                    await telling.urgent.wait()
-            telling.news.clear()
-            telling.urgent.clear()
+                    await pending.urgent.wait()
+            pending.news.clear()
+            pending.urgent.clear()
             try:
                 await sink.publish_status(self._station.status(), ready=self.ready)
             except SinkUnavailable as exc:

@@ -9,8 +9,8 @@ import structlog
 
 log = structlog.get_logger(__name__)
 
-Part = tuple[str, Callable[[], Awaitable[None]]]
-"""What runs for ever, and its name."""
+NamedTask = tuple[str, Callable[[], Awaitable[None]]]
+"""A name, and what runs for ever under it."""
 
 _RESTART_S = (0.1, 5.0)
 
@@ -30,26 +30,26 @@ async def supervise(name: str, run: Callable[[], Awaitable[None]]) -> None:
         began = loop.time()
         try:
             await run()
-            log.error("part_ended", part=name)
+            log.error("task_ended", task=name)
         except asyncio.CancelledError:
             if was_cancelled():
                 raise
-            log.exception("part_crashed", part=name)
+            log.exception("task_crashed", task=name)
         except Exception:  # the supervised boundary: a defect ends in a log entry and a fresh start
-            log.exception("part_crashed", part=name)
+            log.exception("task_crashed", task=name)
         if loop.time() - began > 60:
             delay = first
         await asyncio.sleep(delay)
         delay = min(longest, delay * 2)
 
 
-async def together(*parts: Part) -> None:
-    """Run parts side by side until cancelled; where one of them ends, in whatever way, all do, and this raises.
+async def together(*tasks: NamedTask) -> None:
+    """Run tasks side by side until cancelled; where one of them ends, in whatever way, all do, and this raises.
 
     A TaskGroup alone goes on without a task that a stray cancellation has ended.
     """
     async with asyncio.TaskGroup() as group:
-        for name, run in parts:
+        for name, run in tasks:
             group.create_task(_for_good(name, run), name=name)
 
 

@@ -28,7 +28,6 @@ def make_verdict(
     event = arrival.event
     decision, reason = _decide(outcome)
     found = outcome.inspection if isinstance(outcome, Judged) else None
-    frame = found.prepared.frame if found is not None else outcome.frame if isinstance(outcome, Failed) else None
     return Verdict(
         station=station,
         event_id=event.event_id,
@@ -42,7 +41,7 @@ def make_verdict(
         score=None if found is None else found.score,
         threshold=None if found is None else found.threshold,
         boxes=() if found is None else tuple(map(_rounded_box, boxes_of(found))),
-        image=None if frame is None else _judged_image(frame),
+        image=None if outcome.frame is None else _judged_image(outcome.frame),
         model=outcome.model,
         captured_at=event.captured_at,
         received_at=arrival.received_at,

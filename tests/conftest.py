@@ -8,12 +8,16 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import TYPE_CHECKING
 
 import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
 from tests.support.postgresql import PostgresqlServer, private_postgresql
+
+if TYPE_CHECKING:
+    from service.model.training import TrainedModel
 
 # Examples are limited by their number: on a busy machine a time limit would fail a test that has nothing wrong.
 settings.register_profile("shared-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -35,6 +39,15 @@ def postgresql() -> Iterator[PostgresqlServer]:
     """A PostgreSQL server for the whole run, each test a database of its own; a test that kills it starts it again."""
     with private_postgresql() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
+    """A small model, for tests that keep, move and read models."""
+    # torch takes seconds that most tests need not spend
+    from tests.support.parts import train_parts, write_parts  # noqa: PLC0415
+
+    return train_parts(write_parts(tmp_path_factory.mktemp("frames"), 5))
 
 
 @pytest.fixture(autouse=True)

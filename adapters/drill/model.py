@@ -16,7 +16,6 @@ from schemas.recipe import EmbedRecipe, MemoryRecipe, NormalizeRecipe, Recipe, R
 from schemas.settings import ComputeSettings
 from service.device import compute_device
 from service.model.dataset import list_frames
-from service.model.package import write_package
 from service.model.registry import ModelRegistry
 from service.model.training import TrainingOptions, train
 
@@ -64,9 +63,7 @@ def drill_model(folder: Path) -> DrillModel:
         progress=lambda _stage, _done, _total: None,
     )
     registry = ModelRegistry(folder / "models")
-    with registry.draft(_NAME) as directory:
-        write_package(directory, trained.manifest, trained.vectors, dict(trained.golden))
-        registry.activate(_NAME, registry.publish(directory, trained.manifest).name)
+    registry.activate(_NAME, trained.publish(registry).name)
     return DrillModel(folder / "models", _NAME, frames, tuple(path.as_uri() for path in shown))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from pathlib import Path
+from typing import Self
 from urllib.parse import unquote, urlsplit
 
 from adapters.frames.decode import decode_image
@@ -25,6 +26,11 @@ class AllowListedFrames:
         self._max_pixels = settings.max_pixels
         self._folders = RootFolders(settings.roots)
         self._hosts = ImageHosts(settings)
+
+    @classmethod
+    def for_inline(cls, settings: ImageSettings) -> Self:
+        """Return what loads only frames that came with their event: no folder and no host is asked."""
+        return cls(settings.model_copy(update={"roots": (), "http_hosts": (), "http_ca_file": None}))
 
     def load(self, image: ImageRef | None, frame_bytes: bytes | None, *, until: float = math.inf) -> Frame:
         """Return the decoded frame. Raises FrameMissing, FrameCorrupt or FrameRefused.

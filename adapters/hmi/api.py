@@ -46,7 +46,7 @@ class Readiness(BaseModel):
     reasons: Sequence[str]
 
 
-class Page(BaseModel):
+class VerdictParams(BaseModel):
     """What a reader may ask of /api/verdicts; `before` is a seq."""
 
     model_config = ConfigDict(extra="forbid")
@@ -83,13 +83,13 @@ def _records(bridge: Bridge, pictures: PictureStore) -> APIRouter:
     router = APIRouter(prefix="/api/verdicts")
 
     @router.get("")
-    async def verdicts(page: Annotated[Page, Query()], request: Request) -> Response:
+    async def verdicts(params: Annotated[VerdictParams, Query()], request: Request) -> Response:
         """Return stored verdicts, newest first, each with its exact bytes."""
         asked = request.query_params
         if len(asked.multi_items()) > len(asked):
             raise HTTPException(422, "a word of the query is given twice")
         try:
-            rows = await bridge.verdicts(page.query())
+            rows = await bridge.verdicts(params.query())
         except JournalError as exc:
             raise _unavailable(exc) from exc
         return Response(b"[" + b",".join(rows) + b"]", media_type=_JSON)

@@ -92,7 +92,7 @@ class Header:
         self._icon.set_name(STATE_ICON[status.state])
         self._word.set_text(status.state.value.upper())
         model = status.model
-        self._model.set_text("no model" if model is None else f"{model.name}@{model.version}")
+        self._model.set_text("no model" if model is None else model.reference)
         self._clock.set_text(clock_text(now))
         self._fault.classes(replace="trouble hidden" if status.fault is None else "trouble")
         self._fault_text.set_text("" if status.fault is None else status.fault.text)

@@ -11,7 +11,7 @@ from datetime import datetime
 from nicegui import ui
 from pydantic import ValidationError
 
-from adapters.hmi.api import Page
+from adapters.hmi.api import VerdictParams
 from adapters.hmi.components import PATIENCE_S, block
 from adapters.hmi.feed import Part, read_verdicts
 from adapters.hmi.part_page import PartPage, Shown
@@ -234,7 +234,7 @@ class HistoryPage(PartPage):
             ValidationError: they cannot be asked for.
         """
         asked = {"limit": limit, "before": before, "decision": decision, "part_id": part_id}
-        return await self._shown.bridge.verdicts(Page.model_validate(asked).query())
+        return await self._shown.bridge.verdicts(VerdictParams.model_validate(asked).query())
 
 
 def _button(word: str, on_click: Callable[[], Awaitable[None]]) -> ui.button:

@@ -17,7 +17,7 @@ from adapters.hmi.api import build_api
 from adapters.hmi.bridge import Bridge
 from adapters.hmi.connections import BoundedServer
 from adapters.hmi.feed import LENGTH, Feed, read_verdicts
-from adapters.hmi.front import Front, tls_context
+from adapters.hmi.middleware import SecurityMiddleware, tls_context
 from adapters.hmi.part_page import SHOWN, Shown
 from adapters.hmi.thread import HTTP_THREAD
 from adapters.pictures import PictureStore
@@ -127,13 +127,13 @@ class HmiServer:
 
     async def _start(self) -> asyncio.Future[None]:
         """Serve on the thread of the pages, which may have to end first where all servers of it have failed."""
-        front = Front(self._site, self._settings, self._metrics)
+        secured = SecurityMiddleware(self._site, self._settings, self._metrics)
         tls = tls_context(self._settings)
         listener = self._bind()
         self._bridge.attach()
         self._server = BoundedServer(
             uvicorn.Config(
-                front,
+                secured,
                 lifespan="off",
                 log_config=None,
                 access_log=False,

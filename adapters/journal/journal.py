@@ -21,9 +21,9 @@ from adapters.journal.pages import merged, select_page
 from adapters.journal.redo import SHARED_MEMORY
 from adapters.journal.retention import Retention
 from adapters.journal.rows import EventRows
-from adapters.journal.said import Left, Said
 from adapters.journal.schema import events, key_of, sinks
 from adapters.journal.sequence import SequenceMark
+from adapters.journal.unstored import RecoveredVerdict, UnstoredVerdicts
 from schemas.settings import JournalSettings
 from service.errors import JournalConflict, JournalError
 from service.ports import Answer, Arrival, Clock, JournalEntry, VerdictQuery
@@ -54,9 +54,9 @@ class SqlJournal:
         self._database = Database(settings, station=station)
         path = settings.folder / "journal" if self._database.dialect == "postgresql" else self._database.path
         self._mark = None if path is None else SequenceMark(path.with_name(f"{path.name}.{station}.seq"))
-        self._said: Said | None = None
+        self._unstored: UnstoredVerdicts | None = None
         if path is not None:  # a database in memory needs no other one
-            self._said = Said(memory, database=self._database.place, path=path, station=station)
+            self._unstored = UnstoredVerdicts(memory, database=self._database.place, path=path, station=station)
         self._memory_is_safe = settings.sync == "normal"
         """A loss of power erases it: where that must erase nothing, only what is stored is safe."""
 
@@ -66,9 +66,9 @@ class SqlJournal:
 
         self._least = 0
         """What the next seq lies above whatever the database says."""
-        self._insert = postgresql.insert if self._database.dialect == "postgresql" else sqlite.insert
+        insert = postgresql.insert if self._database.dialect == "postgresql" else sqlite.insert
         # an INSERT tells how many rows it made only where it is asked to
-        self._note_event = self._insert(events).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
+        self._note_event = insert(events).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
         self._store_verdict = (
             sa.update(events)
             .where(
@@ -78,7 +78,7 @@ class SqlJournal:
             )
             .values(seq=sa.bindparam("seq"), decision=sa.bindparam("decision"), verdict=sa.bindparam("verdict"))
         )
-        note_confirmed = self._insert(sinks)
+        note_confirmed = insert(sinks)
         self._note_confirmed = note_confirmed.on_conflict_do_update(
             index_elements=["station", "sink"], set_={"confirmed_seq": note_confirmed.excluded.confirmed_seq}
         )
@@ -90,11 +90,11 @@ class SqlJournal:
         if self._mark is not None:
             self._is_anothers = not self._mark.take()
             await asyncio.to_thread(self._mark.read)
-        if self._said is not None:
-            self._said.take_up()
-            if self._said.left and self._mark is not None and await self._is_new():
+        if self._unstored is not None:
+            self._unstored.take_up()
+            if self._unstored.recovered and self._mark is not None and await self._is_new():
                 self._least = self._mark.ceiling  # the journal before was lost, though the log fills this one
-            await self._store_left(self._said)
+            await self._store_recovered(self._unstored)
         if self._keep:
             retention = Retention(self.forget, newest=self._newest, keep=self._keep, clock=self._clock)
             self._retention = asyncio.create_task(retention.run(), name="journal retention")
@@ -107,8 +107,8 @@ class SqlJournal:
             if task is not None:
                 task.cancel()
         await self._database.close()
-        if self._said is not None:
-            self._said.close()
+        if self._unstored is not None:
+            self._unstored.close()
         if self._mark is not None:
             self._mark.leave()
 
@@ -128,9 +128,9 @@ class SqlJournal:
 
     async def accept(self, arrival: Arrival, deadline_at: datetime) -> JournalEntry | None:
         """Note an event; return what is known of it where it was noted before, else None."""
-        left = None if self._said is None else self._said.left_of(key_of(arrival.event.event_id))
-        if left is not None:
-            return self._rows.left_entry(left)
+        recovered = None if self._unstored is None else self._unstored.recovered_of(key_of(arrival.event.event_id))
+        if recovered is not None:
+            return self._rows.recovered_entry(recovered)
         row = self._rows.row(arrival, deadline_at)
 
         def work(connection: Connection) -> JournalEntry | None:
@@ -141,8 +141,8 @@ class SqlJournal:
             )
 
         known = await self._database.write(work)
-        if known is None and self._said is not None:
-            self._said.note(row)
+        if known is None and self._unstored is not None:
+            self._unstored.note(row)
         return known
 
     def secure(self, answer: Answer, arrival: Arrival) -> bool:
@@ -152,7 +152,7 @@ class SqlJournal:
         """
         verdict = answer.verdict
         self._highest = max(self._highest, verdict.seq)
-        if self._said is not None and self._said.keep(
+        if self._unstored is not None and self._unstored.keep(
             verdict, answer.verdict_json, row=lambda: self._rows.row_of_answered(answer, arrival)
         ):
             return self._memory_is_safe
@@ -177,8 +177,8 @@ class SqlJournal:
             JournalConflict: a number was used before.
             JournalError: they could not be stored.
         """
-        if self._said is not None:
-            await self._store_left(self._said)
+        if self._unstored is not None:
+            await self._store_recovered(self._unstored)
         highest = max(answer.verdict.seq for answer, _ in answered)
         rows = [
             {
@@ -206,14 +206,14 @@ class SqlJournal:
             await self._database.write(work)
         except JournalError as exc:
             if isinstance(exc, JournalConflict) and len(answered) == 1:
-                self._forget_said(highest)
+                self._forget_unstored(highest)
                 self._database.fault = f"verdict {highest} is not in the journal: {exc}"
             if self._mark is not None:
                 # with those that wait behind them: a crash now must not free their numbers
                 await asyncio.to_thread(self._mark.not_stored, max(highest, self._highest))
             raise
         for answer, _ in answered:
-            self._forget_said(answer.verdict.seq)
+            self._forget_unstored(answer.verdict.seq)
 
     async def store_late(self, event_id: str, verdict_json: bytes) -> None:
         """Keep a result that came after its deadline, for the record."""
@@ -241,14 +241,14 @@ class SqlJournal:
         """
         statement = self._select().where(events.c.seq > after).order_by(events.c.seq).limit(limit)
         # looked at first: what is stored while the database is read may be missing there, and gone here by then
-        left = [] if self._said is None else [each for each in self._said.left if each.seq > after]
+        recovered = [] if self._unstored is None else [each for each in self._unstored.recovered if each.seq > after]
 
         def work(connection: Connection) -> tuple[list[JournalEntry], int | None]:
             rows = connection.execute(statement).all()
             return self._rows.entries(rows), rows[-1].seq if len(rows) == limit else None
 
         entries, read = await self._database.read(work)
-        by_seq = {each.seq: self._rows.left_entry(each) for each in left if read is None or each.seq <= read}
+        by_seq = {each.seq: self._rows.recovered_entry(each) for each in recovered if read is None or each.seq <= read}
         by_seq |= {entry.seq: entry for entry in entries if entry.seq is not None}
         return [entry for _, entry in sorted(by_seq.items())], read
 
@@ -272,11 +272,11 @@ class SqlJournal:
                 raise  # a server may hold numbers of which this machine knows nothing
             log.error("journal_read_failed", error=str(exc))
             stored = 0
-        left = 0 if self._said is None else max((left.seq for left in self._said.left), default=0)
+        recovered = 0 if self._unstored is None else max((each.seq for each in self._unstored.recovered), default=0)
         if self._mark is None:
             return stored
         # an empty journal beside a mark: the one before was lost, and its last numbers with it
-        return max(stored, left, self._least, self._mark.unstored if stored else self._mark.ceiling)
+        return max(stored, recovered, self._least, self._mark.unstored if stored else self._mark.ceiling)
 
     async def answered_ids(self, limit: int) -> Sequence[str]:
         """Return the event ids that were answered last, at most `limit`; of one too long for a key, its key."""
@@ -291,16 +291,16 @@ class SqlJournal:
     async def find(self, event_id: str) -> bytes | None:
         """Return the verdict bytes of an event; those in the redo log are not stored yet."""
         key = key_of(event_id)
-        said = None if self._said is None else self._said.find(key)
-        if said is not None:
-            return said.verdict_json
+        unstored = None if self._unstored is None else self._unstored.find(key)
+        if unstored is not None:
+            return unstored.verdict_json
         statement = sa.select(events.c.verdict).where(events.c.station == self._station, events.c.event_id == key)
         return await self._database.read(lambda connection: connection.execute(statement).scalar())
 
     async def page(self, query: VerdictQuery) -> Sequence[bytes]:
         """Return verdict bytes, newest first; those in the redo log are not stored yet."""
         # looked at first: what is stored while the database is read may be missing there, and gone here by then
-        unstored = () if self._said is None else self._said.unstored
+        unstored = () if self._unstored is None else self._unstored.verdicts
         statement = select_page(self._station, query)
         return merged(
             await self._database.read(lambda connection: connection.execute(statement).all()), unstored, query
@@ -346,28 +346,33 @@ class SqlJournal:
 
         return await self._database.read(work)
 
-    async def _store_left(self, said: Said) -> None:
+    async def _store_recovered(self, unstored: UnstoredVerdicts) -> None:
         """Store what the last run said and did not store; where that is not possible yet, the next verdict tries."""
-        for left in said.left:
+        for recovered in unstored.recovered:
             try:
-                await self._database.write(partial(self._store_one_left, left))
+                await self._database.write(partial(self._store_one_recovered, recovered))
             except JournalConflict as exc:
-                log.error("verdict_conflicts", seq=left.seq, error=str(exc))
+                log.error("verdict_conflicts", seq=recovered.seq, error=str(exc))
             except JournalError as exc:
-                log.error("journal_store_failed", seq=left.seq, error=str(exc))
+                log.error("journal_store_failed", seq=recovered.seq, error=str(exc))
                 return
             else:
-                log.info("verdict_stored_from_redo_log", event_id=left.event_id, seq=left.seq)
-            said.settled(left)
+                log.info("verdict_stored_from_redo_log", event_id=recovered.event_id, seq=recovered.seq)
+            unstored.settled(recovered)
 
-    def _store_one_left(self, left: Left, connection: Connection) -> None:
-        connection.execute(self._note_event, {**left.row, "station": self._station})
-        answer = {"key": left.event_id, "seq": left.seq, "decision": left.decision, "verdict": left.verdict_json}
+    def _store_one_recovered(self, recovered: RecoveredVerdict, connection: Connection) -> None:
+        connection.execute(self._note_event, {**recovered.row, "station": self._station})
+        answer = {
+            "key": recovered.event_id,
+            "seq": recovered.seq,
+            "decision": recovered.decision,
+            "verdict": recovered.verdict_json,
+        }
         connection.execute(self._store_verdict, answer)
 
-    def _forget_said(self, seq: int) -> None:
-        if self._said is not None:
-            self._said.stored(seq)
+    def _forget_unstored(self, seq: int) -> None:
+        if self._unstored is not None:
+            self._unstored.stored(seq)
 
     def _select(self) -> sa.Select[Any]:
         return sa.select(events).where(events.c.station == self._station)

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 
 import sqlalchemy as sa
 
-from adapters.journal.said import Unstored
 from adapters.journal.schema import events
+from adapters.journal.unstored import UnstoredVerdict
 from service.ports import VerdictQuery
 
 
@@ -26,7 +26,7 @@ def select_page(station: str, query: VerdictQuery) -> sa.Select[tuple[int, bytes
 
 
 def merged(
-    stored: Iterable[sa.Row[tuple[int, bytes]]], unstored: Iterable[Unstored], query: VerdictQuery
+    stored: Iterable[sa.Row[tuple[int, bytes]]], unstored: Iterable[UnstoredVerdict], query: VerdictQuery
 ) -> Sequence[bytes]:
     """Return the bytes of a page, newest first; what was stored meanwhile is in both."""
     by_seq = {each.seq: each.verdict_json for each in unstored if _is_wanted(each, query)}
@@ -34,7 +34,7 @@ def merged(
     return [by_seq[seq] for seq in sorted(by_seq, reverse=True)[: query.limit]]
 
 
-def _is_wanted(each: Unstored, query: VerdictQuery) -> bool:
+def _is_wanted(each: UnstoredVerdict, query: VerdictQuery) -> bool:
     """Tell what `select_page` asks the database."""
     return (
         (query.before is None or each.seq < query.before)

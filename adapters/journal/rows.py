@@ -11,8 +11,8 @@ import sqlalchemy as sa
 import structlog
 from pydantic import ValidationError
 
-from adapters.journal.said import Left
 from adapters.journal.schema import events, key_of
+from adapters.journal.unstored import RecoveredVerdict
 from schemas.messages import ImageEvent, ImageRef, Verdict
 from service.errors import JournalDamaged, JournalError
 from service.ports import Answer, Arrival, Clock, JournalEntry
@@ -86,8 +86,8 @@ class EventRows:
                 log.error("journal_row_unreadable", event_id=row.event_id, seq=row.seq, error=str(exc))
         return entries
 
-    def left_entry(self, left: Left) -> JournalEntry:
+    def recovered_entry(self, recovered: RecoveredVerdict) -> JournalEntry:
         """Return what the last run left. Raises JournalError where it is damaged."""
         # a row in the redo log may lack what came with a later version
-        row = {**dict.fromkeys(events.c.keys()), **left.row}
-        return self.entry(SimpleNamespace(**row | {"seq": left.seq, "verdict": left.verdict_json}))
+        row = {**dict.fromkeys(events.c.keys()), **recovered.row}
+        return self.entry(SimpleNamespace(**row | {"seq": recovered.seq, "verdict": recovered.verdict_json}))

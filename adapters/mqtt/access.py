@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
 import select
 import socket
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -111,6 +112,15 @@ def read_access(settings: MqttSettings, *, station: str, worker: str = "") -> Br
         tls=_tls_context(settings),
         warnings=tuple(_warnings(settings, password)),
     )
+
+
+def guest_access(settings: MqttSettings, *, station: str, role: str) -> BrokerAccess:
+    """Return how to reach the station's broker beside it, with nothing kept there afterwards. Raises UsageError.
+
+    role: begins the client id, which no other guest has.
+    """
+    client_id = f"cangate-{role}-{secrets.token_hex(4)}"
+    return replace(read_access(settings, station=station), client_id=client_id, session_expiry_s=0)
 
 
 def _warnings(settings: MqttSettings, password: str | None) -> Iterator[Callable[[], None]]:

@@ -14,8 +14,9 @@ import structlog
 from adapters.mqtt.access import BrokerAccess, read_access
 from adapters.mqtt.codec import Unusable, read_image_ready, read_raw_image
 from adapters.mqtt.commands import Commands
-from adapters.mqtt.connection import Confirmation, Connection, Incoming, Outgoing
-from adapters.mqtt.culprit import Culprit
+from adapters.mqtt.connection import Confirmation, Connection
+from adapters.mqtt.packets import Incoming, Outgoing
+from adapters.mqtt.poison_message import PoisonMessageDetector
 from adapters.telemetry import Metrics
 from schemas.messages import Gate, GateCommand, StationState, Status
 from schemas.settings import MqttSettings
@@ -96,7 +97,7 @@ class MqttAdapter:
         self._access: BrokerAccess | None = None
         self._connection: Connection | None = None
         self._fault: str | None = "not connected yet"
-        self._culprit = Culprit()
+        self._poison_detector = PoisonMessageDetector()
         self._refused: dict[Leaf, _Refusal] = {}
         self._unheard: str | None = None
         self._intake: Intake | None = None
@@ -170,8 +171,8 @@ class MqttAdapter:
         ways = {Leaf.VERDICT: partial(connection.publish, verdict)}
         if not answer.repeated:
             ways[Leaf.GATE] = partial(self._publish_gate, connection, answer)
-        # the gate need not wait for what may be the culprit
-        order = reversed(ways) if self._culprit.one_by_one else iter(ways)
+        # the gate need not wait for what may be the poison message
+        order = reversed(ways) if self._poison_detector.one_by_one else iter(ways)
         confirmations = {leaf: ways[leaf]() for leaf in order}
         await self._confirmed(connection, confirmations)
 
@@ -285,7 +286,11 @@ class MqttAdapter:
     async def _serve(self, access: BrokerAccess) -> str:
         """Connect and stay until the connection is lost; return why."""
         connection = Connection(
-            access, clock=self._clock, on_message=self._on_message, will=self._offline(), culprit=self._culprit
+            access,
+            clock=self._clock,
+            on_message=self._on_message,
+            will=self._offline(),
+            poison_detector=self._poison_detector,
         )
         try:
             await connection.connect()

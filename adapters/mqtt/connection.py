@@ -31,7 +31,6 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from adapters.mqtt.access import BrokerAccess
-from adapters.mqtt.culprit import Culprit
 from adapters.mqtt.faults import connack_fault, may_be_over_a_message
 from adapters.mqtt.packets import (
     LARGEST_PACKET,
@@ -42,11 +41,10 @@ from adapters.mqtt.packets import (
     properties_of,
     publish_properties,
 )
+from adapters.mqtt.poison_message import PoisonMessageDetector
 from service.errors import SinkUnavailable
 from service.ports import Clock
 from service.text import one_line
-
-__all__ = ["Confirmation", "Connection", "Incoming", "Outgoing"]
 
 T = TypeVar("T")
 
@@ -77,7 +75,7 @@ class Connection:
         clock: stamps what comes in, and tells how long a message is still worth something.
         on_message: called on the event loop with every message; what has QoS 1 waits for `ack`.
         will: what the broker publishes when the connection breaks.
-        culprit: remembers at which message earlier connections to this broker were closed.
+        poison_detector: remembers at which message earlier connections to this broker were closed.
     """
 
     def __init__(
@@ -87,12 +85,12 @@ class Connection:
         clock: Clock,
         on_message: Callable[[Connection, Incoming], None],
         will: Outgoing | None = None,
-        culprit: Culprit | None = None,
+        poison_detector: PoisonMessageDetector | None = None,
     ) -> None:
         self._access = access
         self._clock = clock
         self._on_message = on_message
-        self._culprit = culprit or Culprit()
+        self._poison_detector = poison_detector or PoisonMessageDetector()
         self._loop = asyncio.get_running_loop()
         self._socket: socket.socket | None = None
         self._attached = False
@@ -208,7 +206,7 @@ class Connection:
         return client
 
     def _issue(self) -> None:
-        window = 1 if self._culprit.one_by_one else self._window
+        window = 1 if self._poison_detector.one_by_one else self._window
         while self._client is not None and self._waiting and len(self._unconfirmed) < window:
             message, confirmation = self._waiting.popleft()
             if not message.wanted():
@@ -229,7 +227,7 @@ class Connection:
         size = packet_bytes(message, self._properties(message))
         if size > self._largest:
             return f"too large for the broker: {size} bytes, it takes {self._largest}"
-        return self._culprit.refusal(message)
+        return self._poison_detector.refusal(message)
 
     async def _answered(self, answer: asyncio.Future[T], silence: str) -> T:
         either: list[asyncio.Future[T] | asyncio.Future[str]] = [answer, self.lost]
@@ -248,7 +246,7 @@ class Connection:
     def _confirm(self, mid: int, refusal: str | None) -> None:
         message, confirmation = self._unconfirmed.pop(mid, (None, None))
         if message is not None and confirmation is not None:
-            self._culprit.confirmed(message)
+            self._poison_detector.confirmed(message)
             confirmation.set_result(refusal)
             self._issue()
 
@@ -259,7 +257,7 @@ class Connection:
         self.lost.set_result(reason)
         if over_a_message and self._unconfirmed:
             oldest, _ = next(iter(self._unconfirmed.values()))
-            self._culprit.lost_at(oldest)
+            self._poison_detector.lost_at(oldest)
         for _, confirmation in (*self._unconfirmed.values(), *self._waiting):
             confirmation.set_result(reason)
         self._unconfirmed.clear()

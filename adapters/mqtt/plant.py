@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from pydantic import ValidationError
 
 from adapters.clock import SystemClock
-from adapters.mqtt.access import read_access
-from adapters.mqtt.connection import Confirmation, Connection, Incoming, Outgoing
+from adapters.mqtt.access import guest_access
+from adapters.mqtt.connection import Confirmation, Connection
+from adapters.mqtt.packets import Incoming, Outgoing
 from schemas.base import rfc3339
 from schemas.messages import ImageEvent, ImageReady, ImageRef, Verdict
 from schemas.settings import MqttSettings
@@ -48,8 +48,7 @@ class PlantConnection:
 
     async def __aenter__(self) -> Self:
         """Connect. Raises SinkUnavailable where the broker is not there, UsageError where a file is not."""
-        access = await asyncio.to_thread(read_access, self._settings, station=self._station)
-        access = replace(access, client_id=f"cangate-{self._role}-{secrets.token_hex(4)}", session_expiry_s=0)
+        access = await asyncio.to_thread(guest_access, self._settings, station=self._station, role=self._role)
         connection = Connection(access, clock=SystemClock(), on_message=self._on_message)
         await connection.connect()
         for refusal in await connection.subscribe(self._topics.of(Leaf.VERDICT)):

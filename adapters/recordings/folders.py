@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,13 +16,13 @@ from pydantic import ValidationError
 from adapters.recordings.reader import Session
 from adapters.recordings.writer import SessionWriter, picture_format
 from schemas.base import rfc3339
-from schemas.messages import Decision
 from schemas.recordings import RecordedEvent, SessionInfo, Truth
 from service.errors import UsageError
 from service.files import draft_folder, naming, read_regular, real_path
+from service.judged import boxes_text
 from service.model.dataset import FrameFile
 from service.pipeline.types import Progress
-from service.replay.labels import read_rows, truth_of
+from service.replay.labels import TRUTHS, read_rows, truth_of
 from service.replay.parts import RecordedPart, unix_ns
 
 PARTS_CSV: Final = "parts.csv"
@@ -33,7 +33,6 @@ COLUMNS: Final = (
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]+")
 _DIGITS: Final = re.compile(r"[0-9]{1,10}")
 _LARGEST_TRIGGER_ID: Final = 0xFFFF_FFFF
-_LABEL_FOLDERS: Final[Mapping[str, Truth]] = {"ok": Decision.OK, "damaged": Decision.DAMAGED}
 
 
 def parts_of_folder(
@@ -58,7 +57,7 @@ def parts_of_folder(
         row, truth = rows.get(file.name, ({}, None))
         if labels is None:
             folders = Path(file.name).parts[:-1]
-            truth = next((_LABEL_FOLDERS[folder] for folder in folders if folder in _LABEL_FOLDERS), None)
+            truth = next((TRUTHS[folder] for folder in folders if folder in TRUTHS), None)
         try:
             frame = read_regular(file.path)
         except OSError as exc:
@@ -188,7 +187,7 @@ def _row(name: str, part: RecordedPart) -> dict[str, object]:
         "reason": str(verdict.reason),
         "s": "" if verdict.score is None else verdict.score,
         "tau": "" if verdict.threshold is None else verdict.threshold,
-        "boxes": "; ".join(f"{box.x1} {box.y1} {box.x2} {box.y2} {box.score:.4f}" for box in verdict.boxes),
+        "boxes": boxes_text(verdict.boxes),
         "latency_ms": verdict.latency_ms,
-        "model": "" if verdict.model is None else f"{verdict.model.name}@{verdict.model.version}",
+        "model": "" if verdict.model is None else verdict.model.reference,
     }

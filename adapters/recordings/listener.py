@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
 from pydantic import ValidationError
 
-from adapters.mqtt.access import read_access
+from adapters.mqtt.access import guest_access
 from adapters.mqtt.codec import Unusable, read_image_ready, read_raw_image
-from adapters.mqtt.connection import Connection, Incoming
+from adapters.mqtt.connection import Connection
+from adapters.mqtt.packets import Incoming
 from adapters.recordings.recorder import Fetch, SessionRecorder
 from schemas.messages import ImageEvent, ImageRef, Verdict
 from schemas.settings import MqttSettings
@@ -84,8 +84,7 @@ class MqttListener:
 
     async def run(self) -> None:
         """Listen until cancelled; reconnect by itself. Raises UsageError where a file cannot be used."""
-        access = await asyncio.to_thread(read_access, self._settings, station=self._station)
-        access = replace(access, client_id=f"cangate-record-{secrets.token_hex(4)}", session_expiry_s=0)
+        access = await asyncio.to_thread(guest_access, self._settings, station=self._station, role="record")
         while True:
             connection = Connection(access, clock=self._clock, on_message=self._on_message)
             try:

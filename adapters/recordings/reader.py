@@ -15,7 +15,7 @@ from mcap.records import Channel, Message
 from pydantic import ValidationError
 
 from adapters.recordings.chunks import ChunkedFile, ReadChunk, Trouble
-from adapters.recordings.numbers import Numbers
+from adapters.recordings.gaps import GapDetector
 from adapters.recordings.writer import SUFFIX, in_work
 from schemas.base import rfc3339
 from schemas.messages import Verdict
@@ -94,19 +94,19 @@ class Session:
                 yield part
 
     def _written(self, from_ns: int | None, to_ns: int | None) -> Iterator[RecordedPart]:
-        numbers = Numbers(self._complain)
+        gaps = GapDetector(self._complain)
         for file in self.files:
             chunked = ChunkedFile(file)
             if chunked.in_work and not chunked.is_indexed:
                 _note(self.remarks, f"{file.name}: still being written, read as far as it had come")
             # an index leads to the parts of a time only, and what lies between them is not looked at
             followed = (from_ns is None and to_ns is None) or not chunked.is_indexed
-            assembly = _Assembly(file.name, self._complain, numbers.file(file, followed=followed))
+            assembly = _Assembly(file.name, self._complain, gaps.file(file, followed=followed))
             assembly.learn(chunked.channels)
             for chunk in chunked.chunks(from_ns=from_ns, to_ns=to_ns):
                 if isinstance(chunk, Trouble):
                     self._complain(chunk.text)
-                    numbers.lose()
+                    gaps.lose()
                 else:
                     yield from assembly.take(chunk)
             yield from assembly.rest()

@@ -9,7 +9,7 @@ from pathlib import Path
 from adapters.recordings.writer import picture_format
 from schemas.messages import ImageRef
 from service.errors import UsageError
-from service.replay.player import Showing
+from service.replay.player import InFlightPart
 
 _SUFFIXES = {"jpeg": ".jpg", "png": ".png", "bmp": ".bmp", "tiff": ".tiff"}
 
@@ -31,24 +31,24 @@ class FrameFolder:
             ) from exc
         self._files: dict[str, Path] = {}
 
-    def put(self, showing: Showing) -> None:
+    def put(self, in_flight: InFlightPart) -> None:
         """Write the frame of a part; one that had none gets a name that is not there."""
-        frame = showing.part.frame
-        stem = showing.event_id.split("/")[1]
+        frame = in_flight.part.frame
+        stem = in_flight.event_id.split("/")[1]
         path = self._folder / f"{stem}{_SUFFIXES.get(picture_format(frame or b''), '.bin')}"
         if frame is not None:
             unfinished = path.with_suffix(".part")
             unfinished.write_bytes(frame)
             unfinished.rename(path)
-        self._files[showing.event_id] = path
+        self._files[in_flight.event_id] = path
 
-    def image(self, showing: Showing) -> ImageRef:
+    def image(self, in_flight: InFlightPart) -> ImageRef:
         """Return where the frame lies."""
-        return ImageRef(uri=self._files[showing.event_id].as_uri())
+        return ImageRef(uri=self._files[in_flight.event_id].as_uri())
 
-    def remove(self, showing: Showing) -> None:
+    def remove(self, in_flight: InFlightPart) -> None:
         """Remove the frame of a part."""
-        path = self._files.pop(showing.event_id, None)
+        path = self._files.pop(in_flight.event_id, None)
         if path is not None:
             path.unlink(missing_ok=True)
 

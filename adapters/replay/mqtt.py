@@ -13,7 +13,7 @@ from adapters.mqtt.plant import HeardVerdict, PlantConnection
 from adapters.replay.frames import FrameFolder
 from schemas.settings import MqttSettings
 from service.errors import SinkUnavailable
-from service.replay.player import Showing
+from service.replay.player import InFlightPart
 
 
 class MqttReplay:
@@ -33,7 +33,7 @@ class MqttReplay:
         self._raw_images = settings.protocol == "5"
         self._root = frames
         self._folder: FrameFolder | None = None
-        self._open: dict[str, Showing] = {}
+        self._open: dict[str, InFlightPart] = {}
         self._clock = SystemClock()
         self._broken: str | None = None
 
@@ -50,48 +50,48 @@ class MqttReplay:
         if self._folder is not None:
             await asyncio.to_thread(self._folder.close)
 
-    async def stage(self, showing: Showing) -> None:
+    async def stage(self, in_flight: InFlightPart) -> None:
         """Put the frame where the station reads it, unless it goes inside the message."""
-        if not self._inside(showing):
+        if not self._inside(in_flight):
             if self._folder is None:
                 self._folder = await asyncio.to_thread(FrameFolder, self._root)
-            await asyncio.to_thread(self._folder.put, showing)
+            await asyncio.to_thread(self._folder.put, in_flight)
 
-    async def show(self, showing: Showing) -> None:
+    async def show(self, in_flight: InFlightPart) -> None:
         """Publish the event. Raises SinkUnavailable where this one, or one before it, was not accepted."""
         if self._broken is not None:
             raise SinkUnavailable(self._broken)
-        self._open[showing.event_id] = showing
-        self._plant.expect(showing.event_id).add_done_callback(partial(_settle, showing))
-        event = showing.event(self._clock.now())
-        if self._inside(showing):
-            confirmation = self._plant.publish(event, None, showing.part.frame)
+        self._open[in_flight.event_id] = in_flight
+        self._plant.expect(in_flight.event_id).add_done_callback(partial(_settle, in_flight))
+        event = in_flight.event(self._clock.now())
+        if self._inside(in_flight):
+            confirmation = self._plant.publish(event, None, in_flight.part.frame)
         else:
             assert self._folder is not None, "staged before it is shown"
-            confirmation = self._plant.publish(event, self._folder.image(showing), None)
+            confirmation = self._plant.publish(event, self._folder.image(in_flight), None)
         confirmation.add_done_callback(self._note)
 
-    def clear(self, showing: Showing) -> None:
+    def clear(self, in_flight: InFlightPart) -> None:
         """Remove the frame, and wait no longer for the verdict."""
-        self._open.pop(showing.event_id, None)
-        self._plant.forget(showing.event_id)
+        self._open.pop(in_flight.event_id, None)
+        self._plant.forget(in_flight.event_id)
         if self._folder is not None:
-            self._folder.remove(showing)
+            self._folder.remove(in_flight)
 
-    def _inside(self, showing: Showing) -> bool:
-        return self._raw_images and showing.part.event.inline and showing.part.frame is not None
+    def _inside(self, in_flight: InFlightPart) -> bool:
+        return self._raw_images and in_flight.part.event.inline and in_flight.part.frame is not None
 
     def _note(self, outcome: asyncio.Future[str] | asyncio.Future[str | None]) -> None:
         """Where a part was not accepted, or the connection is lost, let nobody wait for verdicts any more."""
         self._broken = self._broken or outcome.result()
         if self._broken is None:
             return
-        for showing in self._open.values():
-            if not showing.answer.done():
-                showing.answer.set_exception(SinkUnavailable(self._broken))
-                showing.answer.exception()  # looked at: the first one is raised, and says enough
+        for in_flight in self._open.values():
+            if not in_flight.answer.done():
+                in_flight.answer.set_exception(SinkUnavailable(self._broken))
+                in_flight.answer.exception()  # looked at: the first one is raised, and says enough
 
 
-def _settle(showing: Showing, heard: asyncio.Future[HeardVerdict]) -> None:
-    if not showing.answer.done():
-        showing.answer.set_result(heard.result().verdict)
+def _settle(in_flight: InFlightPart, heard: asyncio.Future[HeardVerdict]) -> None:
+    if not in_flight.answer.done():
+        in_flight.answer.set_result(heard.result().verdict)

@@ -18,7 +18,7 @@ from schemas.messages import Verdict
 from schemas.settings import MqttSettings, OpcUaClientSettings
 from schemas.tags import VerdictCode, result_seq
 from service.errors import SinkUnavailable, UsageError
-from service.replay.player import Showing
+from service.replay.player import InFlightPart
 
 _CONNECT_S: Final = 30.0
 """The service tries to connect every other second, and looks at every node when it does."""
@@ -61,7 +61,7 @@ class OpcUaClientReplay:
         self._root = frames
         self._folder: FrameFolder | None = None
         self._closing = AsyncExitStack()
-        self._heard: dict[int, tuple[Showing, Verdict]] = {}
+        self._heard: dict[int, tuple[InFlightPart, Verdict]] = {}
         self._told: dict[int, PlcResult] = {}
         self._contradiction: str | None = None
         self._clock = SystemClock()
@@ -92,29 +92,29 @@ class OpcUaClientReplay:
     ) -> None:
         await self._closing.__aexit__(exc_type, exc, traceback)
 
-    async def stage(self, showing: Showing) -> None:
+    async def stage(self, in_flight: InFlightPart) -> None:
         """Put the frame where the station reads it."""
         assert self._folder is not None, "use it with `async with`"
-        await asyncio.to_thread(self._folder.put, showing)
+        await asyncio.to_thread(self._folder.put, in_flight)
 
-    async def show(self, showing: Showing) -> None:
+    async def show(self, in_flight: InFlightPart) -> None:
         """Change the trigger. Raises SinkUnavailable where the PLC was told something else than the plant before."""
         assert self._folder is not None, "use it with `async with`"
         if self._contradiction is not None:
             raise SinkUnavailable(self._contradiction)
-        self._plant.expect(showing.event_id).add_done_callback(partial(self._hear, showing))
+        self._plant.expect(in_flight.event_id).add_done_callback(partial(self._hear, in_flight))
         # a PLC has a cycle: texts written nearer to the trigger before them than the service samples would be its own
         await asyncio.sleep(self._next_at - self._clock.monotonic())
-        uri = self._folder.image(showing).uri
-        await self._plc.trigger(showing.part.event.part_id or "", uri, showing.event_id, station=self._station)
+        uri = self._folder.image(in_flight).uri
+        await self._plc.trigger(in_flight.part.event.part_id or "", uri, in_flight.event_id, station=self._station)
         self._next_at = self._clock.monotonic() + self._cycle_s
 
-    def clear(self, showing: Showing) -> None:
+    def clear(self, in_flight: InFlightPart) -> None:
         """Remove the frame, and wait no longer for the verdict."""
-        self._plant.forget(showing.event_id)
-        self._heard = {seq: heard for seq, heard in self._heard.items() if heard[0] is not showing}
+        self._plant.forget(in_flight.event_id)
+        self._heard = {seq: heard for seq, heard in self._heard.items() if heard[0] is not in_flight}
         if self._folder is not None:
-            self._folder.remove(showing)
+            self._folder.remove(in_flight)
 
     async def _wait_for_service(self) -> None:
         """Return when the service watches the trigger: until then a change would be nobody's."""
@@ -132,21 +132,21 @@ class OpcUaClientReplay:
                 del self._told[next(iter(self._told))]
             self._settle(result.seq)
 
-    def _hear(self, showing: Showing, heard: asyncio.Future[HeardVerdict]) -> None:
+    def _hear(self, in_flight: InFlightPart, heard: asyncio.Future[HeardVerdict]) -> None:
         if heard.cancelled():
             return
         verdict = heard.result().verdict
         seq = result_seq(verdict.seq)
-        self._heard[seq] = (showing, verdict)
+        self._heard[seq] = (in_flight, verdict)
         self._settle(seq)
 
     def _settle(self, seq: int) -> None:
         if seq not in self._heard or seq not in self._told:
             return
-        (showing, verdict), told = self._heard.pop(seq), self._told.pop(seq)
+        (in_flight, verdict), told = self._heard.pop(seq), self._told.pop(seq)
         if told.verdict not in (VerdictCode.of(verdict.decision), *self._unsaid):
             self._contradiction = (
                 f"part {verdict.part_id}: the PLC was told {told.verdict.name}, the plant {verdict.decision}"
             )
-        if not showing.answer.done():
-            showing.answer.set_result(verdict)
+        if not in_flight.answer.done():
+            in_flight.answer.set_result(verdict)

@@ -15,7 +15,7 @@ from adapters.opcua.client.connection import PlcConnection
 from adapters.replay.frames import FrameFolder
 from adapters.simulation.plc import PlcGate
 from service.errors import SinkUnavailable
-from service.replay.player import Showing
+from service.replay.player import InFlightPart
 
 _CONNECT_S: Final = 10.0
 _LOST: Final = (OSError, TimeoutError, ua.UaError)
@@ -38,7 +38,7 @@ class OpcUaServerReplay:
         self._gate = PlcGate(access.endpoint, station, replayed=True, access=access)
         self._root = frames
         self._folder: FrameFolder | None = None
-        self._open: dict[str, Showing] = {}
+        self._open: dict[str, InFlightPart] = {}
         self._closing = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -62,29 +62,29 @@ class OpcUaServerReplay:
     ) -> None:
         await self._closing.__aexit__(exc_type, exc, traceback)
 
-    async def stage(self, showing: Showing) -> None:
+    async def stage(self, in_flight: InFlightPart) -> None:
         """Put the frame where the station reads it, and write the texts. Raises SinkUnavailable."""
         assert self._folder is not None, "use it with `async with`"
-        await asyncio.to_thread(self._folder.put, showing)
-        self._open[showing.event_id] = showing
-        uri = self._folder.image(showing).uri
+        await asyncio.to_thread(self._folder.put, in_flight)
+        self._open[in_flight.event_id] = in_flight
+        uri = self._folder.image(in_flight).uri
         try:
-            await self._gate.announce(showing.part.event.part_id or "", uri, showing.event_id)
+            await self._gate.announce(in_flight.part.event.part_id or "", uri, in_flight.event_id)
         except _LOST as exc:
             raise SinkUnavailable(f"{self._access}: {exc}") from exc
 
-    async def show(self, showing: Showing) -> None:  # noqa: ARG002 - the texts are written already
+    async def show(self, in_flight: InFlightPart) -> None:  # noqa: ARG002 - the texts are written already
         """Write Trigger. Raises SinkUnavailable."""
         try:
             await self._gate.fire()
         except _LOST as exc:
             raise SinkUnavailable(f"{self._access}: {exc}") from exc
 
-    def clear(self, showing: Showing) -> None:
+    def clear(self, in_flight: InFlightPart) -> None:
         """Remove the frame, and wait no longer for the verdict."""
-        self._open.pop(showing.event_id, None)
+        self._open.pop(in_flight.event_id, None)
         if self._folder is not None:
-            self._folder.remove(showing)
+            self._folder.remove(in_flight)
 
     async def _try(self) -> None:
         """Connect once to hear what is wrong: the gate would try again without a word."""
@@ -98,9 +98,9 @@ class OpcUaServerReplay:
 
     async def _listen(self) -> None:
         async for action in self._gate.actions():
-            showing = self._open.get(action.event_id)
-            if showing is not None and action.said is not None and not showing.answer.done():
-                showing.answer.set_result(action.said)
+            in_flight = self._open.get(action.event_id)
+            if in_flight is not None and action.said is not None and not in_flight.answer.done():
+                in_flight.answer.set_result(action.said)
 
 
 async def _stop(task: asyncio.Task[None]) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 from pydantic import ValidationError
 
 from adapters.clock import SystemClock
-from adapters.mqtt.access import read_access
-from adapters.mqtt.connection import Connection, Incoming
+from adapters.mqtt.access import guest_access
+from adapters.mqtt.connection import Connection
+from adapters.mqtt.packets import Incoming
 from schemas.messages import StationState, Status
 from schemas.settings import MqttSettings
 from schemas.topics import Leaf, Prefix, StationTopics
@@ -37,26 +37,25 @@ async def until_service(
         SinkUnavailable: the broker, or within `patience_s` seconds the service, is not there.
         UsageError: a file of the configuration cannot be used.
     """
-    access = await asyncio.to_thread(read_access, settings, station=station)
-    access = replace(access, client_id=f"cangate-presence-{secrets.token_hex(4)}", session_expiry_s=0)
-    said = _Said()
-    connection = Connection(access, clock=SystemClock(), on_message=said.take)
+    access = await asyncio.to_thread(guest_access, settings, station=station, role="presence")
+    listener = _StatusListener()
+    connection = Connection(access, clock=SystemClock(), on_message=listener.take)
     try:
         await connection.connect()
         topic = StationTopics(Prefix(settings.prefix), station).of(Leaf.STATUS)
         if any(await connection.subscribe(topic)):
             return
-        if await _is_there(said, connection, _SILENT_S):
+        if await _is_there(listener, connection, _SILENT_S):
             return
-        tell(f"waiting up to {patience_s:g} s for the service of {station}: {said.status}")
-        if not await _is_there(said, connection, patience_s):
-            raise SinkUnavailable(f"no service of {station} is running: {said.status}{said.hint}")
+        tell(f"waiting up to {patience_s:g} s for the service of {station}: {listener.status}")
+        if not await _is_there(listener, connection, patience_s):
+            raise SinkUnavailable(f"no service of {station} is running: {listener.status}{listener.hint}")
     finally:
         await connection.close(timeout_s=1.0)
 
 
 @dataclass(slots=True)
-class _Said:
+class _StatusListener:
     """What the status topic has said."""
 
     there: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
@@ -74,9 +73,9 @@ class _Said:
             self.there.set_result(None)
 
 
-async def _is_there(said: _Said, connection: Connection, timeout_s: float) -> bool:
-    either: list[asyncio.Future[None] | asyncio.Future[str]] = [said.there, connection.lost]
+async def _is_there(listener: _StatusListener, connection: Connection, timeout_s: float) -> bool:
+    either: list[asyncio.Future[None] | asyncio.Future[str]] = [listener.there, connection.lost]
     await asyncio.wait(either, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
     if connection.lost.done():
         raise SinkUnavailable(connection.lost.result())
-    return said.there.done()
+    return listener.there.done()

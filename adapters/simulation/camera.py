@@ -15,6 +15,7 @@ import cv2
 
 from adapters.clock import SystemClock
 from adapters.mqtt.plant import HeardVerdict, PlantConnection
+from schemas.base import whole_ms
 from schemas.messages import ImageEvent, ImageRef, Verdict
 from schemas.settings import MqttSettings
 from service.errors import SinkUnavailable
@@ -126,7 +127,7 @@ class SimulatedCamera:
             event_id=event_id,
             part_id=part_id,
             trigger_id=self._triggers,
-            captured_at=now.replace(microsecond=now.microsecond // 1000 * 1000),  # as it is written on the wire
+            captured_at=whole_ms(now),
             deadline_ms=self._deadline_ms,
             simulated=True,
         )

@@ -94,9 +94,9 @@ BODY_Z = (0.15, 2.62)
 LEAN_Z = 3.9  # above this height the valve may lean
 
 
-def _rounded(points: npt.NDArray[np.float64], times: int = 2) -> npt.NDArray[np.float64]:
-    """Cut the corners of a polyline. Source: Chaikin, "An algorithm for high-speed curve generation", 1974."""
-    for _ in range(times):
+def _rounded(points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Cut the corners of a polyline, twice. Source: Chaikin, "An algorithm for high-speed curve generation", 1974."""
+    for _ in range(2):
         head, tail = points[:-1], points[1:]
         cut = np.stack((0.75 * head + 0.25 * tail, 0.25 * head + 0.75 * tail), axis=1).reshape(-1, points.shape[1])
         points = np.concatenate((points[:1], cut, points[-1:]))

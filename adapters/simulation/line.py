@@ -18,6 +18,7 @@ from adapters.mqtt.plant import PlantConnection
 from adapters.simulation.damage import random_damage
 from adapters.simulation.line_plan import Belt, Fault, LineRates, PlannedPart, plan_line
 from adapters.simulation.renderer import render_canister
+from schemas.base import whole_ms
 from schemas.messages import Decision, Gate, ImageEvent, ImageRef, Verdict
 from schemas.settings import MqttSettings
 from service.errors import SinkUnavailable
@@ -141,7 +142,7 @@ class SimulatedStation:
             event_id=event_id,
             part_id=f"{self.station}-{part.number:06d}",
             trigger_id=part.encoder,
-            captured_at=now.replace(microsecond=now.microsecond // 1000 * 1000),
+            captured_at=whole_ms(now),
             deadline_ms=max(1, round(belt.to_gate_s * 1000 * _MARGIN)),
             simulated=True,
         )

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-from adapters.frames import decode_image
 from adapters.recordings.reader import Session
 from schemas.settings import Settings
-from service.cli.common import console, tell_troubles
+from service.cli.common import console, tell_report, tell_troubles
+from service.cli.from_settings import frame_decoder
 from service.cli.playback import Selection, direct_station, known_labels, played_parts
 from service.cli.replay_view import replay_view, watch
 from service.cli.report_folder import report_folder, writing
@@ -32,7 +31,7 @@ def acceptance_judge(settings: Settings, session: Session, expect: Expectation, 
         labels=known_labels(session, labels),
         rules=settings.acceptance,
         deadline=settings.deadline,
-        decode=partial(decode_image, max_pixels=settings.images.max_pixels),
+        decode=frame_decoder(settings),
     )
 
 
@@ -49,7 +48,7 @@ def report_name(session: Session) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class AcceptanceRun:
     """A judge and where its report belongs: `reports/SESSION` where nothing else is named."""
 
     judge: AcceptanceJudge
@@ -79,7 +78,7 @@ class Judgement:
         for finding in acceptance.findings:
             mark = "[green]holds [/]" if finding.holds else "[red]BROKEN[/]"
             console.print(f"{mark} {finding.rule}: {finding.text}", soft_wrap=True)
-        console.print(f"report in {self.folder / PAGE}", soft_wrap=True, markup=False)
+        tell_report(self.folder / PAGE)
         console.print("accepted" if acceptance.accepted else "not accepted")
 
 
@@ -88,16 +87,14 @@ def refuse_unless_accepted(
 ) -> None:
     """Play a session through a model at full speed. Raises CangateError where the replay is not accepted."""
     session = Session.open(session_path)
-    judgement = Judgement(acceptance_judge(settings, session, expect, labels), session)
+    run = AcceptanceRun(acceptance_judge(settings, session, expect, labels), session)
     station = direct_station(settings, store, model)
     tally = Tally()
-    with judgement.report() as draft:
+    with run.report() as draft:
         with replay_view(tally, session.count()) as view:
-            asyncio.run(watch(played_parts(session, Selection(), station, Pace(None), tally), view, judgement.judge))
-        acceptance = judgement.conclude(draft, via="direct", speed="max", skipped=tally.skipped, timed=False)
+            asyncio.run(watch(played_parts(session, Selection(), station, Pace(None), tally), view, run.judge))
+        acceptance = run.conclude(draft, via="direct", speed="max", skipped=tally.skipped, timed=False)
     tell_troubles([*session.remarks, *session.troubles])
-    judgement.tell(acceptance)
+    run.tell(acceptance)
     if not acceptance.accepted:
-        raise CangateError(
-            f"{model} is not accepted on {session_path}: it stays as it was, see {judgement.folder / PAGE}"
-        )
+        raise CangateError(f"{model} is not accepted on {session_path}: it stays as it was, see {run.folder / PAGE}")

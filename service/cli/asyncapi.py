@@ -3,97 +3,27 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import TypeAlias, TypedDict
+from typing import TypeAlias
 
 from pydantic import JsonValue
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from schemas.base import Message
-from schemas.messages import (
-    Command,
-    CommandReply,
-    GateCommand,
-    ImageEvent,
-    ImageReady,
-    Status,
-    Verdict,
-)
+from schemas.messages import Command, ImageEvent
 from schemas.settings import MqttSettings, Settings
 from schemas.topics import Leaf, Prefix, StationTopics
+from service.cli.topic_table import TOPICS, Topic
 
 Json: TypeAlias = dict[str, JsonValue]
 
 _BINDING_VERSION = "0.2.0"  # of the AsyncAPI MQTT bindings, the first with MQTT 5 properties
 
 
-class _Topic(TypedDict):
-    """One row of contract section 2: who sends what on a leaf."""
-
-    name: str
-    message: type[Message]
-    from_service: bool
-    retain: bool
-    summary: str
-
-
-TOPICS: dict[Leaf, _Topic] = {
-    Leaf.IMAGE_READY: _Topic(
-        name="imageReady",
-        message=ImageReady,
-        from_service=False,
-        retain=False,
-        summary="A frame can be fetched. Acknowledged when its verdict is stored or with the broker.",
-    ),
-    Leaf.IMAGE_READY_RAW: _Topic(
-        name="imageReadyRaw",
-        message=ImageEvent,
-        from_service=False,
-        retain=False,
-        summary="The encoded JPEG or PNG itself; what ImageReady says goes as MQTT 5 user properties.",
-    ),
-    Leaf.VERDICT: _Topic(
-        name="verdict",
-        message=Verdict,
-        from_service=True,
-        retain=False,
-        summary="The one answer to an event. MQTT 5: its correlation data; expires with the deadline, 1 s at least.",
-    ),
-    Leaf.GATE: _Topic(
-        name="gate",
-        message=GateCommand,
-        from_service=True,
-        retain=False,
-        summary="What the reject gate must do; sent only while it may still be said. The same expiry.",
-    ),
-    Leaf.STATUS: _Topic(
-        name="status",
-        message=Status,
-        from_service=True,
-        retain=True,
-        summary="State of the station; the last will says offline.",
-    ),
-    Leaf.COMMAND: _Topic(
-        name="command",
-        message=Command,
-        from_service=False,
-        retain=False,
-        summary="An order to the station.",
-    ),
-    Leaf.REPLY: _Topic(
-        name="reply",
-        message=CommandReply,
-        from_service=True,
-        retain=False,
-        summary="How a command went; to the response topic where the command names one.",
-    ),
-}
-
-
 def render_asyncapi(settings: Settings) -> Json:
     """Return the AsyncAPI 3.0 document of one station, from the service's point of view."""
     topics = StationTopics(Prefix(settings.mqtt.prefix), settings.station.id)
     schemas: list[tuple[type[Message], JsonSchemaMode]] = [
-        (topic["message"], "serialization" if topic["from_service"] else "validation")
+        (topic.message, "serialization" if topic.from_service else "validation")
         for leaf, topic in TOPICS.items()
         if leaf is not Leaf.IMAGE_READY_RAW
     ]
@@ -103,10 +33,10 @@ def render_asyncapi(settings: Settings) -> Json:
     operations: Json = {}
     messages: Json = {}
     for leaf, topic in TOPICS.items():
-        name = topic["name"]
+        name = topic.name
         channels[name] = _channel(topics.of(leaf), topic)
-        operations[name if topic["from_service"] else f"on{name[0].upper()}{name[1:]}"] = _operation(topic)
-        messages[name] = _raw_image() if leaf is Leaf.IMAGE_READY_RAW else _message(topic, payloads[topic["message"]])
+        operations[name if topic.from_service else f"on{name[0].upper()}{name[1:]}"] = _operation(topic)
+        messages[name] = _raw_image() if leaf is Leaf.IMAGE_READY_RAW else _message(topic, payloads[topic.message])
     return {
         "asyncapi": "3.0.0",
         "id": f"urn:cangate:{settings.station.id}",
@@ -145,25 +75,25 @@ def _security() -> Json:
     }
 
 
-def _channel(address: str, topic: _Topic) -> Json:
-    name = topic["name"]
+def _channel(address: str, topic: Topic) -> Json:
+    name = topic.name
     return {
         "address": address,
-        "description": topic["summary"],
+        "description": topic.summary,
         "messages": {name: {"$ref": f"#/components/messages/{name}"}},
     }
 
 
-def _operation(topic: _Topic) -> Json:
-    name = topic["name"]
+def _operation(topic: Topic) -> Json:
+    name = topic.name
     operation: Json = {
-        "action": "send" if topic["from_service"] else "receive",
+        "action": "send" if topic.from_service else "receive",
         "channel": {"$ref": f"#/channels/{name}"},
-        "summary": topic["summary"],
+        "summary": topic.summary,
         "messages": [{"$ref": f"#/channels/{name}/messages/{name}"}],
-        "bindings": {"mqtt": {"qos": 1, "retain": topic["retain"], "bindingVersion": _BINDING_VERSION}},
+        "bindings": {"mqtt": {"qos": 1, "retain": topic.retain, "bindingVersion": _BINDING_VERSION}},
     }
-    if topic["message"] is Command:
+    if topic.message is Command:
         operation["reply"] = {
             "channel": {"$ref": "#/channels/reply"},
             "messages": [{"$ref": "#/channels/reply/messages/reply"}],
@@ -171,10 +101,10 @@ def _operation(topic: _Topic) -> Json:
     return operation
 
 
-def _message(topic: _Topic, payload: Json) -> Json:
+def _message(topic: Topic, payload: Json) -> Json:
     return {
-        "name": topic["message"].__name__,
-        "title": (topic["message"].__doc__ or "").strip().splitlines()[0],
+        "name": topic.message.__name__,
+        "title": (topic.message.__doc__ or "").strip().splitlines()[0],
         "contentType": "application/json",
         "payload": payload,
     }

@@ -17,15 +17,15 @@ from adapters.frames import AllowListedFrames
 from adapters.simulation.renderer import SIDES_PX
 from schemas.settings import Settings
 from service.cli.benchmark_rendered import SHOWN_PARTS, TRAINING_PARTS, rendered_frames, rendered_model
-from service.cli.common import ConfigOption, StoreOption, console, load_settings, parsed_size, stage_bars
+from service.cli.common import ConfigOption, StoreOption, console, load_settings, parsed_size, say, stage_bars
 from service.cli.frame_folders import listed_frames, tell_ignored
+from service.cli.from_settings import registry_of
 from service.errors import UsageError
 from service.evaluation.fresh_process import in_fresh_process
 from service.evaluation.speed import STAGES, Load, Speed, SpeedTrial, measure_speed
 from service.files import made_folder, naming, whole_file
 from service.model.dataset import FrameFile
 from service.model.package import ModelPackage, read_package
-from service.model.registry import ModelRegistry
 
 _SIZE = "1280x960"
 
@@ -135,9 +135,9 @@ def _model(
     reference: str | None, store: Path | None, folder: Path, size_wh: tuple[int, int], settings: Settings
 ) -> ModelPackage:
     if reference is not None:
-        return read_package(ModelRegistry(store or settings.model.store).resolve(reference))
+        return read_package(registry_of(settings, store).resolve(reference))
     width, height = size_wh
-    _say(
+    say(
         f"no MODEL given: training a small one on {TRAINING_PARTS} rendered canisters of {width} x {height}; "
         "one of your own may be slower or quicker"
     )
@@ -146,52 +146,50 @@ def _model(
 
 
 def _trial(package: ModelPackage, files: tuple[FrameFile, ...], seconds: float, settings: Settings) -> SpeedTrial:
-    # every frame is in memory: no folder and no host is asked
-    images = settings.images.model_copy(update={"roots": (), "http_hosts": (), "http_ca_file": None})
     return SpeedTrial(
         package=package.path,
         files=files,
         seconds=seconds,
         compute=settings.compute,
         deadline=settings.deadline,
-        loader=AllowListedFrames(images),
-        max_bytes=images.max_bytes,
+        loader=AllowListedFrames.for_inline(settings.images),
+        max_bytes=settings.images.max_bytes,
         clock=SystemClock(),
     )
 
 
 def _print(speed: Speed, what: str) -> None:
     computer, recipe, frames = speed.computer, speed.recipe, speed.frames
-    _say(
-        f"model     {speed.model.name}@{speed.model.version} {speed.model.sha256[:12]}: roi {recipe.roi.method}, "
+    say(
+        f"model     {speed.model.reference} {speed.model.sha256[:12]}: roi {recipe.roi.method}, "
         f"normalised to {recipe.normalize.side} px, embedder {recipe.embed.embedder} at {speed.input_side} px, "
         f"bank of {speed.bank_size} vectors, score {recipe.score.statistic}"
     )
     sizes = ", ".join(f"{width} x {height}" for width, height in frames.sizes_wh[:3])
     more = ", ..." if len(frames.sizes_wh) > 3 else ""
     left_out = f"; {frames.left_out} more would not fit into memory" if frames.left_out else ""
-    _say(
+    say(
         f"frames    {frames.count} {what}, {sizes}{more}, "
         f"{frames.encoded_bytes / max(1, frames.count) / 1e6:.2f} MB each{left_out}"
     )
-    _say(
+    say(
         f"computer  {computer.cpu}, {computer.cores} cores; device {computer.device}; threads: {computer.workers} "
         f"prepare frames, 1 judges (batches of {computer.max_batch} at most), torch {computer.torch_threads}, "
         f"OpenCV {computer.opencv_threads}"
     )
     if speed.refused:
-        _say(f"frames that cannot be judged, left out: {len(speed.refused)}")
+        say(f"frames that cannot be judged, left out: {len(speed.refused)}")
         for refused in speed.refused[:_NAMED]:
-            _say(f"  {refused.name}: {refused.reason}: {refused.detail}")
+            say(f"  {refused.name}: {refused.reason}: {refused.detail}")
         if len(speed.refused) > _NAMED:
-            _say(f"  and {len(speed.refused) - _NAMED} more")
+            say(f"  and {len(speed.refused) - _NAMED} more")
     console.print(_table(speed))
-    _say(_rate(speed.one_at_a_time, "one at a time"))
-    _say(_rate(speed.full_load, f"full load, {speed.full_load.at_a_time} at a time as in the service"))
+    say(_rate(speed.one_at_a_time, "one at a time"))
+    say(_rate(speed.full_load, f"full load, {speed.full_load.at_a_time} at a time as in the service"))
     gpu = "" if speed.peak_gpu_bytes is None else f", on the GPU {speed.peak_gpu_bytes / 1e6:.0f} MB"
     memory = "unknown" if speed.peak_memory_bytes is None else f"{speed.peak_memory_bytes / 1e6:.0f} MB"
-    _say(f"peak memory of the process: {memory}{gpu}")
-    _say(_sentence(speed))
+    say(f"peak memory of the process: {memory}{gpu}")
+    say(_sentence(speed))
 
 
 def _table(speed: Speed) -> Table:
@@ -227,7 +225,3 @@ def _sentence(speed: Speed) -> str:
         f"One part at a time is judged within {p99_ms:.0f} ms (p99): {deadline} "
         f"there is time for {per_s:g} parts a second{spaced}."
     )
-
-
-def _say(text: str) -> None:
-    console.print(text, soft_wrap=True, markup=False)

@@ -47,10 +47,7 @@ def rendered_model(folder: Path, size_wh: tuple[int, int], settings: Settings, p
         device=compute_device(settings.compute),
         progress=progress,
     )
-    registry = ModelRegistry(folder / "models")
-    with registry.draft(NAME) as directory:
-        trained.write(directory)
-        return read_package(registry.publish(directory, trained.manifest))
+    return read_package(trained.publish(ModelRegistry(folder / "models")))
 
 
 def _rendered(

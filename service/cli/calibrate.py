@@ -11,7 +11,6 @@ import cv2
 import typer
 from rich.table import Table
 
-from adapters.frames import decode_image
 from schemas.recipe import ScoreStatistic
 from service.cli.common import (
     ConfigOption,
@@ -19,10 +18,12 @@ from service.cli.common import (
     StoreOption,
     console,
     load_settings,
+    say,
     stage_bars,
     tell_active,
 )
 from service.cli.frame_folders import listed_frames, tell_ignored
+from service.cli.from_settings import frame_decoder, registry_of
 from service.device import compute_device
 from service.errors import UsageError
 from service.evaluation.threshold_picture import threshold_picture
@@ -30,7 +31,6 @@ from service.files import made_folder, naming, whole_file
 from service.model.calibration import LimitMethod
 from service.model.package import ModelPackage, read_package
 from service.model.recalibration import Choice, JudgedSet, as_held_back, choose, judge_frames, publish_choice
-from service.model.registry import ModelRegistry
 from service.model.sweep import CONFIDENCE, Measure, Target, frames_to_claim
 
 PICTURE = "calibration.png"
@@ -83,15 +83,15 @@ def calibrate(
     if target and damaged is None:
         raise UsageError(f"--target-{target.measure} needs --damaged")
     settings = load_settings(config)
-    registry = ModelRegistry(store or settings.model.store)
+    registry = registry_of(settings, store)
     package = read_package(registry.resolve(model))
     calibration = package.manifest.calibration
     if ok is None and not calibration.held_back:
-        raise UsageError(f"{_reference(package)} holds no scores of OK frames: give --ok")
+        raise UsageError(f"{package.ref.reference} holds no scores of OK frames: give --ok")
     device = compute_device(settings.compute)
     pipeline = package.build_pipeline(device)
     package.check_golden(pipeline)  # a threshold taken where the scores are others would be worth nothing
-    decode = partial(decode_image, max_pixels=settings.images.max_pixels)
+    decode = frame_decoder(settings)
     ok_frames, damaged_frames = (None if folder is None else listed_frames(folder) for folder in (ok, damaged))
     good, bad = JudgedSet(), JudgedSet()
     with stage_bars() as progress:
@@ -121,9 +121,9 @@ def calibrate(
         tell_ignored(*(found for found in (ok_frames, damaged_frames) if found is not None))
         _report(package, choice, (*good.copies, *bad.copies))
         if out is not None:
-            console.print(f"curves in {out / PICTURE}", soft_wrap=True)
+            say(f"curves in {out / PICTURE}")
         if path is not None:
-            console.print(f"model {name}@{path.name} in {path}, id {read_package(path).id}", soft_wrap=True)
+            say(f"model {name}@{path.name} in {path}, id {read_package(path).id}")
     if path is None:
         console.print("dry run: no version was written")
     else:
@@ -142,13 +142,9 @@ def _target(recall: float | None, precision: float | None, false_reject: float |
     return None
 
 
-def _reference(package: ModelPackage) -> str:
-    return f"{package.ref.name}@{package.ref.version}"
-
-
 def _report(package: ModelPackage, choice: Choice, copies: tuple[str, ...]) -> None:
     for copy in copies:
-        console.print(f"left out: {copy} once more", soft_wrap=True, markup=False)
+        say(f"left out: {copy} once more")
     point, calibration = choice.point, choice.calibration
     manifest = package.manifest
     known = "none of them in the bank" if calibration.folds == 0 else f"held back in {calibration.folds} folds"
@@ -204,7 +200,7 @@ def _report_certainty(choice: Choice) -> None:
 
 
 def _draw(file: Path, package: ModelPackage, choice: Choice, damaged: JudgedSet) -> None:
-    title = f"{package.ref.name}@{package.ref.version}, score {choice.statistic}"
+    title = f"{package.ref.reference}, score {choice.statistic}"
     scores = choice.calibration.scores(choice.statistic), damaged.scores(choice.statistic)
     picture = cv2.imencode(".png", threshold_picture(title, *scores, choice.point))[1].tobytes()
     with made_folder(file.parent), whole_file(file) as draft, naming(file):

@@ -10,7 +10,7 @@ import typer
 
 from adapters.pki import PlantAuthority
 from schemas.tags import NAMESPACE_URI
-from service.cli.common import console, errors
+from service.cli.common import console, error_console, say
 from service.cli.tables import result_table
 
 app = typer.Typer(
@@ -32,7 +32,7 @@ def init(
     Example: cangate certs init pki
     """
     PlantAuthority.create(folder, name=name, days=days)
-    console.print(f"{folder / 'ca.pem'}\n{folder / 'crl.pem'}", soft_wrap=True)
+    say(f"{folder / 'ca.pem'}\n{folder / 'crl.pem'}")
 
 
 @app.command()
@@ -54,7 +54,7 @@ def issue(
     for name in names:
         application = uri or (NAMESPACE_URI if name == "cangate" else f"{NAMESPACE_URI}:{name}")
         path = authority.issue(name, hosts=host or (), uri=application, days=days)
-        console.print(str(path), soft_wrap=True)
+        say(str(path))
 
 
 @app.command()
@@ -66,7 +66,7 @@ def revoke(
     Example: cangate certs revoke pki camera1
     """
     path = PlantAuthority.load(folder).revoke(name)
-    console.print(str(path), soft_wrap=True)
+    say(str(path))
 
 
 @app.command(name="list")
@@ -84,6 +84,6 @@ def list_(folder: Folder) -> None:
         table.add_row(issued.name, f"{until:%Y-%m-%d}", str((until - now).days), state)
     console.print(table)
     for problem in unreadable:
-        errors.print(problem, markup=False)
+        error_console.print(problem, markup=False)
     if unreadable:
         raise typer.Exit(1)

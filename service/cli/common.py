@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from pydantic_settings import SettingsError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from schemas.messages import StationId
 from schemas.recipe import PRESETS, EmbedRecipe, Recipe
 from schemas.settings import ENVIRONMENT_PREFIX, Settings
 from service.errors import UsageError
@@ -28,12 +29,26 @@ if TYPE_CHECKING:  # numpy behind it takes a while that `--help` need not spend
 console = Console(highlight=False, width=None if sys.stdout and sys.stdout.isatty() else 1000)
 """Standard output, for results; what is no terminal has no width that names and paths would have to fit."""
 
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+error_console = Console(stderr=True, highlight=False, soft_wrap=True)
 """Standard error, for progress bars and the one line that says what is wrong."""
 
 ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", "-c", help="Configuration file (TOML); without it the defaults hold.", dir_okay=False),
+]
+
+ConfigsOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--config",
+        "-c",
+        help="Configuration file (TOML); without it the defaults hold. Once for each station of this process.",
+        dir_okay=False,
+    ),
+]
+
+LabelsOption = Annotated[
+    Path | None, typer.Option(metavar="CSV", help="What parts really were: label, and event_id, filename or part_id.")
 ]
 
 StoreOption = Annotated[
@@ -56,6 +71,19 @@ def load_settings(path: Path | None) -> Settings:
         raise UsageError(f"{where}: {describe(exc, _with_variable)}") from exc
     except SettingsError as exc:
         raise UsageError(f"environment: {_no_json(exc)}") from exc
+
+
+def load_stations(paths: list[Path] | None) -> list[Settings]:
+    """Read the settings of every station of a process. Raises UsageError, naming file and key."""
+    return [load_settings(path) for path in paths] if paths else [load_settings(None)]
+
+
+def checked_station(text: str) -> str:
+    """Return the id of a station that `--station` names. Raises UsageError."""
+    try:
+        return TypeAdapter(StationId).validate_python(text)
+    except ValidationError as exc:
+        raise UsageError(f"--station {text!r} must match [a-z0-9_-]{{1,64}}") from exc
 
 
 def _no_json(error: SettingsError) -> str:
@@ -123,6 +151,16 @@ def parsed_size(text: str, sides_px: tuple[int, int]) -> tuple[int, int]:
     return int(width), int(height)
 
 
+def say(text: str) -> None:
+    """Print a line as it is: names and paths are neither wrapped nor read as markup."""
+    console.print(text, markup=False, soft_wrap=True)
+
+
+def tell_report(path: Path) -> None:
+    """Say where a report is."""
+    say(f"report in {path}")
+
+
 def tell_troubles(troubles: Iterable[str]) -> None:
     """Print what of a session cannot be read."""
     for trouble in troubles:
@@ -138,7 +176,7 @@ def tell_active(registry: ModelRegistry, path: Path, *, named: bool) -> None:
         return
     again = f" --store {registry.store}" if named else ""
     still = "no version is active" if active is None else f"active is still {name}@{active}"
-    console.print(f"{still}; to change that: cangate models activate {name} {version}{again}", soft_wrap=True)
+    say(f"{still}; to change that: cangate models activate {name} {version}{again}")
 
 
 @contextmanager
@@ -146,7 +184,7 @@ def stage_bars() -> Iterator[StageProgress]:
     """Lend one progress bar a stage, on a terminal only: elsewhere standard error is for what went wrong."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bars:
+    with Progress(*columns, console=error_console, transient=True, disable=not error_console.is_terminal) as bars:
 
         def advance(stage: str, done: int, total: int) -> None:
             if stage not in tasks:

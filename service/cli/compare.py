@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from adapters.frames import decode_image
 from adapters.recordings.reader import Session
 from service.cli.acceptance import REPORTS, report_name
-from service.cli.common import ConfigOption, StoreOption, console, load_settings, stage_bars, tell_troubles
+from service.cli.common import (
+    ConfigOption,
+    LabelsOption,
+    StoreOption,
+    console,
+    load_settings,
+    stage_bars,
+    tell_report,
+    tell_troubles,
+)
+from service.cli.from_settings import frame_decoder, registry_of
 from service.cli.playback import known_labels
 from service.cli.report_folder import report_folder, writing
 from service.cli.sessions import SessionArgument
@@ -19,9 +27,8 @@ from service.cli.tables import result_table
 from service.device import compute_device
 from service.errors import UsageError
 from service.model.package import read_package
-from service.model.registry import ModelRegistry
 from service.replay.comparison import Comparer, SessionComparison
-from service.replay.comparison_report import COMPARISON, PAGE, PARTS, model_name, write_comparison
+from service.replay.comparison_report import COMPARISON, PAGE, PARTS, write_comparison
 
 
 def compare(
@@ -29,10 +36,7 @@ def compare(
     models: Annotated[
         list[str], typer.Argument(metavar="MODEL...", help="Two different ones or more: NAME, NAME@VERSION or a path.")
     ],
-    labels: Annotated[
-        Path | None,
-        typer.Option(metavar="CSV", help="What parts really were: label, and event_id, filename or part_id."),
-    ] = None,
+    labels: LabelsOption = None,
     report: Annotated[
         Path | None,
         typer.Option(
@@ -52,7 +56,7 @@ def compare(
     settings = load_settings(config)
     recorded = Session.open(session)
     known = known_labels(recorded, labels)
-    registry = ModelRegistry(store or settings.model.store)
+    registry = registry_of(settings, store)
     given = [read_package(registry.resolve(reference)) for reference in models]
     packages = list({package.id: package for package in given}.values())
     if len(packages) < 2:
@@ -64,7 +68,7 @@ def compare(
     comparer = Comparer(
         packages,
         [package.build_pipeline(device) for package in packages],
-        decode=partial(decode_image, max_pixels=settings.images.max_pixels),
+        decode=frame_decoder(settings),
         labels=known,
     )
     total = recorded.count() or 0
@@ -78,7 +82,7 @@ def compare(
             write_comparison(draft, comparison, comparer.rows, comparer.divided)
     _print(comparison)
     tell_troubles(recorded.troubles)
-    console.print(f"report in {folder / PAGE}", soft_wrap=True, markup=False)
+    tell_report(folder / PAGE)
     if not comparison.parts or comparison.troubles:
         raise typer.Exit(1)
 
@@ -87,7 +91,7 @@ def _print(comparison: SessionComparison) -> None:
     table = result_table("model", "OK", "damaged", "error", "escapes", "over-rejects", "ms")
     for model in comparison.models:
         table.add_row(
-            model_name(model),
+            model.model.reference,
             *map(str, (model.ok, model.damaged, model.error)),
             "" if model.escapes is None else str(model.escapes),
             "" if model.over_rejects is None else str(model.over_rejects),
@@ -95,7 +99,7 @@ def _print(comparison: SessionComparison) -> None:
         )
     console.print(table)
     for pair in comparison.pairs:
-        first, second = (model_name(comparison.models[index]) for index in pair.pair)
+        first, second = (comparison.models[index].model.reference for index in pair.pair)
         if pair.agreement is not None:
             told = (
                 ""

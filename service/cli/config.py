@@ -13,7 +13,7 @@ import typer
 
 from adapters.accounts import Role
 from adapters.secret_files import read_password, reason, write_private
-from service.cli.common import ConfigOption, console, errors, load_settings
+from service.cli.common import ConfigOption, ConfigsOption, console, error_console, load_settings, load_stations
 from service.errors import UsageError
 
 app = typer.Typer(
@@ -25,15 +25,7 @@ _NAME = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
 
 @app.command()
 def check(
-    config: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--config",
-            "-c",
-            help="Configuration file (TOML); without it the defaults hold. Once for each station of a process.",
-            dir_okay=False,
-        ),
-    ] = None,
+    config: ConfigsOption = None,
 ) -> None:
     """Check the configuration and what it names: files, folders, certificates, users, model. Nothing is written.
 
@@ -43,13 +35,13 @@ def check(
 
     Example: cangate config check -c config.toml
     """
-    stations = [load_settings(path) for path in config] if config else [load_settings(None)]
+    stations = load_stations(config)
     # seconds that a mistake must not wait for
     from service.cli.preflight import look_at_all  # noqa: PLC0415
 
     notes = list(look_at_all(stations))
     for note in notes:
-        errors.print(f"cangate: {note}", markup=False)
+        error_console.print(f"cangate: {note}", markup=False)
     console.print("configuration is usable" + (", but see above" if notes else ""))
 
 

@@ -14,11 +14,10 @@ from rich.markup import escape
 
 from schemas.messages import Decision, Gate
 from schemas.settings import LogSettings
-from service.cli.common import console, stage_bars
+from service.cli.common import console, say, stage_bars
 from service.cli.demo_line import DemoLine, DemoPart
+from service.cli.tables import COLOURS
 from service.logs import configure_logging
-
-_COLOURS = {Decision.OK: "green", Decision.DAMAGED: "red", Decision.ERROR: "yellow"}
 
 
 @dataclass(slots=True)
@@ -71,13 +70,13 @@ def demo(
     tally, interrupted = Tally(), False
     with tempfile.TemporaryDirectory(prefix="cangate-demo-") as folder:
         with stage_bars() as progress:
-            line = DemoLine(Path(folder), parts, rate, frames, port, say=_say, progress=progress)
+            line = DemoLine(Path(folder), parts, rate, frames, port, say=say, progress=progress)
             line.train()  # not within asyncio, which would wait for its end after Ctrl-C
         try:
             asyncio.run(_watch(line, tally))
         except KeyboardInterrupt:
             interrupted = True
-    _say(str(tally))
+    say(str(tally))
     if interrupted and parts:
         raise KeyboardInterrupt  # these are not the parts that were asked for
     if tally.error or tally.mismatches:
@@ -97,13 +96,9 @@ def _row(part: DemoPart) -> str:
     gate = "gate silent" if action is None else "gate opened" if action.opened else "gate rejected"
     if verdict is None:
         return f"{event.part_id}  [yellow]no verdict[/]  {gate}  (really: {truth})"
-    judged = f"[{_COLOURS[verdict.decision]}]{verdict.decision:<7}[/]"
+    judged = f"[{COLOURS[verdict.decision]}]{verdict.decision:<7}[/]"
     if verdict.score is None:
         seen = str(verdict.reason)
     else:
         seen = f"s {verdict.score:.3f}  tau {verdict.threshold:.3f}  {len(verdict.boxes)} boxes"
     return f"{event.part_id}  {judged}  {seen}  {verdict.latency_ms:5.0f} ms  {gate:<13}  (really: {truth})"
-
-
-def _say(text: str) -> None:
-    console.print(text, markup=False, soft_wrap=True)

@@ -40,7 +40,7 @@ from service.model.dataset import FrameFile, list_frames, printable
 from service.model.registry import ModelRegistry
 from service.model.training import TrainingOptions, train
 from service.pipeline.types import BgrImage, StageProgress
-from service.side_by_side import in_order
+from service.prefetch import prefetched
 from service.text import without_controls
 
 NAME = "demo"
@@ -164,9 +164,7 @@ class DemoLine:
             progress=self.progress,
         )
         registry = ModelRegistry(self.folder / "models")
-        with registry.draft(NAME) as directory:
-            trained.write(directory)
-            version = registry.publish(directory, trained.manifest).name
+        version = trained.publish(registry).name
         registry.activate(NAME, version)
         manifest = trained.manifest
         parts = len(manifest.training.frames)
@@ -182,7 +180,7 @@ class DemoLine:
             with naming(path):  # imwrite would fail in silence
                 path.write_bytes(cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes())
 
-        for number, rendered in in_order(render, range(_TRAINING_PARTS), os.cpu_count() or 1):
+        for number, rendered in prefetched(render, range(_TRAINING_PARTS), os.cpu_count() or 1):
             rendered.result()
             self.progress("render", number + 1, _TRAINING_PARTS)
         return list_frames(folder).frames

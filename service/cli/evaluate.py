@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from adapters.frames import decode_image
-from service.cli.common import ConfigOption, StoreOption, console, load_settings, stage_bars
+from service.cli.common import ConfigOption, StoreOption, console, load_settings, stage_bars, tell_report
 from service.cli.evaluate_several import compare_models
 from service.cli.frame_folders import listed_frames, tell_ignored
+from service.cli.from_settings import frame_decoder, registry_of
 from service.cli.report_folder import report_folder, writing
 from service.errors import UsageError
 from service.evaluation.comparison_report import COMPARISON_PAGE
@@ -22,7 +22,6 @@ from service.evaluation.trial import Trial, run_trial
 from service.evaluation.truth import MaskFolder
 from service.model.dataset import FrameSet
 from service.model.package import read_package
-from service.model.registry import ModelRegistry
 
 
 def evaluate(
@@ -71,13 +70,13 @@ def evaluate(
         raise UsageError("--masks belongs to --damaged")
     if len(models) > 1 and not compare:
         raise UsageError(f"{len(models)} models: to judge the same frames with each of them give --compare")
-    registry = ModelRegistry(store or settings.model.store)
+    registry = registry_of(settings, store)
     packages = [read_package(registry.resolve(model)) for model in models]
     trial = partial(
         Trial,
         frames={label: found.frames for label, found in folders.items()},
         masks=None if masks is None else _masks_of(folders[Label.DAMAGED], masks),
-        decode=partial(decode_image, max_pixels=settings.images.max_pixels),
+        decode=frame_decoder(settings),
         compute=settings.compute,
     )
     trials = [trial(package=package.path, recipe=package.manifest.recipe) for package in packages]
@@ -139,4 +138,4 @@ def _print(summary: Evaluation, report: Path) -> None:
             f"[yellow]copies of frames judged before, maybe with another label: {copies}, see copy_of in {RESULTS}[/]",
             soft_wrap=True,
         )
-    console.print(f"report in {report / PAGE}", soft_wrap=True, markup=False)
+    tell_report(report / PAGE)

@@ -11,7 +11,7 @@ import torch
 from rich.markup import escape
 from rich.table import Table
 
-from service.cli.common import console, stage_bars
+from service.cli.common import console, say, stage_bars, tell_report
 from service.cli.report_folder import report_folder, writing
 from service.errors import UsageError
 from service.evaluation.comparison import Comparison, compare, unique_references
@@ -112,7 +112,7 @@ def _print(comparison: Comparison, report: Path) -> None:
     for remark in remarks(comparison):
         console.print(f"[yellow]{escape(remark)}[/]", soft_wrap=True)
     for sentence in in_words(comparison):
-        console.print(sentence, soft_wrap=True, markup=False)
+        say(sentence)
     found, total = len(comparison.disagreements), sum(comparison.frames.values())
     console.print(f"they disagree on {found} of {total} frames")
-    console.print(f"report in {report / COMPARISON_PAGE}", soft_wrap=True, markup=False)
+    tell_report(report / COMPARISON_PAGE)

@@ -14,7 +14,7 @@ import typer
 from schemas.messages import MESSAGES
 from schemas.tags import NAMESPACE_URI, Access, Tag
 from service.cli.asyncapi import render_asyncapi
-from service.cli.common import ConfigOption, console, load_settings
+from service.cli.common import ConfigOption, load_settings, say
 from service.cli.reference import render_reference
 from service.errors import UsageError
 from service.files import made_folder, naming, whole_file
@@ -107,4 +107,4 @@ def _write(out: Path, text: str, config: Path | None = None) -> None:
         raise UsageError(f"cannot write {out}: it is the configuration file")
     with whole_file(out) as draft, naming(out):
         draft.write_text(text, encoding="utf-8")
-    console.print(str(out), soft_wrap=True)
+    say(str(out))

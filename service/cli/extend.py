@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import statistics
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from adapters.frames import decode_image
 from service.cli.common import (
     ConfigOption,
     ModelArgument,
     StoreOption,
     console,
-    errors,
+    error_console,
     load_settings,
+    say,
     stage_bars,
     tell_active,
 )
 from service.cli.frame_folders import listed_frames, tell_ignored
+from service.cli.from_settings import frame_decoder, registry_of
 from service.device import compute_device
 from service.errors import CangateError, UsageError
 from service.model.extension import Effect, Extension
 from service.model.extension import extend as extend_model
 from service.model.package import read_package
-from service.model.registry import ModelRegistry
 
 
 def extend(
@@ -52,7 +51,7 @@ def extend(
     Example: cangate models extend canister frames/ok-new --damaged frames/damaged
     """
     settings = load_settings(config)
-    registry = ModelRegistry(store or settings.model.store)
+    registry = registry_of(settings, store)
     package = read_package(registry.resolve(model))
     device = compute_device(settings.compute)
     pipeline = package.build_pipeline(device)
@@ -64,7 +63,7 @@ def extend(
             pipeline,
             found[0].frames,
             found[1].frames if damaged is not None else (),
-            decode=partial(decode_image, max_pixels=settings.images.max_pixels),
+            decode=frame_decoder(settings),
             workers=settings.compute.prepare_workers,
             progress=progress,
         )
@@ -72,7 +71,7 @@ def extend(
         tell_ignored(*found)
         _report(extension)
         # what follows in a script, an activation, is for a version that is there
-        if not (console.is_terminal and errors.is_terminal):
+        if not (console.is_terminal and error_console.is_terminal):
             raise UsageError("nothing was written: give --accept to write the new version")
         if not typer.confirm("accept it as a new version?"):
             raise CangateError("nothing was written: the new version was not accepted")
@@ -85,14 +84,14 @@ def extend(
         if accept:
             tell_ignored(*found)
             _report(extension)
-        console.print(f"model {reference} in {path}, id {read_package(path).id}", soft_wrap=True)
+        say(f"model {reference} in {path}, id {read_package(path).id}")
     tell_active(registry, path, named=store is not None)
 
 
 def _report(extension: Extension) -> None:
     old, new = extension.package.manifest, extension.manifest
     for duplicate in extension.duplicates:
-        console.print(f"left out: {duplicate.name} is {duplicate.same_as}", soft_wrap=True, markup=False)
+        say(f"left out: {duplicate.name} is {duplicate.same_as}")
     table = Table("", "now", "then", box=None)
     table.add_row("OK frames", str(len(old.training.frames)), str(len(new.training.frames)))
     table.add_row("bank", str(old.training.bank_size), str(new.training.bank_size))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from service.cli.common import console
+from service.cli.common import say
 from service.errors import UsageError
 from service.model.dataset import FrameSet, list_frames
 from service.text import without_controls
@@ -23,4 +23,4 @@ def tell_ignored(*sets: FrameSet) -> None:
     for found in sets:
         if found.ignored:
             names = without_controls(", ".join(found.ignored))
-            console.print(f"passed over, no pictures by their name: {names}", soft_wrap=True, markup=False)
+            say(f"passed over, no pictures by their name: {names}")

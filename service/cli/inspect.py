@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Annotated
@@ -20,18 +19,17 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from adapters.frames import decode_image
 from schemas.messages import Decision, ModelRef
-from service.cli.common import ConfigOption, ModelArgument, StoreOption, console, errors, load_settings
-from service.cli.tables import result_table
+from service.cli.common import ConfigOption, ModelArgument, StoreOption, console, error_console, load_settings
+from service.cli.from_settings import frame_decoder, registry_of
+from service.cli.tables import COLOURS, result_table
 from service.device import compute_device
 from service.errors import FrameError, UsageError
 from service.evaluation.pictures import comparison_picture, mask_picture
 from service.files import made_folder, naming, real_path, whole_file
-from service.judged import JudgedPicture, boxes_of, decision_of, stages_of
+from service.judged import JudgedPicture, boxes_of, boxes_text, decision_of, stages_of
 from service.model.dataset import Decode, FrameFile, printable, read_frame
 from service.model.package import read_package
-from service.model.registry import ModelRegistry
 from service.pipeline.pipeline import Pipeline
 from service.pipeline.types import Inspection
 from service.text import without_controls
@@ -51,7 +49,6 @@ COLUMNS = (
     "path",
 )
 KINDS = ("roi", "mask", "comparison")
-COLOURS = {Decision.OK: "green", Decision.DAMAGED: "red", Decision.ERROR: "yellow"}
 
 
 class InspectedImage(JudgedPicture):
@@ -97,23 +94,24 @@ def inspect(
         outputs += [out / name for stem in stems for name in _picture_names(stem)]
     _refuse_inputs(images, outputs)
     settings = load_settings(config)
-    package = read_package(ModelRegistry(store or settings.model.store).resolve(model))
+    package = read_package(registry_of(settings, store).resolve(model))
     pipeline = package.build_pipeline(compute_device(settings.compute))
-    decode = partial(decode_image, max_pixels=settings.images.max_pixels)
+    decode = frame_decoder(settings)
     rows = []
     pictures = nullcontext() if out is None else made_folder(out)
     with _result(csv_file) as write_csv, _result(json_file) as write_json, pictures:
         for path, stem in track(
-            list(zip(images, stems, strict=True)),
+            zip(images, stems, strict=True),
             "inspecting",
-            console=errors,
+            total=len(images),
+            console=error_console,
             transient=True,
-            disable=not errors.is_terminal,
+            disable=not error_console.is_terminal,
         ):
             row, inspection = _inspect_one(path, pipeline, package.ref, decode)
             rows.append(row)
             if out is not None and inspection is not None:
-                title = f"{row.filename}   {package.ref.name}@{package.ref.version}"
+                title = f"{row.filename}   {package.ref.reference}"
                 _write_pictures(out, stem, inspection, title)
         write_csv(_as_csv(rows))
         write_json(_ROWS.dump_json(rows, indent=2).decode() + "\n")
@@ -217,12 +215,12 @@ def _write_pictures(out: Path, stem: str, inspection: Inspection, title: str) ->
 
 
 def _as_csv(rows: Sequence[InspectedImage]) -> str:
-    """Return the rows as CSV: `filename,s,decision`, then further columns; boxes as x1 y1 x2 y2 score; ..."""
+    """Return the rows as CSV: `filename,s,decision`, then further columns."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        boxes = "; ".join(f"{box.x1} {box.y1} {box.x2} {box.y2} {box.score:.4f}" for box in row.boxes)
+        boxes = boxes_text(row.boxes)
         writer.writerow(row.model_dump(mode="json") | {"boxes": boxes})
     return text.getvalue()
 

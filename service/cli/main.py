@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from service.cli.common import console, errors
+from service.cli.common import console, error_console
 from service.cli.ending import INTERRUPTED, Ending, terminated_like_interrupted
 from service.errors import CangateError, UsageError
 from service.text import without_controls
@@ -48,7 +48,7 @@ _ENDLESS = ("run", "demo", "simulate", "record")
 """Commands that run until they are told to stop, and so does `replay --loop`."""
 
 
-class _LateGroup(TyperGroup):
+class _LazyGroup(TyperGroup):
     """Imports a command when it is called: torch, asyncua and NiceGUI take seconds that `--help` need not spend."""
 
     # Any: typer keeps the types of its contexts and commands to itself
@@ -78,7 +78,7 @@ def _imported(name: str) -> Any:  # noqa: ANN401 - as above
 
 
 app = typer.Typer(
-    cls=_LateGroup,
+    cls=_LazyGroup,
     help="Inspects metal canisters on a line: image-ready events in, OK / Damaged verdicts out, over MQTT and OPC UA.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -187,4 +187,4 @@ def _run(ending: Ending) -> int:
 def _complain(message: str) -> None:
     for handler in logging.getLogger().handlers:  # what was logged comes before the line that ends it
         handler.flush()
-    errors.print(f"cangate: {without_controls(' '.join(message.split()))}", style="red", markup=False)
+    error_console.print(f"cangate: {without_controls(' '.join(message.split()))}", style="red", markup=False)

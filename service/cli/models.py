@@ -19,16 +19,18 @@ from service.cli.common import (
     StoreOption,
     console,
     load_settings,
+    say,
     with_embedder,
 )
 from service.cli.extend import extend
+from service.cli.from_settings import registry_of
 from service.cli.tables import result_table
 from service.device import compute_device
 from service.errors import PackageRefused, UsageError
 from service.model.archive import export_package, import_package
 from service.model.package import read_package, write_package
 from service.model.pickles import imported_manifest, read_pickled_bank
-from service.model.registry import ModelRegistry, check_model_name
+from service.model.registry import check_model_name
 from service.pipeline.embed import build_embedder
 from service.replay.acceptance import Expectation
 
@@ -49,7 +51,7 @@ def list_models(store: StoreOption = None, config: ConfigOption = None) -> None:
 
     Example: cangate models list
     """
-    registry = open_registry(store, config)
+    registry = registry_of(load_settings(config), store)
     if registry.store.exists() and not registry.store.is_dir():
         raise UsageError(f"{registry.store} is no folder of models")
     table = result_table("model", "active", "created", "frames", "tau", "embedder", "id")
@@ -88,7 +90,7 @@ def show(model: ModelArgument, store: StoreOption = None, config: ConfigOption =
 
     Example: cangate models show canister@2
     """
-    package = read_package(open_registry(store, config).resolve(model))
+    package = read_package(registry_of(load_settings(config), store).resolve(model))
     console.out(package.manifest.model_dump_json(indent=2))
 
 
@@ -99,10 +101,10 @@ def verify(model: ModelArgument, store: StoreOption = None, config: ConfigOption
     Example: cangate models verify canister
     """
     settings = load_settings(config)
-    package = read_package(ModelRegistry(store or settings.model.store).resolve(model))
+    package = read_package(registry_of(settings, store).resolve(model))
     worst = package.check_golden(package.build_pipeline(compute_device(settings.compute)))
     console.print(
-        f"{package.ref.name}@{package.ref.version} is intact, id {package.id}; "
+        f"{package.ref.reference} is intact, id {package.id}; "
         f"{len(package.manifest.golden)} golden frames reproduce within {worst:.1e}",
         soft_wrap=True,
     )
@@ -135,7 +137,7 @@ def activate(
         raise UsageError("--expect and --labels belong to --require-replay")
     refuse_unused_labels(expect, labels)
     settings = load_settings(config)
-    registry = ModelRegistry(store or settings.model.store)
+    registry = registry_of(settings, store)
     if require_replay is not None:
         expect = expect or Expectation.RECORDED
         refuse_unless_accepted(settings, require_replay, store, f"{name}@{version}", expect, labels)
@@ -150,7 +152,7 @@ def rollback(name: NameArgument, store: StoreOption = None, config: ConfigOption
     Example: cangate models rollback canister
     """
     settings = load_settings(config)
-    registry = ModelRegistry(store or settings.model.store)
+    registry = registry_of(settings, store)
     version = registry.rollback(name, device=compute_device(settings.compute))
     console.print(f"{name}@{version} is active again")
 
@@ -181,7 +183,7 @@ def import_pickle(
     settings = load_settings(config)
     recipe = with_embedder(settings.recipe, embedder, weights)
     recipe = recipe.model_copy(update={"score": recipe.score.model_copy(update={"statistic": statistic})})
-    registry = ModelRegistry(store or settings.model.store)
+    registry = registry_of(settings, store)
     check_model_name(name)
     _refuse_special(file)
     bank = read_pickled_bank(file)
@@ -192,7 +194,7 @@ def import_pickle(
         path = registry.publish(directory, manifest)
     package = read_package(path)
     is_first = registry.activate_first(name, path.name, device=device)
-    console.print(f"model {name}@{path.name} in {path}, id {package.id}", soft_wrap=True)
+    say(f"model {name}@{path.name} in {path}, id {package.id}")
     longest = float(np.linalg.norm(bank.vectors, axis=1).max())
     if abs(longest - 1) > UNIT_TOLERANCE:
         console.print(
@@ -202,7 +204,7 @@ def import_pickle(
         )
     if is_first:
         console.print(f"{name}@{path.name} is active, though unproven: it has no golden frames")
-    console.print(f"next: cangate calibrate {name}@{path.name} --ok FOLDER", soft_wrap=True)
+    say(f"next: cangate calibrate {name}@{path.name} --ok FOLDER")
 
 
 @app.command("export")
@@ -218,9 +220,9 @@ def export_model(
 
     Example: cangate models export canister@2 canister-2.zip
     """
-    package = read_package(open_registry(store, config).resolve(model))
+    package = read_package(registry_of(load_settings(config), store).resolve(model))
     export_package(package, file, replace=replace)
-    console.print(f"{package.ref.name}@{package.ref.version}, id {package.id}, is in {file}", soft_wrap=True)
+    say(f"{package.ref.reference}, id {package.id}, is in {file}")
 
 
 @app.command("import")
@@ -234,23 +236,15 @@ def import_model(
 
     Example: cangate models import canister-2.zip
     """
-    registry = open_registry(store, config)
+    registry = registry_of(load_settings(config), store)
     _refuse_special(file)
     package = read_package(import_package(file, registry, name))
-    reference = f"{package.ref.name}@{package.ref.version}"
-    console.print(f"model {reference} in {package.path}, id {package.id}", soft_wrap=True)
+    say(f"model {package.ref.reference} in {package.path}, id {package.id}")
     again = f" --store {registry.store}" if store else ""
-    console.print(
-        f"to judge with it: cangate models activate {package.ref.name} {package.ref.version}{again}", soft_wrap=True
-    )
+    say(f"to judge with it: cangate models activate {package.ref.name} {package.ref.version}{again}")
 
 
 def _refuse_special(file: Path) -> None:
     """Raise PackageRefused for a pipe or a device: those may never come to an end."""
     if file.exists() and not file.is_file():
         raise PackageRefused(f"{file}: no regular file")
-
-
-def open_registry(store: Path | None, config: Path | None) -> ModelRegistry:
-    """Return the registry that the options name."""
-    return ModelRegistry(store or load_settings(config).model.store)

@@ -13,11 +13,11 @@ from adapters.frames import AllowListedFrames
 from adapters.recordings.reader import Session
 from schemas.messages import Decision
 from schemas.settings import IntakeSettings, Settings
+from service.cli.from_settings import registry_of
 from service.compute import Compute, LoadedModel
 from service.device import compute_device
 from service.errors import UsageError
 from service.model.package import read_package
-from service.model.registry import ModelRegistry
 from service.replay.direct import DirectStation
 from service.replay.labels import Labels, read_labels
 from service.replay.parts import RecordedPart
@@ -85,20 +85,16 @@ async def played_parts(
 
 def direct_station(settings: Settings, store: Path | None, model: str | None) -> DirectStation:
     """Return a station that judges in this process. Raises UsageError where there is no such model."""
-    reference = model or settings.model.name
-    if not reference:
+    reference = model or settings.model.reference
+    if not (model or settings.model.name):
         raise UsageError("nothing to judge with: give --model, or model.name in the configuration")
-    if model is None and settings.model.version != "active":
-        reference = f"{reference}@{settings.model.version}"
-    package = read_package(ModelRegistry(store or settings.model.store).resolve(reference))
+    package = read_package(registry_of(settings, store).resolve(reference))
     device = compute_device(settings.compute)
     pipeline = package.build_pipeline(device)
-    # every frame comes with its part: no folder and no host is asked
-    images = settings.images.model_copy(update={"roots": (), "http_hosts": ()})
     clock = SystemClock()
     # nothing has a deadline here: whatever is played waits for its turn
     intake = IntakeSettings(capacity=sys.maxsize)
-    compute = Compute.of(settings.compute, intake, AllowListedFrames(images), device, clock)
+    compute = Compute.of(settings.compute, intake, AllowListedFrames.for_inline(settings.images), device, clock)
     return DirectStation(
         compute,
         LoadedModel(pipeline, package.ref),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from adapters.clock import SystemClock
 from adapters.frames import AllowListedFrames
-from adapters.hmi.front import password_book, tls_context
+from adapters.hmi.middleware import password_book, tls_context
 from adapters.journal import SqlJournal
 from adapters.mqtt.access import read_access as read_broker_access
 from adapters.opcua.client.access import read_access as read_plc_access

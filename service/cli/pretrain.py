@@ -15,7 +15,7 @@ from safetensors.torch import save
 from adapters.simulation.renderer import render_canister
 from schemas.recipe import Recipe
 from schemas.settings import ComputeSettings
-from service.cli.common import console, errors
+from service.cli.common import error_console, say
 from service.device import compute_device
 from service.errors import UsageError
 from service.files import naming, whole_file
@@ -70,11 +70,11 @@ def pretrain(
         trainer.start_from(read_network(weights))
     if resume:
         trainer.resume()
-    console.print(f"{len(found)} photos, on {device.type}; from step {trainer.step}", soft_wrap=True)
+    say(f"{len(found)} photos, on {device.type}; from step {trainer.step}")
     network = _with_bar(trainer)
     path = out / "starter.safetensors"
     digest = write_weights(network, path, trainer)
-    console.print(f"{trainer.step} steps; {path}, SHA-256 {digest}", soft_wrap=True)
+    say(f"{trainer.step} steps; {path}, SHA-256 {digest}")
 
 
 def write_weights(network: StarterNetwork, path: Path, trainer: PreTrainer) -> str:
@@ -96,7 +96,7 @@ def _with_bar(trainer: PreTrainer) -> StarterNetwork:
         TextColumn("{task.percentage:.1f}%"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bars:
+    with Progress(*columns, console=error_console, transient=True, disable=not error_console.is_terminal) as bars:
         task = bars.add_task("pretrain", total=1.0)
 
         def told(trained: Trained) -> None:
@@ -110,7 +110,7 @@ def _rendered_parts() -> Parts:
     """Return what draws undamaged rendered canisters of one station, cut out by their true mask."""
     recipe = Recipe().normalize.model_copy(update={"side": 320})
     stations: list[list[Part]] = []
-    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bars:
+    with Progress(console=error_console, transient=True, disable=not error_console.is_terminal) as bars:
         for station in bars.track(range(STATIONS), description="rendering parts"):
             parts: list[Part] = []
             for index in range(PARTS_EACH):

@@ -16,7 +16,7 @@ from adapters.frames import AllowListedFrames
 from adapters.recordings.listener import MqttListener
 from adapters.recordings.recorder import SessionRecorder
 from schemas.settings import Settings
-from service.cli.common import ConfigOption, console, errors, load_settings
+from service.cli.common import ConfigOption, error_console, load_settings, say
 from service.errors import CangateError, UsageError
 from service.logs import configure_logging
 
@@ -50,8 +50,7 @@ def record(
     recorder = asyncio.run(_record(settings, parts))
     dropped = f", {recorder.frames_dropped} without their frame" if recorder.frames_dropped else ""
     kept = recorder.parts - recorder.parts_lost
-    told = f"{kept} parts{dropped} are in {recorder.folder}" if recorder.parts else "nothing was recorded"
-    console.print(told, soft_wrap=True, markup=False)
+    say(f"{kept} parts{dropped} are in {recorder.folder}" if recorder.parts else "nothing was recorded")
     missing = []
     if recorder.parts_lost:
         removed = "a file was removed or replaced while it was being written"
@@ -84,7 +83,7 @@ async def _record(settings: Settings, parts: int) -> SessionRecorder:
     listening.add_done_callback(lambda _: stop.set())
     try:
         await _connected(listener, listening, settings)
-        console.print(f"recording {settings.station.id} into {recorder.folder}", soft_wrap=True, markup=False)
+        say(f"recording {settings.station.id} into {recorder.folder}")
         await _until(stop, recorder, parts)
     finally:
         listening.cancel()
@@ -106,7 +105,7 @@ async def _connected(listener: MqttListener, listening: asyncio.Task[None], sett
 
 async def _until(stop: asyncio.Event, recorder: SessionRecorder, parts: int) -> None:
     """Return when `stop` is set or enough parts have passed, recorded or not; on a terminal their number is shown."""
-    shown = Live(console=errors, transient=True, auto_refresh=False) if errors.is_terminal else None
+    shown = Live(console=error_console, transient=True, auto_refresh=False) if error_console.is_terminal else None
     with shown or contextlib.nullcontext():
         while not stop.is_set() and not (parts and recorder.parts + recorder.parts_dropped >= parts):
             with contextlib.suppress(TimeoutError):

@@ -13,22 +13,7 @@ from adapters.telemetry import Metrics
 from schemas.messages import COMMAND_MEANINGS, FAULT_MEANINGS, MESSAGES, FaultCode
 from schemas.settings import Settings
 from schemas.tags import NAMESPACE_URI, Access, Tag
-from schemas.topics import Leaf
-
-_TOPICS = {
-    Leaf.IMAGE_READY: ("camera", "1, no", "ImageReady"),
-    Leaf.IMAGE_READY_RAW: ("camera", "1, no", "JPEG or PNG bytes; metadata as MQTT 5 user properties"),
-    Leaf.VERDICT: ("service", "1, no", "Verdict; correlation data echoed; expires with the deadline, at least 1 s"),
-    Leaf.GATE: ("service", "1, no", "GateCommand; the same expiry"),
-    Leaf.STATUS: ("service", "1, yes", "Status; the last will says offline"),
-    Leaf.COMMAND: ("anyone allowed", "1, no", "Command"),
-    Leaf.REPLY: (
-        "service",
-        "1, no",
-        "CommandReply; to the response topic where one is given that no station below this prefix speaks or listens on",
-    ),
-}
-
+from service.cli.topic_table import TOPICS
 
 HTTP = {
     "/": "the operators' page",
@@ -62,7 +47,10 @@ def render_reference() -> str:
             "",
             *_table(
                 ("leaf", "from", "QoS, retain", "payload"),
-                ((f"`{leaf}`", *_TOPICS[leaf]) for leaf in Leaf),
+                (
+                    (f"`{leaf}`", topic.sender, "1, yes" if topic.retain else "1, no", topic.payload)
+                    for leaf, topic in TOPICS.items()
+                ),
             ),
             "",
             "## Messages",

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -21,8 +20,8 @@ from adapters.replay.opcua_server import OpcUaServerReplay
 from adapters.replay.presence import until_service
 from schemas.messages import Decision
 from schemas.settings import Settings
-from service.cli.acceptance import Judgement, acceptance_judge, refuse_unused_labels
-from service.cli.common import ConfigOption, StoreOption, console, load_settings, tell_troubles
+from service.cli.acceptance import AcceptanceRun, acceptance_judge, refuse_unused_labels
+from service.cli.common import ConfigOption, LabelsOption, StoreOption, console, load_settings, say, tell_troubles
 from service.cli.playback import Selection, direct_station, played_parts
 from service.cli.replay_view import replay_view, watch
 from service.cli.sessions import SessionArgument
@@ -71,10 +70,7 @@ def replay(
     expect: Annotated[
         Expectation | None, typer.Option(help="Judge the replay against what was recorded, or against labels.")
     ] = None,
-    labels: Annotated[
-        Path | None,
-        typer.Option(metavar="CSV", help="What parts really were: label, and event_id, filename or part_id."),
-    ] = None,
+    labels: LabelsOption = None,
     report: Annotated[
         Path | None,
         typer.Option("--out", "-o", metavar="REPORT", help="Folder of the judgement.", show_default="reports/SESSION"),
@@ -113,8 +109,10 @@ def replay(
         raise UsageError("--out belongs to --expect")
     if loop and expect is not None:
         raise UsageError("--loop never ends, and --expect judges at the end")
-    judgement = (
-        None if expect is None else Judgement(acceptance_judge(settings, recorded, expect, labels), recorded, report)
+    run = (
+        None
+        if expect is None
+        else AcceptanceRun(acceptance_judge(settings, recorded, expect, labels), recorded, report)
     )
     share_interpreter()
     tally = Tally()
@@ -123,12 +121,12 @@ def replay(
     interrupted = False
     playing = played_parts(recorded, selection, target, pace, tally, loop=loop)
     try:
-        with nullcontext() if judgement is None else judgement.report() as draft:
+        with nullcontext() if run is None else run.report() as draft:
             with replay_view(tally, recorded.count() if whole else None) as view:
-                asyncio.run(watch(playing, view, None if judgement is None else judgement.judge))
-            if judgement is not None and draft is not None:
+                asyncio.run(watch(playing, view, None if run is None else run.judge))
+            if run is not None and draft is not None:
                 timed = pace.speed is not None and via is not Via.DIRECT
-                acceptance = judgement.conclude(draft, via=via, speed=speed, skipped=tally.skipped, timed=timed)
+                acceptance = run.conclude(draft, via=via, speed=speed, skipped=tally.skipped, timed=timed)
     except KeyboardInterrupt:
         interrupted = True
     except SinkUnavailable as exc:
@@ -137,8 +135,8 @@ def replay(
             raise  # it names the server
         raise SinkUnavailable(f"{settings.mqtt.host}:{settings.mqtt.port}: {exc}") from exc
     tell_troubles([*recorded.remarks, *recorded.troubles])
-    if judgement is not None and acceptance is not None and not interrupted:
-        judgement.tell(acceptance)
+    if run is not None and acceptance is not None and not interrupted:
+        run.tell(acceptance)
     _summarise(tally)
     if interrupted and not loop:
         raise KeyboardInterrupt  # the summary is of a part of what was asked for
@@ -175,7 +173,7 @@ def _way_in(via: Via, settings: Settings, frames: Path | None) -> AbstractAsyncC
 @asynccontextmanager
 async def _where_it_runs(settings: Settings, replay: MqttReplay) -> AsyncIterator[ReplayTarget]:
     """Lend the way in once the service is there: a broker takes parts for nobody, too."""
-    await until_service(settings.mqtt, station=settings.station.id, tell=partial(console.print, soft_wrap=True))
+    await until_service(settings.mqtt, station=settings.station.id, tell=say)
     async with replay as target:
         yield target
 
@@ -186,7 +184,7 @@ def _summarise(tally: Tally) -> None:
         console.print(f"spacing error: 95% below {spacing:.1f} ms")
     if tally.skipped:
         console.print(f"skipped: {tally.skipped} parts whose frame was not recorded")
-    console.print(str(tally), markup=False, soft_wrap=True)
+    say(str(tally))
 
 
 def _speed(text: str) -> float | None:

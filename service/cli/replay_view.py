@@ -13,12 +13,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from schemas.messages import Decision
-from service.cli.common import errors
+from service.cli.common import error_console
+from service.cli.tables import COLOURS
 from service.replay.judge import AcceptanceJudge
 from service.replay.player import Played
 from service.replay.tally import Tally
-
-COLOURS = {Decision.OK: "green", Decision.DAMAGED: "red", Decision.ERROR: "yellow"}
 
 _LAST_MISMATCHES = 8
 
@@ -29,7 +28,7 @@ class ReplayView:
     def __init__(self, tally: Tally, total: int | None) -> None:
         self._tally = tally
         self._bar = Progress(
-            TextColumn("parts"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=errors
+            TextColumn("parts"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=error_console
         )
         self._task = self._bar.add_task("parts", total=total)
         self._differing: deque[str] = deque(maxlen=_LAST_MISMATCHES)
@@ -73,8 +72,8 @@ async def watch(playing: AsyncGenerator[Played, None], view: ReplayView, judge: 
 def replay_view(tally: Tally, total: int | None) -> Iterator[ReplayView]:
     """Lend a view for the time of a replay."""
     view = ReplayView(tally, total)
-    if not errors.is_terminal:
+    if not error_console.is_terminal:
         yield view
         return
-    with Live(get_renderable=view.picture, console=errors, refresh_per_second=8, transient=True):
+    with Live(get_renderable=view.picture, console=error_console, refresh_per_second=8, transient=True):
         yield view

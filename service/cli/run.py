@@ -8,13 +8,10 @@ import signal
 import threading
 from collections.abc import Awaitable, Callable
 from functools import partial
-from pathlib import Path
-from typing import Annotated
 
 import structlog
-import typer
 
-from service.cli.common import load_settings
+from service.cli.common import ConfigsOption, load_stations
 from service.errors import UsageError
 from service.logs import StandardError, configure_logging
 
@@ -28,15 +25,7 @@ _LONGEST_SILENCE_S = 5.0
 
 
 def run(
-    config: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--config",
-            "-c",
-            help="Configuration file (TOML); without it the defaults hold. Once for each station of this process.",
-            dir_okay=False,
-        ),
-    ] = None,
+    config: ConfigsOption = None,
 ) -> None:
     """Run the inspection service until it is told to stop (Ctrl-C or SIGTERM).
 
@@ -45,7 +34,7 @@ def run(
 
     Example: cangate run -c config.toml
     """
-    stations = [load_settings(path) for path in config] if config else [load_settings(None)]
+    stations = load_stations(config)
     # seconds that a mistake must not wait for; not in a coroutine, where a signal would wait for them
     from service.bootstrap import serve_all  # noqa: PLC0415
 

@@ -15,7 +15,8 @@ from adapters.drill.line import drill_line
 from adapters.drill.model import drill_model
 from adapters.drill.scenarios import SCENARIOS, Outcome, play
 from schemas.settings import LogSettings
-from service.cli.common import console, errors
+from service.cli.common import console, error_console, say
+from service.errors import UsageError
 from service.logs import configure_logging
 
 
@@ -37,11 +38,11 @@ def selftest(
     wanted = tuple(only or [""])
     if not any(word in scenario.name for scenario in SCENARIOS for word in wanted):
         names = ", ".join(scenario.name for scenario in SCENARIOS)
-        raise typer.BadParameter(f"no drill has that in its name; there are: {names}", param_hint="--only")
+        raise UsageError(f"--only: no drill has that in its name; there are: {names}")
     outcomes = asyncio.run(_watch(wanted))
     last = outcomes[-1].findings
     failed = [outcome.name for outcome in outcomes if outcome.wrong]
-    console.print(f"selftest: {len(outcomes)} drills, {len(failed)} failed; {last}", markup=False, soft_wrap=True)
+    say(f"selftest: {len(outcomes)} drills, {len(failed)} failed; {last}")
     if failed:
         raise typer.Exit(1)
 
@@ -52,12 +53,12 @@ async def _watch(wanted: tuple[str, ...]) -> list[Outcome]:
         async with aclosing(_outcomes(Path(folder), wanted)) as playing:
             async for outcome in playing:
                 outcomes.append(outcome)
-                console.print(_row(outcome), markup=False, soft_wrap=True)
+                say(_row(outcome))
     return outcomes
 
 
 async def _outcomes(folder: Path, wanted: tuple[str, ...]) -> AsyncGenerator[Outcome, None]:
-    with errors.status("training a small model"):
+    with error_console.status("training a small model"):
         model = await asyncio.to_thread(drill_model, folder / "model")
     async with drill_line(folder / "line", model) as line:
         for scenario in SCENARIOS:
@@ -66,7 +67,7 @@ async def _outcomes(folder: Path, wanted: tuple[str, ...]) -> AsyncGenerator[Out
             if scenario.needs_mosquitto and line.mosquitto is None:
                 console.print(f"skipped  {scenario.name}: mosquitto is not installed", markup=False)
                 continue
-            with errors.status(scenario.name):
+            with error_console.status(scenario.name):
                 yield await play(scenario, line)
 
 

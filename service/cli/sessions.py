@@ -11,16 +11,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import TypeAdapter, ValidationError
 from rich.markup import escape
 from rich.table import Table
 
 from adapters.recordings.folders import PARTS_CSV, export_to_folder, parts_of_folder, whole_session
 from adapters.recordings.reader import Session
 from schemas.base import rfc3339
-from schemas.messages import StationId
 from schemas.recordings import SessionInfo
-from service.cli.common import ConfigOption, console, load_settings, stage_bars, tell_troubles
+from service.cli.common import ConfigOption, checked_station, console, load_settings, say, stage_bars, tell_troubles
 from service.cli.frame_folders import listed_frames, tell_ignored
 from service.cli.tables import result_table
 from service.errors import UsageError
@@ -123,12 +121,8 @@ def import_folder(
     Example: cangate sessions import pictures data/recordings/reference --labels truth.csv --rate 2
     """
     now = datetime.now(UTC)
-    try:
-        TypeAdapter(StationId).validate_python(station)
-    except ValidationError as exc:
-        raise UsageError(f"--station {station!r} must match [a-z0-9_-]{{1,64}}") from exc
+    info = SessionInfo(station=checked_station(station), created_at=now, version=version("cangate"), origin="folder")
     found = listed_frames(folder)
-    info = SessionInfo(station=station, created_at=now, version=version("cangate"), origin="folder")
     count = labelled = 0
     with stage_bars() as progress:
         parts = parts_of_folder(
@@ -141,7 +135,7 @@ def import_folder(
                 labelled += part.label is not None
     own = None if labels is None else labels.resolve()  # an export has its parts.csv beside the pictures
     tell_ignored(replace(found, ignored=tuple(name for name in found.ignored if (folder / name).resolve() != own)))
-    console.print(f"{count} parts, {labelled} of them with a label, are in {session}", soft_wrap=True, markup=False)
+    say(f"{count} parts, {labelled} of them with a label, are in {session}")
 
 
 @app.command("export")
@@ -158,7 +152,7 @@ def export_session(
     recorded = Session.open(session)
     with stage_bars() as progress:
         written = export_to_folder(recorded, folder, partial(progress, "parts"))
-    console.print(f"{written} frames are in {folder}, see {folder / PARTS_CSV}", soft_wrap=True, markup=False)
+    say(f"{written} frames are in {folder}, see {folder / PARTS_CSV}")
     tell_troubles([*recorded.remarks, *recorded.troubles])
     if recorded.troubles:
         raise typer.Exit(1)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import TypeAdapter, ValidationError
 from rich.live import Live
 from rich.table import Table
 
@@ -18,9 +17,18 @@ from adapters.replay.presence import until_service
 from adapters.simulation.line import PicturePool, SimulatedStation
 from adapters.simulation.line_plan import Belt, LineRates
 from adapters.simulation.renderer import SIDES_PX
-from schemas.messages import MAX_DEADLINE_MS, StationId
+from schemas.messages import MAX_DEADLINE_MS
 from schemas.settings import Settings
-from service.cli.common import ConfigOption, console, errors, load_settings, parsed_size, stage_bars
+from service.cli.common import (
+    ConfigOption,
+    checked_station,
+    console,
+    error_console,
+    load_settings,
+    parsed_size,
+    say,
+    stage_bars,
+)
 from service.errors import SinkUnavailable, UsageError
 from service.files import real_path
 from service.percentiles import percentile
@@ -61,7 +69,7 @@ def simulate(
     settings = load_settings(config)
     if settings.mqtt.protocol != "5":
         raise UsageError("mqtt.protocol is 3.1.1: images inside messages take MQTT 5")
-    stations = _stations(station or [settings.station.id])
+    stations = list(dict.fromkeys(map(checked_station, station or [settings.station.id])))
     rates = LineRates(
         rate_hz=rate, jitter=jitter, bursts=bursts, stops=stops, damaged=damaged, wrong=wrong, missing=missing
     )
@@ -80,7 +88,7 @@ def simulate(
     except KeyboardInterrupt:
         console.print("interrupted")
     for one in line:
-        console.print(_summary(one), soft_wrap=True, markup=False)
+        say(_summary(one))
     if any(one.count.never for one in line):
         raise typer.Exit(1)
 
@@ -95,29 +103,28 @@ def _naming_broker(settings: Settings) -> Iterator[None]:
 
 async def _services(settings: Settings, stations: Sequence[str]) -> None:
     """Return once every station has its service. Raises SinkUnavailable, and UsageError for a file that is no use."""
-    tell = partial(console.print, soft_wrap=True)
     try:
         async with asyncio.TaskGroup() as group:
             for station in stations:
-                group.create_task(until_service(settings.mqtt, station=station, tell=tell))
+                group.create_task(until_service(settings.mqtt, station=station, tell=say))
     except* (SinkUnavailable, UsageError) as broken:
         raise broken.exceptions[0] from None
 
 
 async def _run(line: Sequence[SimulatedStation], *, seed: int, rates: LineRates, belt: Belt, parts: int) -> None:
-    shown = Live(_table(line), console=errors, refresh_per_second=4, transient=True) if errors.is_terminal else None
-    if shown is not None:
-        shown.start()
+    shown = (
+        Live(_table(line), console=error_console, refresh_per_second=4, transient=True)
+        if error_console.is_terminal
+        else None
+    )
+    changed = (lambda: None) if shown is None else partial(_redraw, shown, line)
     try:
-        async with asyncio.TaskGroup() as group:
-            for one in line:
-                changed = (lambda: None) if shown is None else partial(_redraw, shown, line)
-                group.create_task(one.run(seed=seed, rates=rates, belt=belt, parts=parts, changed=changed))
+        with shown or nullcontext():
+            async with asyncio.TaskGroup() as group:
+                for one in line:
+                    group.create_task(one.run(seed=seed, rates=rates, belt=belt, parts=parts, changed=changed))
     except* SinkUnavailable as broken:
         raise broken.exceptions[0] from None
-    finally:
-        if shown is not None:
-            shown.stop()
 
 
 def _redraw(shown: Live, line: Sequence[SimulatedStation]) -> None:
@@ -144,15 +151,6 @@ def _summary(one: SimulatedStation) -> str:
         f"{count.escapes} escapes, {count.over_rejects} over-rejects, {count.errors} errors, {count.late} late, "
         f"{count.never} never answered{told}"
     )
-
-
-def _stations(names: Sequence[str]) -> list[str]:
-    for name in names:
-        try:
-            TypeAdapter(StationId).validate_python(name)
-        except ValidationError as exc:
-            raise UsageError(f"--station {name!r} must match [a-z0-9_-]{{1,64}}") from exc
-    return list(dict.fromkeys(names))
 
 
 def _refuse_far_gate(belt: Belt) -> None:

@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import math
 import statistics
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from adapters.frames import decode_image
 from schemas.recipe import Recipe, RoiMethod
 from service.cli.common import (
     EMBEDDERS,
     ConfigOption,
+    StoreOption,
     console,
     load_settings,
+    say,
     stage_bars,
     tell_active,
     with_embedder,
 )
 from service.cli.frame_folders import listed_frames, tell_ignored
+from service.cli.from_settings import frame_decoder, registry_of
 from service.device import compute_device
 from service.model.calibration import LimitMethod
 from service.model.dataset import FrameSet
 from service.model.manifest import ModelManifest
 from service.model.package import read_package
-from service.model.registry import ModelRegistry, check_model_name
+from service.model.registry import check_model_name
 from service.model.training import TrainingOptions
 from service.model.training import train as train_model
 
@@ -42,9 +43,7 @@ def train(
     ],
     *,
     name: Annotated[str, typer.Option(help="Name of the model; an existing name gets its next version.")],
-    store: Annotated[
-        Path | None, typer.Option(help="Where models are kept.", show_default="model.store, models")
-    ] = None,
+    store: StoreOption = None,
     roi: Annotated[
         RoiMethod | None, typer.Option(help="How the canister is cut out.", show_default="of the recipe, grabcut")
     ] = None,
@@ -81,7 +80,7 @@ def train(
     """
     settings = load_settings(config)
     recipe = with_embedder(_with_roi(settings.recipe, roi), embedder, weights, pack_weights=pack_weights)
-    registry = ModelRegistry(store or settings.model.store)
+    registry = registry_of(settings, store)
     check_model_name(name)
     found = listed_frames(ok_dir)
     device = compute_device(settings.compute)
@@ -92,7 +91,7 @@ def train(
                 found.frames,
                 recipe,
                 TrainingOptions(false_reject=false_reject, mixed=mixed, workers=settings.compute.prepare_workers),
-                decode=partial(decode_image, max_pixels=settings.images.max_pixels),
+                decode=frame_decoder(settings),
                 device=device,
                 progress=progress,
             )
@@ -103,7 +102,7 @@ def train(
         (registry.activate if activate else registry.activate_first)(name, path.name, device=device)
     finally:
         _report(package.manifest, found)
-        console.print(f"model {name}@{path.name} in {path}, id {package.id}", soft_wrap=True)
+        say(f"model {name}@{path.name} in {path}, id {package.id}")
     tell_active(registry, path, named=store is not None)
 
 
@@ -117,9 +116,7 @@ def _report(manifest: ModelManifest, found: FrameSet) -> None:
     training, calibration = manifest.training, manifest.calibration
     tell_ignored(found)
     for duplicate in training.duplicates:
-        console.print(
-            f"left out: {duplicate.name} shows the very pixels of {duplicate.same_as}", soft_wrap=True, markup=False
-        )
+        say(f"left out: {duplicate.name} shows the very pixels of {duplicate.same_as}")
     console.print(
         f"{len(training.frames)} frames, {training.patches} patches, {training.patches_held} of them in memory, "
         f"{training.bank_size} in the bank"
@@ -133,7 +130,7 @@ def _report(manifest: ModelManifest, found: FrameSet) -> None:
     console.print(table)
     least_usual = sorted(calibration.held_back, key=lambda frame: -frame.scores[statistic])[:UNUSUAL]
     named = ", ".join(f"{frame.name} {frame.scores[statistic]:.4f}" for frame in least_usual)
-    console.print(f"least usual when held back: {named}", soft_wrap=True, markup=False)
+    say(f"least usual when held back: {named}")
     if calibration.method is LimitMethod.CENSORED:
         doubtful = math.ceil(manifest.doubtful * len(calibration.held_back))
         console.print(

@@ -118,7 +118,7 @@ def compare(results: Mapping[str, TrialResult]) -> Comparison:
 
 def unique_references(refs: Sequence[ModelRef]) -> list[str]:
     """Return name@version of each package; where two share it, with the beginning of their ids."""
-    plain = [f"{ref.name}@{ref.version}" for ref in refs]
+    plain = [ref.reference for ref in refs]
     return [
         reference if plain.count(reference) == 1 else f"{reference}-{ref.sha256[:8]}"
         for reference, ref in zip(plain, refs, strict=True)
@@ -157,13 +157,12 @@ def disagreements(judged: Sequence[Sequence[EvaluatedFrame]], taus: Sequence[flo
 
 def right_in(place: int, found: Sequence[Disagreement]) -> tuple[int, int]:
     """Return in how many of the labelled disagreements the model at `place` is right, and in how many it is wrong."""
-    truth = {Label.OK: Decision.OK, Label.DAMAGED: Decision.DAMAGED}
     said = [
-        (each.opinions[place].decision, truth[each.label])
+        (each.opinions[place].decision, truth)
         for each in found
-        if each.label in truth and each.opinions[place].decision is not Decision.ERROR
+        if (truth := each.label.decision) is not None and each.opinions[place].decision is not Decision.ERROR
     ]
-    right = sum(decision is true for decision, true in said)
+    right = sum(decision is truth for decision, truth in said)
     return right, len(said) - right
 
 

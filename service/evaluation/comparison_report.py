@@ -255,7 +255,7 @@ def _opinion(disagreement: Disagreement, place: int, model: ComparedModel) -> st
     if opinion.s is None:
         return "not judged"
     word, relation = ("damaged", "≥") if opinion.decision is Decision.DAMAGED else ("OK", "<")
-    right = {Label.OK: Decision.OK, Label.DAMAGED: Decision.DAMAGED}.get(disagreement.label)
+    right = disagreement.label.decision
     judged = "" if right is None else ", right" if right is opinion.decision else ", wrong"
     return f"{word}{judged}: s {opinion.s:.4f} {relation} tau {model.evaluation.tau:.4f}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from pydantic import Field
@@ -26,6 +26,16 @@ class Label(StrEnum):
     OK = "ok"
     DAMAGED = "damaged"
     UNKNOWN = "unknown"
+
+    @classmethod
+    def of(cls, decision: Decision | None) -> Self:
+        """Return the label of what a part really was, where somebody knows it."""
+        return cls.UNKNOWN if decision in (None, Decision.ERROR) else cls(decision.lower())
+
+    @property
+    def decision(self) -> Decision | None:
+        """Return what a frame of this label should be called; None where nobody knows."""
+        return None if self is Label.UNKNOWN else Decision(self.upper())
 
 
 class BoxMatch(Value):

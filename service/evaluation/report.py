@@ -16,6 +16,7 @@ from service.evaluation.metrics import EvaluatedFrame, Evaluation, Label, SetCou
 from service.evaluation.page import definitions, figure, note, page, percent, picture, table
 from service.evaluation.plots import histogram_svg, roc_svg
 from service.evaluation.truth import COVERED
+from service.judged import boxes_text
 
 RESULTS, METRICS, PAGE = "results.csv", "metrics.json", "report.html"
 STAGES = tuple(StagesMs.model_fields)
@@ -40,12 +41,12 @@ def write_report(
 
 
 def as_csv(frames: Sequence[EvaluatedFrame], tau: float) -> str:
-    """Return the rows as CSV, `filename,s,decision,label` first; boxes as x1 y1 x2 y2 score; ..."""
+    """Return the rows as CSV, `filename,s,decision,label` first."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for frame in frames:
-        boxes = "; ".join(f"{box.x1} {box.y1} {box.x2} {box.y2} {box.score:.4f}" for box in frame.boxes)
+        boxes = boxes_text(frame.boxes)
         match = {} if frame.match is None else frame.match.model_dump()
         stages = {f"{stage}_ms": getattr(frame.stages_ms, stage) for stage in STAGES}
         row = frame.model_dump(mode="json") | match | stages
@@ -55,7 +56,7 @@ def as_csv(frames: Sequence[EvaluatedFrame], tau: float) -> str:
 
 def as_html(evaluation: Evaluation, frames: Sequence[EvaluatedFrame], galleries: Galleries) -> str:
     """Return the report as one page: style, plots and pictures are inside, and there is no script."""
-    model = f"{evaluation.model.name}@{evaluation.model.version}"
+    model = evaluation.model.reference
     body = [
         f"<h1>Evaluation of {escape(model)}</h1>",
         _about(evaluation, len(frames)),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import math
 import os
 import platform
 import sys
@@ -327,18 +326,13 @@ class _Line:
         return shift
 
     async def _judge(self, frame: _Encoded) -> _Part | None:
-        is_new: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        is_new.set_result(True)
         began = time.perf_counter()
-        outcome = await self._compute.judge(
-            Job(None, frame.encoded, self._model, math.inf, wanted=lambda: True, is_new=is_new)
-        )
+        outcome = await self._compute.judge(Job.undated(None, frame.encoded, self._model))
         whole_ms = 1000 * (time.perf_counter() - began)
         if isinstance(outcome, Failed):
             self._frames.drop(frame, outcome)
             return None
-        judged = outcome.inspection.prepared.frame
-        self._frames.judged((judged.width, judged.height))
+        self._frames.judged((outcome.frame.width, outcome.frame.height))
         return _Part({"load": outcome.load_ms, **asdict(outcome.inspection.times)}, whole_ms)
 
 

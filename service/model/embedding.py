@@ -23,7 +23,7 @@ from service.pipeline.patch_scores import Rim, patch_scores
 from service.pipeline.roi import RoiFinder
 from service.pipeline.scoring import all_statistics
 from service.pipeline.types import FloatArray, Mask, NormalizedRoi, StageProgress
-from service.side_by_side import in_order
+from service.prefetch import prefetched
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class FrameEmbedder:
         duplicates: list[Duplicate] = []
         refused = RefusedFrames()
         seen: dict[bytes, str] = {}
-        for done, (file, future) in enumerate(in_order(self._prepare, files, self.workers), 1):
+        for done, (file, future) in enumerate(prefetched(self._prepare, files, self.workers), 1):
             progress("frames", done, len(files))
             try:
                 prepared = future.result()

@@ -96,12 +96,12 @@ def extend(
     Raises TrainingError: nothing new, or frames that cannot be read or hold no part; all of them are named.
     """
     old, memory = package.manifest, pipeline.recipe.memory
-    known = {frame.sha256: f"{frame.name} of {package.ref.name}@{package.ref.version}" for frame in old.training.frames}
+    known = {frame.sha256: f"{frame.name} of {package.ref.reference}" for frame in old.training.frames}
     reader = FrameEmbedder(pipeline.recipe, pipeline.roi_finder, pipeline.embedder, decode, workers)
     with PatchStore(pipeline.embedder.dim) as patches:
         embedded = reader.embed_all(files, patches, progress, known)
         if not embedded.frames:
-            raise TrainingError(f"none of the {len(files)} frames is new to {package.ref.name}@{package.ref.version}")
+            raise TrainingError(f"none of the {len(files)} frames is new to {package.ref.reference}")
         vectors, frame_of_patch = patches.sample(memory.reservoir, memory.seed)
         density = len(package.vectors) / old.training.patches if old.training.patches else memory.coreset_frac
 

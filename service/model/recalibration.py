@@ -122,7 +122,7 @@ def judge_frames(
         why = [*seen[:NAMED], *more, *([str(refused)] if refused else [])]
         raise UsageError(
             f"{len(seen) + len(refused)} of {len(files)} frames cannot calibrate "
-            f"{package.ref.name}@{package.ref.version}: {'; '.join(why)}"
+            f"{package.ref.reference}: {'; '.join(why)}"
         )
     return JudgedSet(tuple(judged.values()), tuple(copies))
 

@@ -92,9 +92,7 @@ class ModelRegistry:
         """Read and verify one version. Raises PackageNotFound, PackageRefused."""
         package = read_package(self._find(name, version))
         if (package.manifest.name, package.manifest.version) != (name, version):
-            raise PackageRefused(
-                f"{package.path} says that it is {package.ref.name}@{package.ref.version}, not {name}@{version}"
-            )
+            raise PackageRefused(f"{package.path} says that it is {package.ref.reference}, not {name}@{version}")
         return package
 
     def activate(

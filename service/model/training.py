@@ -29,6 +29,7 @@ from service.model.manifest import (
 )
 from service.model.package import write_package
 from service.model.patches import PatchStore
+from service.model.registry import ModelRegistry
 from service.pipeline.embed import build_embedder
 from service.pipeline.memory_bank import MemoryBank, build_memory_bank, density_filter
 from service.pipeline.patch_scores import rim_of
@@ -69,6 +70,12 @@ class TrainedModel:
     def write(self, directory: Path) -> None:
         """Write the package into an empty directory."""
         write_package(directory, self.manifest, self.vectors, self.golden, self.backbone)
+
+    def publish(self, registry: ModelRegistry) -> Path:
+        """Add the package to a store as the next version of its name; return its path. Raises UsageError."""
+        with registry.draft(self.manifest.name) as directory:
+            self.write(directory)
+            return registry.publish(directory, self.manifest)
 
 
 def train(

@@ -170,7 +170,7 @@ def compare_part(
         tau=None if now is None else now.threshold,
         boxes_recorded=None if then is None else len(then.boxes),
         boxes=None if now is None else len(now.boxes),
-        boxes_same=None if then is None or now is None else corners(then) == corners(now),
+        boxes_same=None if then is None or now is None else _corners(then) == _corners(now),
         iou=None if then is None or now is None else box_overlap(then, now),
         latency_recorded_ms=None if then is None else then.latency_ms,
         latency_ms=None if now is None else now.latency_ms,
@@ -193,9 +193,8 @@ def change(expected: Decision | None, said: Decision) -> Change:
     return Change.ESCAPE if said is Decision.OK else Change.OVER_REJECT
 
 
-def corners(verdict: Verdict) -> list[tuple[int, int, int, int]]:
-    """Return the boxes of a verdict, xyxy, in order."""
-    return [(box.x1, box.y1, box.x2, box.y2) for box in verdict.boxes]
+def _corners(verdict: Verdict) -> list[tuple[int, int, int, int]]:
+    return [box.xyxy for box in verdict.boxes]
 
 
 def box_overlap(then: Verdict, now: Verdict) -> float | None:

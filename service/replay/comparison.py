@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from itertools import combinations
 from typing import Literal
 
+from scipy.stats import binomtest
+
 from schemas.base import UtcDatetime, Value
 from schemas.messages import Box, Decision, ModelRef
 from service.errors import FrameError, FrameMissing
@@ -150,7 +152,7 @@ class Comparer:
 
     def scores(self, index: int, label: Label) -> list[float]:
         """Return the scores of one model on the parts of a label."""
-        return [s for row in self.rows if label_of(row) is label and (s := row.by[index].s) is not None]
+        return [s for row in self.rows if Label.of(row.label) is label and (s := row.by[index].s) is not None]
 
     def _figures(self, index: int, package: ModelPackage) -> ModelFigures:
         said = [row.by[index].decision for row in self.rows]
@@ -178,11 +180,6 @@ class Comparer:
             if judgement.s is not None and package.manifest.tau
         ]
         return max(shares) - min(shares) if shares else 0.0
-
-
-def label_of(row: ComparedFrame) -> Label:
-    """Return what is known of a part, in the words of evaluations."""
-    return {Decision.OK: Label.OK, Decision.DAMAGED: Label.DAMAGED}.get(row.label or Decision.ERROR, Label.UNKNOWN)
 
 
 def _judge(pipeline: Pipeline, frame: Frame | FrameError) -> Judgement:
@@ -220,12 +217,7 @@ def _pair(rows: Sequence[ComparedFrame], pair: tuple[int, int]) -> PairFigures:
 
 def mcnemar_p(first: int, second: int) -> float:
     """Return the two-sided p of the exact McNemar test: `first` and `second` parts that only one of two is right on."""
-    trials = first + second
-    ways = tail = 1  # in whole numbers, which a float cannot hold beyond 1,023 parts
-    for count in range(min(first, second)):
-        ways = ways * (trials - count) // (count + 1)
-        tail += ways
-    return float(min(1.0, 2 * tail / 2**trials))
+    return float(binomtest(min(first, second), first + second).pvalue) if first or second else 1.0
 
 
 def _picture(bgr: BgrImage, row: ComparedFrame) -> bytes:

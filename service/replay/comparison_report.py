@@ -10,8 +10,9 @@ from pathlib import Path
 
 from schemas.base import rfc3339
 from service.evaluation.gallery import Gallery
+from service.evaluation.metrics import Label
 from service.evaluation.page import definitions, figure, note, page, percent, picture, table
-from service.replay.comparison import ComparedFrame, ModelFigures, SessionComparison, label_of
+from service.replay.comparison import ComparedFrame, SessionComparison
 from service.replay.report import unreadable
 from service.replay.scatter import scatter_panel
 
@@ -32,7 +33,7 @@ def as_csv(comparison: SessionComparison, rows: Sequence[ComparedFrame]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     columns = [
-        f"{kind} {model_name(figures)}"
+        f"{kind} {figures.model.reference}"
         for figures in comparison.models
         for kind in ("decision", "s", "boxes", "cost_ms", "reason")
     ]
@@ -50,7 +51,7 @@ def as_csv(comparison: SessionComparison, rows: Sequence[ComparedFrame]) -> str:
 
 def as_html(comparison: SessionComparison, rows: Sequence[ComparedFrame], divided: Gallery[ComparedFrame]) -> str:
     """Return the report as one page."""
-    names = [model_name(figures) for figures in comparison.models]
+    names = [figures.model.reference for figures in comparison.models]
     body = [
         f"<h1>{escape(' against '.join(names))}</h1>",
         _about(comparison),
@@ -66,11 +67,6 @@ def as_html(comparison: SessionComparison, rows: Sequence[ComparedFrame], divide
         _meanings(),
     ]
     return page(" against ".join(names), body)
-
-
-def model_name(figures: ModelFigures) -> str:
-    """Return what people call a model."""
-    return f"{figures.model.name}@{figures.model.version}"
 
 
 def _about(comparison: SessionComparison) -> str:
@@ -96,7 +92,7 @@ def _models(comparison: SessionComparison) -> str:
         head,
         [
             (
-                model_name(model),
+                model.model.reference,
                 figure(model.tau, 4),
                 *(str(count) for count in (model.ok, model.damaged, model.error)),
                 _of(model.escapes, comparison.labelled_damaged),
@@ -144,7 +140,7 @@ def _scatters(comparison: SessionComparison, rows: Sequence[ComparedFrame], name
     panels = []
     for first, second in (pair.pair for pair in comparison.pairs):
         points = [
-            (across, up, label_of(row))
+            (across, up, Label.of(row.label))
             for row in rows
             if (across := row.by[first].s) is not None and (up := row.by[second].s) is not None
         ]

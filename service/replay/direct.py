@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
@@ -11,7 +10,7 @@ from typing import Self
 from schemas.messages import Gate, Verdict
 from service.compute import Compute, Job, LoadedModel
 from service.ports import Arrival, Clock
-from service.replay.player import Showing
+from service.replay.player import InFlightPart
 from service.verdicts import make_verdict
 
 
@@ -49,31 +48,28 @@ class DirectStation:
             await asyncio.wait(self._judging)
         self._compute.close()
 
-    async def stage(self, showing: Showing) -> None:
+    async def stage(self, in_flight: InFlightPart) -> None:
         """Nothing has to be fetched."""
 
-    async def show(self, showing: Showing) -> None:
+    async def show(self, in_flight: InFlightPart) -> None:
         """Begin to judge the part."""
-        task = asyncio.create_task(self._judge(showing), name=f"judge {showing.event_id}")
+        task = asyncio.create_task(self._judge(in_flight), name=f"judge {in_flight.event_id}")
         self._judging.add(task)
         task.add_done_callback(self._judging.discard)
 
-    def clear(self, showing: Showing) -> None:
+    def clear(self, in_flight: InFlightPart) -> None:
         """Nothing was put anywhere."""
 
-    async def _judge(self, showing: Showing) -> None:
+    async def _judge(self, in_flight: InFlightPart) -> None:
         arrival = Arrival(
-            event=showing.event(self._clock.now()),
-            image=showing.part.event.image if showing.part.frame is not None else None,
+            event=in_flight.event(self._clock.now()),
+            image=in_flight.part.event.image if in_flight.part.frame is not None else None,
             received_at=self._clock.now(),
             received_monotonic=self._clock.monotonic(),
             source="direct",
-            frame_bytes=showing.part.frame,
+            frame_bytes=in_flight.part.frame,
         )
-        is_new: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        is_new.set_result(True)
-        job = Job(arrival.image, arrival.frame_bytes, self._model, math.inf, wanted=lambda: True, is_new=is_new)
-        outcome = await self._compute.judge(job)
+        outcome = await self._compute.judge(Job.undated(arrival.image, arrival.frame_bytes, self._model))
         self._seq += 1
         verdict: Verdict = make_verdict(
             outcome,
@@ -85,4 +81,4 @@ class DirectStation:
             latency_ms=(self._clock.monotonic() - arrival.received_monotonic) * 1000,
         )
         with suppress(asyncio.InvalidStateError):  # nobody waits any more
-            showing.answer.set_result(verdict)
+            in_flight.answer.set_result(verdict)

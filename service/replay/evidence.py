@@ -27,5 +27,5 @@ def side_by_side(bgr: BgrImage, judgements: Sequence[Sequence[Box]]) -> bytes:
 
 
 def _boxed(small: BgrImage, boxes: Sequence[Box], scale: float) -> BgrImage:
-    corners = np.array([(box.x1, box.y1, box.x2, box.y2) for box in boxes], np.float64).reshape(-1, 4) * scale
+    corners = np.array([box.xyxy for box in boxes], np.float64).reshape(-1, 4) * scale
     return draw_boxes(small, corners.round().astype(np.int32), [box.score for box in boxes])

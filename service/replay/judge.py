@@ -115,11 +115,6 @@ class AcceptanceJudge:
         return side_by_side(bgr, [() if verdict is None else verdict.boxes for verdict in both])
 
 
-def told_models(models: Sequence[ModelRef]) -> str:
-    """Return models in words."""
-    return ", ".join(f"{model.name}@{model.version}" for model in models) or "none"
-
-
 def _note(models: dict[str, ModelRef], verdict: Verdict | None) -> None:
     if verdict is not None and verdict.model is not None:
         models.setdefault(verdict.model.sha256, verdict.model)

@@ -15,7 +15,8 @@ from service.replay.parts import RecordedPart
 KEYS = ("event_id", "filename", "part_id")
 """Columns by which a row finds its part; the first one that a row fills counts."""
 
-_TRUTHS: Mapping[str, Truth] = {"ok": Decision.OK, "damaged": Decision.DAMAGED}
+TRUTHS: Mapping[str, Truth] = {"ok": Decision.OK, "damaged": Decision.DAMAGED}
+"""By the word in a CSV, and the name of a folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,6 @@ def read_rows(path: Path, needed: Sequence[str], one_of: Sequence[str] = ()) -> 
 def truth_of(row: Mapping[str, str], path: Path, line: int) -> Truth | None:
     """Return the label of a row, None where it has none. Raises UsageError for a word that is no label."""
     word = row.get("label", "").lower()
-    if word and word not in _TRUTHS:
+    if word and word not in TRUTHS:
         raise UsageError(f"{path}, line {line}: label {row['label']!r} is neither ok nor damaged")
-    return _TRUTHS.get(word)
+    return TRUTHS.get(word)

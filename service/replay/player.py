@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Protocol
 
-from schemas.base import UtcDatetime
+from schemas.base import UtcDatetime, whole_ms
 from schemas.messages import REPLAY_PREFIX, ImageEvent, Verdict
 from service.errors import SinkUnavailable
 from service.ports import Clock
@@ -35,7 +35,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 @dataclass(slots=True)
-class Showing:
+class InFlightPart:
     """A part on its way to the station and back.
 
     event_id: a new one, since the station repeats what it said to an old one. deadline_ms: what the event asks for.
@@ -71,19 +71,19 @@ class Showing:
         back = timedelta(microseconds=(self.part.arrived_ns - unix_ns(recorded)) / 1000)
         believable = self.at_speed and timedelta(0) <= back <= timedelta(seconds=1)
         at = now - back if believable else now
-        return at.replace(microsecond=at.microsecond // 1000 * 1000)  # as it is written on the wire
+        return whole_ms(at)
 
 
 class ReplayTarget(Protocol):
     """A way in to a station. Used as an async context manager by whoever made it."""
 
-    async def stage(self, showing: Showing) -> None:
+    async def stage(self, in_flight: InFlightPart) -> None:
         """Make ready what the station will fetch; called ahead of time. Raises SinkUnavailable."""
 
-    async def show(self, showing: Showing) -> None:
+    async def show(self, in_flight: InFlightPart) -> None:
         """Tell the station now; return when it is told, not when it has answered. Raises SinkUnavailable."""
 
-    def clear(self, showing: Showing) -> None:
+    def clear(self, in_flight: InFlightPart) -> None:
         """Remove what `stage` has made; the part is done with."""
 
 
@@ -145,10 +145,10 @@ class _Playing:
         self._clock = clock
         self._run = secrets.token_hex(4)
         self._room = asyncio.Semaphore(pace.in_flight if pace.speed is None else _OUTSTANDING)
-        self._open: dict[str, Showing] = {}
-        self._before: Showing | None = None
+        self._open: dict[str, InFlightPart] = {}
+        self._before: InFlightPart | None = None
         self._gaps: dict[str, float] = {}
-        self.shown: asyncio.Queue[Showing | None] = asyncio.Queue()
+        self.shown: asyncio.Queue[InFlightPart | None] = asyncio.Queue()
         self.broken: asyncio.Future[SinkUnavailable] = asyncio.get_running_loop().create_future()
 
     async def show_all(self) -> None:
@@ -159,64 +159,64 @@ class _Playing:
             while (part := await asyncio.to_thread(next, self._parts, None)) is not None:
                 number += 1
                 await self._room.acquire()
-                showing = Showing(
+                in_flight = InFlightPart(
                     part, self._event_id(part, number), self._deadline_ms(part), self._pace.speed is not None
                 )
-                self._open[showing.event_id] = showing
-                await self._target.stage(showing)
+                self._open[in_flight.event_id] = in_flight
+                await self._target.stage(in_flight)
                 if first_ns is None:
                     first_ns, begun = part.arrived_ns, self._clock.monotonic()
                 if self._pace.speed is not None:
-                    showing.due = begun + (part.arrived_ns - first_ns) / 1e9 / self._pace.speed
-                    await asyncio.sleep(showing.due - self._clock.monotonic())
-                showing.shown = self._clock.monotonic()
-                showing.answer.add_done_callback(partial(self._note_answer, showing))
-                self._note_gap(showing)
-                self.shown.put_nowait(showing)
-                await self._target.show(showing)
+                    in_flight.due = begun + (part.arrived_ns - first_ns) / 1e9 / self._pace.speed
+                    await asyncio.sleep(in_flight.due - self._clock.monotonic())
+                in_flight.shown = self._clock.monotonic()
+                in_flight.answer.add_done_callback(partial(self._note_answer, in_flight))
+                self._note_gap(in_flight)
+                self.shown.put_nowait(in_flight)
+                await self._target.show(in_flight)
         except SinkUnavailable as exc:
             self.broken.set_result(exc)
         finally:
             self.shown.put_nowait(None)
 
-    async def outcome(self, showing: Showing) -> Played:
-        patience_s = _PATIENCE_S + (showing.deadline_ms or _UNKNOWN_DEADLINE_MS) / 1000
-        left_s = showing.shown + patience_s - self._clock.monotonic()
-        either: list[asyncio.Future[Verdict] | asyncio.Future[SinkUnavailable]] = [showing.answer, self.broken]
+    async def outcome(self, in_flight: InFlightPart) -> Played:
+        patience_s = _PATIENCE_S + (in_flight.deadline_ms or _UNKNOWN_DEADLINE_MS) / 1000
+        left_s = in_flight.shown + patience_s - self._clock.monotonic()
+        either: list[asyncio.Future[Verdict] | asyncio.Future[SinkUnavailable]] = [in_flight.answer, self.broken]
         await asyncio.wait(either, timeout=max(0.0, left_s), return_when=asyncio.FIRST_COMPLETED)
-        answered = showing.answer.done()
+        answered = in_flight.answer.done()
         if self.broken.done() and not answered:
             raise self.broken.result()
-        verdict = showing.answer.result() if answered else None
-        self._finish(showing)
+        verdict = in_flight.answer.result() if answered else None
+        self._finish(in_flight)
         timed = self._pace.speed is not None
         return Played(
-            part=showing.part,
+            part=in_flight.part,
             verdict=verdict,
-            behind_ms=(showing.shown - showing.due) * 1000 if timed else None,
-            spacing_error_ms=self._gaps.pop(showing.event_id, None),
-            round_trip_ms=(showing.answered - showing.shown) * 1000 if answered else None,
+            behind_ms=(in_flight.shown - in_flight.due) * 1000 if timed else None,
+            spacing_error_ms=self._gaps.pop(in_flight.event_id, None),
+            round_trip_ms=(in_flight.answered - in_flight.shown) * 1000 if answered else None,
         )
 
     def clear(self) -> None:
         """Let go of every part that is still out."""
-        for showing in list(self._open.values()):
-            self._finish(showing)
+        for in_flight in list(self._open.values()):
+            self._finish(in_flight)
 
-    def _finish(self, showing: Showing) -> None:
-        showing.answer.cancel()  # a verdict that comes now is nobody's
-        del self._open[showing.event_id]
-        self._target.clear(showing)
+    def _finish(self, in_flight: InFlightPart) -> None:
+        in_flight.answer.cancel()  # a verdict that comes now is nobody's
+        del self._open[in_flight.event_id]
+        self._target.clear(in_flight)
         self._room.release()
 
-    def _note_answer(self, showing: Showing, _: asyncio.Future[Verdict]) -> None:
-        showing.answered = self._clock.monotonic()
+    def _note_answer(self, in_flight: InFlightPart, _: asyncio.Future[Verdict]) -> None:
+        in_flight.answered = self._clock.monotonic()
 
-    def _note_gap(self, showing: Showing) -> None:
-        before, self._before = self._before, showing
+    def _note_gap(self, in_flight: InFlightPart) -> None:
+        before, self._before = self._before, in_flight
         if before is not None and self._pace.speed is not None:
-            error_s = (showing.shown - before.shown) - (showing.due - before.due)
-            self._gaps[showing.event_id] = error_s * 1000
+            error_s = (in_flight.shown - before.shown) - (in_flight.due - before.due)
+            self._gaps[in_flight.event_id] = error_s * 1000
 
     def _event_id(self, part: RecordedPart, number: int) -> str:
         recorded = part.event.event_id

@@ -9,13 +9,12 @@ from html import escape
 from pathlib import Path
 
 from schemas.base import rfc3339
-from schemas.messages import Decision
+from schemas.messages import Decision, ModelRef
 from service.evaluation.gallery import Exhibit, Gallery
 from service.evaluation.metrics import Label
 from service.evaluation.page import definitions, figure, note, page, picture, table
 from service.evaluation.report import LISTED
 from service.replay.acceptance import Acceptance, Change, ComparedPart, Percentiles
-from service.replay.judge import told_models
 from service.replay.scatter import scatter_panel
 
 PARTS, ACCEPTANCE, PAGE = "parts.csv", "acceptance.json", "report.html"
@@ -87,9 +86,13 @@ def _about(acceptance: Acceptance) -> str:
     return (
         f'<p class="muted">{acceptance.parts} parts by {acceptance.via} at speed {acceptance.speed}, '
         f"{rfc3339(acceptance.created_at)}; held against {acceptance.expect}<br>"
-        f"recorded with {escape(told_models(acceptance.models_recorded))}, "
-        f"replayed with {escape(told_models(acceptance.models))}</p>"
+        f"recorded with {_named(acceptance.models_recorded)}, "
+        f"replayed with {_named(acceptance.models)}</p>"
     )
+
+
+def _named(models: Sequence[ModelRef]) -> str:
+    return escape(", ".join(model.reference for model in models) or "none")
 
 
 def _notes(acceptance: Acceptance) -> Iterable[str]:
@@ -127,7 +130,11 @@ def _decisions(rows: Sequence[ComparedPart]) -> str:
 
 
 def _scores(acceptance: Acceptance, rows: Sequence[ComparedPart]) -> Iterable[str]:
-    pairs = [(row.s_recorded, row.s, _label(row)) for row in rows if row.s is not None and row.s_recorded is not None]
+    pairs = [
+        (row.s_recorded, row.s, Label.of(row.expected))
+        for row in rows
+        if row.s is not None and row.s_recorded is not None
+    ]
     if not pairs:
         return
     yield "<h2>Scores and boxes</h2>"
@@ -201,10 +208,6 @@ def _meanings() -> str:
             "overlap": "All boxes of a part then and now: intersection over union, where both verdicts have boxes.",
         }
     )
-
-
-def _label(row: ComparedPart) -> Label:
-    return {Decision.OK: Label.OK, Decision.DAMAGED: Label.DAMAGED}.get(row.expected or Decision.ERROR, Label.UNKNOWN)
 
 
 def _three(of: Percentiles, digits: int) -> tuple[str, str, str]:

@@ -271,8 +271,8 @@ async def test_log_is_that_of_the_database_whoever_logs_in(memory: Path, tmp_pat
     for password in ("old", "new"):
         settings = JournalSettings(url=f"postgresql://cangate:{password}@127.0.0.1:1/plant", folder=tmp_path)
         journal = SqlJournal(settings, station="line1", clock=CLOCK, memory=memory)
-        assert journal._said is not None
-        journal._said.take_up()
+        assert journal._unstored is not None
+        journal._unstored.take_up()
         crash(journal)
     assert len(names(memory)) == 1
 

@@ -11,7 +11,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from adapters.clock import SystemClock
-from adapters.mqtt.connection import Confirmation, Connection, Outgoing
+from adapters.mqtt.connection import Confirmation, Connection
+from adapters.mqtt.packets import Outgoing
 from schemas.messages import Gate
 from service.errors import SinkUnavailable
 from service.outbox import Outbox
@@ -182,10 +183,10 @@ async def test_verdict_outlives_a_broker_that_is_killed_with_it_in_flight() -> N
         assert adapter.refused is None
 
 
-async def test_after_a_loss_messages_go_one_by_one_until_the_culprit_must_have_come() -> None:
+async def test_after_a_loss_messages_go_one_by_one_until_the_poison_message_must_have_come() -> None:
     """So the next loss names it, and what was only in flight beside it is not given up in its place."""
     async with private_mosquitto() as broker, running(adapter_for(broker.port), RecordingIntake()) as adapter:
-        adapter._culprit.lost_at(Outgoing("t", b"suspect"))
+        adapter._poison_detector.lost_at(Outgoing("t", b"suspect"))
         connection = adapter._connection
         assert connection is not None
         sent = [connection.publish(Outgoing("t", b"%d" % number)) for number in range(25)]

@@ -14,7 +14,8 @@ from structlog.testing import capture_logs
 
 from adapters.clock import SystemClock
 from adapters.mqtt.access import BrokerAccess
-from adapters.mqtt.connection import Connection, Incoming, Outgoing
+from adapters.mqtt.connection import Connection
+from adapters.mqtt.packets import Incoming, Outgoing
 from adapters.simulation.broker import MosquittoBroker
 from adapters.telemetry import Metrics
 from schemas.messages import Gate, StationState, Status

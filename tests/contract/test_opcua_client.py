@@ -15,7 +15,8 @@ from adapters.simulation.plc_server import TYPES, PlcServer
 from schemas.messages import Decision, Gate
 from schemas.tags import VerdictCode
 from service.ports import Arrival
-from tests.support.opcua import RecordingIntake, answer, status, verdict
+from tests.support.fakes import RecordingIntake
+from tests.support.opcua import answer, status, verdict
 from tests.support.plc import Judge, plc_client, serving
 from tests.support.waiting import eventually
 

@@ -16,7 +16,8 @@ from adapters.simulation.plc_server import NAMESPACE_URI, PlcServer
 from schemas.messages import Decision
 from schemas.tags import VerdictCode
 from service.errors import SinkUnavailable
-from tests.support.opcua import RecordingIntake, answer, verdict
+from tests.support.fakes import RecordingIntake
+from tests.support.opcua import answer, verdict
 from tests.support.plc import StubbornPlc, plc_client, refusing, serving
 from tests.support.waiting import eventually
 

@@ -17,7 +17,8 @@ from adapters.simulation.plc_server import PlcServer
 from schemas.messages import Decision
 from schemas.tags import VerdictCode
 from service.errors import SinkRefused, SinkUnavailable
-from tests.support.opcua import RecordingIntake, answer, verdict
+from tests.support.fakes import RecordingIntake
+from tests.support.opcua import answer, verdict
 from tests.support.plc import Judge, StubbornPlc, plc_client, refusing, serving
 from tests.support.waiting import eventually
 

@@ -18,7 +18,8 @@ from adapters.opcua.client.diagnosis import Diagnosis, PlcFault
 from adapters.simulation.broker import free_port
 from adapters.simulation.plc_server import NAMESPACE_URI, TYPES
 from schemas.messages import Decision
-from tests.support.opcua import RecordingIntake, plain_client
+from tests.support.fakes import RecordingIntake
+from tests.support.opcua import plain_client
 from tests.support.plc import Judge, plc_client, serving
 from tests.support.waiting import eventually
 

@@ -18,8 +18,9 @@ from adapters.opcua.client.diagnosis import PlcUnusable
 from adapters.simulation.broker import free_port
 from schemas.settings import OpcUaClientSettings
 from service.errors import SinkUnavailable
+from tests.support.fakes import RecordingIntake
 from tests.support.line import arrival
-from tests.support.opcua import STATION, RecordingIntake, answer, verdict
+from tests.support.opcua import STATION, answer, verdict
 from tests.support.plc import PlcProcess, plc_client, serving
 from tests.support.waiting import eventually
 

@@ -19,7 +19,8 @@ from schemas.messages import Decision
 from schemas.tags import VerdictCode
 from service.errors import SinkRefused, SinkUnavailable
 from service.outbox import Outbox
-from tests.support.opcua import RecordingIntake, answer, status, verdict
+from tests.support.fakes import RecordingIntake
+from tests.support.opcua import answer, status, verdict
 from tests.support.plc import StubbornPlc, plc_client, refusing, serving
 from tests.support.waiting import eventually
 from tests.support.way_out import delivering

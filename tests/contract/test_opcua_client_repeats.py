@@ -16,7 +16,8 @@ from adapters.simulation.plc_server import PlcServer
 from schemas.messages import Verdict
 from service.errors import SinkUnavailable
 from service.ports import Arrival
-from tests.support.opcua import RecordingIntake, answer, verdict
+from tests.support.fakes import RecordingIntake
+from tests.support.opcua import answer, verdict
 from tests.support.plc import StubbornPlc, plc_client, refusing, serving
 from tests.support.waiting import eventually
 

@@ -24,7 +24,8 @@ from adapters.opcua.client.sessions import PlcSessions
 from adapters.simulation.broker import free_port
 from adapters.simulation.plc_server import PlcServer
 from service.errors import SinkUnavailable
-from tests.support.opcua import NoCommands, RecordingIntake, status
+from tests.support.fakes import RecordingIntake
+from tests.support.opcua import NoCommands, status
 from tests.support.plc import StubbornPlc, plc_client, refusing, serving
 from tests.support.waiting import eventually, loop_turns
 

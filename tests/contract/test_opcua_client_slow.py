@@ -12,7 +12,8 @@ from adapters.simulation.broker import free_port
 from adapters.simulation.plc_server import PlcServer
 from schemas.tags import VerdictCode
 from tests.support.clock import HandClock
-from tests.support.opcua import RecordingIntake, answer, verdict
+from tests.support.fakes import RecordingIntake
+from tests.support.opcua import answer, verdict
 from tests.support.plc import StubbornPlc, plc_client, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

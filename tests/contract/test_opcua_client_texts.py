@@ -13,7 +13,7 @@ from asyncua import ua
 from adapters.simulation.plc_server import TRIGGER_WORDS, TYPES, PlcServer
 from schemas.messages import Reason
 from service.ports import Arrival
-from tests.support.opcua import RecordingIntake
+from tests.support.fakes import RecordingIntake
 from tests.support.plc import plc_client, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -17,7 +17,8 @@ from schemas.settings import OpcUaServerSettings
 from schemas.tags import Tag, VerdictCode
 from service.ports import Arrival
 from tests.support.clock import HandClock
-from tests.support.opcua import STATION, RecordingIntake, answer, running, status, verdict
+from tests.support.fakes import RecordingIntake
+from tests.support.opcua import STATION, answer, running, status, verdict
 
 
 @contextlib.asynccontextmanager

@@ -21,7 +21,7 @@ from schemas.messages import Decision, Reason, Verdict
 from service.model.registry import ModelRegistry
 from tests.support.mqtt import PlantClient, private_mosquitto
 from tests.support.opcua import plain_client
-from tests.support.parts import draw_part, publish, train_parts, write_parts
+from tests.support.parts import draw_part, train_parts, write_parts
 from tests.support.service import ServiceProcess
 from tests.support.waiting import eventually
 
@@ -37,7 +37,7 @@ async def line(tmp_path: Path) -> AsyncIterator[tuple[ServiceProcess, PlantClien
     registry = ModelRegistry(tmp_path / "models")
     trained = train_parts(write_parts(tmp_path / "ok", 10))
     for _ in range(2):
-        registry.activate("bars", publish(registry, trained).name)
+        registry.activate("bars", trained.publish(registry).name)
     async with (
         private_mosquitto() as broker,
         ServiceProcess(tmp_path, broker.port, "bars", tmp_path / "models") as service,

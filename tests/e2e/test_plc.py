@@ -17,7 +17,7 @@ from adapters.simulation.plc_server import PlcServer
 from schemas.tags import VerdictCode
 from service.model.registry import ModelRegistry
 from tests.support.mqtt import PlantClient, private_mosquitto
-from tests.support.parts import draw_part, publish, train_parts, write_parts
+from tests.support.parts import draw_part, train_parts, write_parts
 from tests.support.plc import StubbornPlc, refusing
 from tests.support.service import ServiceProcess
 from tests.support.waiting import eventually
@@ -31,7 +31,7 @@ async def test_service_inspects_for_a_plc_that_is_the_server(tmp_path: Path) -> 
     A result that the PLC refuses is told and holds up no other; its loss is named on /readyz and heals by itself.
     """
     registry = ModelRegistry(tmp_path / "models")
-    registry.activate("bars", publish(registry, train_parts(write_parts(tmp_path / "ok", 10))).name)
+    registry.activate("bars", train_parts(write_parts(tmp_path / "ok", 10)).publish(registry).name)
     port = free_port()
     async with PlcServer(port) as plc, private_mosquitto() as broker:
         client = "\n".join(f'{key} = "{text}"' for key, text in plc.mapping().items())

@@ -10,7 +10,7 @@ from playwright.async_api import Browser
 
 from service.model.registry import ModelRegistry
 from tests.support.page import PAGE_MARKS, cut_off
-from tests.support.parts import publish, train_parts, write_parts
+from tests.support.parts import train_parts, write_parts
 from tests.support.recordings import drawn_part, write_session
 from tests.support.service import run
 
@@ -23,7 +23,7 @@ async def test_reports_fit_screen_and_phone(browser: Browser, tmp_path: Path) ->
     registry, trained = ModelRegistry(tmp_path / "models"), train_parts(ok)
     for factor in (1, 1.5, 2):
         changes = {"name": "canister-500ml-matt", "tau": factor * trained.manifest.tau}
-        publish(registry, replace(trained, manifest=trained.manifest.model_copy(update=changes)))
+        replace(trained, manifest=trained.manifest.model_copy(update=changes)).publish(registry)
     first, *others = (f"canister-500ml-matt@{version}" for version in (1, 2, 3))
     session = write_session(tmp_path / "s", [drawn_part(number, damaged=number % 2 == 0) for number in range(6)])
     (tmp_path / "c.toml").write_text("[acceptance]\nparts_min = 7\n")

@@ -16,7 +16,7 @@ from adapters.simulation.plc_server import PlcServer
 from schemas.tags import VerdictCode
 from service.model.registry import ModelRegistry
 from tests.support.mqtt import PlantClient, private_mosquitto
-from tests.support.parts import draw_part, publish, train_parts, write_parts
+from tests.support.parts import draw_part, train_parts, write_parts
 from tests.support.service import ServiceProcess
 
 pytestmark = pytest.mark.e2e
@@ -27,7 +27,7 @@ STATIONS = ("line1", "line2")
 async def test_stations_of_one_process_judge_for_one_plc(tmp_path: Path) -> None:
     """Each station has its own triggers, verdicts, numbers, page, metrics and journal; the PLC has one session."""
     registry = ModelRegistry(tmp_path / "models")
-    registry.activate("bars", publish(registry, train_parts(write_parts(tmp_path / "ok", 10))).name)
+    registry.activate("bars", train_parts(write_parts(tmp_path / "ok", 10)).publish(registry).name)
     async with PlcServer(free_port(), stations=STATIONS) as plc, private_mosquitto() as broker:
 
         def station(name: str) -> ServiceProcess:

@@ -21,7 +21,7 @@ from service.model.training import TrainedModel
 from service.pipeline.patch_scores import RINGS
 from service.pipeline.types import Frame
 from tests.support.cli import CommandLine
-from tests.support.parts import HEIGHT, QUICK, WIDTH, publish, train_parts, write_config, write_parts
+from tests.support.parts import HEIGHT, QUICK, WIDTH, train_parts, write_config, write_parts
 
 TRAINED, OTHER, BAD = 6, 8, 4
 
@@ -53,7 +53,7 @@ def trained(frames: Path) -> TrainedModel:
 def registry(trained: TrainedModel, tmp_path: Path) -> ModelRegistry:
     """A store with one version, which is active."""
     registry = ModelRegistry(tmp_path / "models")
-    publish(registry, trained)
+    trained.publish(registry)
     registry.activate("bars", "1")
     return registry
 
@@ -229,7 +229,7 @@ def test_calibrate_refuses_unreadable_frames_by_name(
 def test_calibrate_counts_every_frame_without_a_part(cangate: CommandLine, frames: Path, tmp_path: Path) -> None:
     """Together with the others that it cannot use, by what is wrong with them, and with the way out."""
     registry = ModelRegistry(tmp_path / "models")
-    publish(registry, train_parts(frames / "ok", QUICK.model_copy(update={"roi": RoiRecipe()})))
+    train_parts(frames / "ok", QUICK.model_copy(update={"roi": RoiRecipe()})).publish(registry)
     folder = shutil.copytree(frames / "other", tmp_path / "mixed")
     for name in ("blank1.png", "blank2.png", "blank3.png"):
         cv2.imwrite(str(folder / name), np.full((HEIGHT, WIDTH, 3), 128, np.uint8))
@@ -284,7 +284,7 @@ def test_calibrate_refuses_a_target_that_no_threshold_reaches(
 ) -> None:
     """OK frames passed off as damaged are caught by no threshold that spares the others."""
     registry = ModelRegistry(tmp_path / "models")
-    publish(registry, trained)
+    trained.publish(registry)
     line = cangate(
         *("calibrate", "bars@1", "--ok", frames / "bad", "--damaged", frames / "other"),
         *("--target-precision", "1", "--store", registry.store),

@@ -24,7 +24,7 @@ from schemas.recipe import EmbedRecipe, RoiRecipe
 from service.evaluation.comparison import Comparison
 from service.model.registry import ModelRegistry
 from tests.support.cli import CommandLine
-from tests.support.parts import HEIGHT, QUICK, WIDTH, publish, train_parts, write_parts
+from tests.support.parts import HEIGHT, QUICK, WIDTH, train_parts, write_parts
 from tests.support.waiting import eventually
 
 COMPARISON = {"comparison.csv", "comparison.html", "comparison.json"}
@@ -59,7 +59,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
         replace(resnet, manifest=resnet.manifest.model_copy(update={"tau": 1.9})),
         train_parts(frames, QUICK.model_copy(update={"roi": RoiRecipe()})),
     ):
-        publish(registry, trained)
+        trained.publish(registry)
     registry.activate("bars", "1")
     return registry.store
 

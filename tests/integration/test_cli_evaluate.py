@@ -15,7 +15,7 @@ import pytest
 
 from service.model.registry import ModelRegistry
 from tests.support.cli import CommandLine
-from tests.support.parts import HEIGHT, WIDTH, publish, train_parts, write_parts
+from tests.support.parts import HEIGHT, WIDTH, train_parts, write_parts
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def trained_on(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def store(tmp_path_factory: pytest.TempPathFactory, trained_on: Path) -> Path:
     """A store with an active model."""
     registry = ModelRegistry(tmp_path_factory.mktemp("store"))
-    publish(registry, train_parts(trained_on))
+    train_parts(trained_on).publish(registry)
     registry.activate("bars", "1")
     return registry.store
 

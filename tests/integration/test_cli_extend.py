@@ -22,7 +22,7 @@ from service.model.registry import ModelRegistry
 from service.pipeline.patch_scores import RINGS
 from service.pipeline.types import BgrImage, Frame
 from tests.support.cli import CommandLine
-from tests.support.parts import draw_part, publish, train_parts, write_parts
+from tests.support.parts import draw_part, train_parts, write_parts
 
 
 def another_finish(seed: int) -> BgrImage:
@@ -50,7 +50,7 @@ def trained_on(tmp_path: Path) -> Path:
 def registry(tmp_path: Path, trained_on: Path) -> ModelRegistry:
     """A store with an active model that does not know the other finish."""
     registry = ModelRegistry(tmp_path / "models")
-    publish(registry, train_parts(trained_on))
+    train_parts(trained_on).publish(registry)
     registry.activate("bars", "1")
     return registry
 

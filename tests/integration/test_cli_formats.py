@@ -13,7 +13,7 @@ from PIL import Image
 
 from service.model.registry import ModelRegistry
 from tests.support.cli import CommandLine
-from tests.support.parts import draw_part, publish, train_parts, write_config, write_parts
+from tests.support.parts import draw_part, train_parts, write_config, write_parts
 
 TURNED = 6
 """EXIF orientation of a picture that must be turned clockwise to be upright."""
@@ -45,7 +45,7 @@ def config(tmp_path: Path) -> Path:
     """A configuration whose store holds a model."""
     path = write_config(tmp_path)
     registry = ModelRegistry(tmp_path / "models")
-    publish(registry, train_parts(write_parts(tmp_path / "trained", 12)))
+    train_parts(write_parts(tmp_path / "trained", 12)).publish(registry)
     registry.activate("bars", "1")
     return path
 

@@ -11,13 +11,6 @@ import pytest
 from service.model.registry import ModelRegistry
 from service.model.training import TrainedModel
 from tests.support.cli import CommandLine
-from tests.support.parts import publish, train_parts, write_parts
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
-    """A small model."""
-    return train_parts(write_parts(tmp_path_factory.mktemp("frames"), 4))
 
 
 @pytest.fixture
@@ -25,7 +18,7 @@ def registry(trained: TrainedModel, tmp_path: Path) -> ModelRegistry:
     """A store with two versions, the first of them active."""
     registry = ModelRegistry(tmp_path / "models")
     for _ in range(2):
-        publish(registry, trained)
+        trained.publish(registry)
     registry.activate("bars", "1")
     return registry
 

@@ -18,7 +18,7 @@ from service.cli.replay_view import ReplayView
 from service.model.registry import ModelRegistry
 from service.replay.comparison import Comparer
 from tests.support.cli import CommandLine
-from tests.support.parts import publish, train_parts, write_parts
+from tests.support.parts import train_parts, write_parts
 from tests.support.recordings import drawn_part, write_session
 
 PARTS = 9
@@ -36,7 +36,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     registry = ModelRegistry(folder)
     frames = write_parts(tmp_path_factory.mktemp("ok"), 10)
-    registry.activate("bars", publish(registry, train_parts(frames)).name)
+    registry.activate("bars", train_parts(frames).publish(registry).name)
     assert registry.add_with_threshold("bars", 10.0) == "2"
     assert registry.add_with_threshold("bars", 1e-6) == "3"
     return folder

@@ -22,7 +22,7 @@ from service.pipeline.memory_bank import MemoryBank
 from service.pipeline.pipeline import Pipeline
 from service.pipeline.roi import build_roi_finder
 from service.pipeline.types import BgrImage, Frame
-from tests.support.parts import draw_part, publish, train_parts, write_parts
+from tests.support.parts import draw_part, train_parts, write_parts
 
 PAGE = Path(__file__).parents[2] / "docs" / "library.md"
 
@@ -31,7 +31,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "library.md"
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small package."""
     trained = train_parts(write_parts(tmp_path_factory.mktemp("ok"), 10))
-    return publish(ModelRegistry(tmp_path_factory.mktemp("models")), trained)
+    return trained.publish(ModelRegistry(tmp_path_factory.mktemp("models")))
 
 
 def test_example_of_the_page_runs_as_printed(
@@ -63,7 +63,7 @@ def test_batch_gives_what_single_frames_give(package: Path) -> None:
 def test_scores_in_a_fresh_process_equal_those_of_the_training(tmp_path: Path) -> None:
     """What was trained here scores the same, to 1e-5, where nothing but the package and the frames are."""
     trained = train_parts(write_parts(tmp_path / "ok", 6))
-    package = publish(ModelRegistry(tmp_path / "models"), trained)
+    package = trained.publish(ModelRegistry(tmp_path / "models"))
     frames = write_parts(tmp_path / "new", 3, first_seed=700)
     frames = write_parts(frames / "damaged", 2, first_seed=800, damaged=True).parent
     paths = sorted(frames.rglob("*.png"))

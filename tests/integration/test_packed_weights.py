@@ -14,7 +14,7 @@ from service.model.package import BACKBONE, InspectionPipeline, read_package
 from service.model.registry import ModelRegistry
 from service.pipeline.types import Frame
 from tests.support.cli import CommandLine
-from tests.support.parts import QUICK, draw_part, publish, train_parts, write_config, write_parts
+from tests.support.parts import QUICK, draw_part, train_parts, write_config, write_parts
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def registry(tmp_path: Path, checkpoint: Path) -> ModelRegistry:
         embedder="timm:resnet18", weights=str(checkpoint), pack_weights=True, input_side=64, layers=(1,)
     )
     registry = ModelRegistry(tmp_path / "models")
-    publish(registry, train_parts(write_parts(tmp_path / "ok", 4), QUICK.model_copy(update={"embed": embed})))
+    train_parts(write_parts(tmp_path / "ok", 4), QUICK.model_copy(update={"embed": embed})).publish(registry)
     return registry
 
 

@@ -12,7 +12,7 @@ from service.cli.preflight import look_at
 from service.errors import UsageError
 from service.model.registry import ModelRegistry
 from tests.support.cli import CommandLine
-from tests.support.parts import publish, train_parts, write_parts
+from tests.support.parts import train_parts, write_parts
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_station_that_would_judge_nothing_is_told_so(config: Path) -> None:
 def test_station_with_a_model_has_nothing_to_note(config: Path) -> None:
     """A package that reads is enough."""
     registry = ModelRegistry(Path("models"))
-    publish(registry, train_parts(write_parts(config.parent / "parts", 4)))
+    train_parts(write_parts(config.parent / "parts", 4)).publish(registry)
     registry.activate("bars", "1")
     config.write_text("model.name = 'bars'")
     assert not list(look_at(Settings.load(config)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from adapters.clock import SystemClock
@@ -15,16 +16,18 @@ from service.ports import Answer, Arrival, CommandHandler, Intake
 
 
 class RecordingIntake:
-    """Takes every arrival and keeps it for the test to answer."""
+    """Takes every arrival and keeps it for the test to answer, or has `judge` answer it on the loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, judge: Callable[[Arrival], None] | None = None) -> None:
+        self.ready = True
+        self.left_open: Sequence[Arrival] = ()
         self.arrivals: asyncio.Queue[Arrival] = asyncio.Queue()
-
-    ready = True
-    left_open = ()
+        self.judge = judge
 
     def submit(self, arrival: Arrival) -> None:
         self.arrivals.put_nowait(arrival)
+        if self.judge:
+            asyncio.get_running_loop().call_soon(self.judge, arrival)
 
     async def next(self) -> Arrival:
         async with asyncio.timeout(10):
@@ -63,11 +66,10 @@ class FakeAdapter:
 
     name = "fake"
 
-    def __init__(self, *, station: str = "line1") -> None:
+    def __init__(self) -> None:
         self.broken: str | None = None
         self.acknowledged: list[str] = []
         self.heard: defaultdict[str, list[Heard]] = defaultdict(list)
-        self._station = station
         self._clock = SystemClock()
         self._inbox: asyncio.Queue[tuple[str, bytes, bytes | None]] = asyncio.Queue()
         self._unread: defaultdict[str, asyncio.Queue[Heard]] = defaultdict(asyncio.Queue)
@@ -129,7 +131,7 @@ class FakeAdapter:
     async def _carry_out(self, commands: CommandHandler, payload: bytes) -> Heard:
         command = read_command(payload)
         if isinstance(command, InvalidCommand):
-            reply = CommandReply(station=self._station, command=command.name, ok=False, error=command.error)
+            reply = CommandReply(station="line1", command=command.name, ok=False, error=command.error)
         else:
             reply = await commands.handle(command, self.name)
         return Heard(reply.to_json())

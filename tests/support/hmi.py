@@ -153,10 +153,10 @@ class FakeView:
 class HmiBench:
     """A served station; `judge` is what the line does with a part."""
 
-    def __init__(self, store: Path, *, keep: int = 100) -> None:
+    def __init__(self, store: Path) -> None:
         self.view = FakeView()
         self.journal = MemoryJournal()
-        self.pictures = PictureStore(store, keep=keep)
+        self.pictures = PictureStore(store, keep=100)
         self.server = self.new_server()
 
     def new_server(self, port: int = 0, *, take_free_port: bool = False, **settings: Any) -> HmiServer:

@@ -13,7 +13,7 @@ from service.deadline import Margin
 from service.errors import FrameError
 from service.inspector import Inspector
 from service.journal_health import JournalHealth
-from service.ports import Answer, Arrival, Clock
+from service.ports import Answer, Arrival, Clock, Journal
 from tests.support.line import CLOCK, OneFrame, ScriptedPipeline
 from tests.support.memory_journal import MemoryJournal
 
@@ -24,7 +24,14 @@ PATIENT = DeadlineSettings(default_ms=60_000)
 class Line:
     """An inspector with everything around it in memory."""
 
-    def __init__(self, settings: Settings, pipeline: ScriptedPipeline, loader: OneFrame, clock: Clock) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        pipeline: ScriptedPipeline,
+        loader: OneFrame,
+        clock: Clock,
+        journal: Journal | None = None,
+    ) -> None:
         self.journal = MemoryJournal()
         self.health = JournalHealth()
         self.pipeline = pipeline
@@ -37,7 +44,7 @@ class Line:
         self.inspector = Inspector(
             settings,
             clock=clock,
-            journal=self.journal,
+            journal=journal or self.journal,
             compute=self.compute,
             margin=Margin(25, clock=clock),
             health=self.health,
@@ -64,8 +71,10 @@ async def a_line(
     pipeline: ScriptedPipeline | None = None,
     error: FrameError | None = None,
     clock: Clock = CLOCK,
+    journal: Journal | None = None,
 ) -> AsyncIterator[Line]:
-    line = Line(settings or Settings(deadline=PATIENT), pipeline or ScriptedPipeline(), OneFrame(error), clock)
+    """Lend a line; journal: of an earlier run, in place of its own."""
+    line = Line(settings or Settings(deadline=PATIENT), pipeline or ScriptedPipeline(), OneFrame(error), clock, journal)
     try:
         yield line
     finally:

@@ -39,9 +39,9 @@ async def opened_in(settings: JournalSettings) -> AsyncIterator[SqlJournal]:
 
 def crash(journal: SqlJournal) -> None:
     """Let go of the log as the end of the process does: as it is."""
-    assert journal._said is not None
+    assert journal._unstored is not None
     assert journal._mark is not None
-    journal._said._log._close_file()
+    journal._unstored._log._close_file()
     journal._mark.leave()
 
 

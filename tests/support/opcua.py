@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from schemas.messages import (
 from schemas.settings import OpcUaServerSettings
 from schemas.tags import NAMESPACE_URI, Tag
 from service.ports import Answer, Arrival, Asker
+from tests.support.fakes import RecordingIntake
 
 STATION = "line1"
 _REASONS = {Decision.OK: Reason.SCORE_BELOW_THRESHOLD, Decision.DAMAGED: Reason.SCORE_AT_OR_ABOVE_THRESHOLD}
@@ -93,21 +94,6 @@ def status(
         queue=queue,
         fault=fault,
     )
-
-
-class RecordingIntake:
-    """Remembers every arrival, and answers it on the loop where `judge` is given."""
-
-    def __init__(self, judge: Callable[[Arrival], None] | None = None) -> None:
-        self.ready = True
-        self.left_open: Sequence[Arrival] = ()
-        self.arrivals: asyncio.Queue[Arrival] = asyncio.Queue()
-        self.judge = judge
-
-    def submit(self, arrival: Arrival) -> None:
-        self.arrivals.put_nowait(arrival)
-        if self.judge:
-            asyncio.get_running_loop().call_soon(self.judge, arrival)
 
 
 class NoCommands:

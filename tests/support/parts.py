@@ -67,13 +67,6 @@ def train_parts(directory: Path, recipe: Recipe = QUICK, *, options: TrainingOpt
     )
 
 
-def publish(registry: ModelRegistry, trained: TrainedModel) -> Path:
-    """Publish a trained model as the next version of its name."""
-    with registry.draft(trained.manifest.name) as directory:
-        trained.write(directory)
-        return registry.publish(directory, trained.manifest)
-
-
 def write_config(directory: Path) -> Path:
     """Write a configuration with the quick recipe and a store beside it."""
     path = directory / "config.toml"
@@ -94,5 +87,5 @@ def small_store(folder: Path) -> Path:
     """Make a store in `folder` with one small, active model named bars; return it."""
     registry = ModelRegistry(folder / "models")
     frames = write_parts(folder / "ok", 10)
-    registry.activate("bars", publish(registry, train_parts(frames)).name)
+    registry.activate("bars", train_parts(frames).publish(registry).name)
     return folder / "models"

@@ -23,7 +23,8 @@ from schemas.messages import Decision
 from schemas.settings import OpcUaClientSettings
 from service.errors import SinkRefused, SinkUnavailable
 from service.ports import Answer, Arrival, Clock
-from tests.support.opcua import STATION, NoCommands, RecordingIntake, answer, plain_client, verdict
+from tests.support.fakes import RecordingIntake
+from tests.support.opcua import STATION, NoCommands, answer, plain_client, verdict
 from tests.support.waiting import eventually
 
 PATIENT: dict[str, Any] = {"request_timeout_ms": 5000, "reconnect_max_s": 0.2}

@@ -26,10 +26,8 @@ def recorded_part(
     gate: Gate = Gate.PASS,
     label: Truth | None = None,
     spacing_s: float = 0.1,
-    said: Verdict | None = None,
-    deadline_ms: int | None = 5000,
 ) -> RecordedPart:
-    """Return the part number `number` of a shift, with the verdict that `gate` asks for unless `said` is given."""
+    """Return the part number `number` of a shift, with the verdict that `gate` asks for."""
     at = BEGIN + timedelta(seconds=number * spacing_s)
     event_id = f"e{number}"
     event = RecordedEvent(
@@ -37,21 +35,21 @@ def recorded_part(
         part_id=f"C-{number:06d}",
         trigger_id=number + 1,
         captured_at=at,
-        deadline_ms=deadline_ms,
+        deadline_ms=5000,
         source="mqtt",
         inline=True,
     )
-    verdict_json = (said or verdict(event_id, seq=number + 1, gate=gate)).to_json()
+    verdict_json = verdict(event_id, seq=number + 1, gate=gate).to_json()
     # as a reader would find it: times to the millisecond
     return RecordedPart(event, unix_ns(at), frame, Verdict.model_validate_json(verdict_json), label)
 
 
-def drawn_part(number: int, *, damaged: bool = False, spacing_s: float = 0.1) -> RecordedPart:
+def drawn_part(number: int, *, damaged: bool = False) -> RecordedPart:
     """Return a part with a real picture, labelled as drawn."""
     picture = cv2.imencode(".png", draw_part(5000 + number, damaged=damaged))[1].tobytes()
     truth: Truth = Decision.DAMAGED if damaged else Decision.OK
     gate = Gate.REJECT if damaged else Gate.PASS
-    return recorded_part(number, frame=picture, gate=gate, label=truth, spacing_s=spacing_s)
+    return recorded_part(number, frame=picture, gate=gate, label=truth)
 
 
 def write_session(folder: Path, parts: Iterable[RecordedPart], *, file_bytes: int | None = None) -> Path:

@@ -15,7 +15,8 @@ from adapters.opcua.server.adapter import OpcUaServerAdapter
 from schemas.messages import Command, CommandName, CommandReply, Decision, Fault, FaultCode, ModelRef, StationState
 from schemas.settings import OpcUaServerSettings
 from service.ports import Arrival, StoredModel
-from tests.support.opcua import STATION, RecordingIntake, answer, status, verdict
+from tests.support.fakes import RecordingIntake
+from tests.support.opcua import STATION, answer, status, verdict
 
 SHELF = (StoredModel("canister", "1"), StoredModel("canister", "2"), StoredModel("lid", "1"))
 

@@ -21,23 +21,16 @@ from service.model.registry import ModelRegistry
 from service.model.training import TrainedModel
 from service.pipeline.pipeline import Pipeline
 from service.pipeline.types import Frame, Inspection
-from tests.support.parts import publish, train_parts, write_parts
 from tests.support.waiting import eventually, loop_turns
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
-    """A small model."""
-    return train_parts(write_parts(tmp_path_factory.mktemp("frames"), 4))
 
 
 @pytest.fixture
 def registry(tmp_path: Path, trained: TrainedModel) -> ModelRegistry:
     """A store with two versions, of which the second is active; they differ in tau."""
     registry = ModelRegistry(tmp_path / "models")
-    publish(registry, trained)
+    trained.publish(registry)
     registry.activate("bars", "1")
     registry.activate("bars", registry.add_with_threshold("bars", 0.5))
     return registry
@@ -76,7 +69,7 @@ async def test_threshold_is_set_on_a_version_that_never_was_active(
     registry: ModelRegistry, trained: TrainedModel
 ) -> None:
     """The configuration names it, and no pointer in the store needs to."""
-    publish(registry, trained)
+    trained.publish(registry)
     (registry.store / "bars" / "active.json").unlink()
     models = await _loaded(registry, "3")
     assert (await models.set_threshold(0.75)).ref.version == "4"

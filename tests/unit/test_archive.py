@@ -16,20 +16,13 @@ from service.model.package import read_package, write_package
 from service.model.registry import ModelRegistry
 from service.model.training import TrainedModel
 from tests.support.cli import CommandLine
-from tests.support.parts import publish, train_parts, write_parts
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
-    """A small model."""
-    return train_parts(write_parts(tmp_path_factory.mktemp("frames"), 4))
 
 
 @pytest.fixture
 def registry(trained: TrainedModel, tmp_path: Path) -> ModelRegistry:
     """A store with one version."""
     registry = ModelRegistry(tmp_path / "models")
-    publish(registry, trained)
+    trained.publish(registry)
     return registry
 
 
@@ -136,7 +129,7 @@ def test_export_replaces_a_file_only_when_told_to(registry: ModelRegistry, expor
 @pytest.mark.parametrize("version", ["1", "2"])
 def test_export_into_a_package_is_refused(registry: ModelRegistry, trained: TrainedModel, version: str) -> None:
     """Be it the exported one or another: a file that was not packed breaks it."""
-    publish(registry, trained)
+    trained.publish(registry)
     package = registry.read("bars", "1")
     with pytest.raises(UsageError, match="would lie in the package"):
         export_package(package, registry.store / "bars" / version / "golden" / "bars.zip")

@@ -33,8 +33,7 @@ async def test_inspector_repeats_from_the_journal_after_a_restart() -> None:
     async with a_line() as line:
         first = await line.ask(arrival("same"))
         await line.journal.store([(first, arrival("same"))])
-        async with a_line() as restarted:
-            restarted.inspector._journal = line.journal
+        async with a_line(journal=line.journal) as restarted:
             await restarted.inspector.take_up_numbering()
             await restarted.inspector.recover()
             again = await restarted.ask(arrival("same"))
@@ -51,8 +50,7 @@ async def test_a_repetition_does_not_renew_the_deadline(due_in_s: float, gate: G
         await line.journal.store([(first, arrival("same"))])
         row = line.journal.rows["same"]
         row.entry = replace(row.entry, deadline_monotonic=time.monotonic() + due_in_s)
-        async with a_line() as restarted:
-            restarted.inspector._journal = line.journal
+        async with a_line(journal=line.journal) as restarted:
             await restarted.inspector.recover()
             again = await restarted.ask(arrival("same"))
     assert again.verdict_json == first.verdict_json
@@ -61,7 +59,7 @@ async def test_a_repetition_does_not_renew_the_deadline(due_in_s: float, gate: G
 
 async def test_inspector_rejects_what_it_answered_and_nobody_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     """A journal that was away too long to catch up: the event is not decided anew, which might end otherwise."""
-    monkeypatch.setattr("service.answer_book._REMEMBERED", 3)
+    monkeypatch.setattr("service.answer_cache._REMEMBERED", 3)
     async with a_line() as line:
         line.stored = False
         assert (await line.ask(arrival("same"))).verdict.gate is Gate.PASS
@@ -78,8 +76,7 @@ async def test_inspector_knows_an_event_of_an_earlier_run_before_it_loads_its_fr
     async with a_line() as line:
         first = await line.ask(arrival("same"))
         await line.journal.store([(first, arrival("same"))])
-        async with a_line() as restarted:
-            restarted.inspector._journal = line.journal
+        async with a_line(journal=line.journal) as restarted:
             await restarted.inspector.recover()
             assert (await restarted.ask(arrival("same"))).verdict_json == first.verdict_json
             assert restarted.loader.loads == 0
@@ -93,8 +90,7 @@ async def test_inspector_does_not_contradict_a_verdict_that_the_journal_cannot_r
     async with a_line() as line:
         first = await line.ask(arrival("same"))
         await line.journal.store([(first, arrival("same"))])
-        async with a_line() as restarted:
-            restarted.inspector._journal = line.journal
+        async with a_line(journal=line.journal) as restarted:
             await restarted.inspector.recover()
             line.journal.failing = True
             verdict = (await restarted.ask(arrival("same"))).verdict
@@ -107,7 +103,7 @@ async def test_inspector_does_not_contradict_a_verdict_of_long_ago(
     readable: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More answers than are remembered, and a full disk: the journal is read, or it is an error that rejects."""
-    monkeypatch.setattr("service.answer_book._REMEMBERED", 3)
+    monkeypatch.setattr("service.answer_cache._REMEMBERED", 3)
     async with a_line(Settings(deadline=PATIENT, gate=GateSettings(on_error=Gate.PASS))) as line:
         first = await line.ask(arrival("same"))
         await line.journal.store([(first, arrival("same"))])
@@ -142,9 +138,8 @@ async def test_answer_that_cannot_be_read_any_more_is_not_contradicted(
     run_beside(JournalSettings(url=f"sqlite:///{path}"), f"UPDATE events SET {damage}")
     async with (
         opened(path) as journal,
-        a_line(Settings(deadline=PATIENT, gate=GateSettings(on_error=Gate.PASS))) as line,
+        a_line(Settings(deadline=PATIENT, gate=GateSettings(on_error=Gate.PASS)), journal=journal) as line,
     ):
-        line.inspector._journal = journal
         if remembered:
             await line.inspector.recover()
         verdict = (await line.ask(arrival("same"))).verdict

@@ -22,15 +22,8 @@ from service.model.manifest import PIPELINE_VERSION, ModelManifest
 from service.model.package import read_package, seal, write_package
 from service.model.training import TrainedModel
 from service.pipeline.patch_scores import RINGS
-from tests.support.parts import train_parts, write_parts
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
-    """A small model."""
-    return train_parts(write_parts(tmp_path_factory.mktemp("frames"), 5))
 
 
 @pytest.fixture

@@ -19,13 +19,6 @@ from service.files import locked
 from service.model.package import read_package, seal
 from service.model.registry import ModelRegistry
 from service.model.training import TrainedModel
-from tests.support.parts import publish, train_parts, write_parts
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
-    """A small model."""
-    return train_parts(write_parts(tmp_path_factory.mktemp("frames"), 4))
 
 
 @pytest.fixture
@@ -49,7 +42,7 @@ def test_empty_store_has_nothing(registry: ModelRegistry) -> None:
 
 def test_publishing_counts_versions(registry: ModelRegistry, trained: TrainedModel) -> None:
     """Each model becomes the next version, ten comes after nine, and nothing is active by itself."""
-    paths = [publish(registry, trained) for _ in range(10)]
+    paths = [trained.publish(registry) for _ in range(10)]
     assert [path.name for path in paths] == registry.versions("bars") == [str(number) for number in range(1, 11)]
     assert registry.names() == ["bars"]
     assert registry.active("bars") is None
@@ -58,7 +51,7 @@ def test_publishing_counts_versions(registry: ModelRegistry, trained: TrainedMod
 
 def test_references_are_names_versions_or_paths(registry: ModelRegistry, trained: TrainedModel, tmp_path: Path) -> None:
     """A name means its active version; a path works wherever the package lies."""
-    first, second = publish(registry, trained), publish(registry, trained)
+    first, second = trained.publish(registry), trained.publish(registry)
     registry.activate("bars", "2")
     assert registry.resolve("bars") == second
     assert registry.resolve("bars@1") == first
@@ -71,7 +64,7 @@ def test_references_are_names_versions_or_paths(registry: ModelRegistry, trained
 
 def test_a_name_without_active_version_does_not_resolve(registry: ModelRegistry, trained: TrainedModel) -> None:
     """Which version is meant is never guessed."""
-    publish(registry, trained)
+    trained.publish(registry)
     with pytest.raises(PackageNotFound, match=r"no version of model bars .* is active"):
         registry.resolve("bars")
 
@@ -79,7 +72,7 @@ def test_a_name_without_active_version_does_not_resolve(registry: ModelRegistry,
 def test_rollback_walks_back_through_the_activations(registry: ModelRegistry, trained: TrainedModel) -> None:
     """1, 3, 2 were active; rollback goes to 3, then to 1, then no further. Activating twice counts once."""
     for _ in range(3):
-        publish(registry, trained)
+        trained.publish(registry)
     for version in ("1", "3", "3", "2"):
         registry.activate("bars", version)
     assert registry.rollback("bars") == "3"
@@ -93,11 +86,11 @@ def test_activation_is_refused_where_golden_frames_do_not_reproduce(
     registry: ModelRegistry, trained: TrainedModel
 ) -> None:
     """The old version goes on judging."""
-    publish(registry, trained)
+    trained.publish(registry)
     registry.activate("bars", "1")
     wrong = trained.manifest.golden[0].model_copy(update={"score": trained.manifest.golden[0].score + 0.01})
     manifest = trained.manifest.model_copy(update={"golden": (wrong, *trained.manifest.golden[1:])})
-    publish(registry, TrainedModel(manifest, trained.vectors, trained.golden))
+    TrainedModel(manifest, trained.vectors, trained.golden).publish(registry)
     with pytest.raises(PackageRefused, match=r"bars@2: golden frame golden/1\.png"):
         registry.activate("bars", "2")
     assert registry.active("bars") == "1"
@@ -120,8 +113,8 @@ def test_of_two_first_activations_the_second_replaces_nothing(
     registry: ModelRegistry, trained: TrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both found none active, and proved their own."""
-    publish(registry, trained)
-    publish(registry, trained)
+    trained.publish(registry)
+    trained.publish(registry)
     activated_meanwhile(monkeypatch, registry, "1")
     assert not registry.activate_first("bars", "2")
     assert registry.active("bars") == "1"
@@ -132,7 +125,7 @@ def test_rollback_that_was_overtaken_is_refused(
 ) -> None:
     """What is activated while the earlier version is proved must not vanish unseen."""
     for version in ("1", "2", "3"):
-        publish(registry, trained)
+        trained.publish(registry)
         registry.activate("bars", version)
     activated_meanwhile(monkeypatch, registry, "1")
     with pytest.raises(PackageRefused, match="another version was activated meanwhile"):
@@ -142,7 +135,7 @@ def test_rollback_that_was_overtaken_is_refused(
 
 def test_many_activations_at_once_all_succeed(registry: ModelRegistry, trained: TrainedModel) -> None:
     """Stations of one process may share a store."""
-    publish(registry, trained)
+    trained.publish(registry)
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda _: registry.activate("bars", "1"), range(24)))
     assert registry.active("bars") == "1"
@@ -151,7 +144,7 @@ def test_many_activations_at_once_all_succeed(registry: ModelRegistry, trained: 
 
 def test_a_package_exchanged_after_activation_is_refused(registry: ModelRegistry, trained: TrainedModel) -> None:
     """Digests that were made to fit do not help: the pointer knows the id that was activated."""
-    path = publish(registry, trained)
+    path = trained.publish(registry)
     registry.activate("bars", "1")
     seal(path, read_package(path).manifest.model_copy(update={"tau": 9.0}))
     with pytest.raises(PackageRefused, match="bars@1 is not the package that was activated"):
@@ -160,7 +153,7 @@ def test_a_package_exchanged_after_activation_is_refused(registry: ModelRegistry
 
 def test_a_package_under_another_name_is_refused(registry: ModelRegistry, trained: TrainedModel) -> None:
     """A version copied by hand to another place in the store still knows who it is."""
-    path = publish(registry, trained)
+    path = trained.publish(registry)
     shutil.copytree(path, registry.store / "other" / "7")
     with pytest.raises(PackageRefused, match="says that it is bars@1, not other@7"):
         registry.activate("other", "7")
@@ -169,7 +162,7 @@ def test_a_package_under_another_name_is_refused(registry: ModelRegistry, traine
 @pytest.mark.parametrize("document", ["", "{}", '{"active": {"version": "../1", "sha256": "00"}}'])
 def test_a_broken_pointer_is_refused_by_name(registry: ModelRegistry, trained: TrainedModel, document: str) -> None:
     """The file is named, and nothing is judged by a guess."""
-    path = publish(registry, trained)
+    path = trained.publish(registry)
     (path.parent / "active.json").write_text(document)
     with pytest.raises(PackageRefused, match=r"active\.json"):
         registry.resolve("bars")
@@ -190,7 +183,7 @@ def test_a_cancelled_draft_leaves_nothing_behind(registry: ModelRegistry) -> Non
 
 def test_drafts_are_no_versions(registry: ModelRegistry, trained: TrainedModel) -> None:
     """While one is being written the store looks as before."""
-    publish(registry, trained)
+    trained.publish(registry)
     with registry.draft("bars"), registry.draft("new"):
         assert registry.versions("bars") == ["1"]
         assert registry.names() == ["bars"]
@@ -198,7 +191,7 @@ def test_drafts_are_no_versions(registry: ModelRegistry, trained: TrainedModel) 
 
 def test_drafts_of_the_dead_are_removed(registry: ModelRegistry, trained: TrainedModel) -> None:
     """A killed training leaves one that nobody holds; what still lives, or is none, stays."""
-    publish(registry, trained)
+    trained.publish(registry)
     folder = registry.store / "bars"
     (folder / ".draft-abcd1234" / "golden").mkdir(parents=True)
     (folder / ".draft-by-hand").mkdir()
@@ -214,7 +207,7 @@ def test_versions_published_at_once_get_different_numbers(registry: ModelRegistr
 
     def work() -> None:
         together.wait()
-        publish(registry, trained)
+        trained.publish(registry)
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
@@ -235,7 +228,7 @@ def test_unusable_names_are_refused(registry: ModelRegistry, name: str) -> None:
 
 def test_another_threshold_makes_another_version(registry: ModelRegistry, trained: TrainedModel) -> None:
     """Setting tau by hand never changes a package; the new one names its parent and judges by the new tau."""
-    publish(registry, trained)
+    trained.publish(registry)
     registry.activate("bars", "1")
     before = read_package(registry.resolve("bars"))
     assert registry.add_with_threshold("bars", 0.75) == "2"
@@ -250,7 +243,7 @@ def test_another_threshold_makes_another_version(registry: ModelRegistry, traine
 @pytest.mark.parametrize("tau", [0.0, -1.0, float("nan"), float("inf")])
 def test_an_impossible_threshold_is_refused(registry: ModelRegistry, trained: TrainedModel, tau: float) -> None:
     """Nothing is published for it."""
-    publish(registry, trained)
+    trained.publish(registry)
     registry.activate("bars", "1")
     with pytest.raises(PackageRefused, match="threshold"):
         registry.add_with_threshold("bars", tau)
@@ -273,12 +266,12 @@ def test_a_full_disk_is_named_and_leaves_no_half_a_package(
     registry: ModelRegistry, trained: TrainedModel, size: int
 ) -> None:
     """One line, no version, no draft; what was there before stays active."""
-    publish(registry, trained)
+    trained.publish(registry)
     registry.activate("bars", "1")
     with files_of_at_most(size), pytest.raises(UsageError, match=f"^cannot write {registry.store}/bars/.*: File too"):
         registry.add_with_threshold("bars", 0.75)
     with files_of_at_most(size), pytest.raises(UsageError, match=f"^cannot write {registry.store}/bars/.*: File too"):
-        publish(registry, trained)
+        trained.publish(registry)
     assert sorted(entry.name for entry in (registry.store / "bars").iterdir()) == ["1", "active.json"]
     assert registry.active("bars") == "1"
 
@@ -287,13 +280,13 @@ def test_weights_that_the_disk_does_not_take_are_named(registry: ModelRegistry, 
     """The library that writes them has errors of its own."""
     heavy = TrainedModel(trained.manifest, trained.vectors, trained.golden, {"weight": torch.zeros(10_000)})
     with files_of_at_most(5_000), pytest.raises(UsageError, match=r"^cannot write .*/backbone\.safetensors: "):
-        publish(registry, heavy)
+        heavy.publish(registry)
     assert registry.names() == []
 
 
 def test_pointer_names_version_and_id(registry: ModelRegistry, trained: TrainedModel) -> None:
     """What the pointer says can be read by anyone."""
-    path = publish(registry, trained)
+    path = trained.publish(registry)
     registry.activate("bars", "1")
     pointer = json.loads((path.parent / "active.json").read_text())
     assert pointer == {"active": {"version": "1", "sha256": read_package(path).id}, "previous": []}

@@ -35,7 +35,7 @@ def test_view_keeps_the_parts_that_it_shows() -> None:
 
 def test_view_reckons_nothing_while_a_part_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """The thread that paces the parts only counts; what is drawn is worked out by the one that draws."""
-    monkeypatch.setattr(view_module, "errors", Console(file=io.StringIO(), force_terminal=True))
+    monkeypatch.setattr(view_module, "error_console", Console(file=io.StringIO(), force_terminal=True))
     reckoning: list[threading.Thread] = []
 
     class Watched(Tally):

@@ -100,7 +100,7 @@ async def running(
         dispatcher=anything,
         outboxes=cast("Any", shown),
         adapters=(),
-        parts=(),
+        tasks=(),
         commands=cast("Any", commands),
         capacity=capacity,
         watchdog=cast("Any", Asleep()),

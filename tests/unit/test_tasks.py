@@ -1,4 +1,4 @@
-"""What keeps the parts of a service running, and together."""
+"""What keeps the tasks of a service running, and together."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from service import tasks
 from service.tasks import supervise, together
 
 
-class Part:
-    """A part that ends as it is told to, then serves for ever."""
+class Work:
+    """Work that ends as it is told to, then goes on for ever."""
 
     def __init__(self, *ends: BaseException | None) -> None:
         self._ends = list(ends)
@@ -27,22 +27,22 @@ class Part:
 
 
 @pytest.mark.parametrize("end", [None, RuntimeError("a defect"), asyncio.CancelledError()])
-async def test_supervise_starts_a_part_again(end: BaseException | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However a part ends, it comes back: also by a cancellation of its own that a library let through."""
+async def test_supervise_starts_a_task_again(end: BaseException | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However a task ends, it comes back: also by a cancellation of its own that a library let through."""
     monkeypatch.setattr(tasks, "_RESTART_S", (0.001, 0.001))
-    part = Part(end, end)
-    keeper = asyncio.create_task(supervise("part", part.run))
-    await asyncio.wait_for(part.serving.wait(), 5)
+    work = Work(end, end)
+    keeper = asyncio.create_task(supervise("work", work.run))
+    await asyncio.wait_for(work.serving.wait(), 5)
     keeper.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(keeper, 5)
 
 
 async def test_supervise_ends_with_its_service() -> None:
-    """Cancelled itself, it ends at once, whatever the part was at."""
-    part = Part()
-    keeper = asyncio.create_task(supervise("part", part.run))
-    await part.serving.wait()
+    """Cancelled itself, it ends at once, whatever the task was at."""
+    work = Work()
+    keeper = asyncio.create_task(supervise("work", work.run))
+    await work.serving.wait()
     keeper.cancel()
     done, _ = await asyncio.wait({keeper}, timeout=5)
     assert done
@@ -50,18 +50,18 @@ async def test_supervise_ends_with_its_service() -> None:
 
 
 @pytest.mark.parametrize("end", [None, RuntimeError("a defect"), asyncio.CancelledError()])
-async def test_parts_that_belong_together_end_together(end: BaseException | None) -> None:
+async def test_tasks_that_belong_together_end_together(end: BaseException | None) -> None:
     """However one ends, the others do not go on without it, and whoever keeps them running hears of it."""
-    others = [Part(), Part()]
+    others = [Work(), Work()]
     with pytest.raises(ExceptionGroup):
-        await asyncio.wait_for(together(("one", Part(end).run), *(("other", each.run) for each in others)), 5)
+        await asyncio.wait_for(together(("one", Work(end).run), *(("other", each.run) for each in others)), 5)
 
 
-async def test_parts_that_belong_together_end_with_their_service() -> None:
+async def test_tasks_that_belong_together_end_with_their_service() -> None:
     """Cancelled itself, it ends as a task does that was cancelled."""
-    part = Part()
-    running = asyncio.create_task(together(("one", part.run), ("other", Part().run)))
-    await part.serving.wait()
+    work = Work()
+    running = asyncio.create_task(together(("one", work.run), ("other", Work().run)))
+    await work.serving.wait()
     running.cancel()
     await asyncio.wait({running}, timeout=5)
     assert running.cancelled()

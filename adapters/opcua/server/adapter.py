@@ -45,7 +45,7 @@ from service.ports import (
     Refusal,
     VerdictQuery,
 )
-from service.tasks import Part, together
+from service.tasks import NamedTask, together
 
 log = structlog.get_logger(__name__)
 
@@ -134,11 +134,11 @@ class OpcUaServerAdapter:
         assert self._server is not None
         self._intake, self._commands = intake, commands
         try:
-            parts: list[Part] = [("opcua sessions", self._server.end_revoked_sessions)]
+            tasks: list[NamedTask] = [("opcua sessions", self._server.end_revoked_sessions)]
             if self._vision is not None:
                 self._vision.start()
-                parts.append(("opcua vision system", self._vision.run))
-            await together(*parts)
+                tasks.append(("opcua vision system", self._vision.run))
+            await together(*tasks)
         finally:
             self._intake = self._commands = None
             if self._tags:
@@ -234,9 +234,9 @@ class OpcUaServerAdapter:
             Tag.Score: verdict.score,
             Tag.Threshold: verdict.threshold,
             Tag.BoxCount: len(verdict.boxes),
-            Tag.Boxes: tuple(edge for box in verdict.boxes for edge in (box.x1, box.y1, box.x2, box.y2)),
+            Tag.Boxes: tuple(edge for box in verdict.boxes for edge in box.xyxy),
             Tag.Reason: str(verdict.reason),
-            Tag.ModelVersion: f"{verdict.model.name}@{verdict.model.version}" if verdict.model else "",
+            Tag.ModelVersion: verdict.model.reference if verdict.model else "",
             Tag.DeadlineMissed: shown.deadline_missed,
             Tag.LatencyMs: shown.latency_ms,
             Tag.Results: self._ring.texts,

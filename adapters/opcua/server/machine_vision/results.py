@@ -160,7 +160,7 @@ def internal_id(model: ModelRef | None) -> RecipeIdInternalDataType:
     if model is None:
         return RecipeIdInternalDataType(Id=ua.String(""))
     return RecipeIdInternalDataType(
-        Id=ua.String(f"{model.name}@{model.version}"),
+        Id=ua.String(model.reference),
         Version=ua.String(model.version),
         Hash=ua.ByteString(bytes.fromhex(model.sha256)),
         HashAlgorithm=_SHA_256,

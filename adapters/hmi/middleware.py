@@ -42,7 +42,7 @@ _PROBES = frozenset({_NO_LOGIN, "/readyz", "/metrics"})
 """What is answered however many connections there are."""
 
 
-class Front:
+class SecurityMiddleware:
     """Lets a request through to `site` or answers it, and adds the security headers to every answer.
 
     - The host that a browser asked for must be an address, a name without a dot, this machine's own, or listed in

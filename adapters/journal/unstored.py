@@ -46,7 +46,7 @@ class _Event(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Unstored:
+class UnstoredVerdict:
     """A verdict that was said and is not stored yet. event_id: the key that stands for it."""
 
     event_id: str
@@ -57,13 +57,13 @@ class Unstored:
 
 
 @dataclass(frozen=True, slots=True)
-class Left(Unstored):
+class RecoveredVerdict(UnstoredVerdict):
     """What a run that crashed had said and not stored. row: of the event, without the station."""
 
     row: Row
 
 
-class Said:
+class UnstoredVerdicts:
     """What was said, kept in a redo log until it is stored.
 
     Args:
@@ -76,39 +76,39 @@ class Said:
     def __init__(self, memory: Path, *, database: str, path: Path, station: str) -> None:
         name = hashlib.sha256(f"{database}|{real_path(path)}|{station}".encode()).hexdigest()[:24]
         self._log = RedoLog(memory, f"cangate-{name}.redo")
-        self._left: dict[str, Left] = {}
-        self._kept: dict[int, Unstored] = {}  # of this run, by seq: as many as the log has room for
+        self._recovered: dict[str, RecoveredVerdict] = {}
+        self._kept: dict[int, UnstoredVerdict] = {}  # of this run, by seq: as many as the log has room for
         self._noted: dict[str, bytes] = {}
 
     @property
-    def left(self) -> Sequence[Left]:
+    def recovered(self) -> Sequence[RecoveredVerdict]:
         """What the last run left and is not stored yet, in the order of seq."""
-        return sorted(self._left.values(), key=lambda left: left.seq)
+        return sorted(self._recovered.values(), key=lambda each: each.seq)
 
     @property
-    def unstored(self) -> Sequence[Unstored]:
+    def verdicts(self) -> Sequence[UnstoredVerdict]:
         """What the last run and this one said and is not stored yet."""
-        return [*self._left.values(), *self._kept.values()]
+        return [*self._recovered.values(), *self._kept.values()]
 
-    def find(self, event_id: str) -> Unstored | None:
+    def find(self, event_id: str) -> UnstoredVerdict | None:
         """Return what was said of an event, by its key, and is not stored yet: the first, which stands."""
-        return next((each for each in self.unstored if each.event_id == event_id), None)
+        return next((each for each in self.verdicts if each.event_id == event_id), None)
 
-    def left_of(self, event_id: str) -> Left | None:
+    def recovered_of(self, event_id: str) -> RecoveredVerdict | None:
         """Return what the last run said of an event and is not stored yet."""
-        return self._left.get(event_id)
+        return self._recovered.get(event_id)
 
     def take_up(self) -> None:
         """Open the log and read what the last run left."""
         for slot, record in self._log.open():
             try:
-                left = _read(record)
+                recovered = _read(record)
             except ValueError as exc:
                 log.error("redo_record_unreadable", error=database_says(exc))
                 self._log.free(slot)
             else:
-                self._log.take_over(left.seq, slot)
-                self._left[left.event_id] = left
+                self._log.take_over(recovered.seq, slot)
+                self._recovered[recovered.event_id] = recovered
 
     def note(self, row: Row) -> None:
         """Make an event ready for its verdict, which will be in a hurry."""
@@ -129,7 +129,9 @@ class Said:
             record = _record(_event({**row(), "correlation_data": None}), verdict_json)
         is_kept = self._log.put(verdict.seq, record)
         if is_kept:
-            self._kept[verdict.seq] = Unstored(key, verdict.seq, verdict.part_id, verdict.decision.value, verdict_json)
+            self._kept[verdict.seq] = UnstoredVerdict(
+                key, verdict.seq, verdict.part_id, verdict.decision.value, verdict_json
+            )
         return is_kept
 
     def stored(self, seq: int) -> None:
@@ -137,10 +139,10 @@ class Said:
         self._kept.pop(seq, None)
         self._log.drop(seq)
 
-    def settled(self, left: Left) -> None:
+    def settled(self, recovered: RecoveredVerdict) -> None:
         """Forget what the last run left: the database has it, or never will."""
-        self._left.pop(left.event_id, None)
-        self._log.drop(left.seq)
+        self._recovered.pop(recovered.event_id, None)
+        self._log.drop(recovered.seq)
 
     def close(self) -> None:
         """Close the log; one that holds nothing is removed."""
@@ -157,7 +159,7 @@ def _record(event: bytes, verdict_json: bytes) -> bytes:
     return _LENGTH.pack(len(event)) + event + verdict_json
 
 
-def _read(record: bytes) -> Left:
+def _read(record: bytes) -> RecoveredVerdict:
     """Read a record of the log. Raises ValueError where it is none."""
     event, verdict_json = record[_LENGTH.size :], b""
     if len(record) >= _LENGTH.size:
@@ -166,4 +168,4 @@ def _read(record: bytes) -> Left:
     verdict, row = Verdict.model_validate_json(verdict_json), _Event.model_validate_json(event).model_dump()
     if row["correlation_data"] is not None:
         row["correlation_data"] = base64.b64decode(row["correlation_data"])
-    return Left(row["event_id"], verdict.seq, row["part_id"], verdict.decision.value, verdict_json, row)
+    return RecoveredVerdict(row["event_id"], verdict.seq, row["part_id"], verdict.decision.value, verdict_json, row)

@@ -26,7 +26,7 @@ class Earlier(Enum):
 
 
 @dataclass(slots=True, eq=False)
-class Page:
+class CachedAnswer:
     """An event in work, or its answer.
 
     on_settled: called once it is known whether the journal has the answer. stored: whether it has; False where it never
@@ -47,7 +47,7 @@ class Page:
             stored.add_done_callback(lambda _: self.on_settled())
 
 
-class AnswerBook:
+class AnswerCache:
     """The answers of this run by event id, the last ones in full.
 
     An answer stays until the journal has it, however long that takes: what only memory knows must not be forgotten,
@@ -56,14 +56,14 @@ class AnswerBook:
     """
 
     def __init__(self) -> None:
-        self._pages: dict[str, Page] = {}
+        self._cached: dict[str, CachedAnswer] = {}
         self._settled: deque[str] = deque()
         self._characters = 0
         self._earlier: dict[int, Earlier] = {}  # the oldest first
 
-    def find(self, event_id: str) -> Page | None:
-        """Return the page of an event that is in work or was answered lately."""
-        return self._pages.get(event_id)
+    def find(self, event_id: str) -> CachedAnswer | None:
+        """Return what is known of an event that is in work or was answered lately."""
+        return self._cached.get(event_id)
 
     def earlier(self, event_id: str) -> Earlier | None:
         """Tell who knows the answer to an event that was answered longer ago, or by an earlier run."""
@@ -74,18 +74,18 @@ class AnswerBook:
         self._earlier = {hash(event_id): Earlier.JOURNALED for event_id in event_ids} | self._earlier
         self._forget_oldest()
 
-    def begin(self, event_id: str) -> Page:
-        """Open a page for a new event."""
-        page = self._pages[event_id] = Page(partial(self._settled.append, event_id))
+    def begin(self, event_id: str) -> CachedAnswer:
+        """Keep a place for the answer to a new event."""
+        cached = self._cached[event_id] = CachedAnswer(partial(self._settled.append, event_id))
         self._characters += len(event_id)
-        while self._settled and (len(self._pages) > _REMEMBERED or self._characters > _REMEMBERED_CHARACTERS):
+        while self._settled and (len(self._cached) > _REMEMBERED or self._characters > _REMEMBERED_CHARACTERS):
             oldest = self._settled.popleft()
-            stored = self._pages.pop(oldest).stored
+            stored = self._cached.pop(oldest).stored
             assert stored is not None, "it settled"
             self._characters -= len(oldest)
             self._earlier[hash(oldest)] = Earlier.JOURNALED if stored.result() else Earlier.LOST
             self._forget_oldest()
-        return page
+        return cached
 
     def _forget_oldest(self) -> None:
         while len(self._earlier) > EARLIER:

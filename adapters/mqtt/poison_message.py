@@ -9,15 +9,16 @@ _LOSSES = 3
 
 Once may be a broker that was killed at that moment, twice a line that flaps. For a third time it would have to happen
 between CONNACK, a confirmed subscription and a PUBACK that is a millisecond away, with the message alone in flight
-(`Culprit.one_by_one`). More tries would cost more than a message that is given up in error: each of them leaves the
-gate commands of later parts behind it, and what is given up stays in the journal, its own gate command going out.
+(`PoisonMessageDetector.one_by_one`). More tries would cost more than a message that is given up in error: each of them
+leaves the gate commands of later parts behind it, and what is given up stays in the journal, its own gate command going
+out.
 """
 
 _ONE_BY_ONE = 20
-"""As many as may have been in flight when the connection was lost: the culprit is among the first that come again."""
+"""As many as may have been in flight when the connection was lost: the poison is among the first that come again."""
 
 
-class Culprit:
+class PoisonMessageDetector:
     """Finds the message at which a broker closes one connection after the other, so that others need not wait for it.
 
     An MQTT 3.1.1 broker has no way to announce its largest packet, and no broker has one for the levels of a topic that
@@ -35,7 +36,7 @@ class Culprit:
 
     @property
     def one_by_one(self) -> bool:
-        """Tell whether only one message may be in flight, so that what is lost with it names the culprit.
+        """Tell whether only one message may be in flight, so that what is lost with it names it.
 
         What was in flight behind it may hide that those before it were confirmed: a write to a closed socket ends the
         connection before the confirmations that wait there are read.

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 
-class Numbers:
+class GapDetector:
     """Follows files and parts in the order in which they were written, and complains of every gap.
 
     A session may begin with any number: its oldest files are deleted to make room. What is damaged is named by whoever
