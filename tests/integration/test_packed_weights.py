@@ -61,6 +61,12 @@ def test_weights_travel_with_every_version_and_archive(
     assert cangate("models", "activate", "bars", "1", *other).status == 0
 
 
+def test_weights_are_as_readable_as_the_other_files(registry: ModelRegistry) -> None:
+    """The service that reads what an engineer trained runs as another user."""
+    modes = {path.name: path.stat().st_mode for path in (registry.store / "bars" / "1").iterdir() if path.is_file()}
+    assert modes == dict.fromkeys(modes, modes["model.json"])
+
+
 def test_package_without_the_weights_it_says_to_carry_is_refused(registry: ModelRegistry) -> None:
     """By name, and though the list of digests was made to agree."""
     path = registry.store / "bars" / "1"
