@@ -28,7 +28,8 @@ from service.pretraining.episodes import SIDE, EpisodeStream, Parts
 from service.pretraining.objective import Loss, Truth, loss
 from service.pretraining.photos import Photos
 
-FORMAT = 1
+FORMAT = 2
+CHECKPOINT, LOSSES = "checkpoint.pt", "losses.csv"
 LOG_EVERY = 25
 CHECKPOINT_EVERY = 250
 WARM_UP_STEPS = 150
@@ -111,7 +112,7 @@ class PreTrainer:
     @property
     def checkpoint(self) -> Path:
         """The file to go on from."""
-        return self.folder / "checkpoint.pt"
+        return self.folder / CHECKPOINT
 
     def start_from(self, network: StarterNetwork) -> None:
         """Begin with this network instead of a random one. Raises UsageError: it has another shape."""
@@ -155,6 +156,7 @@ class PreTrainer:
         self._average.load_state_dict(state["average"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.step, self._seconds = int(state["step"]), float(state["seconds"])
+        self._smoothed = {term: float(value) for term, value in state["smoothed"].items()}
 
     def run(self, told: Callable[[Trained], None]) -> StarterNetwork:
         """Train to the end of the plan, and return the averaged network on the CPU. What `told` raises stops it.
@@ -224,7 +226,7 @@ class PreTrainer:
             self._smoothed.setdefault(term, 0.0)
         if self.step % LOG_EVERY and self.share < 1:
             return
-        path = self.folder / "losses.csv"
+        path = self.folder / LOSSES
         new = not path.exists()
         with naming(path), path.open("a", newline="") as file:
             writer = csv.writer(file)
@@ -241,6 +243,7 @@ class PreTrainer:
             "plan": asdict(self.plan),
             "step": self.step,
             "seconds": self._seconds,
+            "smoothed": self._smoothed,
             "learner": self._learner.state_dict(),
             "average": self._average.state_dict(),
             "optimizer": self._optimizer.state_dict(),
