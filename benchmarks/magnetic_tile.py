@@ -23,7 +23,7 @@ from service.evaluation.evaluator import Evaluator
 from service.evaluation.metrics import Label
 from service.evaluation.report import write_report
 from service.evaluation.truth import MaskFolder
-from service.model.dataset import list_frames
+from service.model.dataset import Decode, list_frames
 from service.model.package import read_package
 from service.model.training import TrainingOptions, train
 
@@ -47,7 +47,7 @@ def main() -> None:
         pool=arguments.pool,
     )
     recipe = Recipe(roi=RoiRecipe(method=RoiMethod.NONE), embed=embed)
-    decode = partial(decode_image, max_pixels=64_000_000)
+    decode = Decode(partial(decode_image, max_pixels=64_000_000))
     device = compute_device(ComputeSettings())
     trained = train(
         "magnetic_tile",

@@ -15,7 +15,7 @@ import torch
 from adapters.frames import decode_image
 from schemas.recipe import Recipe
 from service.errors import CangateError
-from service.model.dataset import list_frames, read_frame
+from service.model.dataset import Decode, list_frames, read_frame
 from service.model.extension import Extension, extend
 from service.model.package import InspectionPipeline, read_package
 from service.model.registry import ModelRegistry
@@ -164,7 +164,7 @@ def test_scores_of_new_frames_are_those_of_the_line(registry: ModelRegistry, tmp
             replace(pipeline, **changes),
             files,
             (),
-            decode=partial(decode_image, max_pixels=1_000_000),
+            decode=Decode(partial(decode_image, max_pixels=1_000_000)),
             workers=1,
             progress=lambda _stage, _done, _total: None,
         )
@@ -177,7 +177,8 @@ def test_scores_of_new_frames_are_those_of_the_line(registry: ModelRegistry, tmp
     assert [2 * score for score in after(twice)] == pytest.approx(after(once), rel=1e-5)
     assert all(mean < alone for mean, alone in zip(after(once), after(extended(recipe=plain, rim=())), strict=True))
     seen = [
-        pipeline.inspect([read_frame(file, partial(decode_image, max_pixels=1_000_000)).frame])[0] for file in files
+        pipeline.inspect([read_frame(file, Decode(partial(decode_image, max_pixels=1_000_000))).frame])[0]
+        for file in files
     ]
     assert list(extended().added.before) == pytest.approx([inspection.score for inspection in seen], abs=1e-5)
 

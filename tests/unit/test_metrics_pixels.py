@@ -16,11 +16,11 @@ from service.errors import FrameCorrupt
 from service.evaluation.evidence import LONGEST_PX, evidence_picture
 from service.evaluation.pixels import PixelStatistics, frame_scores
 from service.evaluation.truth import MaskFolder, MaskRefused, match_boxes, read_mask
-from service.model.dataset import FrameFile
+from service.model.dataset import Decode, FrameFile
 from service.pipeline.types import Frame, Inspection, NormalizedRoi, Prepared, Roi, StageTimes
 from tests.support.parts import HEIGHT, WIDTH, draw_part
 
-decode = partial(decode_image, max_pixels=1_000_000)
+decode = Decode(partial(decode_image, max_pixels=1_000_000))
 
 
 def inspection_of(

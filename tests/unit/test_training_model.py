@@ -15,7 +15,7 @@ from adapters.frames import decode_image
 from schemas.recipe import RoiRecipe
 from service.errors import TrainingError
 from service.model.calibration import LimitMethod
-from service.model.dataset import list_frames
+from service.model.dataset import Decode, list_frames
 from service.model.training import TrainedModel, TrainingOptions, train
 from service.pipeline.embed import build_embedder
 from service.pipeline.memory_bank import MemoryBank
@@ -25,7 +25,7 @@ from service.pipeline.types import BgrImage, Frame, Inspection
 from tests.support.parts import QUICK, draw_part, train_parts, write_parts
 
 CPU = torch.device("cpu")
-decode = partial(decode_image, max_pixels=1_000_000)
+decode = Decode(partial(decode_image, max_pixels=1_000_000))
 
 
 def judged(trained: TrainedModel, picture: BgrImage) -> Inspection:
