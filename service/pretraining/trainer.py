@@ -8,12 +8,11 @@ import math
 import os
 import signal
 import time
-import zipfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from service.errors import CangateError, UsageError
 from service.files import naming
+from service.pipeline.checkpoint import UNREADABLE
 from service.pipeline.embed.starter_network import StarterNetwork, normalize_locally
 from service.pretraining.episodes import SIDE, EpisodeStream, Parts
 from service.pretraining.objective import Loss, Truth, loss
@@ -36,11 +36,6 @@ WARM_UP_STEPS = 150
 DECAY = 0.998
 """Of the averaged weights, a step."""
 LARGEST_GRADIENT = 1.0
-_UNREADABLE = (
-    *(RuntimeError, ValueError, TypeError, LookupError, AttributeError, EOFError),
-    *(UnpicklingError, zipfile.BadZipFile),
-)
-"""What reading a checkpoint that is none may raise."""
 _ENDINGS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 TERMS = ("ranking", "alone", "spread", "ranked")
 
@@ -132,7 +127,7 @@ class PreTrainer:
             rate = float(state["plan"]["rate"])
             if rate == self.plan.rate:
                 self._take(state)
-        except _UNREADABLE as exc:
+        except UNREADABLE as exc:
             raise UsageError(f"{self.checkpoint} is damaged: it is no whole state of a training") from exc
         if rate != self.plan.rate:
             raise UsageError(f"{self.checkpoint} was begun with a rate of {rate:g}; go on with that one")
@@ -142,10 +137,11 @@ class PreTrainer:
         nothing = f"no checkpoint to go on from in {self.folder}: "
         try:
             content = self.checkpoint.read_bytes()
-            state = torch.load(io.BytesIO(content), map_location=self.device, weights_only=True)
+            with warnings.catch_warnings(action="ignore", category=UserWarning):  # of a format that is none
+                state = torch.load(io.BytesIO(content), map_location=self.device, weights_only=True)
         except OSError as exc:
             raise UsageError(f"{nothing}{self.checkpoint.name}: {exc.strerror or exc}") from exc
-        except _UNREADABLE as exc:
+        except UNREADABLE as exc:
             raise UsageError(f"{nothing}{self.checkpoint.name} cannot be read") from exc
         if not isinstance(state, dict):
             raise UsageError(f"{nothing}{self.checkpoint.name} holds something else")

@@ -23,6 +23,7 @@ PIPELINE_MAY = {
     "cv2",
     "torch",
     "timm",
+    "safetensors",
     "segment_anything",
 }
 LAYERS = ["pipeline", "model", "evaluation", "replay"]
