@@ -31,6 +31,7 @@ from service.model.archive import export_package, import_package
 from service.model.package import read_package, write_package
 from service.model.pickles import imported_manifest, read_pickled_bank
 from service.model.registry import check_model_name
+from service.model.training import frozen_recipe
 from service.pipeline.embed import build_embedder
 from service.replay.acceptance import Expectation
 
@@ -181,7 +182,7 @@ def import_pickle(
     Example: cangate models import-pickle patchcore_memory.pkl --name study --embedder timm:resnet18
     """
     settings = load_settings(config)
-    recipe = with_embedder(settings.recipe, embedder, weights)
+    recipe = frozen_recipe(with_embedder(settings.recipe, embedder, weights))
     recipe = recipe.model_copy(update={"score": recipe.score.model_copy(update={"statistic": statistic})})
     registry = registry_of(settings, store)
     check_model_name(name)

@@ -89,6 +89,19 @@ def test_package_with_one_weight_changed_is_refused(registry: ModelRegistry) -> 
         InspectionPipeline.from_package(file.parent)
 
 
+def test_named_weights_are_found_from_any_folder(
+    cangate: CommandLine, tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given by a path from where one stands; the command says that they must stay."""
+    train = ("train", write_parts(tmp_path / "ok", 3), "--name", "bars", "-c", write_config(tmp_path))
+    monkeypatch.chdir(checkpoint.parent)
+    trained = cangate(*train, "--embedder", "timm:resnet18", "--weights", checkpoint.name)
+    assert trained.status == 0, trained
+    assert f"{checkpoint} is not in the package, and must stay there" in trained.stdout
+    monkeypatch.chdir(tmp_path)
+    assert cangate("models", "verify", "bars", "--store", tmp_path / "models").status == 0
+
+
 def test_train_packs_weights_on_request(
     tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -98,5 +111,6 @@ def test_train_packs_weights_on_request(
     packed = cangate(*train, "--embedder", "timm:resnet18", "--weights", checkpoint, "--pack-weights")
     assert packed.status == 0, packed
     assert (tmp_path / "models" / "bars" / "1" / BACKBONE).is_file()
+    assert "must stay" not in packed.stdout
     refused = cangate(*train, "--pack-weights").one_line_error()
     assert "filters have no weights" in refused
