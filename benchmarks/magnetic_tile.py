@@ -23,7 +23,7 @@ from service.evaluation.evaluator import Evaluator
 from service.evaluation.metrics import Label
 from service.evaluation.report import write_report
 from service.evaluation.truth import MaskFolder
-from service.model.dataset import list_frames
+from service.model.dataset import Decode, list_frames
 from service.model.package import read_package
 from service.model.training import TrainingOptions, train
 
@@ -47,7 +47,7 @@ def main() -> None:
         pool=arguments.pool,
     )
     recipe = Recipe(roi=RoiRecipe(method=RoiMethod.NONE), embed=embed)
-    decode = partial(decode_image, max_pixels=64_000_000)
+    decode = Decode(partial(decode_image, max_pixels=64_000_000))
     device = compute_device(ComputeSettings())
     trained = train(
         "magnetic_tile",
@@ -61,10 +61,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="cangate-bench-") as directory:
         trained.write(Path(directory))
         package = read_package(Path(directory))
-    masks = MaskFolder.open(arguments.folder / "masks")
+    folders = {Label.OK: "test_ok", Label.DAMAGED: "test_damaged"}
+    frames = {label: list_frames(arguments.folder / name).frames for label, name in folders.items()}
+    masks = MaskFolder.open(arguments.folder / "masks", frames[Label.DAMAGED])
     evaluator = Evaluator(package, package.build_pipeline(device), decode=decode, masks=masks)
-    for label, name in ((Label.OK, "test_ok"), (Label.DAMAGED, "test_damaged")):
-        evaluator.judge_all(list_frames(arguments.folder / name).frames, label, lambda _done, _total: None)
+    for label, files in frames.items():
+        evaluator.judge_all(files, label, lambda _done, _total: None)
     summary = evaluator.summary()
     for label, counts in summary.sets.items():
         print(f"{label}: {counts.frames} frames, {counts.damaged} called damaged, {counts.error} not judged")

@@ -23,7 +23,7 @@ from schemas.recipe import Recipe
 from schemas.settings import ComputeSettings
 from service.device import compute_device
 from service.errors import FrameError
-from service.model.dataset import list_frames
+from service.model.dataset import Decode, list_frames
 from service.model.training import TrainedModel, TrainingOptions, train
 from service.pipeline.embed import build_embedder
 from service.pipeline.memory_bank import MemoryBank
@@ -52,7 +52,7 @@ def trained_on(frames: list[BgrImage], recipe: Recipe, *, mixed: bool) -> Traine
             list_frames(Path(directory)).frames,
             recipe,
             TrainingOptions(mixed=mixed),
-            decode=partial(decode_image, max_pixels=64_000_000),
+            decode=Decode(partial(decode_image, max_pixels=64_000_000)),
             device=compute_device(ComputeSettings()),
             progress=lambda _stage, _done, _total: None,
         )

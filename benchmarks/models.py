@@ -18,7 +18,7 @@ from adapters.simulation.scene import REFERENCE_WH
 from schemas.recipe import EmbedRecipe, MemoryRecipe, NormalizeRecipe, Recipe, RoiMethod, RoiRecipe
 from schemas.settings import ComputeSettings
 from service.device import compute_device
-from service.model.dataset import list_frames
+from service.model.dataset import Decode, list_frames
 from service.model.registry import ModelRegistry
 from service.model.training import TrainingOptions, train
 from service.pipeline.types import BgrImage
@@ -74,7 +74,7 @@ def model_of(pictures: Sequence[BgrImage], recipe: Recipe) -> tuple[Path, str]:
         list_frames(folder).frames,
         recipe,
         TrainingOptions(),
-        decode=partial(decode_image, max_pixels=64_000_000),
+        decode=Decode(partial(decode_image, max_pixels=64_000_000)),
         device=compute_device(ComputeSettings()),
         progress=lambda _stage, _done, _total: None,
     )

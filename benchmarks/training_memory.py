@@ -26,7 +26,7 @@ from benchmarks.distance import peak_kib
 from schemas.recipe import Recipe
 from schemas.settings import ComputeSettings
 from service.device import compute_device
-from service.model.dataset import list_frames
+from service.model.dataset import Decode, list_frames
 from service.model.training import TrainingOptions, train
 
 WARM_UP = 4
@@ -51,7 +51,7 @@ def train_and_report(folder: Path, count: int) -> None:
         "memory",
         recipe=Recipe(),
         options=TrainingOptions(),
-        decode=partial(decode_image, max_pixels=64_000_000),
+        decode=Decode(partial(decode_image, max_pixels=64_000_000)),
         device=compute_device(ComputeSettings()),
         progress=lambda _stage, _done, _total: None,
     )

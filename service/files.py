@@ -114,11 +114,17 @@ def real_path(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def read_regular(path: Path) -> bytes:
-    """Return the content of a file. Raises OSError, also for a pipe or a device: those may never come to an end."""
+def read_regular(path: Path, max_bytes: int | None = None) -> bytes:
+    """Return the content of a file. Raises OSError, also for a pipe or a device: those may never come to an end.
+
+    max_bytes: a larger file is EFBIG, and not read; None: however large.
+    """
     with io.FileIO(path, opener=_open_at_once) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        state = os.fstat(file.fileno())
+        if not stat.S_ISREG(state.st_mode):
             raise OSError(errno.EINVAL, "no regular file", str(path))
+        if max_bytes is not None and state.st_size > max_bytes:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
         return file.readall()
 
 

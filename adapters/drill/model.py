@@ -15,7 +15,7 @@ from adapters.simulation.renderer import render_canister
 from schemas.recipe import EmbedRecipe, MemoryRecipe, NormalizeRecipe, Recipe, RoiMethod, RoiRecipe
 from schemas.settings import ComputeSettings
 from service.device import compute_device
-from service.model.dataset import list_frames
+from service.model.dataset import Decode, list_frames
 from service.model.registry import ModelRegistry
 from service.model.training import TrainingOptions, train
 
@@ -58,7 +58,7 @@ def drill_model(folder: Path) -> DrillModel:
         list_frames(ok).frames,
         _RECIPE,
         TrainingOptions(),
-        decode=partial(decode_image, max_pixels=1_000_000),
+        decode=Decode(partial(decode_image, max_pixels=1_000_000)),
         device=compute_device(ComputeSettings()),
         progress=lambda _stage, _done, _total: None,
     )

@@ -20,7 +20,7 @@ from mcap.stream_reader import breakup_chunk
 from mcap.summary import Summary
 
 from adapters.recordings.writer import in_work
-from service.text import one_line
+from service.errors import one_line
 
 _MAGIC_BYTES: Final = 8
 _RECORD_HEADER: Final = struct.Struct("<BQ")

@@ -13,7 +13,7 @@ from adapters.simulation.damage import random_damage
 from adapters.simulation.renderer import render_canister
 from schemas.settings import Settings
 from service.device import compute_device
-from service.model.dataset import FrameFile, list_frames
+from service.model.dataset import Decode, FrameFile, list_frames
 from service.model.package import ModelPackage, read_package
 from service.model.registry import ModelRegistry
 from service.model.training import TrainingOptions, train
@@ -43,7 +43,7 @@ def rendered_model(folder: Path, size_wh: tuple[int, int], settings: Settings, p
         files,
         settings.recipe,
         TrainingOptions(workers=settings.compute.prepare_workers),
-        decode=partial(decode_image, max_pixels=size_wh[0] * size_wh[1]),
+        decode=Decode(partial(decode_image, max_pixels=size_wh[0] * size_wh[1])),
         device=compute_device(settings.compute),
         progress=progress,
     )

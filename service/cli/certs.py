@@ -32,7 +32,8 @@ def init(
     Example: cangate certs init pki
     """
     PlantAuthority.create(folder, name=name, days=days)
-    say(f"{folder / 'ca.pem'}\n{folder / 'crl.pem'}")
+    say(str(folder / "ca.pem"))
+    say(str(folder / "crl.pem"))
 
 
 @app.command()

@@ -21,6 +21,7 @@ from schemas.messages import StationId
 from schemas.recipe import PRESETS, EmbedRecipe, Recipe
 from schemas.settings import ENVIRONMENT_PREFIX, Settings
 from service.errors import UsageError
+from service.text import without_controls
 
 if TYPE_CHECKING:  # numpy behind it takes a while that `--help` need not spend
     from service.model.registry import ModelRegistry
@@ -152,8 +153,8 @@ def parsed_size(text: str, sides_px: tuple[int, int]) -> tuple[int, int]:
 
 
 def say(text: str) -> None:
-    """Print a line as it is: names and paths are neither wrapped nor read as markup."""
-    console.print(text, markup=False, soft_wrap=True)
+    """Print one line: names and paths are neither wrapped nor read as markup nor obeyed by the terminal."""
+    console.print(without_controls(text), markup=False, soft_wrap=True)
 
 
 def tell_report(path: Path) -> None:
@@ -164,7 +165,7 @@ def tell_report(path: Path) -> None:
 def tell_troubles(troubles: Iterable[str]) -> None:
     """Print what of a session cannot be read."""
     for trouble in troubles:
-        console.print(trouble, style="yellow", markup=False, soft_wrap=True)
+        console.print(without_controls(trouble), style="yellow", markup=False, soft_wrap=True)
 
 
 def tell_active(registry: ModelRegistry, path: Path, *, named: bool) -> None:

@@ -8,7 +8,6 @@ import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -33,6 +32,7 @@ from schemas.settings import (
     StationSettings,
 )
 from service.bootstrap import Service, serve
+from service.cli.from_settings import frame_decoder
 from service.device import compute_device
 from service.errors import CangateError, UsageError
 from service.files import naming
@@ -159,7 +159,7 @@ class DemoLine:
             files,
             settings.recipe,
             TrainingOptions(mixed=self.frames is not None),
-            decode=partial(decode_image, max_pixels=_MAX_PIXELS),
+            decode=frame_decoder(settings),
             device=compute_device(settings.compute),
             progress=self.progress,
         )

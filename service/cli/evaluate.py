@@ -87,9 +87,9 @@ def evaluate(
 
 
 def _masks_of(damaged: FrameSet, directory: Path) -> MaskFolder:
-    """Return the masks in `directory`. Raises UsageError where they are those of other frames."""
-    masks = MaskFolder.open(directory)
-    if not any(masks.find(frame.name) for frame in damaged.frames):
+    """Return the masks in `directory`. Raises UsageError where they are those of other frames, or of several."""
+    masks = MaskFolder.open(directory, damaged.frames)
+    if not len(masks):
         example = f"{PurePosixPath(damaged.frames[0].name).stem}.png"
         raise UsageError(f"no mask in {directory} has the stem of a damaged frame, as {example} would")
     return masks

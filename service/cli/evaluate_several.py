@@ -69,10 +69,12 @@ def _judge(
 ) -> tuple[dict[str, TrialResult], Comparison, list[dict[FrameKey, bytes]]]:
     """Judge with one model after another, and let each draw the frames on which they disagree most."""
     with stage_bars() as progress:
-        files = [file for frames in next(iter(contenders.values())).frames.values() for file in frames]
+        first = next(iter(contenders.values()))
+        files = [file for frames in first.frames.values() for file in frames]
         for done, file in enumerate(files, 1):
             with suppress(OSError):  # a row of each report will say so
-                read_regular(file.path)  # now the system has it in memory: the first model does not pay for the disk
+                # now the system has it in memory: the first model does not pay for the disk
+                read_regular(file.path, first.decode.max_bytes)
             progress("frames from disk", done, len(files))
 
         def of_model(reference: str, stage: str, done: int, total: int) -> None:

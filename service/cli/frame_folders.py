@@ -7,7 +7,6 @@ from pathlib import Path
 from service.cli.common import say
 from service.errors import UsageError
 from service.model.dataset import FrameSet, list_frames
-from service.text import without_controls
 
 
 def listed_frames(folder: Path) -> FrameSet:
@@ -22,5 +21,4 @@ def tell_ignored(*sets: FrameSet) -> None:
     """Name the files that are no pictures: a slip in a suffix must not go unseen."""
     for found in sets:
         if found.ignored:
-            names = without_controls(", ".join(found.ignored))
-            say(f"passed over, no pictures by their name: {names}")
+            say(f"passed over, no pictures by their name: {', '.join(found.ignored)}")

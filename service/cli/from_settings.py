@@ -12,8 +12,9 @@ from service.model.registry import ModelRegistry
 
 
 def frame_decoder(settings: Settings) -> Decode:
-    """Return what turns image files into pixels, none with more of them than the settings allow."""
-    return partial(decode_image, max_pixels=settings.images.max_pixels)
+    """Return what turns image files into pixels: none with more bytes or pixels than the settings allow."""
+    images = settings.images
+    return Decode(partial(decode_image, max_pixels=images.max_pixels), images.max_bytes)
 
 
 def registry_of(settings: Settings, store: Path | None) -> ModelRegistry:

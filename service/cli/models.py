@@ -7,7 +7,6 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from rich.markup import escape
 
 from schemas.base import rfc3339
 from schemas.recipe import ScoreStatistic
@@ -31,6 +30,7 @@ from service.model.archive import export_package, import_package
 from service.model.package import read_package, write_package
 from service.model.pickles import imported_manifest, read_pickled_bank
 from service.model.registry import check_model_name
+from service.model.training import frozen_recipe
 from service.pipeline.embed import build_embedder
 from service.replay.acceptance import Expectation
 
@@ -47,7 +47,7 @@ NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of a mod
 
 @app.command("list")
 def list_models(store: StoreOption = None, config: ConfigOption = None) -> None:
-    """List every model and version; the active one of a name is marked.
+    """List every model and version; the active one of a name is marked, and why one is refused stands below.
 
     Example: cangate models list
     """
@@ -55,18 +55,24 @@ def list_models(store: StoreOption = None, config: ConfigOption = None) -> None:
     if registry.store.exists() and not registry.store.is_dir():
         raise UsageError(f"{registry.store} is no folder of models")
     table = result_table("model", "active", "created", "frames", "tau", "embedder", "id")
+    refused: list[str] = []
+
+    def refuse(reference: str, mark: str, exc: PackageRefused) -> None:
+        table.add_row(reference, mark, "[red]refused[/]")
+        refused.append(f"{reference} is refused: {exc}")
+
     for name in registry.names():
         try:
             active = registry.active(name)
         except PackageRefused as exc:
             active = None
-            table.add_row(name, "", f"[red]refused: {escape(str(exc))}[/]")
+            refuse(name, "", exc)
         for version in registry.versions(name):
             reference, mark = f"{name}@{version}", "yes" if version == active else ""
             try:
                 package = registry.read(name, version)
             except PackageRefused as exc:
-                table.add_row(reference, mark, f"[red]refused: {escape(str(exc))}[/]")
+                refuse(reference, mark, exc)
                 continue
             manifest = package.manifest
             table.add_row(
@@ -80,6 +86,8 @@ def list_models(store: StoreOption = None, config: ConfigOption = None) -> None:
             )
     if table.row_count:
         console.print(table)
+        for line in refused:
+            say(line)
     else:
         say(f"no models in {registry.store}")
 
@@ -180,7 +188,7 @@ def import_pickle(
     Example: cangate models import-pickle patchcore_memory.pkl --name study --embedder timm:resnet18
     """
     settings = load_settings(config)
-    recipe = with_embedder(settings.recipe, embedder, weights)
+    recipe = frozen_recipe(with_embedder(settings.recipe, embedder, weights))
     recipe = recipe.model_copy(update={"score": recipe.score.model_copy(update={"statistic": statistic})})
     registry = registry_of(settings, store)
     check_model_name(name)
@@ -203,7 +211,8 @@ def import_pickle(
         )
     if is_first:
         console.print(f"{name}@{path.name} is active, though unproven: it has no golden frames")
-    say(f"next: cangate calibrate {name}@{path.name} --ok FOLDER")
+    again = f" --store {registry.store}" if store else ""
+    say(f"next: cangate calibrate {name}@{path.name} --ok FOLDER{again}")
 
 
 @app.command("export")

@@ -26,8 +26,9 @@ from service.pipeline.normalize import normalize
 from service.pipeline.types import Roi
 from service.pretraining.episodes import Part, Parts
 from service.pretraining.photos import Photos
-from service.pretraining.trainer import PreTrainer, Trained, TrainingPlan
+from service.pretraining.trainer import CHECKPOINT, LOSSES, PreTrainer, Trained, TrainingPlan
 
+WEIGHTS = "starter.safetensors"
 STATIONS, PARTS_EACH = 48, 6
 FIRST_SEED = 40_000_000
 """Of the rendered parts and their stations: far from those of the demo, the tests and the benchmarks."""
@@ -56,12 +57,15 @@ def pretrain(
     """Train the starter backbone, and write OUT/starter.safetensors.
 
     On a GPU where there is one. OUT/losses.csv has the loss curves. After Ctrl-C, --resume goes on from the last
-    checkpoint. The photos need no labels; the surfaces and the damage on them are made up.
+    checkpoint; without it a folder that holds an earlier training is refused. The photos need no labels; the surfaces
+    and the damage on them are made up.
 
     Example: cangate pretrain photos -o starter --minutes 60
     """
     if resume and weights is not None:
         raise UsageError("--resume goes on from the checkpoint; it takes no --weights to start from")
+    if not resume:
+        _refuse_earlier(out)
     device = compute_device(ComputeSettings())
     found = Photos.read(photos)
     plan = TrainingPlan(steps, minutes, episodes, rate, seed=seed, workers=workers)
@@ -72,7 +76,7 @@ def pretrain(
         trainer.resume()
     say(f"{len(found)} photos, on {device.type}; from step {trainer.step}")
     network = _with_bar(trainer)
-    path = out / "starter.safetensors"
+    path = out / WEIGHTS
     digest = write_weights(network, path, trainer)
     say(f"{trainer.step} steps; {path}, SHA-256 {digest}")
 
@@ -87,6 +91,13 @@ def write_weights(network: StarterNetwork, path: Path, trainer: PreTrainer) -> s
     with whole_file(path) as draft, naming(path):
         draft.write_bytes(content)
     return hashlib.sha256(content).hexdigest()
+
+
+def _refuse_earlier(out: Path) -> None:
+    """Raise UsageError where `out` holds what a training wrote: its curves would be mixed, the rest overwritten."""
+    with naming(out):
+        if any((out / name).is_file() for name in (CHECKPOINT, WEIGHTS, LOSSES)):
+            raise UsageError(f"{out} holds an earlier training: give --resume, or another folder")
 
 
 def _with_bar(trainer: PreTrainer) -> StarterNetwork:

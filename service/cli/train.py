@@ -112,6 +112,14 @@ def _with_roi(recipe: Recipe, roi: RoiMethod | None) -> Recipe:
     return recipe.model_copy(update={"roi": recipe.roi.model_copy(update={"method": roi})})
 
 
+def _tell_unpacked(recipe: Recipe) -> None:
+    """Name the files that the package needs besides itself."""
+    weights = recipe.embed.weights if not recipe.embed.pack_weights else ""
+    checkpoint = recipe.roi.sam_checkpoint if recipe.roi.method is RoiMethod.SAM else ""
+    for file in filter(None, (weights, checkpoint)):
+        say(f"{file} is not in the package, and must stay there")
+
+
 def _report(manifest: ModelManifest, found: FrameSet) -> None:
     training, calibration = manifest.training, manifest.calibration
     tell_ignored(found)
@@ -131,6 +139,7 @@ def _report(manifest: ModelManifest, found: FrameSet) -> None:
     least_usual = sorted(calibration.held_back, key=lambda frame: -frame.scores[statistic])[:UNUSUAL]
     named = ", ".join(f"{frame.name} {frame.scores[statistic]:.4f}" for frame in least_usual)
     say(f"least usual when held back: {named}")
+    _tell_unpacked(manifest.recipe)
     if calibration.method is LimitMethod.CENSORED:
         doubtful = math.ceil(manifest.doubtful * len(calibration.held_back))
         console.print(

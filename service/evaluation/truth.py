@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -9,6 +10,7 @@ import cv2
 import numpy as np
 
 from schemas.messages import Box
+from service.errors import UsageError
 from service.evaluation.metrics import BoxMatch
 from service.model.dataset import Decode, FrameFile, list_frames, read_frame
 from service.pipeline.types import Mask
@@ -28,22 +30,46 @@ class MaskRefused(ValueError):
 
 
 class MaskFolder:
-    """The masks of a directory, found by the name of their frame without its suffix, or by its stem alone."""
+    """The masks of some frames, by the name of a frame without its suffix, or by its stem alone.
 
-    def __init__(self, files: Iterable[FrameFile]) -> None:
-        self._files = {_key(file.name): file for file in files}
+    Raises UsageError, naming it: a mask that several frames would take, or of whose name there is another.
+    """
+
+    def __init__(self, masks: Iterable[FrameFile], frames: Sequence[FrameFile]) -> None:
+        by_name: dict[str, FrameFile] = {}
+        for mask in masks:
+            twin = by_name.setdefault(_key(mask.name), mask)
+            if twin is not mask:
+                raise UsageError(f"masks {twin.name} and {mask.name} are both of one frame: keep one of them")
+        named = {_key(frame.name) for frame in frames}
+        takers: defaultdict[str, list[str]] = defaultdict(list)
+        for frame in frames:
+            key, stem = _key(frame.name), PurePosixPath(frame.name).stem
+            takers[key if key in by_name or stem in named else stem].append(frame.name)
+        self._files: dict[str, FrameFile] = {}
+        for key, (first, *others) in takers.items():
+            taken = by_name.get(key)
+            if taken is None:
+                continue
+            if others:
+                raise UsageError(
+                    f"mask {taken.name} would be that of {first} and {others[0]}: "
+                    "give each its own, in a subfolder as its frame is"
+                )
+            self._files[first] = taken
 
     @classmethod
-    def open(cls, directory: Path) -> MaskFolder:
-        """List the masks in `directory` and below it. Raises UsageError where it cannot be listed."""
-        return cls(list_frames(directory).frames)
+    def open(cls, directory: Path, frames: Sequence[FrameFile]) -> MaskFolder:
+        """Find the masks of `frames` in `directory` and below it. Raises UsageError, also where it cannot be listed."""
+        return cls(list_frames(directory).frames, frames)
 
     def __len__(self) -> int:
+        """Return how many frames have a mask."""
         return len(self._files)
 
     def find(self, frame_name: str) -> FrameFile | None:
         """Return the mask of a frame, or None."""
-        return self._files.get(_key(frame_name)) or self._files.get(PurePosixPath(frame_name).stem)
+        return self._files.get(frame_name)
 
 
 def read_mask(file: FrameFile, decode: Decode, size_wh: tuple[int, int]) -> Mask:

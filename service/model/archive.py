@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import re
-import tempfile
 import zipfile
 import zlib
 from pathlib import Path
 
 from service.errors import PackageNotFound, PackageRefused, UsageError
-from service.files import naming, real_path, whole_file
+from service.files import draft_folder, naming, real_path, whole_file
 from service.model.package import BACKBONE, BANK, MANIFEST, SUMS, ModelPackage, is_package, read_package, write_package
 from service.model.registry import ModelRegistry, check_model_name
 
@@ -45,15 +45,18 @@ def import_package(file: Path, registry: ModelRegistry, name: str | None = None)
 
     Raises:
         PackageNotFound: there is no such file.
-        PackageRefused: no ZIP, damaged, larger than `LARGEST_PACKAGE`, or a member that is not part of a package.
+        PackageRefused: no ZIP, damaged, larger than `LARGEST_PACKAGE`, or a member that is not part of a package; or it
+            cannot be read.
+        UsageError: the store cannot be written.
     """
-    with tempfile.TemporaryDirectory(prefix="cangate-import-") as folder:
-        directory = Path(folder)
+    with draft_folder(registry.store, ".draft-") as directory:
         try:
             _unpack(file, directory)
         except FileNotFoundError as exc:
             raise PackageNotFound(f"no file {file}") from exc
         except (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error) as exc:
+            if isinstance(exc, OSError) and exc.errno != errno.EINVAL:  # that is of a place before its beginning
+                raise PackageRefused(f"{file}: cannot be read: {exc.strerror}") from exc
             raise PackageRefused(f"{file}: damaged, or no ZIP of a package") from exc
         try:
             package = read_package(directory)
@@ -83,6 +86,7 @@ def _unpack(file: Path, directory: Path) -> None:
         if sum(member.file_size for member in members) > LARGEST_PACKAGE:
             raise PackageRefused(f"{file}: larger than {LARGEST_PACKAGE} bytes")
         for member in members:
-            path = directory / member.filename
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(archive.read(member))
+            path, content = directory / member.filename, archive.read(member)
+            with naming(path):
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(content)

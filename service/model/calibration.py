@@ -12,6 +12,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from schemas.base import Value
+from schemas.messages import Sha256
 from schemas.recipe import ScoreStatistic
 from service.errors import TrainingError
 from service.model.sweep import Target
@@ -39,9 +40,13 @@ class LimitMethod(StrEnum):
 
 
 class HeldBackFrame(Value):
-    """Scores of one OK frame against a bank made without its fold, or that never held it (fold 0)."""
+    """Scores of one OK frame against a bank made without its fold, or that never held it (fold 0).
+
+    sha256: of its file; earlier packages have none.
+    """
 
     name: str
+    sha256: Sha256 | None = None
     fold: int
     scores: dict[ScoreStatistic, float]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -10,14 +11,26 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.errors import FrameMissing, UsageError
+from service.errors import FrameMissing, FrameRefused, UsageError
 from service.files import read_regular
 from service.pipeline.types import BgrImage, Frame
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
 
-Decode = Callable[[bytes], BgrImage]
-"""Turns the bytes of an image file into pixels; raises FrameError where it cannot."""
+
+@dataclass(frozen=True, slots=True)
+class Decode:
+    """Turns the bytes of an image file into pixels; raises FrameError where it cannot.
+
+    max_bytes: of a file, which is not read where it is larger; None: however large.
+    """
+
+    pixels: Callable[[bytes], BgrImage]
+    max_bytes: int | None = None
+
+    def __call__(self, encoded: bytes) -> BgrImage:
+        """Return the pixels, (H, W, 3) uint8. Raises FrameError."""
+        return self.pixels(encoded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +84,10 @@ def list_frames(directory: Path) -> FrameSet:
 def read_frame(file: FrameFile, decode: Decode) -> ReadFrame:
     """Read and decode one file. Raises FrameError."""
     try:
-        data = read_regular(file.path)
+        data = read_regular(file.path, decode.max_bytes)
     except OSError as exc:
+        if exc.errno == errno.EFBIG:
+            raise FrameRefused(f"the image is larger than {decode.max_bytes} bytes") from exc
         raise FrameMissing(f"cannot be read: {exc.strerror}") from exc
     return ReadFrame(Frame(decode(data), uri=file.name), hashlib.sha256(data).hexdigest())
 

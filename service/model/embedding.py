@@ -158,6 +158,11 @@ def held_back_frames(
     """Return the scores of frames whose distances are those of `held_back_distances`."""
     folds = fold_of_frames(len(distances)).tolist()
     return [
-        HeldBackFrame(name=frame.name, fold=fold, scores=all_statistics(patch_scores(each, inside, rim, neighbourhood)))
+        HeldBackFrame(
+            name=frame.name,
+            sha256=frame.sha256,
+            fold=fold,
+            scores=all_statistics(patch_scores(each, inside, rim, neighbourhood)),
+        )
         for frame, fold, each, inside in zip(embedded.frames, folds, distances, embedded.insides, strict=True)
     ]

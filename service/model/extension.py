@@ -174,10 +174,15 @@ def extend(
 
 
 def _calibrated(old: Calibration, new: Sequence[HeldBackFrame], doubtful: float) -> Calibration:
-    """Return the limits over the frames of both, at the rate wanted so far."""
+    """Return the limits over the frames of both, at the rate wanted so far.
+
+    A new frame that the old limits were taken from counts once, with its new score.
+    """
     folds = max((frame.fold for frame in old.held_back), default=-1) + 1
     later = [frame.model_copy(update={"fold": folds + frame.fold}) for frame in new]
-    return calibrate([*old.held_back, *later], old.false_reject or FALSE_REJECT, doubtful=doubtful)
+    added = {frame.sha256 for frame in new}
+    earlier = [frame for frame in old.held_back if frame.sha256 not in added]
+    return calibrate([*earlier, *later], old.false_reject or FALSE_REJECT, doubtful=doubtful)
 
 
 def _golden(

@@ -221,10 +221,14 @@ def write_package(
     Raises UsageError: the disk takes no more.
     """
     with _writing(directory):
+        weights = directory / BACKBONE
         if isinstance(backbone, Path):
-            _link_or_copy(backbone, directory / BACKBONE)
+            _link_or_copy(backbone, weights)
         elif backbone:
-            save_weights(dict(backbone), directory / BACKBONE)
+            weights.touch()
+            mode = weights.stat().st_mode
+            save_weights(dict(backbone), weights)
+            weights.chmod(mode)  # safetensors lets none but its owner read it; the service is another user
         (directory / BANK).write_bytes(save_tensors({"vectors": np.ascontiguousarray(vectors, np.float32)}))
         for file, picture in golden.items():
             path = directory / file

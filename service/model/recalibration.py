@@ -163,7 +163,9 @@ def choose(
 
 def as_held_back(judged: JudgedSet) -> tuple[HeldBackFrame, ...]:
     """Return frames that were none of the training's as a calibration records them."""
-    return tuple(HeldBackFrame(name=frame.file.name, fold=0, scores=frame.scores) for frame in judged.frames)
+    return tuple(
+        HeldBackFrame(name=frame.file.name, sha256=frame.sha256, fold=0, scores=frame.scores) for frame in judged.frames
+    )
 
 
 def publish_choice(

@@ -99,7 +99,7 @@ def train(
         TrainingError: too few frames, or frames that cannot be read or hold no canister; all of them are named.
         UsageError: the ROI method or the backbone cannot be had.
     """
-    recipe = _frozen(recipe)
+    recipe = frozen_recipe(recipe)
     roi_finder = build_roi_finder(recipe.roi, device)
     embedder = build_embedder(recipe.embed, device)
     reader = FrameEmbedder(recipe, roi_finder, embedder, decode, options.workers)
@@ -225,12 +225,19 @@ class _Trainer:
         return golden, pictures
 
 
-def _frozen(recipe: Recipe) -> Recipe:
-    """Return the recipe with the digest of what it names by path, so that the package can tell a swapped checkpoint."""
-    roi = recipe.roi
-    checkpoint = Path(roi.sam_checkpoint)
-    if roi.method is not RoiMethod.SAM or roi.sam_sha256 or not checkpoint.is_file():
-        return recipe
-    with checkpoint.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return recipe.model_copy(update={"roi": roi.model_copy(update={"sam_sha256": digest})})
+def frozen_recipe(recipe: Recipe) -> Recipe:
+    """Return the recipe as a package keeps it: what it names by path is found from any folder, and not swapped unseen.
+
+    Weights have their digest from the embedder; the checkpoint of SAM gets it here.
+    """
+    embed, roi = recipe.embed, recipe.roi
+    if embed.weights:
+        embed = embed.model_copy(update={"weights": str(Path(embed.weights).absolute())})
+    if roi.sam_checkpoint:
+        checkpoint = Path(roi.sam_checkpoint).absolute()
+        roi = roi.model_copy(update={"sam_checkpoint": str(checkpoint)})
+        if roi.method is RoiMethod.SAM and not roi.sam_sha256 and checkpoint.is_file():
+            with checkpoint.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            roi = roi.model_copy(update={"sam_sha256": digest})
+    return recipe.model_copy(update={"embed": embed, "roi": roi})

@@ -8,12 +8,11 @@ import math
 import os
 import signal
 import time
-import zipfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -23,23 +22,20 @@ from torch.utils.data import DataLoader
 
 from service.errors import CangateError, UsageError
 from service.files import naming
+from service.pipeline.checkpoint import UNREADABLE
 from service.pipeline.embed.starter_network import StarterNetwork, normalize_locally
 from service.pretraining.episodes import SIDE, EpisodeStream, Parts
 from service.pretraining.objective import Loss, Truth, loss
 from service.pretraining.photos import Photos
 
-FORMAT = 1
+FORMAT = 2
+CHECKPOINT, LOSSES = "checkpoint.pt", "losses.csv"
 LOG_EVERY = 25
 CHECKPOINT_EVERY = 250
 WARM_UP_STEPS = 150
 DECAY = 0.998
 """Of the averaged weights, a step."""
 LARGEST_GRADIENT = 1.0
-_UNREADABLE = (
-    *(RuntimeError, ValueError, TypeError, LookupError, AttributeError, EOFError),
-    *(UnpicklingError, zipfile.BadZipFile),
-)
-"""What reading a checkpoint that is none may raise."""
 _ENDINGS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 TERMS = ("ranking", "alone", "spread", "ranked")
 
@@ -111,7 +107,7 @@ class PreTrainer:
     @property
     def checkpoint(self) -> Path:
         """The file to go on from."""
-        return self.folder / "checkpoint.pt"
+        return self.folder / CHECKPOINT
 
     def start_from(self, network: StarterNetwork) -> None:
         """Begin with this network instead of a random one. Raises UsageError: it has another shape."""
@@ -131,7 +127,7 @@ class PreTrainer:
             rate = float(state["plan"]["rate"])
             if rate == self.plan.rate:
                 self._take(state)
-        except _UNREADABLE as exc:
+        except UNREADABLE as exc:
             raise UsageError(f"{self.checkpoint} is damaged: it is no whole state of a training") from exc
         if rate != self.plan.rate:
             raise UsageError(f"{self.checkpoint} was begun with a rate of {rate:g}; go on with that one")
@@ -141,10 +137,11 @@ class PreTrainer:
         nothing = f"no checkpoint to go on from in {self.folder}: "
         try:
             content = self.checkpoint.read_bytes()
-            state = torch.load(io.BytesIO(content), map_location=self.device, weights_only=True)
+            with warnings.catch_warnings(action="ignore", category=UserWarning):  # of a format that is none
+                state = torch.load(io.BytesIO(content), map_location=self.device, weights_only=True)
         except OSError as exc:
             raise UsageError(f"{nothing}{self.checkpoint.name}: {exc.strerror or exc}") from exc
-        except _UNREADABLE as exc:
+        except UNREADABLE as exc:
             raise UsageError(f"{nothing}{self.checkpoint.name} cannot be read") from exc
         if not isinstance(state, dict):
             raise UsageError(f"{nothing}{self.checkpoint.name} holds something else")
@@ -155,6 +152,7 @@ class PreTrainer:
         self._average.load_state_dict(state["average"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.step, self._seconds = int(state["step"]), float(state["seconds"])
+        self._smoothed = {term: float(value) for term, value in state["smoothed"].items()}
 
     def run(self, told: Callable[[Trained], None]) -> StarterNetwork:
         """Train to the end of the plan, and return the averaged network on the CPU. What `told` raises stops it.
@@ -224,7 +222,7 @@ class PreTrainer:
             self._smoothed.setdefault(term, 0.0)
         if self.step % LOG_EVERY and self.share < 1:
             return
-        path = self.folder / "losses.csv"
+        path = self.folder / LOSSES
         new = not path.exists()
         with naming(path), path.open("a", newline="") as file:
             writer = csv.writer(file)
@@ -241,6 +239,7 @@ class PreTrainer:
             "plan": asdict(self.plan),
             "step": self.step,
             "seconds": self._seconds,
+            "smoothed": self._smoothed,
             "learner": self._learner.state_dict(),
             "average": self._average.state_dict(),
             "optimizer": self._optimizer.state_dict(),

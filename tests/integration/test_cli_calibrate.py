@@ -302,6 +302,9 @@ def test_imported_bank_is_calibrated_into_a_whole_package(
     assert (outcome.status, outcome.stderr) == (0, "")
     assert "active, though unproven" in outcome.stdout
     assert "another embedder" not in outcome.stdout
+    assert outcome.stdout.endswith("next: cangate calibrate study@1 --ok FOLDER\n")
+    elsewhere = cangate("models", "import-pickle", file, "--name", "study", "-c", config, "--store", tmp_path / "other")
+    assert elsewhere.stdout.endswith(f"next: cangate calibrate study@1 --ok FOLDER --store {tmp_path / 'other'}\n")
     registry = ModelRegistry(tmp_path / "models")
     first = read_package(registry.resolve("study"))
     assert (first.manifest.tau, first.manifest.recipe.score.statistic) == (0.5, ScoreStatistic.P95)

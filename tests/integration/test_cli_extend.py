@@ -15,7 +15,7 @@ import torch
 from adapters.frames import decode_image
 from schemas.recipe import Recipe
 from service.errors import CangateError
-from service.model.dataset import list_frames, read_frame
+from service.model.dataset import Decode, list_frames, read_frame
 from service.model.extension import Extension, extend
 from service.model.package import InspectionPipeline, read_package
 from service.model.registry import ModelRegistry
@@ -121,6 +121,21 @@ def test_extend_leaves_out_what_the_model_knows(
     assert "none of the 4 frames is new to bars@2" in again
 
 
+def test_extend_counts_a_frame_once_that_tau_was_taken_from(
+    cangate: CommandLine, registry: ModelRegistry, tmp_path: Path
+) -> None:
+    """Calibrated with the same folder and one frame more: each frame has one score, the new ones their new one."""
+    new, store = write_new(tmp_path / "new", range(100, 104)), ("--store", registry.store)
+    cv2.imwrite(str(new / "more.png"), another_finish(104))
+    assert cangate("calibrate", "bars", "--ok", new, *store).status == 0
+    (new / "more.png").unlink()
+    assert cangate("models", "extend", "bars@2", new, *store, "--accept").status == 0
+    before, after = (registry.read("bars", version).manifest.calibration.held_back for version in ("2", "3"))
+    assert [frame.name for frame in after] == ["more.png", *(f"new{seed}.png" for seed in range(100, 104))]
+    assert after[0] == before[0]
+    assert {frame.fold for frame in after[1:]}.isdisjoint({frame.fold for frame in before})
+
+
 def test_extend_takes_a_single_frame(cangate: CommandLine, registry: ModelRegistry, tmp_path: Path) -> None:
     """Held back, it has nothing but the bank as it was."""
     new = write_new(tmp_path / "new", range(100, 101))
@@ -164,7 +179,7 @@ def test_scores_of_new_frames_are_those_of_the_line(registry: ModelRegistry, tmp
             replace(pipeline, **changes),
             files,
             (),
-            decode=partial(decode_image, max_pixels=1_000_000),
+            decode=Decode(partial(decode_image, max_pixels=1_000_000)),
             workers=1,
             progress=lambda _stage, _done, _total: None,
         )
@@ -177,7 +192,8 @@ def test_scores_of_new_frames_are_those_of_the_line(registry: ModelRegistry, tmp
     assert [2 * score for score in after(twice)] == pytest.approx(after(once), rel=1e-5)
     assert all(mean < alone for mean, alone in zip(after(once), after(extended(recipe=plain, rim=())), strict=True))
     seen = [
-        pipeline.inspect([read_frame(file, partial(decode_image, max_pixels=1_000_000)).frame])[0] for file in files
+        pipeline.inspect([read_frame(file, Decode(partial(decode_image, max_pixels=1_000_000))).frame])[0]
+        for file in files
     ]
     assert list(extended().added.before) == pytest.approx([inspection.score for inspection in seen], abs=1e-5)
 

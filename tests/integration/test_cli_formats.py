@@ -91,3 +91,20 @@ def test_calibrate_and_evaluate_take_every_format(cangate: CommandLine, config: 
     metrics = json.loads((report / "metrics.json").read_text())
     assert metrics["image"]["auroc"] == 1.0
     assert metrics["masks_refused"] == 2
+
+
+def test_every_command_refuses_what_the_service_would(cangate: CommandLine, config: Path, tmp_path: Path) -> None:
+    """A file beyond `images.max_bytes`, here one larger than any memory, in the same words."""
+    frames = write_parts(tmp_path / "frames", 3, first_seed=300)
+    with (frames / "huge.png").open("wb") as file:
+        file.truncate(2 << 40)
+    too_large = "huge.png (frame_refused: the image is larger than 16777216 bytes)"
+    for command in (("train", frames, "--name", "new"), ("calibrate", "bars", "--ok", frames)):
+        assert too_large in cangate(*command, "-c", config).one_line_error()
+    assert too_large in cangate("models", "extend", "bars", frames, "-c", config).one_line_error()
+    table, report = tmp_path / "r.csv", tmp_path / "report"
+    assert cangate("inspect", "bars", *frames.iterdir(), "--csv", table, "-c", config).status == 1
+    assert cangate("evaluate", "bars", "--ok", frames, "-o", report, "-c", config).status == 1
+    for results in (table, report / "results.csv"):
+        rows = csv.DictReader(results.read_text().splitlines())
+        assert [row["reason"] for row in rows if row["decision"] == "ERROR"] == ["frame_refused"]

@@ -75,6 +75,30 @@ def test_a_training_writes_weights_that_embed_and_goes_on(cangate: CommandLine, 
     np.testing.assert_allclose(np.linalg.norm(grid.vectors, axis=1), 1, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["checkpoint.pt", "losses.csv", "starter.safetensors"])
+def test_an_earlier_training_is_not_overwritten(cangate: CommandLine, tmp_path: Path, name: str) -> None:
+    """Any file of it: one line says so, and nothing is touched."""
+    photos, out = write_photos(tmp_path / "photos"), tmp_path / "out"
+    out.mkdir()
+    (out / name).write_bytes(b"earlier")
+
+    line = cangate("pretrain", photos, "-o", out, "--steps", 1, *SHORT).one_line_error()
+    assert line == f"cangate: {out} holds an earlier training: give --resume, or another folder"
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == {name: b"earlier"}
+
+
+def test_loss_curves_go_on_where_they_were(cangate: CommandLine, weights: Path, tmp_path: Path) -> None:
+    """What smooths them lies in the checkpoint: one batch moves a curve by a twenty-fifth."""
+    checkpoint = weights.with_name("checkpoint.pt")
+    state = torch.load(checkpoint, weights_only=True)
+    torch.save(state | {"smoothed": dict.fromkeys(state["smoothed"], 1000.0)}, checkpoint)
+
+    resumed = cangate("pretrain", tmp_path / "photos", "-o", weights.parent, "--steps", 2, "--resume", *SHORT)
+    assert resumed.status == 0
+    with weights.with_name("losses.csv").open() as file:
+        assert 950 < float(list(csv.DictReader(file))[-1]["ranking"]) < 970
+
+
 def test_the_same_training_gives_the_same_weights(cangate: CommandLine, tmp_path: Path) -> None:
     """Photos, seed and steps say all there is to say."""
     photos = write_photos(tmp_path / "photos")
@@ -93,7 +117,7 @@ def test_what_cannot_be_trained_on_is_refused_in_one_line(cangate: CommandLine, 
     assert cangate("pretrain", photos, "-o", out, "--steps", 1, *SHORT).status == 0
 
     for arguments, said in (
-        ((tmp_path / "nowhere", "-o", out), "no folder"),
+        ((tmp_path / "nowhere", "-o", tmp_path / "new"), "no folder"),
         ((photos, "-o", tmp_path / "new", "--resume"), "no checkpoint to go on from"),
         ((others, "-o", out, "--resume"), "is of another training"),
         ((photos, "-o", out, "--resume", "--rate", 0.1), "was begun with a rate of 0.0025"),
@@ -116,6 +140,7 @@ def test_what_cannot_be_trained_on_is_refused_in_one_line(cangate: CommandLine, 
         ({"learner": {}}, "is damaged"),
         ({"optimizer": {"state": 1}}, "is damaged"),
         ({"step": "one"}, "is damaged"),
+        ({"smoothed": [1]}, "is damaged"),
     ],
     ids=str,
 )

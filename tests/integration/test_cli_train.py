@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import cv2
 import pytest
 
 from service.cli import train
@@ -12,7 +13,7 @@ from service.errors import CangateError
 from service.model.package import read_package
 from service.model.registry import ModelRegistry
 from tests.support.cli import CommandLine
-from tests.support.parts import write_config, write_parts
+from tests.support.parts import draw_part, write_config, write_parts
 
 
 @pytest.fixture
@@ -107,6 +108,27 @@ def test_train_reports_what_it_left_out(cangate: CommandLine, config: Path, fram
     assert outcome.status == 0
     assert "part1.png shows the very pixels of copy [1].png" in outcome.stdout
     assert "no pictures by their name: notes.txt" in outcome.stdout
+
+
+def test_names_are_told_without_what_a_terminal_would_obey(
+    cangate: CommandLine, config: Path, frames: Path, tmp_path: Path
+) -> None:
+    """By every command that names frames: an escape, a line break and a change of direction are spelled out."""
+    name, told = "\x1b[2J\n\u202e.png", r"\x1b[2J\n\u202e.png"
+    for folder in (frames, more := write_parts(tmp_path / "more", 3, first_seed=50)):
+        picture = draw_part(99)
+        picture[0] = len(folder.name)
+        for copy in (folder / name, folder / f"0{name}"):
+            copy.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
+    for command in (
+        ("train", frames, "--name", "bars"),
+        ("calibrate", "bars", "--ok", more),
+        ("models", "extend", "bars@1", more, "--accept"),
+    ):
+        outcome = cangate(*command, "-c", config)
+        assert outcome.status == 0, outcome
+        assert f"left out: 0{told} " in outcome.stdout
+        assert not set(outcome.stdout) & {"\x1b", "\u202e"}
 
 
 def test_train_refuses_unreadable_frames_by_name_and_writes_nothing(

@@ -61,6 +61,12 @@ def test_weights_travel_with_every_version_and_archive(
     assert cangate("models", "activate", "bars", "1", *other).status == 0
 
 
+def test_weights_are_as_readable_as_the_other_files(registry: ModelRegistry) -> None:
+    """The service that reads what an engineer trained runs as another user."""
+    modes = {path.name: path.stat().st_mode for path in (registry.store / "bars" / "1").iterdir() if path.is_file()}
+    assert modes == dict.fromkeys(modes, modes["model.json"])
+
+
 def test_package_without_the_weights_it_says_to_carry_is_refused(registry: ModelRegistry) -> None:
     """By name, and though the list of digests was made to agree."""
     path = registry.store / "bars" / "1"
@@ -83,6 +89,19 @@ def test_package_with_one_weight_changed_is_refused(registry: ModelRegistry) -> 
         InspectionPipeline.from_package(file.parent)
 
 
+def test_named_weights_are_found_from_any_folder(
+    cangate: CommandLine, tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given by a path from where one stands; the command says that they must stay."""
+    train = ("train", write_parts(tmp_path / "ok", 3), "--name", "bars", "-c", write_config(tmp_path))
+    monkeypatch.chdir(checkpoint.parent)
+    trained = cangate(*train, "--embedder", "timm:resnet18", "--weights", checkpoint.name)
+    assert trained.status == 0, trained
+    assert f"{checkpoint} is not in the package, and must stay there" in trained.stdout
+    monkeypatch.chdir(tmp_path)
+    assert cangate("models", "verify", "bars", "--store", tmp_path / "models").status == 0
+
+
 def test_train_packs_weights_on_request(
     tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -92,5 +111,6 @@ def test_train_packs_weights_on_request(
     packed = cangate(*train, "--embedder", "timm:resnet18", "--weights", checkpoint, "--pack-weights")
     assert packed.status == 0, packed
     assert (tmp_path / "models" / "bars" / "1" / BACKBONE).is_file()
+    assert "must stay" not in packed.stdout
     refused = cangate(*train, "--pack-weights").one_line_error()
     assert "filters have no weights" in refused

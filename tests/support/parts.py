@@ -12,7 +12,7 @@ import torch
 
 from adapters.frames import decode_image
 from schemas.recipe import EmbedRecipe, MemoryRecipe, NormalizeRecipe, Recipe, RoiMethod, RoiRecipe
-from service.model.dataset import list_frames
+from service.model.dataset import Decode, list_frames
 from service.model.registry import ModelRegistry
 from service.model.training import TrainedModel, TrainingOptions, train
 from service.pipeline.types import BgrImage
@@ -61,7 +61,7 @@ def train_parts(directory: Path, recipe: Recipe = QUICK, *, options: TrainingOpt
         list_frames(directory).frames,
         recipe,
         options,
-        decode=partial(decode_image, max_pixels=1_000_000),
+        decode=Decode(partial(decode_image, max_pixels=1_000_000)),
         device=torch.device("cpu"),
         progress=lambda _stage, _done, _total: None,
     )

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -158,13 +162,35 @@ def test_archive_that_is_none_is_refused(exported: Path, tmp_path: Path, monkeyp
         exported.write_bytes(content)
         with pytest.raises(PackageRefused, match="no ZIP"):
             import_package(exported, store)
-    with pytest.raises(PackageRefused, match="no ZIP"):
+    with pytest.raises(PackageRefused, match="cannot be read: Is a directory"):
         import_package(tmp_path, store)
     zipfile.ZipFile(exported, "w").close()
     with pytest.raises(PackageRefused, match="no model package"):
         import_package(exported, store)
     with pytest.raises(PackageNotFound, match="gone"):
         import_package(tmp_path / "gone.zip", store)
+
+
+def test_sound_archive_is_not_called_damaged(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It cannot be read, or not be unpacked beside the other models: that is said, and nothing is left."""
+
+    def failing(number: int) -> Callable[..., NoReturn]:
+        def fail(*_: object) -> NoReturn:
+            raise OSError(number, os.strerror(number))
+
+        return fail
+
+    store = ModelRegistry(tmp_path / "line2")
+    for owner, name, number, said in (
+        (zipfile.ZipFile, "read", errno.EIO, f"{exported}: cannot be read: Input/output error"),
+        (zipfile.ZipFile, "read", errno.EINVAL, "damaged, or no ZIP"),
+        (Path, "write_bytes", errno.ENOSPC, f"cannot write {store.store}/.draft-.*: No space left on device"),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, name, failing(number))
+            with pytest.raises(UsageError, match=said):
+                import_package(exported, store)
+        assert not store.store.exists()
 
 
 def test_models_export_and_import(

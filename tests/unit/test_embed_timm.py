@@ -16,6 +16,7 @@ from service.pipeline.embed import Embedder, build_embedder
 from service.pipeline.embed.centres import centres_of
 from service.pipeline.embed.timm_backbone import TimmEmbedder
 from service.pipeline.types import BgrImage, FloatArray, NormalizedRoi
+from tests.support.checkpoints import NO_CHECKPOINTS
 
 CPU = torch.device("cpu")
 
@@ -142,6 +143,17 @@ def test_build_refuses_in_one_line(resnet: Path, backbone: str, settings: dict[s
     """What cannot be built, a foreign checkpoint among it, is one line that names the cause."""
     with pytest.raises(UsageError, match=message) as caught:
         embedder_of(backbone, **{"weights": resnet, **settings})  # type: ignore[arg-type]  # one case has a plain text
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+@pytest.mark.parametrize("content", NO_CHECKPOINTS.values(), ids=NO_CHECKPOINTS)
+def test_build_refuses_a_file_that_is_no_checkpoint(tmp_path: Path, name: str, content: bytes) -> None:
+    """Whatever it is, one line names it."""
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=f"^cannot build resnet18 from checkpoint {path}: .") as caught:
+        embedder_of("resnet18", path)
     assert "\n" not in str(caught.value)
 
 

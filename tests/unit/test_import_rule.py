@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[2]
 OURS = {"schemas", "service", "adapters"}
 
 TRANSPORTS = {"paho", "asyncua", "amqtt", "sqlite3", "sqlalchemy", "nicegui", "fastapi", "uvicorn", "httpx"}
-PIPELINE_MAY = {"schemas", "service.pipeline", "service.errors", "numpy", "cv2", "torch", "timm", "segment_anything"}
+PIPELINE_MAY = {"schemas", "service.pipeline", "service.errors"}
+PIPELINE_MAY |= {"numpy", "cv2", "torch", "timm", "safetensors", "segment_anything"}
 LAYERS = ["pipeline", "model", "evaluation", "replay"]
 
 

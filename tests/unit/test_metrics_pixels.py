@@ -12,15 +12,15 @@ import pytest
 
 from adapters.frames import decode_image
 from schemas.messages import Box
-from service.errors import FrameCorrupt
+from service.errors import FrameCorrupt, UsageError
 from service.evaluation.evidence import LONGEST_PX, evidence_picture
 from service.evaluation.pixels import PixelStatistics, frame_scores
 from service.evaluation.truth import MaskFolder, MaskRefused, match_boxes, read_mask
-from service.model.dataset import FrameFile
+from service.model.dataset import Decode, FrameFile
 from service.pipeline.types import Frame, Inspection, NormalizedRoi, Prepared, Roi, StageTimes
 from tests.support.parts import HEIGHT, WIDTH, draw_part
 
-decode = partial(decode_image, max_pixels=1_000_000)
+decode = Decode(partial(decode_image, max_pixels=1_000_000))
 
 
 def inspection_of(
@@ -33,6 +33,10 @@ def inspection_of(
     roi = Roi(np.ones((height, width), bool), (0, 0, width, height), "none")
     prepared = Prepared(frame, roi, square, StageTimes())
     return Inspection(prepared, 1.0, 0.5, True, False, (), grid.astype(np.float32), StageTimes())
+
+
+def files(*names: str) -> tuple[FrameFile, ...]:
+    return tuple(FrameFile(Path(name), name) for name in names)
 
 
 def test_nothing_seen_has_no_figures() -> None:
@@ -135,10 +139,27 @@ def test_masks_are_found_by_path_then_by_stem(tmp_path: Path) -> None:
     """A folder of its own for each kind of damage, or one for all."""
     for name in ("dent/1.png", "1.png", "2.png"):
         write(tmp_path / name, np.full((2, 2), 255, np.uint8))
-    masks = MaskFolder.open(tmp_path)
+    names = ("dent/1.jpg", "scratch/1.jpg", "2.bmp", "3.jpg")
+    masks = MaskFolder.open(tmp_path, files(*names))
     assert len(masks) == 3
-    found = [masks.find(name) for name in ("dent/1.jpg", "scratch/1.jpg", "2.bmp", "3.jpg")]
+    found = [masks.find(name) for name in names]
     assert [file and file.name for file in found] == ["dent/1.png", "1.png", "2.png", None]
+    masks = MaskFolder.open(tmp_path, files("1.jpg", "b/1.jpg"))
+    assert masks.find("1.jpg") is not None
+    assert masks.find("b/1.jpg") is None
+
+
+@pytest.mark.parametrize("frames", [("a/1.jpg", "b/1.jpg"), ("1.jpg", "1.bmp")])
+def test_a_mask_of_several_frames_is_refused(frames: tuple[str, ...]) -> None:
+    """By its name: of a stem in two folders, or of a name with two suffixes."""
+    with pytest.raises(UsageError, match=rf"^mask 1\.png would be that of {frames[0]} and {frames[1]}"):
+        MaskFolder(files("1.png"), files(*frames))
+
+
+def test_two_masks_of_one_frame_are_refused() -> None:
+    """Neither takes the place of the other."""
+    with pytest.raises(UsageError, match=r"^masks 1\.png and 1\.tif are both of one frame"):
+        MaskFolder(files("1.png", "1.tif"), files("1.jpg"))
 
 
 def test_a_mask_that_does_not_fit_is_refused(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from service.pipeline.roi.coarse_box import pad_box, survey
 from service.pipeline.roi.finder import PromptedFinder
 from service.pipeline.roi.sam import SamSegmenter, load_sam
 from service.pipeline.types import BgrImage
+from tests.support.checkpoints import NO_CHECKPOINTS
 
 CPU = torch.device("cpu")
 
@@ -92,7 +93,7 @@ def test_load_sam_names_a_missing_checkpoint(tmp_path: Path) -> None:
         build_roi_finder(RoiRecipe(method=RoiMethod.SAM))
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
+@pytest.mark.parametrize("content", NO_CHECKPOINTS.values(), ids=NO_CHECKPOINTS)
 def test_load_sam_refuses_a_file_that_is_no_checkpoint(tmp_path: Path, content: bytes) -> None:
     """Neither an empty file nor text is taken for weights, and no code in a file is run."""
     path = tmp_path / "bad.pth"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -12,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.frames import decode_image
-from service.errors import FrameCorrupt, FrameMissing, UsageError
-from service.model.dataset import FrameFile, list_frames, natural_key, read_frame
+from service.errors import FrameCorrupt, FrameMissing, FrameRefused, UsageError
+from service.model.dataset import Decode, FrameFile, list_frames, natural_key, read_frame
 from tests.support.parts import write_parts
 
-decode = partial(decode_image, max_pixels=1_000_000)
+decode = Decode(partial(decode_image, max_pixels=1_000_000))
 
 
 def test_frames_are_listed_in_natural_order_with_subfolders(tmp_path: Path) -> None:
@@ -82,3 +83,14 @@ def test_unreadable_frames_say_why(tmp_path: Path) -> None:
         read_frame(FrameFile(tmp_path, "tmp"), decode)
     with pytest.raises(FrameCorrupt, match="no bytes"):
         read_frame(FrameFile(empty, "empty.png"), decode)
+
+
+def test_a_frame_larger_than_allowed_is_refused_unread(tmp_path: Path) -> None:
+    """In the words of the service, a hole of two terabytes as well; one that just fits is read."""
+    path = write_parts(tmp_path, 1) / "part1.png"
+    size = path.stat().st_size
+    assert read_frame(FrameFile(path, "part1.png"), replace(decode, max_bytes=size)).frame.width == 240
+    with path.open("r+b") as file:
+        file.truncate(2 << 40)
+    with pytest.raises(FrameRefused, match=f"^the image is larger than {size} bytes$"):
+        read_frame(FrameFile(path, "part1.png"), replace(decode, max_bytes=size))

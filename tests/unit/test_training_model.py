@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from functools import partial
 from pathlib import Path
@@ -12,11 +13,11 @@ import pytest
 import torch
 
 from adapters.frames import decode_image
-from schemas.recipe import RoiRecipe
+from schemas.recipe import RoiMethod, RoiRecipe
 from service.errors import TrainingError
 from service.model.calibration import LimitMethod
-from service.model.dataset import list_frames
-from service.model.training import TrainedModel, TrainingOptions, train
+from service.model.dataset import Decode, list_frames
+from service.model.training import TrainedModel, TrainingOptions, frozen_recipe, train
 from service.pipeline.embed import build_embedder
 from service.pipeline.memory_bank import MemoryBank
 from service.pipeline.pipeline import Pipeline
@@ -25,7 +26,7 @@ from service.pipeline.types import BgrImage, Frame, Inspection
 from tests.support.parts import QUICK, draw_part, train_parts, write_parts
 
 CPU = torch.device("cpu")
-decode = partial(decode_image, max_pixels=1_000_000)
+decode = Decode(partial(decode_image, max_pixels=1_000_000))
 
 
 def judged(trained: TrainedModel, picture: BgrImage) -> Inspection:
@@ -181,3 +182,13 @@ def test_training_can_be_cancelled_between_steps(tmp_path: Path) -> None:
     for stage in ("frames", "held-back scores", "golden frames"):
         cancel_in(stage)
         assert stages[-1] == stage
+
+
+def test_a_checkpoint_is_kept_by_its_absolute_path_and_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of SAM; a recipe that names no file stays as it is."""
+    monkeypatch.chdir(tmp_path)
+    Path("sam.pth").write_bytes(b"weights")
+    kept = frozen_recipe(QUICK.model_copy(update={"roi": RoiRecipe(method=RoiMethod.SAM, sam_checkpoint="sam.pth")}))
+    assert kept.roi.sam_checkpoint == str(tmp_path / "sam.pth")
+    assert kept.roi.sam_sha256 == hashlib.sha256(b"weights").hexdigest()
+    assert frozen_recipe(QUICK) == QUICK

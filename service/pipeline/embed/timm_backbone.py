@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,12 +12,14 @@ import cv2
 import numpy as np
 import timm
 import torch
+from safetensors import SafetensorError
 from timm.data.config import resolve_data_config
 from torch import nn
 from torch.nn import functional
 
 from schemas.recipe import EmbedRecipe
 from service.errors import UsageError, one_line
+from service.pipeline.checkpoint import UNREADABLE
 from service.pipeline.embed.centres import Cells, centres_of, values_at
 from service.pipeline.embed.grid import patch_grid
 from service.pipeline.embed.weights import weights_digest
@@ -224,8 +227,9 @@ def _loading(backbone: str, checkpoint: Path | None) -> Iterator[None]:
     for logger, _ in loggers:
         logger.setLevel(logging.CRITICAL)
     try:
-        yield
-    except (OSError, RuntimeError, ValueError, KeyError, IndexError, TypeError, AssertionError) as exc:
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # of a format that is none
+            yield
+    except (OSError, SafetensorError, *UNREADABLE) as exc:
         source = (
             f"checkpoint {checkpoint}" if checkpoint else "the hub (name a local checkpoint where there is no network)"
         )

@@ -6,7 +6,7 @@ Source: Kirillov et al., "Segment Anything", arXiv 2304.02643; the segment_anyth
 from __future__ import annotations
 
 import hashlib
-import pickle
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from segment_anything.modeling import Sam
 
 from schemas.recipe import RoiRecipe
 from service.errors import PackageRefused, UsageError
+from service.pipeline.checkpoint import UNREADABLE
 from service.pipeline.roi.coarse_box import Box, CoarseBox
 from service.pipeline.roi.finder import Prompt, Proposals
 from service.pipeline.roi.mask_rules import Scene, frame_box
@@ -41,8 +42,9 @@ def load_sam(recipe: RoiRecipe, device: torch.device) -> Sam:
             raise PackageRefused(f"{path}: SHA-256 is {digest}, the recipe wants {recipe.sam_sha256}")
     model: Sam = sam_model_registry[recipe.sam_type]()
     try:
-        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (pickle.UnpicklingError, EOFError, RuntimeError, TypeError) as exc:
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # of a format that is none
+            model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except UNREADABLE as exc:
         raise UsageError(f"{path} holds no weights of SAM {recipe.sam_type}") from exc
     return model.to(device).eval()
 
