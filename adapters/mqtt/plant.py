@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -15,7 +16,7 @@ from adapters.mqtt.access import guest_access
 from adapters.mqtt.connection import Confirmation, Connection
 from adapters.mqtt.packets import Incoming, Outgoing
 from schemas.base import rfc3339
-from schemas.messages import ImageEvent, ImageReady, ImageRef, Verdict
+from schemas.messages import ImageEvent, ImageReady, ImageRef, StationState, Status, Verdict
 from schemas.settings import MqttSettings
 from schemas.topics import Leaf, Prefix, StationTopics
 from service.errors import SinkUnavailable
@@ -36,12 +37,22 @@ class PlantConnection:
         settings: the broker, the same as the station's.
         station: id of the station.
         role: begins the client id, e.g. "camera".
+        on_state: is told the state in every status of the station, the last will of its service among them. A login
+            that may not read them is told nothing.
     """
 
-    def __init__(self, settings: MqttSettings, *, station: str, role: str) -> None:
+    def __init__(
+        self,
+        settings: MqttSettings,
+        *,
+        station: str,
+        role: str,
+        on_state: Callable[[StationState], None] | None = None,
+    ) -> None:
         self._settings = settings
         self._station = station
         self._role = role
+        self._on_state = on_state
         self._topics = StationTopics(Prefix(settings.prefix), station)
         self._connection: Connection | None = None
         self._expected: dict[str, asyncio.Future[HeardVerdict]] = {}
@@ -51,10 +62,13 @@ class PlantConnection:
         access = await asyncio.to_thread(guest_access, self._settings, station=self._station, role=self._role)
         connection = Connection(access, clock=SystemClock(), on_message=self._on_message)
         await connection.connect()
-        for refusal in await connection.subscribe(self._topics.of(Leaf.VERDICT)):
-            if refusal is not None:
-                await connection.close(timeout_s=1.0)
-                raise SinkUnavailable(f"subscription to verdicts refused by the broker: {refusal}")
+        topics = [self._topics.of(Leaf.VERDICT)]
+        if self._on_state is not None:
+            topics.append(self._topics.of(Leaf.STATUS))
+        refusal, *_ = await connection.subscribe(*topics)
+        if refusal is not None:
+            await connection.close(timeout_s=1.0)
+            raise SinkUnavailable(f"subscription to verdicts refused by the broker: {refusal}")
         self._connection = connection
         return self
 
@@ -102,6 +116,9 @@ class PlantConnection:
     def _on_message(self, connection: Connection, message: Incoming) -> None:
         connection.ack(message)
         with suppress(ValidationError):  # somebody else's: ours would be in order
+            if self._on_state is not None and message.topic == self._topics.of(Leaf.STATUS):
+                self._on_state(Status.model_validate_json(message.payload).state)
+                return
             verdict = Verdict.model_validate_json(message.payload)
             expected = self._expected.get(verdict.event_id)
             if expected is not None and not expected.done():

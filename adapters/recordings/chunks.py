@@ -19,6 +19,7 @@ from mcap.records import Channel, Chunk, Message
 from mcap.stream_reader import breakup_chunk
 from mcap.summary import Summary
 
+from adapters.recordings.opening import open_regular, reason
 from adapters.recordings.writer import in_work
 from service.errors import one_line
 
@@ -57,13 +58,26 @@ class ChunkedFile:
     """An MCAP file as a sequence of chunks, found by its index or, where that is lost, one after the other.
 
     in_work: a process was writing it when it was opened, so that it may end anywhere, and nothing is wrong with that.
+    refusal: why it cannot be read at all, None where it can. A session may lose a file to `record.keep_gb` at any time.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.in_work = in_work(path)  # asked first: what is done by then has its index
-        self._size = path.stat().st_size
-        self._summary = _read_summary(path)
+        self.in_work = False
+        self.refusal: str | None = None
+        self._size = 0
+        self._summary: Summary | None = None
+        try:
+            self.in_work = in_work(path)  # asked first: what is done by then has its index
+            self._size = path.stat().st_size
+            self._summary = _read_summary(path)
+        except OSError as exc:
+            self.refusal = reason(exc)
+
+    @property
+    def trouble(self) -> str:
+        """Return the words for a file that cannot be read at all."""
+        return f"{self.path.name}: cannot be read: {self.refusal}"
 
     @property
     def is_indexed(self) -> bool:
@@ -84,7 +98,14 @@ class ChunkedFile:
 
     def chunks(self, *, from_ns: int | None = None, to_ns: int | None = None) -> Iterator[ReadChunk | Trouble]:
         """Yield every chunk whose messages may lie within [from_ns, to_ns), and what is wrong with the others."""
-        with self.path.open("rb") as stream:
+        try:
+            stream = None if self.refusal is not None else open_regular(self.path)
+        except OSError as exc:
+            self.refusal, stream = reason(exc), None
+        if stream is None:
+            yield Trouble(self.trouble)
+            return
+        with stream:
             for place in self._places(stream, from_ns, to_ns):
                 yield place if isinstance(place, Trouble) else self._read(stream, place)
 
@@ -102,8 +123,14 @@ class ChunkedFile:
     def _scan(self, stream: BinaryIO) -> Iterator[_Place | Trouble]:
         offset, number = _MAGIC_BYTES, 0
         while True:
-            stream.seek(offset)
-            header = stream.read(_RECORD_HEADER.size)
+            try:
+                stream.seek(offset)
+                header = stream.read(_RECORD_HEADER.size)
+            except OSError as exc:
+                yield Trouble(
+                    f"{self.path.name}: unreadable from byte {offset} on, after chunk {number}: {reason(exc)}"
+                )
+                return
             if len(header) < _RECORD_HEADER.size:
                 yield from self._end(f"cut off at byte {self._size}, after chunk {number}")
                 return
@@ -140,6 +167,9 @@ class ChunkedFile:
             return Trouble(
                 f"{self.path.name}: chunk {place.number} at byte {place.offset} is corrupt, skipped ({one_line(exc)})"
             )
+        except OSError as exc:  # a disk that fails
+            where = f"{self.path.name}: chunk {place.number} at byte {place.offset}"
+            return Trouble(f"{where} cannot be read, skipped: {reason(exc)}")
         return ReadChunk(
             place.number,
             [record for record in records if isinstance(record, Message)],
@@ -148,8 +178,8 @@ class ChunkedFile:
 
 
 def _read_summary(path: Path) -> Summary | None:
-    """Return the index of a file, None where a crash cut it off or its checksum is wrong."""
-    with path.open("rb") as stream:
+    """Return the index of a file, None where a crash cut it off or its checksum is wrong. Raises OSError."""
+    with open_regular(path) as stream:
         try:
             stream.seek(-_FOOTER.size, os.SEEK_END)
             opcode, _, start, _, checksum, _ = _FOOTER.unpack(stream.read(_FOOTER.size))
@@ -160,5 +190,5 @@ def _read_summary(path: Path) -> Summary | None:
                 return None
             stream.seek(0)
             return SeekingReader(stream).get_summary()
-        except (*_UNREADABLE, OSError):  # OSError: shorter than a footer
+        except (*_UNREADABLE, OSError):  # OSError: shorter than a footer, or a disk that fails
             return None

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -20,7 +21,7 @@ from schemas.recordings import RecordedEvent, SessionInfo, Truth
 from service.errors import UsageError
 from service.files import draft_folder, naming, read_regular, real_path
 from service.judged import boxes_text
-from service.model.dataset import FrameFile
+from service.model.dataset import FrameFile, natural_key
 from service.pipeline.types import Progress
 from service.replay.labels import TRUTHS, read_rows, truth_of
 from service.replay.parts import RecordedPart, unix_ns
@@ -30,24 +31,36 @@ COLUMNS: Final = (
     *("filename", "label", "event_id", "part_id", "trigger_id", "arrived_at", "captured_at", "deadline_ms"),
     *("decision", "reason", "s", "tau", "boxes", "latency_ms", "model"),
 )
+NO_PICTURE: Final = ".bin"
+"""Ends the name of an exported frame that is of no known format: as it was shown to the line."""
+
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]+")
 _DIGITS: Final = re.compile(r"[0-9]{1,10}")
 _LARGEST_TRIGGER_ID: Final = 0xFFFF_FFFF
 
 
 def parts_of_folder(
-    files: Sequence[FrameFile], *, labels: Path | None, rate_hz: float, start: datetime, progress: Progress
+    files: Sequence[FrameFile],
+    *,
+    others: Sequence[FrameFile] = (),
+    labels: Path | None,
+    rate_hz: float,
+    start: datetime,
+    progress: Progress,
 ) -> Iterator[RecordedPart]:
-    """Yield pictures, `rate_hz` apart, as parts without a verdict.
+    """Yield pictures in natural order, `rate_hz` apart, as parts without a verdict.
 
     The event id of a part is the name of its file. Its label is the folder `ok` or `damaged` that it lies in; with a
     CSV `labels` (column filename, and label, part_id, trigger_id where they are known) that of its row and no other:
-    an export sorts into these folders by verdict, which is no truth.
+    an export sorts into these folders by verdict, which is no truth. others: files that are no pictures by their name;
+    what an export wrote of a frame that is none is a part again where the CSV names it.
 
     Raises:
         UsageError: a picture or the CSV cannot be read, or the CSV names a picture that is not there.
     """
     rows = {} if labels is None else _rows(labels)
+    again = [file for file in others if file.name.endswith(NO_PICTURE) and file.name in rows]
+    files = sorted([*files, *again], key=lambda file: natural_key(file.name))
     strangers = rows.keys() - {file.name for file in files}
     if strangers:
         raise UsageError(f"{labels}: {min(strangers)} is no picture of the folder")
@@ -87,8 +100,20 @@ def whole_session(folder: Path, info: SessionInfo) -> Iterator[SessionWriter]:
         yield writer
 
 
-def export_to_folder(session: Session, folder: Path, progress: Progress) -> int:
-    """Write every frame below `folder`, sorted by label or verdict, and `parts.csv`; return how many there were.
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What an export has written.
+
+    frames: how many. contradicting: event ids of several parts whose labels differ; an import tells these by their
+    files, while labels of a session go by event id and would contradict each other.
+    """
+
+    frames: int
+    contradicting: tuple[str, ...]
+
+
+def export_to_folder(session: Session, folder: Path, progress: Progress) -> Exported:
+    """Write every frame below `folder`, sorted by label or verdict, and `parts.csv`.
 
     A folder is ok, damaged, error or unknown. The CSV can be given to an import as its labels. Interrupted, nothing of
     it is there: half an export looks whole.
@@ -97,6 +122,8 @@ def export_to_folder(session: Session, folder: Path, progress: Progress) -> int:
         UsageError: the folder is not empty or cannot be written.
     """
     total, written = session.count() or 0, 0
+    truths: dict[str, Truth] = {}
+    contradicting: dict[str, None] = {}
     with (
         _whole_folder(folder, ".cangate-export-") as draft,
         (draft / PARTS_CSV).open("w", encoding="utf-8", newline="") as file,
@@ -110,8 +137,11 @@ def export_to_folder(session: Session, folder: Path, progress: Progress) -> int:
                 (draft / name).write_bytes(part.frame or b"")
                 written += 1
             writer.writerow(_row(name, part))
+            event_id = part.event.event_id
+            if part.label is not None and truths.setdefault(event_id, part.label) is not part.label:
+                contradicting[event_id] = None
             progress(number, max(total, number))
-    return written
+    return Exported(written, tuple(contradicting))
 
 
 @contextmanager
@@ -163,7 +193,7 @@ def _name(number: int, part: RecordedPart) -> str:
         return ""
     sort = part.label or part.decision
     folder = "unknown" if sort is None else sort.lower()
-    suffix = {"jpeg": ".jpg", "": ".bin"}.get(kind := picture_format(part.frame), f".{kind}")
+    suffix = {"jpeg": ".jpg", "": NO_PICTURE}.get(kind := picture_format(part.frame), f".{kind}")
     word = _UNSAFE.sub("_", Path(part.event.part_id or part.event.event_id).stem)[:80]
     return f"{folder}/{number:06d}-{word}{suffix}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -16,11 +17,13 @@ from pydantic import ValidationError
 
 from adapters.recordings.chunks import ChunkedFile, ReadChunk, Trouble
 from adapters.recordings.gaps import GapDetector
+from adapters.recordings.opening import refusal_of
 from adapters.recordings.writer import SUFFIX, in_work
 from schemas.base import rfc3339
 from schemas.messages import Verdict
 from schemas.recordings import RecordedEvent, RecordedLabel, SessionInfo, Track
 from service.errors import UsageError
+from service.model.dataset import printable
 from service.replay.parts import RecordedPart, in_order_of_arrival
 
 _BY_POSITION: Final = dict(enumerate(Track, 1))
@@ -48,34 +51,44 @@ class Session:
         """Find the files of a session. Raises UsageError where there is none, or it is not one of ours."""
         try:
             files = sorted(path.glob(f"*{SUFFIX}"), key=_in_order) if path.is_dir() else [path]
-            for file in files:
-                with file.open("rb"):
-                    pass
         except OSError as exc:
             raise UsageError(f"session {path}: {exc.strerror}") from exc
         if not files:
             raise UsageError(f"session {path}: no {SUFFIX} file in this folder")
+        refusals = [refusal_of(file) for file in files]
+        if all(refusals):  # one of several is named when it is read
+            raise UsageError(f"session {path}: {refusals[0]}")
         return cls(path, files)
 
     @property
     def name(self) -> str:
-        """Return how people call it."""
-        return self.path.name
+        """Return how people call it; reports take no name that is no UTF-8."""
+        return printable(self.path.name)
 
     @property
     def size(self) -> int:
         """Return how many bytes it takes on the disk."""
-        return sum(file.stat().st_size for file in self.files)
+        size = 0
+        for file in self.files:
+            with suppress(OSError):  # it was removed in the meantime
+                size += file.stat().st_size
+        return size
 
     @property
     def in_work(self) -> bool:
         """Tell whether one of its files is being written now."""
-        return any(map(in_work, self.files))
+        for file in self.files:
+            with suppress(OSError):  # as above
+                if in_work(file):
+                    return True
+        return False
 
     def count(self) -> int | None:
-        """Return how many parts the indexes name; None where one was cut off by a crash."""
+        """Return how many parts the indexes name; None where one was cut off by a crash, or cannot be read."""
         total = 0
         for file in map(ChunkedFile, self.files):
+            if file.refusal is not None:
+                self._complain(file.trouble)
             messages = file.messages
             if messages is None:
                 return None
@@ -98,7 +111,7 @@ class Session:
         for file in self.files:
             chunked = ChunkedFile(file)
             if chunked.in_work and not chunked.is_indexed:
-                _note(self.remarks, f"{file.name}: still being written, read as far as it had come")
+                _note(self.remarks, printable(f"{file.name}: still being written, read as far as it had come"))
             # an index leads to the parts of a time only, and what lies between them is not looked at
             followed = (from_ns is None and to_ns is None) or not chunked.is_indexed
             assembly = _Assembly(file.name, self._complain, gaps.file(file, followed=followed))
@@ -112,7 +125,7 @@ class Session:
             yield from assembly.rest()
 
     def _complain(self, text: str) -> None:
-        _note(self.troubles, text)
+        _note(self.troubles, printable(text))
 
     def _own(self, files: list[Path]) -> tuple[list[Path], SessionInfo]:
         """Return the files of this session and what they say of it; name what lies beside them and is none."""

@@ -19,6 +19,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from mcap.well_known import MessageEncoding, SchemaEncoding
 from mcap.writer import CompressionType, Writer
 
+from adapters.recordings.opening import open_regular
 from schemas.base import Message
 from schemas.messages import Verdict
 from schemas.recordings import RecordedEvent, RecordedLabel, SessionInfo, Track
@@ -223,7 +224,7 @@ def in_work(path: Path) -> bool:
 
     Raises OSError.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         try:
             _lock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:

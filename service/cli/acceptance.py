@@ -13,7 +13,7 @@ from service.cli.common import console, tell_report, tell_troubles
 from service.cli.from_settings import frame_decoder
 from service.cli.playback import Selection, direct_station, known_labels, played_parts
 from service.cli.replay_view import replay_view, watch
-from service.cli.report_folder import report_folder, writing
+from service.cli.report_folder import refuse_session, report_folder, writing
 from service.errors import CangateError, UsageError
 from service.replay.acceptance import Acceptance, Expectation
 from service.replay.judge import AcceptanceJudge
@@ -61,7 +61,11 @@ class AcceptanceRun:
         return self.out or REPORTS / report_name(self.session)
 
     def report(self) -> AbstractContextManager[Path]:
-        """Lend the draft of the report for the time of the replay; interrupted, it leaves nothing behind."""
+        """Lend the draft of the report for the time of the replay; interrupted, it leaves nothing behind.
+
+        Raises UsageError where it would lie among the files of the session.
+        """
+        refuse_session(self.folder, self.session.path)
         return report_folder(self.folder, PARTS, ACCEPTANCE, PAGE)
 
     def conclude(self, draft: Path, *, via: str, speed: str, skipped: int, timed: bool) -> Acceptance:

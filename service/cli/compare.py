@@ -22,7 +22,7 @@ from service.cli.common import (
 )
 from service.cli.from_settings import frame_decoder, registry_of
 from service.cli.playback import known_labels
-from service.cli.report_folder import report_folder, writing
+from service.cli.report_folder import refuse_session, report_folder, writing
 from service.cli.sessions import SessionArgument
 from service.cli.tables import result_table
 from service.device import compute_device
@@ -65,6 +65,7 @@ def compare(
     if len(packages) < len(given):
         console.print("[yellow]given twice, judged once: the same package by another name[/]")
     folder = report or REPORTS / f"{report_name(recorded)}-compared"
+    refuse_session(folder, session)
     device = compute_device(settings.compute)
     comparer = Comparer(
         packages,

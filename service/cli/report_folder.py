@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from service.errors import UsageError
-from service.files import draft_folder, read_regular
+from service.files import draft_folder, read_regular, real_path
 
 _DRAFT: Final = ".cangate-report-"
 _MARK: Final = b"<!-- files of this report, by SHA-256\n"
@@ -37,6 +37,19 @@ def report_folder(report: Path, *names: str) -> Iterator[Path]:
         yield draft
         with writing(report):
             _move_into(report, draft)
+
+
+def refuse_within(target: Path, read: Path) -> None:
+    """Raise UsageError where `target` is or lies in the folder `read`: what is read from is not written into."""
+    if real_path(target).is_relative_to(real_path(read)):
+        raise UsageError(f"cannot write {target}: it lies in {read}, which is read; name another folder")
+
+
+def refuse_session(report: Path, session: Path) -> None:
+    """Raise UsageError where a report would lie among the files of a session."""
+    folder = session if session.is_dir() else session.parent
+    if real_path(report) == real_path(folder):
+        raise UsageError(f"cannot write {report}: it is the session itself; name another folder")
 
 
 @contextmanager

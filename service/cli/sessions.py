@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -20,8 +21,14 @@ from schemas.base import rfc3339
 from schemas.recordings import SessionInfo
 from service.cli.common import ConfigOption, checked_station, console, load_settings, say, stage_bars, tell_troubles
 from service.cli.frame_folders import listed_frames, tell_ignored
+from service.cli.report_folder import refuse_within
 from service.cli.tables import result_table
 from service.errors import UsageError
+from service.model.dataset import FrameFile
+from service.text import without_controls
+
+_NAMED = 5
+"""So many event ids are named, and the others counted."""
 
 app = typer.Typer(help="List, look at, import and export recorded sessions.", no_args_is_help=True)
 
@@ -50,7 +57,7 @@ def list_sessions(config: ConfigOption = None) -> None:
             unusable.append((escape(folder.name), f"[red]{escape(str(exc))}[/]"))
     for session in sorted(sessions, key=lambda session: session.info.created_at):
         count = session.count()
-        unknown = "being written" if session.in_work else "not closed"
+        unknown = "being written" if session.in_work else "damaged" if session.troubles else "not closed"
         table.add_row(
             escape(str(session.path)),
             session.info.station,
@@ -122,19 +129,29 @@ def import_folder(
     """
     now = datetime.now(UTC)
     info = SessionInfo(station=checked_station(station), created_at=now, version=version("cangate"), origin="folder")
+    refuse_within(session, folder)
     found = listed_frames(folder)
+    others = [FrameFile(folder / name, name) for name in found.ignored]
+    taken = set[str]()
     count = labelled = 0
     with stage_bars() as progress:
         parts = parts_of_folder(
-            found.frames, labels=labels, rate_hz=rate, start=now, progress=partial(progress, "pictures")
+            found.frames,
+            others=others,
+            labels=labels,
+            rate_hz=rate,
+            start=now,
+            progress=partial(progress, "pictures"),
         )
         with whole_session(session, info) as writer:
             for part in parts:
                 writer.write(part)
                 count += 1
+                taken.add(part.event.event_id)
                 labelled += part.label is not None
     own = None if labels is None else labels.resolve()  # an export has its parts.csv beside the pictures
-    tell_ignored(replace(found, ignored=tuple(name for name in found.ignored if (folder / name).resolve() != own)))
+    left = (file for file in others if file.name not in taken and file.path.resolve() != own)
+    tell_ignored(replace(found, ignored=tuple(file.name for file in left)))
     say(f"{count} parts, {labelled} of them with a label, are in {session}")
 
 
@@ -149,10 +166,20 @@ def export_session(
 
     Example: cangate sessions export data/recordings/reference pictures
     """
+    if session.is_dir():
+        refuse_within(folder, session)
     recorded = Session.open(session)
     with stage_bars() as progress:
-        written = export_to_folder(recorded, folder, partial(progress, "parts"))
-    say(f"{written} frames are in {folder}, see {folder / PARTS_CSV}")
+        exported = export_to_folder(recorded, folder, partial(progress, "parts"))
+    say(f"{exported.frames} frames are in {folder}, see {folder / PARTS_CSV}")
+    if exported.contradicting:
+        what = f"labelled differently under one event id: {_some(exported.contradicting)}"
+        tell_troubles([f"{what}; {PARTS_CSV} serves an import, but no --labels of this session"])
     tell_troubles([*recorded.remarks, *recorded.troubles])
     if recorded.troubles:
         raise typer.Exit(1)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return without_controls(", ".join(names[:_NAMED])) + more

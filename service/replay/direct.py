@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -55,10 +56,17 @@ class DirectStation:
         """Begin to judge the part."""
         task = asyncio.create_task(self._judge(in_flight), name=f"judge {in_flight.event_id}")
         self._judging.add(task)
-        task.add_done_callback(self._judging.discard)
+        task.add_done_callback(partial(self._note_end, in_flight))
 
     def clear(self, in_flight: InFlightPart) -> None:
         """Nothing was put anywhere."""
+
+    def _note_end(self, in_flight: InFlightPart, task: asyncio.Task[None]) -> None:
+        """Let nobody wait for a part that a defect has left without a verdict: it is raised there."""
+        self._judging.discard(task)
+        if not task.cancelled() and (exc := task.exception()) is not None and not in_flight.answer.done():
+            in_flight.answer.set_exception(exc)
+            in_flight.answer.exception()  # looked at: of several the first one is raised, and says enough
 
     async def _judge(self, in_flight: InFlightPart) -> None:
         arrival = Arrival(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from schemas.messages import Decision
 from schemas.recordings import Truth
 from service.errors import UsageError
+from service.files import read_regular
 from service.replay.parts import RecordedPart
 
 KEYS = ("event_id", "filename", "part_id")
@@ -64,15 +66,14 @@ def read_rows(path: Path, needed: Sequence[str], one_of: Sequence[str] = ()) -> 
     Raises UsageError where it cannot be read, or has not every column that is `needed` and `one_of` these.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restval="")
-            columns = [name.strip().lower() for name in reader.fieldnames or ()]
-            if not set(columns).issuperset(needed) or not set(columns).intersection(one_of or needed):
-                wanted = [*needed, *([f"one of {', '.join(one_of)}"] if one_of else [])]
-                raise UsageError(f"{path}: needs the columns {' and '.join(wanted)}")
-            reader.fieldnames = columns
-            for row in reader:
-                yield reader.line_num, {name: cell.strip() for name, cell in row.items() if isinstance(cell, str)}
+        reader = csv.DictReader(io.StringIO(read_regular(path).decode("utf-8-sig"), newline=""), restval="")
+        columns = [name.strip().lower() for name in reader.fieldnames or ()]
+        if not set(columns).issuperset(needed) or not set(columns).intersection(one_of or needed):
+            wanted = [*needed, *([f"one of {', '.join(one_of)}"] if one_of else [])]
+            raise UsageError(f"{path}: needs the columns {' and '.join(wanted)}")
+        reader.fieldnames = columns
+        for row in reader:
+            yield reader.line_num, {name: cell.strip() for name, cell in row.items() if isinstance(cell, str)}
     except OSError as exc:
         raise UsageError(f"cannot read {path}: {exc.strerror}") from exc
     except (UnicodeDecodeError, csv.Error) as exc:

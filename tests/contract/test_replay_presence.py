@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
 
 from adapters.clock import SystemClock
-from adapters.replay import presence
+from adapters.replay import mqtt, presence
 from adapters.replay.mqtt import MqttReplay
 from adapters.replay.presence import until_service
 from adapters.simulation.broker import free_port
@@ -16,9 +17,10 @@ from schemas.messages import StationState, Status
 from schemas.settings import MqttSettings
 from service.errors import SinkUnavailable
 from service.replay.player import Pace, play
-from tests.support.mqtt import STATION, PlantClient, private_mosquitto
+from tests.support.mqtt import STATION, PlantClient, private_mosquitto, verdict
 from tests.support.recordings import BEGIN, recorded_part, write_session
 from tests.support.service import run
+from tests.support.waiting import eventually
 
 
 def status(state: StationState) -> bytes:
@@ -93,6 +95,49 @@ async def test_replay_at_full_speed_ends_where_the_broker_goes_away(tmp_path: Pa
         async with asyncio.timeout(30):
             with pytest.raises(SinkUnavailable):
                 await first
+        await playing.aclose()
+
+
+async def test_replay_ends_where_the_service_goes_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its last will tells, though the broker stays: parts that are out are not waited for until their deadlines."""
+    monkeypatch.setattr(mqtt, "_OFFLINE_S", 0.1)
+    parts = iter([recorded_part(number) for number in range(8)])
+    async with (
+        private_mosquitto() as broker,
+        PlantClient(broker.port) as plant,
+        MqttReplay(MqttSettings(port=broker.port), station=STATION, frames=tmp_path) as target,
+    ):
+        playing = play(parts, target, Pace(None, 4), clock=SystemClock())
+        first = asyncio.ensure_future(anext(playing))
+        for _ in range(4):
+            await plant.next("image-ready/raw")
+        await plant.send("status", status(StationState.OFFLINE), retain=True)
+        async with asyncio.timeout(30):
+            with pytest.raises(SinkUnavailable, match=f"^127.0.0.1:{broker.port}: the service of line1 is offline$"):
+                await first
+        await playing.aclose()
+
+
+async def test_replay_goes_on_where_the_service_comes_back(tmp_path: Path) -> None:
+    """A restart is no reason to end. While no part is out, nobody waits; the next one does, from then on."""
+    async with (
+        private_mosquitto() as broker,
+        PlantClient(broker.port) as plant,
+        MqttReplay(MqttSettings(port=broker.port), station=STATION, frames=tmp_path) as target,
+    ):
+        await plant.send("status", status(StationState.OFFLINE), retain=True)
+        await eventually(lambda: target._offline and target._waiting is None)
+        part = recorded_part(0, frame=None)
+        playing = play(iter([part]), target, Pace(None, 1), clock=SystemClock())
+        first = asyncio.ensure_future(anext(playing))
+        event_id = json.loads((await plant.next("image-ready")).payload)["event_id"]
+        await eventually(lambda: target._waiting is not None)
+        await plant.send("status", b"{}")
+        await plant.send("status", status(StationState.READY), retain=True)
+        await eventually(lambda: target._waiting is None)
+        await plant.send("verdict", verdict(event_id).to_json())
+        async with asyncio.timeout(30):
+            assert (await first).verdict is not None
         await playing.aclose()
 
 

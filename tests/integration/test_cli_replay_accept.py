@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import signal
 from collections.abc import Callable
@@ -123,6 +124,37 @@ def test_reports_of_different_sessions_lie_apart(
     monkeypatch.chdir(beside)
     assert cangate("replay", ".", *judged).status == 0
     assert [path.name for path in Path("reports").iterdir()] == [beside.name]
+
+
+def test_report_of_a_session_whose_name_is_no_utf_8(
+    cangate: CommandLine, session: Path, store: Path, tmp_path: Path
+) -> None:
+    """Its bytes are spelled out in documents and pages, and the report lies under its own name."""
+    named = tmp_path / os.fsdecode(b"s\xff")
+    shutil.copytree(session, named)
+    done = cangate("replay", named, "--speed", "max", "--model", "bars@1", "--store", store, "--expect", "recorded")
+    assert done.status == 0, done.stderr
+    assert json.loads((Path("reports") / named.name / "acceptance.json").read_text())["session"] == r"s\xff"
+    done = cangate("compare", named, "bars@1", "bars@2", "--store", store, "-o", "out")
+    assert done.status == 0, done.stderr
+    assert json.loads(Path("out/comparison.json").read_text())["session"] == r"s\xff"
+    assert r"parts of s\xff," in Path("out/report.html").read_text()
+
+
+def test_report_is_not_written_among_the_files_of_its_session(
+    cangate: CommandLine, session: Path, store: Path, tmp_path: Path
+) -> None:
+    """Given as a folder or as one of its files, by whatever name; before a part is judged."""
+    link = tmp_path / "link"
+    link.symlink_to(session)
+    for source, report in ((session, session), (session, link), (session / "0001.mcap", session)):
+        for command in (
+            ("compare", source, "bars@1", "bars@2"),
+            ("replay", source, "--speed", "max", "--model", "bars@1", "--expect", "recorded"),
+        ):
+            line = cangate(*command, "--store", store, "-o", report).one_line_error()
+            assert line == f"cangate: cannot write {report}: it is the session itself; name another folder"
+    assert [path.name for path in session.iterdir()] == ["0001.mcap"]
 
 
 def test_replay_that_loses_its_way_says_how_far_it_came(cangate: CommandLine, session: Path, tmp_path: Path) -> None:

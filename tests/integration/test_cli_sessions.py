@@ -144,6 +144,56 @@ def test_export_goes_back_to_folders(cangate: CommandLine, tmp_path: Path) -> No
     assert known == {"C-000000": Decision.OK, "C-000001": Decision.DAMAGED}
 
 
+def test_export_of_a_frame_that_is_no_picture_comes_back(cangate: CommandLine, tmp_path: Path) -> None:
+    """As the line was shown it; without the CSV it is passed over by name."""
+    parts = [drawn_part(0), recorded_part(1, frame=b"no picture", label=Decision.DAMAGED), drawn_part(2)]
+    out = tmp_path / "out"
+    assert cangate("sessions", "export", write_session(tmp_path / "s", parts), out).status == 0
+    (out / "damaged" / "notes.bin").touch()
+    done = cangate("sessions", "import", out, tmp_path / "again", "--labels", out / "parts.csv")
+    assert (done.status, done.stdout.splitlines()) == (
+        0,
+        [
+            "passed over, no pictures by their name: damaged/notes.bin",
+            f"3 parts, 3 of them with a label, are in {tmp_path / 'again'}",
+        ],
+    )
+    again = {part.event.part_id: (part.frame, part.label) for part in Session.open(tmp_path / "again").parts()}
+    assert again == {part.event.part_id: (part.frame, part.label) for part in parts}
+    done = cangate("sessions", "import", out, tmp_path / "pictures")
+    assert "damaged/000002-C-000001.bin" in done.stdout.splitlines()[0]
+
+
+def test_export_says_where_labels_go_by_no_event_id(cangate: CommandLine, tmp_path: Path) -> None:
+    """An import tells two parts of one id by their files; labels of this session would contradict each other."""
+    first, second = drawn_part(0), drawn_part(1, damaged=True)
+    twice = replace(second, event=second.event.model_copy(update={"event_id": "\x9be0"}))
+    first = replace(first, event=first.event.model_copy(update={"event_id": "\x9be0"}))
+    out = tmp_path / "out"
+    done = cangate("sessions", "export", write_session(tmp_path / "s", [first, twice, first]), out)
+    said = r"labelled differently under one event id: \x9be0"
+    serves = "parts.csv serves an import, but no --labels of this session"
+    assert (done.status, done.stdout.splitlines()[1:]) == (0, [f"{said}; {serves}"])
+    assert cangate("sessions", "import", out, tmp_path / "again", "--labels", out / "parts.csv").status == 0
+    same = write_session(tmp_path / "same", [first, first])
+    assert len(cangate("sessions", "export", same, tmp_path / "quiet").stdout.splitlines()) == 1
+
+
+def test_nothing_is_written_into_what_is_read(cangate: CommandLine, tmp_path: Path, pictures: Path) -> None:
+    """An export into its session, an import into its pictures, by whatever name: one line, and nothing is made."""
+    session = write_session(tmp_path / "s", [drawn_part(0)])
+    (tmp_path / "link").symlink_to(session)
+    for command, source, target in (
+        ("export", session, session / "sub"),
+        ("export", session, tmp_path / "link" / "sub" / "deep"),
+        ("import", pictures, pictures / "new"),
+    ):
+        line = cangate("sessions", command, source, target).one_line_error()
+        assert line == f"cangate: cannot write {target}: it lies in {source}, which is read; name another folder"
+    assert [path.name for path in session.iterdir()] == ["0001.mcap"]
+    assert {path.name for path in pictures.iterdir()} == {"ok", "damaged"}
+
+
 def test_export_fills_a_folder_that_is_there(
     cangate: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,6 +294,21 @@ def test_list_shows_every_session(cangate: CommandLine, tmp_path: Path) -> None:
     assert [row.split()[0] for row in rows] == [f"{tmp_path}/r/c", f"{tmp_path}/r/a", "b"]
     assert "no .mcap file" in rows[-1]
     assert ".cangate" not in done.stdout
+
+
+def test_list_and_show_name_what_is_no_file(cangate: CommandLine, tmp_path: Path) -> None:
+    """A pipe is not waited for: the rest of its session is told, and one that is nothing else is none."""
+    session = write_session(tmp_path / "r" / "s", [recorded_part(0)])
+    (tmp_path / "r" / "t").mkdir()
+    for folder in (session, tmp_path / "r" / "t"):
+        os.mkfifo(folder / "pipe.mcap")
+    config = tmp_path / "config.toml"
+    config.write_text(f'[record]\nfolder = "{tmp_path / "r"}"\n')
+    rows = cangate("sessions", "list", "-c", config).stdout.splitlines()[-2:]
+    assert "damaged" in rows[0]
+    assert "no regular file" in rows[1]
+    done = cangate("sessions", "show", session)
+    assert (done.status, done.stdout.splitlines()[-1]) == (1, "pipe.mcap: cannot be read: no regular file")
 
 
 def test_list_refuses_a_folder_that_is_not_there(cangate: CommandLine, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,3 +64,10 @@ def test_labels_that_cannot_be_are_refused(path: Path, content: str, complaint: 
     with pytest.raises(UsageError, match=complaint) as refused:
         read_labels(path)
     assert path.name in str(refused.value)
+
+
+def test_labels_in_a_pipe_are_refused(tmp_path: Path) -> None:
+    """Nobody may ever write into it."""
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(UsageError, match=r"cannot read .*pipe\.csv: no regular file"):
+        read_labels(tmp_path / "pipe.csv")

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
 
+from adapters.clock import SystemClock
+from schemas.messages import Gate
 from schemas.settings import ComputeSettings, Settings
 from service.cli import playback
+from service.compute import Compute, LoadedModel
 from service.model.registry import ModelRegistry
+from service.replay.direct import DirectStation
+from service.replay.player import Pace, play
+from tests.support.recordings import recorded_part
 
 
 @pytest.mark.parametrize(("device", "max_batch", "places"), [("cpu", 1, 4), ("cuda", 8, 18)])
@@ -26,3 +34,33 @@ def test_direct_station_is_as_wide_as_the_service(
     compute = playback.direct_station(settings, None, "canister")._compute
     compute.close()
     assert (compute.max_batch, compute.places) == (max_batch, places)
+
+
+class _DefectCompute:
+    """Judges with a defect."""
+
+    def __init__(self) -> None:
+        self.is_closed = False
+
+    async def judge(self, job: object) -> None:  # noqa: ARG002 - the signature of Compute
+        raise KeyError("a defect")
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+async def test_direct_station_with_a_defect_ends_the_play() -> None:
+    """At once, in that very error: no part is waited for until its deadline."""
+    compute = _DefectCompute()
+    station = DirectStation(
+        cast("Compute", compute),
+        cast("LoadedModel", None),
+        station="line1",
+        gate_on_error=Gate.REJECT,
+        clock=SystemClock(),
+    )
+    parts = iter([recorded_part(number) for number in range(3)])
+    async with asyncio.timeout(20), station:  # shorter than what any part is waited for
+        with pytest.raises(KeyError, match="a defect"):
+            await anext(play(parts, station, Pace(None, 4), clock=SystemClock()))
+    assert compute.is_closed

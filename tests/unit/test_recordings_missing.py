@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import shutil
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from mcap.reader import make_reader
 from mcap.writer import Writer
 
+from adapters.recordings import chunks
 from adapters.recordings.reader import Session
 from adapters.recordings.writer import SessionWriter
 from service.errors import UsageError
@@ -183,3 +188,84 @@ def test_files_are_read_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     for file in sorted(folder.iterdir(), reverse=True):
         file.rename(folder / f"{int(file.stem) + 9995:04d}.mcap")
     assert read(folder) == ([f"e{number}" for number in range(8)], [])
+
+
+def test_file_that_goes_while_the_session_is_read_is_named(several: Path) -> None:
+    """`record.keep_gb` makes room at any time: the rest of the session is read, counted and weighed."""
+    kept = [part for part in _PARTS if part not in list(Session.open(several / "0002.mcap").parts())]
+    session = Session.open(several)
+    written = session._written(None, None)
+    begin = next(written)
+    (several / "0002.mcap").unlink()
+    assert [begin, *written] == kept
+    assert list(session.parts()) == kept
+    assert kept[-1] == _PARTS[-1]
+    assert session.troubles == ["0002.mcap: cannot be read: No such file or directory"]
+    assert session.count() is None
+    assert not session.in_work
+    assert session.size == sum(file.stat().st_size for file in several.iterdir())
+
+
+def test_file_that_goes_is_told_by_the_count(several: Path) -> None:
+    """Nobody has read its parts: what the other indexes name is not all."""
+    session = Session.open(several)
+    (several / "0001.mcap").unlink()
+    assert (session.count(), session.troubles) == (None, ["0001.mcap: cannot be read: No such file or directory"])
+
+
+def test_pipe_among_the_files_is_named(whole: Path) -> None:
+    """It is not waited for; alone it is no session."""
+    os.mkfifo(whole / "pipe.mcap")
+    assert read(whole) == ([f"e{number}" for number in range(8)], ["pipe.mcap: cannot be read: no regular file"])
+    with pytest.raises(UsageError, match=r"pipe\.mcap: no regular file"):
+        Session.open(whole / "pipe.mcap")
+
+
+class _FailingDisk(io.BytesIO):
+    """A file of which some bytes cannot be read."""
+
+    def __init__(self, content: bytes, spoilt: range) -> None:
+        super().__init__(content)
+        self._spoilt = spoilt
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        begin = self.tell()
+        content = super().read(size)
+        if self._spoilt.start < begin + len(content) and begin < self._spoilt.stop:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return content
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+def test_place_that_a_disk_fails_to_read_is_named(whole: Path, monkeypatch: pytest.MonkeyPatch, indexed: bool) -> None:
+    """A frame in the middle costs its part; the beginning of a chunk those behind it, where no index leads on."""
+    file = whole / "0001.mcap"
+    content = file.read_bytes() if indexed else file.read_bytes()[:-100]
+    file.write_bytes(content)
+    frame = content.index(bytes([3]) * 300)
+    with file.open("rb") as stream:
+        place = [each for each in chunks.ChunkedFile(file)._places(stream, None, None) if hasattr(each, "offset")][4]
+
+    def read_with(spoilt: range) -> tuple[list[str], list[str]]:
+        def opened(path: Path) -> BinaryIO:
+            return _FailingDisk(path.read_bytes(), spoilt)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(chunks, "open_regular", opened)
+            return read(whole)
+
+    events, troubles = read_with(range(frame, frame + 1))
+    assert events == [f"e{number}" for number in range(8) if number != 3]
+    assert troubles[0] == f"0001.mcap: chunk 5 at byte {place.offset} cannot be read, skipped: Input/output error"
+    events, troubles = read_with(range(place.offset - 1, place.offset))
+    assert events == [f"e{number}" for number in range(8 if indexed else 3) if number != 3]
+    assert "Input/output error" in troubles[0]
+
+
+def test_names_that_are_no_utf_8_are_spelled_out(tmp_path: Path) -> None:
+    """Of the session and of its files: reports and documents take no other."""
+    folder = write_session(tmp_path / os.fsdecode(b"s\xff"), _PARTS)
+    (folder / os.fsdecode(b"\xfe.mcap")).touch()
+    session = Session.open(folder)
+    assert (session.name, len(list(session.parts()))) == (r"s\xff", 8)
+    assert session.troubles == [r"\xfe.mcap: cut off at byte 0, after chunk 0"]
