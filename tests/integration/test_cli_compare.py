@@ -115,10 +115,11 @@ def test_compare_puts_models_side_by_side(
 
 def test_compare_shows_what_can_be_compared(cangate: CommandLine, store: Path, ok: Path, tmp_path: Path) -> None:
     """Good frames only, of which one model can judge none: its figures are missing, those of the other are there."""
-    folder = tmp_path / "blank"
+    folder = tmp_path / "grain"
     folder.mkdir()
     for shade in (90, 120):
-        cv2.imwrite(str(folder / f"{shade}.png"), np.full((HEIGHT, WIDTH, 3), shade, np.uint8))
+        grain = np.random.default_rng(shade).normal(shade, 10, (HEIGHT, WIDTH, 3))
+        cv2.imwrite(str(folder / f"{shade}.png"), np.clip(grain, 0, 255).astype(np.uint8))
     report = tmp_path / "report"
     (report / "bars@4").mkdir(parents=True)
     (report / "bars@4" / "notes.txt").write_text("mine")
