@@ -34,7 +34,10 @@ class RoiMethod(StrEnum):
 class RoiRecipe(Value):
     """Region of interest: methods grabcut and sam unless a setting says otherwise."""
 
-    method: RoiMethod = RoiMethod.GRABCUT
+    method: RoiMethod = Field(
+        default=RoiMethod.GRABCUT,
+        description="grabcut, sam, fixed (a polygon), none (the whole frame); what shows nothing but noise is no part",
+    )
     work_side: Annotated[int, Field(ge=64)] = Field(
         default=160, description="method grabcut: longer side of the reduced crop around the box, px"
     )
