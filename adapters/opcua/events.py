@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -49,36 +50,52 @@ class TriggerNumbers:
 
     A PLC knows its part by the number, and may give it anew while a result for it is on its way: its counter began
     again, or its trigger is a Boolean. The result of the event before must not let the next one's part pass.
+
+    source: name of the adapter that takes the triggers; events of others may bear a number, too.
     """
 
-    def __init__(self) -> None:
-        self._newest: dict[int, ImageEvent | None] = {}
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._newest: dict[int, tuple[ImageEvent | None, datetime]] = {}
         self._since = datetime.min.replace(tzinfo=UTC)
+        self._told = Counter[int]()
 
-    def give(self, trigger: int, event: ImageEvent | None) -> None:
+    def tell(self, trigger: int) -> None:
+        """Note that a number was told, for an event that is yet to be made of it."""
+        self._told[trigger] += 1
+
+    def settle(self, trigger: int) -> None:
+        """Note that what was told is no new trigger."""
+        self._told -= Counter([trigger])  # never below 0
+
+    def give(self, trigger: int, event: ImageEvent | None, at: datetime) -> None:
         """Note the newest event that has a number; None where the PLC gave it and nothing is to answer it."""
+        self.settle(trigger)
         self._newest.pop(trigger, None)
-        self._newest[trigger] = event
+        self._newest[trigger] = event, at
         if len(self._newest) > _NUMBERS:
             del self._newest[next(iter(self._newest))]
 
-    def recall(self, left_open: Sequence[Arrival], source: str) -> None:
-        """Note what `source` gave to an earlier run, oldest first; what this run knows of a number is newer."""
-        given = [arrival.event for arrival in left_open if arrival.source == source]
-        earlier = {event.trigger_id: event for event in given if event.trigger_id is not None}
+    def recall(self, given: Iterable[ImageEvent]) -> None:
+        """Note what was given to an earlier run, oldest first; what this run knows of a number is newer."""
+        earlier = {event.trigger_id: (event, self._since) for event in given if event.trigger_id is not None}
         self._newest = {**earlier, **self._newest}
 
     def begin_again(self, at: datetime) -> None:
         """Note that the PLC has restarted: nothing that was asked before `at` is asked any more."""
-        self._newest = dict.fromkeys(self._newest)
+        self._newest = dict.fromkeys(self._newest, (None, at))
         self._since = at
 
     def mean(self, answer: Answer) -> bool:
         """Tell whether the PLC means by its trigger's number the part that `answer` is about."""
         verdict, trigger = answer.verdict, answer.asker.trigger_id
-        if trigger is None or trigger not in self._newest:  # it was given by others, as by a camera over MQTT
-            return verdict.received_at >= self._since
-        newest = self._newest[trigger]
+        is_given = trigger is not None and trigger in self._newest
+        newest, at = self._newest[trigger] if trigger is not None and is_given else (None, self._since)
+        is_own = answer.asker.source == self._source
+        if is_own and trigger in self._told:
+            return False
+        if not (is_own and is_given):  # a camera's over MQTT: the number is its own if it came later
+            return verdict.received_at >= at
         if newest is None or newest.event_id != verdict.event_id:
             return False
         return not newest.part_id or newest.part_id == verdict.part_id

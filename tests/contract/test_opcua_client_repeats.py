@@ -15,7 +15,7 @@ from adapters.opcua.client.diagnosis import Diagnosis, PlcFault
 from adapters.simulation.broker import free_port
 from adapters.simulation.plc_server import PlcServer
 from schemas.messages import Verdict
-from service.errors import SinkUnavailable
+from service.errors import SinkRefused, SinkUnavailable
 from service.ports import Arrival
 from tests.support.fakes import RecordingIntake
 from tests.support.line import arrival as arrival_of
@@ -267,12 +267,15 @@ async def test_results_that_nobody_waits_for_hold_up_none_that_somebody_does(plc
     adapter = plc_client(plc.mapping())
     async with serving(adapter, RecordingIntake()) as intake:
         asked = answer(SAID, await ask(plc, intake, SAID))
-        gone = [replace(answer(verdict(seq), in_s=-1), repeated=False) for seq in range(10, 70)]
+        gone = [answer(verdict(seq), in_s=-10) for seq in range(10, 70)]
         late = replace(asked, deadline_monotonic=0.0)
         on_the_line = answer(verdict(99, event_id="now", part_id="C-9"), in_s=30)
-        await asyncio.gather(*(adapter.publish(each) for each in (*gone[:30], late, *gone[30:], on_the_line)))
-        assert [step[0] for step in program.steps][-2:] == [5, 99]
-        assert len(program.steps) <= 3
+        just_late = answer(verdict(98), in_s=-1)
+        all_of_them = (*gone[:30], late, *gone[30:], just_late, on_the_line)
+        outcomes = await asyncio.gather(*map(adapter.publish, all_of_them), return_exceptions=True)
+        assert [step[0] for step in program.steps][-3:] == [5, 98, 99]
+        assert [type(each) for each in outcomes].count(SinkRefused) == len(outcomes) - len(program.steps)
+        assert len(program.steps) <= 4
         await adapter.publish(replace(gone[-1], verdict=verdict(100)))  # with none behind it
     assert [step[:4:3] for step in program.steps][-1] == [100, True]
 

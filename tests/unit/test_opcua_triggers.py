@@ -121,41 +121,37 @@ def given(event_id: str, part_id: str = "", *, source: str = "plc") -> Arrival:
 
 def test_number_means_the_part_that_it_was_given_for_last() -> None:
     """Another event, another part of the same event, none that is judged; who has no such number is not concerned."""
-    numbers = TriggerNumbers()
+    numbers = TriggerNumbers("plc")
     first, other = given("e1", "A"), given("e2", "A")
     said = verdict(1, event_id="e1", part_id="A", trigger_id=1)
     assert numbers.mean(answer(said, first))
-    numbers.give(1, first.event)
+    numbers.give(1, first.event, MORNING)
     assert numbers.mean(answer(said, first))
     for newest in (other.event, first.event.model_copy(update={"part_id": "B"}), None):
-        numbers.give(1, newest)
+        numbers.give(1, newest, MORNING)
         assert not numbers.mean(answer(said, first))
-    numbers.give(1, first.event.model_copy(update={"part_id": None}))
+    numbers.give(1, first.event.model_copy(update={"part_id": None}), MORNING)
     assert numbers.mean(answer(said, first))
     assert numbers.mean(answer(verdict(2, trigger_id=2)))
     assert numbers.mean(answer(verdict(3, trigger_id=None)))
 
 
 def test_what_an_earlier_run_was_given_is_older_than_what_this_one_was() -> None:
-    """The last of it has the number until then; other sources count for nothing."""
-    numbers = TriggerNumbers()
+    """The last of it has the number until then."""
+    numbers = TriggerNumbers("plc")
     first, second, third = given("e1"), given("e2"), given("e3")
-    left_open = [first, second, given("m1", source="mqtt")]
-    numbers.recall(left_open, "plc")
-    assert [numbers.mean(answer(verdict(1, event_id=each), first)) for each in ("e1", "e2", "m1")] == [
-        False,
-        True,
-        False,
-    ]
-    numbers.give(1, third.event)
-    numbers.recall(left_open, "plc")
+    earlier = [first.event, second.event]
+    numbers.recall(earlier)
+    assert [numbers.mean(answer(verdict(1, event_id=each), first)) for each in ("e1", "e2")] == [False, True]
+    numbers.give(1, third.event, MORNING)
+    numbers.recall(earlier)
     assert [numbers.mean(answer(verdict(1, event_id=each), first)) for each in ("e2", "e3")] == [False, True]
 
 
 def test_restarted_plc_means_nothing_that_was_asked_before() -> None:
     """Whoever asked, under whatever number; what is asked from then on counts."""
-    numbers, asked = TriggerNumbers(), given("e1", "C-1")
-    numbers.give(1, asked.event)
+    numbers, asked = TriggerNumbers("plc"), given("e1", "C-1")
+    numbers.give(1, asked.event, MORNING)
     own, by_camera, later = verdict(1, event_id="e1"), verdict(2, trigger_id=2), verdict(3, trigger_id=3)
     at = own.received_at + timedelta(hours=1)
     numbers.begin_again(at)
@@ -163,15 +159,62 @@ def test_restarted_plc_means_nothing_that_was_asked_before() -> None:
     assert [numbers.mean(answer(own, asked)), numbers.mean(answer(late_own, asked))] == [False, False]
     assert not numbers.mean(answer(by_camera))
     assert numbers.mean(answer(later.model_copy(update={"received_at": at})))
-    numbers.give(1, asked.event)
+    numbers.give(1, asked.event, MORNING)
     assert numbers.mean(answer(own, asked))
+
+
+def test_number_of_another_source_is_its_own_if_it_came_later() -> None:
+    """A camera's parts are not rejected for good since a PLC, or a replay in its place, has used their numbers."""
+    numbers = TriggerNumbers("plc")
+    by_camera = verdict(5, event_id="m1", trigger_id=1)
+    for event in (given("e1").event, None):
+        numbers.give(1, event, by_camera.received_at)
+        assert numbers.mean(answer(by_camera))
+        numbers.give(1, event, by_camera.received_at + timedelta(seconds=1))
+        assert not numbers.mean(answer(by_camera))
+
+
+def test_number_that_was_told_is_nobody_s_until_its_event_is_made() -> None:
+    """A look at the texts takes its time, and a result of the part before must not pass meanwhile."""
+    numbers, first, second = TriggerNumbers("plc"), given("e1"), given("e2")
+    said = verdict(1, event_id="e1", trigger_id=1)
+    numbers.give(1, first.event, MORNING)
+    numbers.tell(1)
+    assert not numbers.mean(answer(said, first))
+    numbers.settle(1)  # the same value, told again
+    assert numbers.mean(answer(said, first))
+    for each in (second, first):
+        numbers.tell(1)
+        numbers.give(1, each.event, MORNING)
+        assert numbers.mean(answer(said, first)) is (each is first)
+
+
+@pytest.mark.parametrize(
+    ("stands", "is_new"),
+    [
+        ((1, TriggerTexts("C-1", "file:///1.png", "e1")), False),
+        ((1, TriggerTexts("C-1", "file:///1.png")), False),
+        ((1, TriggerTexts("C-2", "file:///2.png", "e2")), True),
+        ((1, TriggerTexts("C-1", "file:///1.png", "e2")), True),
+        ((2, TriggerTexts("C-1", "file:///1.png", "e1")), True),
+        ((1, TriggerTexts()), True),
+    ],
+)
+def test_trigger_that_the_last_run_answered_is_known_by_its_texts(
+    stands: tuple[int, TriggerTexts], *, is_new: bool
+) -> None:
+    """By the number alone a part of a counter that began again would be left without an answer for good."""
+    memory = TriggerMemory()
+    memory.answered_last(1, TriggerTexts("C-1", "file:///1.png", "e1"))
+    memory.connected(plc_started=None, answered_in_plc=0)
+    assert memory.take(*stands, standing=True) is is_new
 
 
 def test_numbers_are_remembered_within_a_bound() -> None:
     """The oldest goes first."""
-    numbers = TriggerNumbers()
+    numbers = TriggerNumbers("plc")
     for number in range(1, 5000):
-        numbers.give(number, None)
+        numbers.give(number, None, MORNING)
     assert len(numbers._newest) == 1000
     assert 4999 in numbers._newest
 

@@ -82,7 +82,7 @@ class OpcUaClientAdapter:
         self._fault: str | None = "not connected yet"
         self._left_alive = False
         self._memory = TriggerMemory()
-        self._result_memory = ResultMemory()
+        self._result_memory = ResultMemory(self.name)
         self._event_ids = DefaultEventIds(station, datetime.fromtimestamp(0, UTC))
 
     @property
@@ -193,13 +193,14 @@ class OpcUaClientAdapter:
         nodes = await resolve(connection, self._mapping)
         coercion = Coercion(nodes)
         await self._remember(connection, nodes, coercion)
-        self._result_memory.triggers.recall(intake.left_open, self.name)
-        for arrival in intake.left_open:
-            if arrival.source == self.name and arrival.event.trigger_id is not None:
-                self._memory.answered(arrival.event.trigger_id)
+        left_open = [left.event for left in intake.left_open if left.source == self.name]
+        self._result_memory.triggers.recall(left_open)
+        for event in left_open:
+            if event.trigger_id is not None:
+                self._memory.answered(event.trigger_id)
         results = ResultWriter(connection, nodes, coercion, self._clock, self._result_memory)
         await results.start()
-        watch = TriggerWatch(connection, nodes, coercion, self._memory, self._metrics)
+        watch = TriggerWatch(connection, nodes, coercion, self._memory, self._result_memory.triggers, self._metrics)
         writing: asyncio.Task[str] | None = None
         try:
             await watch.start(sampling_ms=self._settings.sampling_ms, publishing_ms=self._settings.publishing_ms)
@@ -250,7 +251,7 @@ class OpcUaClientAdapter:
             self._results = results
 
     async def _recall(self) -> None:
-        """Learn which trigger was answered last by an earlier run, where the journal says so at once."""
+        """Learn which triggers earlier runs have answered, where the journal says so at once."""
         if self._journal is None:
             return
         try:
@@ -260,11 +261,13 @@ class OpcUaClientAdapter:
         except (JournalError, TimeoutError) as exc:
             log.warning("journal_read_failed", sink=self.name, error=str(exc) or "the journal does not answer")
             return
+        own = sorted((one for one in entries if one.source == self.name), key=lambda entry: entry.received_at)
+        self._result_memory.triggers.recall(entry.event for entry in own)
         # the last alone: of a trigger that counts anew, or is true and false, an earlier one says nothing
-        own = [entry for entry in entries if entry.source == self.name and entry.event.trigger_id is not None]
-        last_given = max(own, key=lambda entry: entry.received_at, default=None)
-        if last_given is not None and last_given.event.trigger_id is not None:
-            self._memory.answered(last_given.event.trigger_id)
+        if own and own[-1].event.trigger_id is not None:
+            event, image = own[-1].event, own[-1].image
+            texts = TriggerTexts(event.part_id or "", "" if image is None else image.uri or "", event.event_id)
+            self._memory.answered_last(own[-1].event.trigger_id, texts)
 
     async def _remember(self, connection: PlcConnection, nodes: Mapping[str, PlcNode], coercion: Coercion) -> None:
         ((started,),) = await connection.read([_START_TIME])
@@ -293,7 +296,7 @@ class OpcUaClientAdapter:
             why = "it is not Good, or the PLC did not leave it alone and its stamps do not tell"
             detail = f"{words}: may be another part's: {why}"
             arrival = replace(arrival, refusal=Refusal(Reason.FRAME_REFUSED, detail))
-        self._result_memory.triggers.give(trigger.value, arrival.event)
+        self._result_memory.triggers.give(trigger.value, arrival.event, arrival.received_at)
         intake.submit(arrival)
 
 

@@ -281,8 +281,9 @@ class PlcConnection:
         else:
             self._lose(str(Diagnosis(PlcFault.CONNECTION_LOST, "the server closed the connection")))
 
-    def _on_no_more_published(self, _: asyncio.Task[None]) -> None:
-        if self._subscriptions and not self.lost.done():
+    def _on_no_more_published(self, ended: asyncio.Task[None]) -> None:
+        is_current = self._client.uaclient._publish_task in (ended, None)  # noqa: SLF001 - as above
+        if is_current and self._subscriptions and not self.lost.done():
             self.abort(Diagnosis(PlcFault.CONNECTION_LOST, "the server knows no subscription of this session any more"))
 
     def _lose(self, reason: str) -> None:

@@ -45,6 +45,9 @@ _NOTHING: Final = Result(seq=0, verdict=VerdictCode.NONE, reject=True)
 _SPARED: Final = ("score", "result_part_id")
 """What a gate can do without."""
 
+_LONG_GONE_S: Final = 5.0
+"""No gate waits for a part whose deadline went so long ago."""
+
 _NO_GATE: Final = (*_SPARED, "heartbeat")
 
 
@@ -53,15 +56,15 @@ class ResultMemory:
 
     numbered: seq of the result whose number was last on its way to the PLC. not_taken: why the PLC did not take the
     last result; None where it did. looked_for: refusals for which the nodes were looked at anew. in_steps: a word that
-    a gate cannot do without was refused once. triggers: which event has a trigger's number.
+    a gate cannot do without was refused once. triggers: which event has a trigger's number, of those of `source`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, source: str) -> None:
         self.numbered: int | None = None
         self.not_taken: str | None = None
         self.looked_for: set[tuple[str, PlcFault]] = set()
         self.in_steps = False
-        self.triggers = TriggerNumbers()
+        self.triggers = TriggerNumbers(source)
         self._refused: int | None = None
 
     def taken(self) -> None:
@@ -118,10 +121,11 @@ class ResultWriter:
     async def write(self, answer: Answer, *, owed: bool) -> None:
         """Write one result, for the trigger that asked; return when every node is confirmed.
 
-        owed: the PLC asked for it. Any other is left out once its deadline has gone and the next one waits, which would
-        take its place at once: after an outage the parts that are on the line now must not wait for all of them.
+        owed: the PLC asked for it. Any other is left out where the next one waits and its deadline went long ago: after
+        an outage the parts that are on the line now must not wait for all of them.
 
         Raises:
+            SinkRefused: it was left out.
             SinkRefused: the PLC refused a node, also after another look at all of them; nothing passes by this result.
             SinkUnavailable: a node was not confirmed. The sequence was not written then, or is not known to be.
         """
@@ -138,8 +142,9 @@ class ResultWriter:
     async def _write_next(self, answer: Answer, *, owed: bool) -> None:
         if self.ended.done():  # those behind one that failed stay behind it
             raise SinkUnavailable(str(self.ended.result()))
-        if self._behind and not owed and self._clock.monotonic() > answer.deadline_monotonic:
-            return
+        if self._behind and not owed and self._clock.monotonic() > answer.deadline_monotonic + _LONG_GONE_S:
+            log.warning("plc_result_left_out", seq=answer.verdict.seq, reason="long past its deadline, and others wait")
+            raise SinkRefused("left out: long past its deadline, and others wait")
         try:
             await self._tell(answer)
         except SinkUnavailable as exc:

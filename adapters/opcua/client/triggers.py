@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -23,7 +23,7 @@ from adapters.opcua.client.connection import PlcConnection
 from adapters.opcua.client.diagnosis import Diagnosis, PlcFault, PlcUnusable, status_name
 from adapters.opcua.client.nodes import SOURCES, PlcNode
 from adapters.opcua.client.texts import PlcTexts, Reading, Told, held, is_good, stamp_of
-from adapters.opcua.events import TriggerTexts
+from adapters.opcua.events import TriggerNumbers, TriggerTexts
 from adapters.telemetry import Metrics
 from service.errors import SinkUnavailable
 
@@ -66,8 +66,9 @@ class TriggerMemory:
 
     A value that stands in the node when a connection is made is new where
 
-    - the service has just started: `result_trigger_id` in the PLC names another one, so nobody has answered it. Without
-      that node nobody can tell, and it is taken as answered;
+    - the service has just started: `result_trigger_id` in the PLC names another one, so nobody has answered it, unless
+      it is the last one that an earlier run answered, with the same texts. Without that node nobody can tell, and it is
+      taken as answered;
     - the connection was lost for a while: it is not the last one that was seen;
     - the PLC itself restarted meanwhile: it is another one, or the same number with other texts beside it.
 
@@ -83,10 +84,15 @@ class TriggerMemory:
         self._plc_restarted = False
         self._answered_in_plc: int | None = None
         self._answered: deque[int] = deque(maxlen=256)
+        self._answered_last: tuple[int, TriggerTexts] | None = None
 
     def answered(self, trigger: int) -> None:
         """Note that a verdict for `trigger` is on its way, or in work: of the last run, it must not be judged again."""
         self._answered.append(trigger)
+
+    def answered_last(self, trigger: int, texts: TriggerTexts) -> None:
+        """Note which trigger an earlier run was given last and has answered, by the texts that its event had."""
+        self._answered_last = trigger, texts
 
     def connected(self, *, plc_started: object, answered_in_plc: int | None) -> bool:
         """Note what a new connection found; tell whether the PLC's server has restarted since the one before.
@@ -109,13 +115,20 @@ class TriggerMemory:
         """Note a value of the trigger; tell whether it is a new one that must be judged."""
         if self._last is None:
             unanswered = self._had_none if self._answered_in_plc is None else value != self._answered_in_plc
-            new = unanswered and value not in self._answered
+            new = unanswered and value not in self._answered and not self._is_answered_last(value, texts)
         else:
             new = value != self._last or (standing and self._plc_restarted and texts != self._texts)
         self._last, self._plc_restarted = value, self._plc_restarted and not standing
         if new and value != 0:
             self._texts = texts
         return new and value != 0
+
+    def _is_answered_last(self, value: int, texts: TriggerTexts) -> bool:
+        """Tell whether a value stands there since an earlier run has answered it; by the number alone nobody can."""
+        if self._answered_last is None or not (texts.part_id or texts.image_uri or texts.event_id):
+            return False
+        trigger, then = self._answered_last
+        return value == trigger and texts == replace(then, event_id=then.event_id if texts.event_id else "")
 
 
 class TriggerWatch:
@@ -126,6 +139,7 @@ class TriggerWatch:
         nodes: the mapped nodes.
         coercion: how the trigger is read.
         memory: what earlier connections knew.
+        numbers: is told of each number, before an event is made of it.
         metrics: counts triggers that the PLC dropped.
     """
 
@@ -135,12 +149,15 @@ class TriggerWatch:
         nodes: Mapping[str, PlcNode],
         coercion: Coercion,
         memory: TriggerMemory,
+        numbers: TriggerNumbers,
         metrics: Metrics,
     ) -> None:
         self._connection = connection
         self._nodes = [nodes[word] for word in SOURCES if word in nodes]  # the trigger is the first
         self._coercion = coercion
         self._memory = memory
+        self._numbers = numbers
+        self._stood = False  # what stood in the node was told
         self._metrics = metrics
         self._texts = PlcTexts(node.word for node in self._nodes[1:])
         self._number = 0  # of publish responses and looks: the order in which things were told
@@ -251,6 +268,8 @@ class TriggerWatch:
                     waited_s = asyncio.get_running_loop().time() - change.at
                     stood_s = _age_s(change.value, reading) if standing and reading else 0.0
                     yield GivenTrigger(value, texts, unknown, max(waited_s, stood_s))
+                elif not standing:
+                    self._numbers.settle(value)
                 standing = False
         raise failed
 
@@ -329,6 +348,9 @@ class TriggerWatch:
             self._metrics.refused.labels("opcua-client", "trigger_overflow").inc()
             log.error("plc_triggers_lost", reason="the PLC's queue overflowed")
         self._blind = None if is_good(value) else f"trigger: {status_name(value.StatusCode)}"
+        if self._stood and is_good(value):
+            self._numbers.tell(self._coercion.trigger(held(value)))
+        self._stood = True
         self._changes.append(Told(value, self._response, asyncio.get_running_loop().time(), self._span))
         if len(self._changes) > _QUEUE:
             self._connection.abort(Diagnosis(PlcFault.CONNECTION_LOST, f"more than {_QUEUE} triggers are waiting"))

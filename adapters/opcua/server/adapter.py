@@ -87,7 +87,7 @@ class OpcUaServerAdapter:
         self._vision: VisionSystem | None = None
         self._event_ids = DefaultEventIds(station, datetime.fromtimestamp(0, UTC))
         self._asked: dict[tuple[str, Asker], float] = {}  # what was given here and is not answered, and when
-        self._triggers = TriggerNumbers()
+        self._triggers = TriggerNumbers(self.name)
         self._ring = ResultRing()
         self._queue = 0
 
@@ -134,7 +134,7 @@ class OpcUaServerAdapter:
         """Hand triggers and jobs to `intake` and orders to `commands` until cancelled; none is taken at other times."""
         assert self._server is not None
         self._intake, self._commands = intake, commands
-        self._triggers.recall(intake.left_open, self.name)
+        self._triggers.recall(left.event for left in intake.left_open if left.source == self.name)
         try:
             tasks: list[NamedTask] = [("opcua sessions", self._server.end_revoked_sessions)]
             if self._vision is not None:
@@ -261,7 +261,7 @@ class OpcUaServerAdapter:
         now = self._clock.now()
         if self._intake is None or not tags.number(Tag.Ready):
             tags.write({Tag.MissedTriggers: tags.next(Tag.MissedTriggers)}, now)
-            self._triggers.give(trigger, None)
+            self._triggers.give(trigger, None, now)
             return
         unknown = [tag for tag in TRIGGER_TEXTS if tag in tags.unknown]
         texts = TriggerTexts(
@@ -271,7 +271,7 @@ class OpcUaServerAdapter:
             event_id="" if unknown else tags.text(Tag.TriggerEventId),
         )
         arrival = self._arrival(trigger, texts, now, unknown)
-        self._triggers.give(trigger, arrival.event)
+        self._triggers.give(trigger, arrival.event, now)
         self._submit(arrival, self._intake, tags, {Tag.TriggerAck: trigger})
 
     def _start_part(self, tags: TagSpace, job_id: str, part_id: str, image_uri: str) -> None:
