@@ -6,7 +6,7 @@
 PYTHON ?= python3
 PARTS ?= 20
 CONFIG ?= config.toml
-TEST_JOBS ?= 2
+TEST_JOBS ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
