@@ -94,11 +94,10 @@ class TriggerNumbers:
         is_own = answer.asker.source == self._source
         if is_own and trigger in self._told:
             return False
-        if not (is_own and is_given):  # a camera's over MQTT: the number is its own if it came later
-            return verdict.received_at >= at
-        if newest is None or newest.event_id != verdict.event_id:
-            return False
-        return not newest.part_id or newest.part_id == verdict.part_id
+        if newest is not None and newest.event_id == verdict.event_id:
+            return not newest.part_id or newest.part_id == verdict.part_id
+        # a camera's over MQTT: the number is its own if it came later
+        return verdict.received_at >= at and not (is_own and is_given)
 
 
 @dataclass(frozen=True, slots=True)
