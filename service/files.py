@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import io
 import os
 import re
 import secrets
@@ -14,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from service.errors import UsageError
 
@@ -119,13 +119,19 @@ def read_regular(path: Path, max_bytes: int | None = None) -> bytes:
 
     max_bytes: a larger file is EFBIG, and not read; None: however large.
     """
-    with io.FileIO(path, opener=_open_at_once) as file:
-        state = os.fstat(file.fileno())
-        if not stat.S_ISREG(state.st_mode):
-            raise OSError(errno.EINVAL, "no regular file", str(path))
-        if max_bytes is not None and state.st_size > max_bytes:
+    with open_regular(path) as file:
+        if max_bytes is not None and os.fstat(file.fileno()).st_size > max_bytes:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
-        return file.readall()
+        return file.read()
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading. Raises OSError, as `read_regular`."""
+    file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115 - `Path.open` takes no opener; lent on
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "no regular file", str(path))
+    return file
 
 
 @contextmanager

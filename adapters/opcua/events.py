@@ -57,6 +57,7 @@ class TriggerNumbers:
     def __init__(self, source: str) -> None:
         self._source = source
         self._newest: dict[int, tuple[ImageEvent | None, datetime]] = {}
+        self._earlier: dict[int, ImageEvent] = {}  # of an earlier run
         self._since = datetime.min.replace(tzinfo=UTC)
         self._told = Counter[int]()
 
@@ -78,25 +79,26 @@ class TriggerNumbers:
 
     def recall(self, given: Iterable[ImageEvent]) -> None:
         """Note what was given to an earlier run, oldest first; what this run knows of a number is newer."""
-        earlier = {event.trigger_id: (event, self._since) for event in given if event.trigger_id is not None}
-        self._newest = {**earlier, **self._newest}
+        self._earlier = {event.trigger_id: event for event in given if event.trigger_id is not None}
 
     def begin_again(self, at: datetime) -> None:
         """Note that the PLC has restarted: nothing that was asked before `at` is asked any more."""
-        self._newest = dict.fromkeys(self._newest, (None, at))
+        self._newest = dict.fromkeys({**self._earlier, **self._newest}, (None, at))
         self._since = at
 
     def mean(self, answer: Answer) -> bool:
         """Tell whether the PLC means by its trigger's number the part that `answer` is about."""
         verdict, trigger = answer.verdict, answer.asker.trigger_id
-        is_given = trigger is not None and trigger in self._newest
-        newest, at = self._newest[trigger] if trigger is not None and is_given else (None, self._since)
+        if trigger is None:
+            return verdict.received_at >= self._since
         is_own = answer.asker.source == self._source
         if is_own and trigger in self._told:
             return False
+        newest, at = self._newest.get(trigger, (self._earlier.get(trigger), self._since))
         if newest is not None and newest.event_id == verdict.event_id:
             return not newest.part_id or newest.part_id == verdict.part_id
         # a camera's over MQTT: the number is its own if it came later
+        is_given = trigger in self._newest or trigger in self._earlier
         return verdict.received_at >= at and not (is_own and is_given)
 
 

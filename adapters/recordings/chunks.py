@@ -19,9 +19,9 @@ from mcap.records import Channel, Chunk, Message
 from mcap.stream_reader import breakup_chunk
 from mcap.summary import Summary
 
-from adapters.recordings.opening import open_regular, reason
 from adapters.recordings.writer import in_work
 from service.errors import one_line
+from service.files import open_regular
 
 _MAGIC_BYTES: Final = 8
 _RECORD_HEADER: Final = struct.Struct("<BQ")
@@ -72,7 +72,7 @@ class ChunkedFile:
             self._size = path.stat().st_size
             self._summary = _read_summary(path)
         except OSError as exc:
-            self.refusal = reason(exc)
+            self.refusal = one_line(exc)
 
     @property
     def trouble(self) -> str:
@@ -101,7 +101,7 @@ class ChunkedFile:
         try:
             stream = None if self.refusal is not None else open_regular(self.path)
         except OSError as exc:
-            self.refusal, stream = reason(exc), None
+            self.refusal, stream = one_line(exc), None
         if stream is None:
             yield Trouble(self.trouble)
             return
@@ -128,7 +128,7 @@ class ChunkedFile:
                 header = stream.read(_RECORD_HEADER.size)
             except OSError as exc:
                 yield Trouble(
-                    f"{self.path.name}: unreadable from byte {offset} on, after chunk {number}: {reason(exc)}"
+                    f"{self.path.name}: unreadable from byte {offset} on, after chunk {number}: {one_line(exc)}"
                 )
                 return
             if len(header) < _RECORD_HEADER.size:
@@ -169,7 +169,7 @@ class ChunkedFile:
             )
         except OSError as exc:  # a disk that fails
             where = f"{self.path.name}: chunk {place.number} at byte {place.offset}"
-            return Trouble(f"{where} cannot be read, skipped: {reason(exc)}")
+            return Trouble(f"{where} cannot be read, skipped: {one_line(exc)}")
         return ReadChunk(
             place.number,
             [record for record in records if isinstance(record, Message)],

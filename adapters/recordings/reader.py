@@ -17,12 +17,12 @@ from pydantic import ValidationError
 
 from adapters.recordings.chunks import ChunkedFile, ReadChunk, Trouble
 from adapters.recordings.gaps import GapDetector
-from adapters.recordings.opening import refusal_of
 from adapters.recordings.writer import SUFFIX, in_work
 from schemas.base import rfc3339
 from schemas.messages import Verdict
 from schemas.recordings import RecordedEvent, RecordedLabel, SessionInfo, Track
-from service.errors import UsageError
+from service.errors import UsageError, one_line
+from service.files import open_regular
 from service.model.dataset import printable
 from service.replay.parts import RecordedPart, in_order_of_arrival
 
@@ -55,7 +55,7 @@ class Session:
             raise UsageError(f"session {path}: {exc.strerror}") from exc
         if not files:
             raise UsageError(f"session {path}: no {SUFFIX} file in this folder")
-        refusals = [refusal_of(file) for file in files]
+        refusals = [_refusal(file) for file in files]
         if all(refusals):  # one of several is named when it is read
             raise UsageError(f"session {path}: {refusals[0]}")
         return cls(path, files)
@@ -235,3 +235,12 @@ def _part(event: Message, found: dict[Track, Message]) -> RecordedPart:
 def _tracks(channels: list[Channel]) -> dict[int, Track]:
     named = {channel.id: channel.topic.rsplit("/", 1)[-1] for channel in channels}
     return {number: Track(name) for number, name in named.items() if name in set(Track)}
+
+
+def _refusal(file: Path) -> str | None:
+    """Return why a file cannot be opened, None where it can."""
+    try:
+        open_regular(file).close()
+    except OSError as exc:
+        return one_line(exc)
+    return None

@@ -19,11 +19,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from mcap.well_known import MessageEncoding, SchemaEncoding
 from mcap.writer import CompressionType, Writer
 
-from adapters.recordings.opening import open_regular
 from schemas.base import Message
 from schemas.messages import Verdict
 from schemas.recordings import RecordedEvent, RecordedLabel, SessionInfo, Track
 from service.errors import UsageError
+from service.files import open_regular
 from service.replay.parts import RecordedPart, unix_ns
 
 SUFFIX: Final = ".mcap"

@@ -43,7 +43,6 @@ class MqttReplay:
         self._folder: FrameFolder | None = None
         self._closing = AsyncExitStack()
         self._open = OpenParts()
-        self._unanswered: set[str] = set()
         self._offline = False
         self._waiting: asyncio.TimerHandle | None = None
         self._clock = SystemClock()
@@ -73,7 +72,6 @@ class MqttReplay:
     async def show(self, in_flight: InFlightPart) -> None:
         """Publish the event. Raises SinkUnavailable where this one, or one before it, was not accepted."""
         self._open.add(in_flight)
-        self._unanswered.add(in_flight.event_id)
         self._wait_for_service()
         self._plant.expect(in_flight.event_id).add_done_callback(partial(self._hear, in_flight))
         event = in_flight.event(self._clock.now())
@@ -87,7 +85,6 @@ class MqttReplay:
     def clear(self, in_flight: InFlightPart) -> None:
         """Remove the frame, and wait no longer for the verdict."""
         self._open.remove(in_flight)
-        self._unanswered.discard(in_flight.event_id)
         self._plant.forget(in_flight.event_id)
         if self._folder is not None:
             self._folder.remove(in_flight)
@@ -102,7 +99,6 @@ class MqttReplay:
             self._open.give_up(f"{self._broker}: {reason}")
 
     def _hear(self, in_flight: InFlightPart, heard: asyncio.Future[HeardVerdict]) -> None:
-        self._unanswered.discard(in_flight.event_id)
         self._open.answer(in_flight.event_id, heard.result().verdict)
 
     def _note_state(self, state: StationState) -> None:
@@ -115,7 +111,7 @@ class MqttReplay:
 
     def _wait_for_service(self) -> None:
         """Give a service that is offline while parts are out a while to come back."""
-        if self._offline and self._waiting is None and self._unanswered:
+        if self._offline and self._waiting is None and self._open.is_waiting:
             self._waiting = asyncio.get_running_loop().call_later(_OFFLINE_S, self._end_unless_back)
 
     def _wait_no_more(self) -> None:
@@ -125,5 +121,5 @@ class MqttReplay:
 
     def _end_unless_back(self) -> None:
         self._waiting = None
-        if self._unanswered:  # else the next part waits anew
+        if self._open.is_waiting:  # else the next part waits anew
             self._open.give_up(f"{self._broker}: the service of {self._station} is offline")

@@ -40,13 +40,10 @@ class LimitMethod(StrEnum):
 
 
 class HeldBackFrame(Value):
-    """Scores of one OK frame against a bank made without its fold, or that never held it (fold 0).
-
-    sha256: of its file; earlier packages have none.
-    """
+    """Scores of one OK frame, known by its file, against a bank made without its fold, or that never had it (fold 0)."""
 
     name: str
-    sha256: Sha256 | None = None
+    sha256: Sha256
     fold: int
     scores: dict[ScoreStatistic, float]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import pytest_asyncio
@@ -278,6 +278,26 @@ async def test_results_that_nobody_waits_for_hold_up_none_that_somebody_does(plc
         assert len(program.steps) <= 4
         await adapter.publish(replace(gone[-1], verdict=verdict(100)))  # with none behind it
     assert [step[:4:3] for step in program.steps][-1] == [100, True]
+
+
+@pytest.mark.parametrize("answered_first", [True, False])
+async def test_number_of_earlier_runs_means_the_part_that_was_given_last(
+    plc: PlcServer, program: Program, *, answered_first: bool
+) -> None:
+    """Whether it was answered, and its answer only never arrived, or was left in work."""
+    journal = MemoryJournal()
+    adapter, intake = plc_client(plc.mapping(), journal=journal), RecordingIntake()
+    first, second = (replace(arrival_of(each, trigger_id=1), source=adapter.name) for each in ("e1", "e2"))
+    second = replace(second, received_at=first.received_at + timedelta(seconds=1))
+    answered, left = (first, second) if answered_first else (second, first)
+    await journal.accept(answered, datetime.now(UTC))
+    await journal.store([(answer(verdict(1, event_id=answered.event.event_id), answered), answered)])
+    intake.left_open = [left]
+    async with serving(adapter, intake):
+        for seq, asked in enumerate((first, second), start=1):
+            said = verdict(seq, event_id=asked.event.event_id, part_id=asked.event.part_id, trigger_id=1)
+            await adapter.publish(answer(said, asked))
+    assert [step[:4] for step in program.steps] == [[1, 1, 1, True], [2, 1, 1, False]]
 
 
 async def test_trigger_that_the_last_run_answered_is_not_answered_again(plc: PlcServer, program: Program) -> None:

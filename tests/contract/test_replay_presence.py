@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -12,11 +14,11 @@ from adapters.clock import SystemClock
 from adapters.replay import mqtt, presence
 from adapters.replay.mqtt import MqttReplay
 from adapters.replay.presence import until_service
-from adapters.simulation.broker import free_port
+from adapters.simulation.broker import MosquittoBroker, free_port
 from schemas.messages import StationState, Status
 from schemas.settings import MqttSettings
 from service.errors import SinkUnavailable
-from service.replay.player import Pace, play
+from service.replay.player import Pace, Played, play
 from tests.support.mqtt import STATION, PlantClient, private_mosquitto, verdict
 from tests.support.recordings import BEGIN, recorded_part, write_session
 from tests.support.service import run
@@ -79,43 +81,39 @@ async def test_broker_that_is_not_there_is_named(told: list[str]) -> None:
     assert told == []
 
 
-async def test_replay_at_full_speed_ends_where_the_broker_goes_away(tmp_path: Path) -> None:
-    """Though every place on the way is taken: a part that is out is not waited for until its deadline."""
+@asynccontextmanager
+async def four_parts_out(frames: Path) -> AsyncIterator[tuple[MosquittoBroker, PlantClient, asyncio.Future[Played]]]:
+    """Lend a replay at full speed that waits for its first verdict, every place on the way taken."""
     parts = iter([recorded_part(number) for number in range(8)])
     async with (
         private_mosquitto() as broker,
         PlantClient(broker.port) as plant,
-        MqttReplay(MqttSettings(port=broker.port), station=STATION, frames=tmp_path) as target,
+        MqttReplay(MqttSettings(port=broker.port), station=STATION, frames=frames) as target,
     ):
         playing = play(parts, target, Pace(None, 4), clock=SystemClock())
         first = asyncio.ensure_future(anext(playing))
         for _ in range(4):
             await plant.next("image-ready/raw")
-        await broker.stop()
         async with asyncio.timeout(30):
-            with pytest.raises(SinkUnavailable):
-                await first
+            yield broker, plant, first
         await playing.aclose()
+
+
+async def test_replay_at_full_speed_ends_where_the_broker_goes_away(tmp_path: Path) -> None:
+    """A part that is out is not waited for until its deadline."""
+    async with four_parts_out(tmp_path) as (broker, _, first):
+        await broker.stop()
+        with pytest.raises(SinkUnavailable):
+            await first
 
 
 async def test_replay_ends_where_the_service_goes_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its last will tells, though the broker stays: parts that are out are not waited for until their deadlines."""
     monkeypatch.setattr(mqtt, "_OFFLINE_S", 0.1)
-    parts = iter([recorded_part(number) for number in range(8)])
-    async with (
-        private_mosquitto() as broker,
-        PlantClient(broker.port) as plant,
-        MqttReplay(MqttSettings(port=broker.port), station=STATION, frames=tmp_path) as target,
-    ):
-        playing = play(parts, target, Pace(None, 4), clock=SystemClock())
-        first = asyncio.ensure_future(anext(playing))
-        for _ in range(4):
-            await plant.next("image-ready/raw")
+    async with four_parts_out(tmp_path) as (broker, plant, first):
         await plant.send("status", status(StationState.OFFLINE), retain=True)
-        async with asyncio.timeout(30):
-            with pytest.raises(SinkUnavailable, match=f"^127.0.0.1:{broker.port}: the service of line1 is offline$"):
-                await first
-        await playing.aclose()
+        with pytest.raises(SinkUnavailable, match=f"^127.0.0.1:{broker.port}: the service of line1 is offline$"):
+            await first
 
 
 async def test_replay_goes_on_where_the_service_comes_back(tmp_path: Path) -> None:

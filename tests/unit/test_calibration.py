@@ -124,6 +124,7 @@ def test_calibration_keeps_every_statistic_side_by_side() -> None:
     held_back = [
         HeldBackFrame(
             name=f"{index}.png",
+            sha256=f"{index:064x}",
             fold=index,
             scores={s: 0.1 * rank + 0.01 * index for rank, s in enumerate(ScoreStatistic, 1)},
         )
@@ -139,6 +140,7 @@ def test_calibration_keeps_every_statistic_side_by_side() -> None:
 
 def test_calibration_says_where_it_extrapolated() -> None:
     """Two frames are too few for one percent, and the record says how many it takes."""
-    held_back = [HeldBackFrame(name=name, fold=0, scores=dict.fromkeys(ScoreStatistic, 0.5)) for name in ("a", "b")]
+    scores = dict.fromkeys(ScoreStatistic, 0.5)
+    held_back = [HeldBackFrame(name=name, sha256=name * 64, fold=0, scores=scores) for name in ("a", "b")]
     calibration = calibrate(held_back, 0.01)
     assert (calibration.method, calibration.frames_needed) == (LimitMethod.EXTRAPOLATED, 99)

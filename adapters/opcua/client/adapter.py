@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +25,7 @@ from adapters.opcua.client.triggers import GivenTrigger, TriggerMemory, TriggerW
 from adapters.opcua.events import DefaultEventIds, TriggerTexts, trigger_arrival
 from adapters.opcua.own_certificate import PKI
 from adapters.telemetry import Metrics
-from schemas.messages import Reason, Status
+from schemas.messages import ImageEvent, Reason, Status
 from schemas.settings import OpcUaClientSettings, OpcUaLogin
 from service.errors import JournalError, SinkUnavailable, UsageError
 from service.ports import Answer, Clock, CommandHandler, Intake, Journal, Refusal
@@ -83,6 +84,7 @@ class OpcUaClientAdapter:
         self._left_alive = False
         self._memory = TriggerMemory()
         self._result_memory = ResultMemory(self.name)
+        self._answered_earlier: Sequence[tuple[datetime, ImageEvent]] = ()
         self._event_ids = DefaultEventIds(station, datetime.fromtimestamp(0, UTC))
 
     @property
@@ -193,9 +195,10 @@ class OpcUaClientAdapter:
         nodes = await resolve(connection, self._mapping)
         coercion = Coercion(nodes)
         await self._remember(connection, nodes, coercion)
-        left_open = [left.event for left in intake.left_open if left.source == self.name]
-        self._result_memory.triggers.recall(left_open)
-        for event in left_open:
+        left_open = [(left.received_at, left.event) for left in intake.left_open if left.source == self.name]
+        earlier = sorted([*self._answered_earlier, *left_open], key=itemgetter(0))
+        self._result_memory.triggers.recall(event for _, event in earlier)
+        for _, event in left_open:
             if event.trigger_id is not None:
                 self._memory.answered(event.trigger_id)
         results = ResultWriter(connection, nodes, coercion, self._clock, self._result_memory)
@@ -262,7 +265,7 @@ class OpcUaClientAdapter:
             log.warning("journal_read_failed", sink=self.name, error=str(exc) or "the journal does not answer")
             return
         own = sorted((one for one in entries if one.source == self.name), key=lambda entry: entry.received_at)
-        self._result_memory.triggers.recall(entry.event for entry in own)
+        self._answered_earlier = [(entry.received_at, entry.event) for entry in own]
         # the last alone: of a trigger that counts anew, or is true and false, an earlier one says nothing
         if own and own[-1].event.trigger_id is not None:
             event, image = own[-1].event, own[-1].image
