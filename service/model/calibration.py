@@ -40,7 +40,7 @@ class LimitMethod(StrEnum):
 
 
 class HeldBackFrame(Value):
-    """Scores of one OK frame, known by its file, against a bank made without its fold, or that never had it (fold 0)."""
+    """Scores of one OK frame, known by its file, against a bank made without its fold, or without it (fold 0)."""
 
     name: str
     sha256: Sha256
