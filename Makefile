@@ -22,7 +22,7 @@ run: $(READY)
 	$(BIN)/cangate run -c $(CONFIG)
 
 test: $(READY) system-packages $(NODE_READY)
-	$(BIN)/pytest -n $(TEST_JOBS) --dist loadfile
+	$(BIN)/pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder  # conftest.py knows the order
 
 check: $(READY)
 	$(BIN)/ruff format --check .

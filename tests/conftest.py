@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +19,9 @@ from tests.support.postgresql import PostgresqlServer, private_postgresql
 
 if TYPE_CHECKING:
     from service.model.training import TrainedModel
+
+_TESTS = Path(__file__).parent
+_TIERS = ("e2e", "contract", "integration", "golden", "unit")
 
 # Examples are limited by their number: on a busy machine a time limit would fail a test that has nothing wrong.
 settings.register_profile("shared-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -32,6 +36,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # below nohup
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest: files that start whole processes at the end would leave the other workers idle."""
+    items.sort(key=lambda item: _TIERS.index(item.path.relative_to(_TESTS).parts[0]))
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 _LONGEST_STOP_S = 9.0
 """A service is to end within this time, whatever hangs: systemd kills it after 10 s (deploy/cangate.service)."""
 
-_LONGEST_SILENCE_S = 5.0
+_LONGEST_SILENCE_S = 15.0
 """What a start has to say is held for so long, in case that it fails; what takes longer is something to look at."""
 
 

@@ -30,12 +30,6 @@ from tests.support.waiting import eventually
 pytestmark = [pytest.mark.e2e, pytest.mark.broker]
 
 GUESS = "guess-Tr0ub4dor"
-_ENVIRONMENT = {
-    "PYTHONPATH": str(ROOT),
-    "CANGATE_OPCUA__SERVER__ENABLED": "false",
-    "CANGATE_OPCUA__CLIENT__TRIGGER": "ns=2;s=Trigger",
-    "CANGATE_OPCUA__CLIENT__RESULT_SEQ": "ns=2;s=ResultSeq",
-}
 
 
 @asynccontextmanager
@@ -205,71 +199,3 @@ def test_plant_is_completed_where_a_file_was_left_empty(tmp_path: Path) -> None:
     assert all(before)
     assert plant.password("camera") == password
     assert list(plant.folder.rglob("*.new")) == []
-
-
-@pytest.mark.parametrize(
-    ("variable", "value", "named"),
-    [
-        ("CANGATE_MQTT", GUESS, "CANGATE_MQTT must be JSON"),
-        ("CANGATE_MQTT", f'{{"password": "{GUESS}"', "CANGATE_MQTT must be JSON"),
-        ("CANGATE_MQTT__PASSWORDS", GUESS, "unknown key mqtt.passwords"),
-        ("CANGATE_MQTT__PORT", GUESS, "mqtt.port"),
-        ("CANGATE_MQTT__PASSWORD", GUESS, "mqtt.username is empty"),
-        ("CANGATE_JOURNAL__URL", f"postgresql+psycopg://u:{GUESS}@127.0.0.1:1/x", "journal.url"),
-        ("CANGATE_JOURNAL__URL", f"postgresql+psycopg://u:pass:{GUESS}/x", "journal.url"),
-        ("CANGATE_JOURNAL__URL", f"nonsense://u:{GUESS}@h/x", "journal.url"),
-        ("CANGATE_OPCUA__CLIENT__ENDPOINT", f"opc.tcp://u:{GUESS}@plc:4840", "opcua.client.endpoint"),
-    ],
-)
-def test_complaint_about_a_setting_does_not_quote_it(tmp_path: Path, variable: str, value: str, named: str) -> None:
-    """Exit status 2 and one line with the key, without what may be a password."""
-    (tmp_path / "data" / "frames").mkdir(parents=True)
-    done = subprocess.run(
-        [sys.executable, "-m", "service.cli", "run"],
-        cwd=tmp_path,
-        env={**os.environ, **_ENVIRONMENT, variable: value},
-        capture_output=True,
-        text=True,
-        timeout=250,
-        check=False,
-    )
-    assert done.returncode == 2, done.stderr
-    (line,) = (line for line in done.stderr.splitlines() if line.startswith("cangate: "))
-    assert named in line
-    assert GUESS not in done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize("command", ["show", "check"])
-@pytest.mark.parametrize("section", ["client", "replay"])
-def test_endpoint_with_a_password_is_shown_nowhere(tmp_path: Path, command: str, section: str) -> None:
-    """Looking at the settings refuses it as running with them does: one line with the key, not the secret."""
-    config = tmp_path / "config.toml"
-    config.write_text(f'[opcua.{section}]\nendpoint = "opc.tcp://u:{GUESS}@plc:4840"\n')
-    done = subprocess.run(
-        [sys.executable, "-m", "service.cli", "config", command, "-c", str(config)],
-        cwd=tmp_path,
-        env={**os.environ, **_ENVIRONMENT},
-        capture_output=True,
-        text=True,
-        timeout=250,
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (2, "")
-    (line,) = done.stderr.splitlines()
-    assert f"opcua.{section}.endpoint: " in line
-    assert GUESS not in line
-
-
-def test_database_password_is_masked_where_settings_are_shown(tmp_path: Path) -> None:
-    """The rest of the URL stays to be read."""
-    done = subprocess.run(
-        [sys.executable, "-m", "service.cli", "config", "show"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "CANGATE_JOURNAL__URL": f"postgresql://u:{GUESS}@db:5432/x"},
-        capture_output=True,
-        text=True,
-        timeout=250,
-        check=True,
-    )
-    assert 'url = "postgresql://u:**********@db:5432/x"' in done.stdout

@@ -1,13 +1,18 @@
-"""Where `cangate export` writes, and where it does not."""
+"""What `cangate export` writes, where, and where it does not."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from adapters.hmi.api import build_api
+from adapters.telemetry import Metrics
+from service.cli.reference import HTTP, render_reference
 from tests.support.cli import CommandLine
 
 OF_A_CONFIGURATION = ["asyncapi", "opcua-tags", "opcua-nodeset"]
@@ -83,3 +88,24 @@ def test_export_can_be_read_from_a_pipe() -> None:
     done = shell('"$@" | cat', "export", "opcua-tags", "-o", "/dev/stdout")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("tag,node_id,browse_path,data_type,array,access,meaning\n")
+
+
+def test_schemas_are_written_for_every_message(cangate: CommandLine, tmp_path: Path) -> None:
+    """One schema a message, each naming itself."""
+    assert cangate("export", "json-schema", "-o", tmp_path / "out").status == 0
+    messages = ("image-ready", "verdict", "gate", "status", "command", "reply")
+    assert names(tmp_path / "out") == sorted(f"{message}.schema.json" for message in messages)
+    schema = json.loads((tmp_path / "out" / "verdict.schema.json").read_text())
+    assert schema["properties"]["schema"]["const"] == "cangate/verdict/1"
+
+
+def test_reference_in_the_documents_is_up_to_date() -> None:
+    """docs/interface.md is what `cangate export reference` writes."""
+    assert (Path(__file__).parents[2] / "docs" / "interface.md").read_text() == render_reference()
+
+
+def test_reference_has_every_address() -> None:
+    """What the API answers is what integrators read of."""
+    nothing: Any = None
+    api = build_api(bridge=nothing, pictures=nothing, metrics=Metrics(), version="0")
+    assert set(api.openapi()["paths"]) == {address.partition("?")[0] for address in HTTP} - {"/", "/history"}

@@ -1,4 +1,4 @@
-"""The end of `cangate run`."""
+"""The end of `cangate run`, its service a stand-in: what it is built of takes seconds to import."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import sys
 import pytest
 
 _HANGING = """
-import asyncio, time
-from service import bootstrap
+import asyncio, sys, time
+from types import SimpleNamespace
 from service.cli import run
 
 async def hanging(stations, stop, *, on_started):
@@ -19,14 +19,14 @@ async def hanging(stations, stop, *, on_started):
     await stop.wait()
     await asyncio.to_thread(time.sleep, 60)
 
-bootstrap.serve_all = hanging
+sys.modules["service.bootstrap"] = SimpleNamespace(serve_all=hanging)
 run._LONGEST_STOP_S = 0.3
 run.run(None)
 """
 
 _FAILING = """
-import logging
-from service import bootstrap
+import logging, sys
+from types import SimpleNamespace
 from service.cli.main import main
 from service.errors import UsageError
 
@@ -38,8 +38,7 @@ async def failing(stations, stop, *, on_started):
     else:
         raise UsageError("http.port: taken")
 
-bootstrap.serve_all = failing
-import sys
+sys.modules["service.bootstrap"] = SimpleNamespace(serve_all=failing)
 sys.argv = ["cangate", "run"]
 sys.exit(main())
 """
