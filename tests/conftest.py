@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +20,11 @@ from tests.support.postgresql import PostgresqlServer, private_postgresql
 
 if TYPE_CHECKING:
     from service.model.training import TrainedModel
+
+# Processes that work side by side share the cores, and each would have torch wait for the threads of its own.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What a test starts may keep its bytecode: to compile the service anew takes a second of each start.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 _TESTS = Path(__file__).parent
 _TIERS = ("e2e", "contract", "integration", "golden", "unit")

@@ -154,8 +154,8 @@ def test_training_bounds_the_patches_in_memory(tmp_path: Path) -> None:
 
 def test_training_of_a_mixed_set_does_not_believe_a_damaged_frame(tmp_path: Path) -> None:
     """A damaged part among the OK ones neither raises tau nor leaves its damage in the bank."""
-    clean = train_parts(write_parts(tmp_path / "ok", 20))
-    (tmp_path / "ok" / "part21.png").write_bytes(cv2.imencode(".png", draw_part(50, damaged=True))[1].tobytes())
+    clean = train_parts(write_parts(tmp_path / "ok", 10))
+    (tmp_path / "ok" / "part11.png").write_bytes(cv2.imencode(".png", draw_part(50, damaged=True))[1].tobytes())
     misled = train_parts(tmp_path / "ok")
     mixed = train_parts(tmp_path / "ok", options=TrainingOptions(mixed=True))
     assert (mixed.manifest.training.mixed, mixed.manifest.calibration.method) == (True, LimitMethod.CENSORED)
