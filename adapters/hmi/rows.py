@@ -9,7 +9,7 @@ from nicegui import ui
 
 from adapters.hmi.components import block
 from adapters.hmi.feed import Part
-from adapters.hmi.words import DECISION_ICON, latency_text, moment_text, part_name, score_text
+from adapters.hmi.words import DECISION_ICON, latency_text, listed_name, moment_text, score_text
 
 _COLUMNS = ("Verdict", "Part", "s", "Latency", "Time")
 
@@ -63,8 +63,8 @@ class _Row:
         self._row.props["aria-pressed"] = str(picked).lower()
         self._icon.set_name(DECISION_ICON[verdict.decision])
         self._decision.set_text(verdict.decision.value)
-        self._part.set_text(part_name(verdict))
-        self._part.props["title"] = part_name(verdict)
+        self._part.set_text(listed_name(verdict))
+        self._part.props["title"] = listed_name(verdict)
         self._score.set_text(score_text(verdict.score))
         self._latency.set_text(latency_text(verdict))
         self._time.set_text(moment_text(verdict.decided_at, now))

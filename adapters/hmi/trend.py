@@ -10,7 +10,7 @@ from nicegui import ui
 from nicegui.events import EChartPointClickEventArguments
 
 from adapters.hmi.feed import LENGTH, Part
-from adapters.hmi.words import part_name, score_text, score_texts
+from adapters.hmi.words import listed_name, score_text, score_texts
 from schemas.messages import Decision
 
 _MUTED = "#93a4b5"
@@ -47,7 +47,10 @@ class Trend:
             self._chart = ui.echart(_options(), on_point_click=pick).classes("chart")
 
     def show(self, parts: Sequence[Part], held_seq: int | None) -> None:
-        """Show `parts`, oldest first; the one that is held stands out, those from before the restart are faint."""
+        """Show `parts`, oldest first; the one that is held stands out.
+
+        Faint are those that say nothing of the line now: replayed, or from before the restart.
+        """
         verdicts = [part.verdict for part in parts]
         options = self._chart.options
         options["xAxis"]["data"] = [verdict.seq for verdict in verdicts]
@@ -85,13 +88,13 @@ def _mark(index: int, part: Part, *, floor: float, held: bool) -> dict[str, obje
     mark: dict[str, object] = {
         "value": [index, round(score, 4)],
         "seq": verdict.seq,
-        "name": part_name(verdict),
+        "name": listed_name(verdict),
         "score": score_word,
         "tau": tau_word,
     }
     if held:
         mark |= {"symbolSize": 20, "itemStyle": {"borderColor": _TEXT, "borderWidth": 3}}
-    elif part.past:
+    elif part.past or verdict.replayed:
         mark |= {"itemStyle": {"opacity": _FAINT}}
     return mark
 

@@ -85,6 +85,11 @@ def part_name(verdict: Verdict) -> str:
     return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
 
 
+def listed_name(verdict: Verdict) -> str:
+    """Return the part's name for a list of many, where a replayed one must not pass for one of the line's."""
+    return f"{isolated(part_name(verdict))} · replayed" if verdict.replayed else part_name(verdict)
+
+
 def without_directions(text: str) -> str:
     """Return `text` without the characters that turn the direction of what follows."""
     return _DIRECTIONS.sub("", text)

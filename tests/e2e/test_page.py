@@ -196,6 +196,8 @@ async def test_lamp_says_what_the_gate_was_told(browser: Browser, bench: HmiBenc
         await expect(page.locator(".gate .value")).to_have_text("PASS")
         await bench.judge(make_verdict(3, Decision.DAMAGED, replayed=True))
         await expect(page.locator(".hero")).to_contain_text("replayed")
+        listed = ["\u2068C-000003\u2069 · replayed", "C-000002", "C-000001"]
+        await expect(page.locator(".entry:visible .part")).to_have_text(listed)
         await expect(page.locator(".gate")).to_contain_text("GATE NOW, \u2068C-000002\u2069")
         await expect(page.locator(".gate .value")).to_have_text("PASS")
         await expect(page.locator(".tile .value")).to_have_text(["2", "0", "0", "50%"])
