@@ -20,7 +20,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from schemas.messages import StationId
 from schemas.recipe import PRESETS, EmbedRecipe, Recipe
 from schemas.settings import ENVIRONMENT_PREFIX, Settings
-from service.errors import UsageError
+from service.errors import UsageError, one_line
+from service.files import open_regular
 from service.text import without_controls
 
 if TYPE_CHECKING:  # numpy behind it takes a while that `--help` need not spend
@@ -63,9 +64,11 @@ def load_settings(path: Path | None) -> Settings:
     """Read settings from `path` and the environment. Raises UsageError, naming file and key."""
     where = "environment" if path is None else str(path)
     try:
+        if path is not None:
+            open_regular(path).close()  # a pipe would be waited for
         return Settings.load(path)
     except OSError as exc:
-        raise UsageError(f"configuration file not readable: {where}") from exc
+        raise UsageError(f"configuration file not readable: {where}: {one_line(exc)}") from exc
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise UsageError(f"{where}: not TOML: {' '.join(str(exc).split())}") from exc
     except ValidationError as exc:
