@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from schemas.settings import LogSettings
 from service.cli.common import console, error_console
 from service.cli.ending import INTERRUPTED, Ending, terminated_like_interrupted
 from service.errors import CangateError, UsageError
@@ -55,6 +56,7 @@ class _LazyGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # noqa: ANN401 - as above
         if args and args[0] in _COMMANDS:
             self.commands[args[0]] = _imported(args[0])
+            _log_warnings()
             if args[0] in _ENDLESS or (args[0] == "replay" and "--loop" in args):
                 _end_with_reader()
         return super().resolve_command(ctx, args)
@@ -75,6 +77,14 @@ def _imported(name: str) -> Any:  # noqa: ANN401 - as above
     alone = typer.Typer(add_completion=False)
     alone.command(name)(getattr(module, name))
     return typer.main.get_command(alone)
+
+
+def _log_warnings() -> None:
+    """Send what is logged to standard error, until the command says otherwise: standard output is for results."""
+    # a while that `--help` need not spend
+    from service.logs import configure_logging  # noqa: PLC0415
+
+    configure_logging(LogSettings(level="warning"))
 
 
 app = typer.Typer(

@@ -72,3 +72,17 @@ def test_private_files_that_are_written_at_once_are_each_whole(tmp_path: Path) -
         list(several.map(lambda content: write_private(file, content), contents))
     assert file.read_bytes() in contents
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_warning_goes_to_standard_error(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Standard output is what a script reads."""
+    password = tmp_path / "password"
+    password.write_text("x\n")
+    password.chmod(0o644)
+    done = CommandLine(monkeypatch, capfd)(
+        "config", "add-user", tmp_path / "users", "anna", "--password-file", password
+    )
+    assert done.stdout == "anna may now log in as operator\n"
+    assert "secret_open_to_others" in done.stderr

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from dataclasses import dataclass
 
 import pytest
 
 from service.cli.main import main
+from service.logs import StandardError
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,11 @@ class CommandLine:
         self._capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             main()
+        for handler in logging.root.handlers[:]:
+            if isinstance(handler, StandardError):  # ends its thread
+                handler.flush()
+                logging.root.removeHandler(handler)
+                handler.close()
         captured = self._capsys.readouterr()
         status = ended.value.code
         assert status is None or isinstance(status, int)
