@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from service.errors import UsageError
-from service.files import draft_folder, read_regular, real_path
+from service.files import draft_folder, read_regular, real_path, unwritable
 
 _DRAFT: Final = ".cangate-report-"
 _MARK: Final = b"<!-- files of this report, by SHA-256\n"
@@ -58,7 +58,7 @@ def writing(report: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        raise UsageError(f"cannot write {_place(report, exc.filename)}: {exc.strerror}") from exc
+        raise unwritable(_place(report, exc.filename), exc) from exc
 
 
 def _move_into(report: Path, draft: Path) -> None:

@@ -226,7 +226,7 @@ def test_export_that_cannot_be_moved_out_leaves_nothing(
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", fails_at_last)
-    line = cangate("sessions", "export", session, out).one_line_error()
+    line = cangate("sessions", "export", session, out).one_line_error(1)
     assert line == f"cangate: cannot write {out}: Input/output error"
     assert list(out.iterdir()) == []
 

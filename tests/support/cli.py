@@ -20,9 +20,9 @@ class Outcome:
     stdout: str
     stderr: str
 
-    def one_line_error(self) -> str:
-        """Return the one line that a refusal is: exit status 2 and nothing else on standard error."""
-        assert self.status == 2, self
+    def one_line_error(self, status: int = 2) -> str:
+        """Return the one line that a refusal is: this exit status and nothing else on standard error."""
+        assert self.status == status, self
         lines = self.stderr.splitlines()
         assert len(lines) == 1, self
         return lines[0]
