@@ -39,10 +39,11 @@ def report_folder(report: Path, *names: str) -> Iterator[Path]:
             _move_into(report, draft)
 
 
-def refuse_within(target: Path, read: Path) -> None:
-    """Raise UsageError where `target` is or lies in the folder `read`: what is read from is not written into."""
-    if real_path(target).is_relative_to(real_path(read)):
-        raise UsageError(f"cannot write {target}: it lies in {read}, which is read; name another folder")
+def refuse_within(target: Path | None, *folders: Path | None) -> None:
+    """Raise UsageError where `target` is or lies in one of the folders: what is read from is not written into."""
+    for read in folders:
+        if target is not None and read is not None and real_path(target).is_relative_to(real_path(read)):
+            raise UsageError(f"cannot write {target}: it lies in {read}, which is read; name another folder")
 
 
 def refuse_session(report: Path, session: Path) -> None:
