@@ -79,6 +79,8 @@ def whole_file(target: Path) -> Iterator[Path]:
     Raises UsageError where `target` cannot be written or lies in a model package, before the block is entered if that
     can be known.
     """
+    if target == Path("-"):
+        raise UsageError("cannot write -: it is no name of a file, and results do not go to standard output")
     with naming(target):
         special = _is_special(target)
         real = real_path(target)

@@ -17,7 +17,9 @@ from service.cli.common import ConfigOption, ConfigsOption, console, error_conso
 from service.errors import UsageError
 
 app = typer.Typer(
-    help="Check or show the configuration; add users of the OPC UA server and the page.", no_args_is_help=True
+    help="Check or show the configuration; add users of the OPC UA server and the page.",
+    no_args_is_help=True,
+    add_completion=False,
 )
 
 _NAME = re.compile(r"[A-Za-z0-9_.@-]{1,64}")

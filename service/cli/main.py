@@ -39,7 +39,7 @@ _COMMANDS = {
     "models": "List, show, verify, activate, roll back, extend, export and import models.",
     "benchmark": "Tell whether this computer keeps up with the line: time of each stage, parts a second.",
     "selftest": "Break a line on this machine on purpose and see whether the promise is kept.",
-    "config": "Check or show the configuration; add users of the OPC UA server.",
+    "config": "Check or show the configuration; add users of the OPC UA server and the page.",
     "certs": "Certificates for MQTT over TLS and OPC UA from an authority of the plant's own.",
     "export": "Write what integrators load into their own tools.",
 }

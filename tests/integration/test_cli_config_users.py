@@ -16,11 +16,6 @@ from tests.support.cli import CommandLine
 HASH = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash("x")
 
 
-@pytest.fixture
-def cangate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
-    return CommandLine(monkeypatch, capsys)
-
-
 def test_new_password_keeps_the_role_unless_another_is_named(cangate: CommandLine, tmp_path: Path) -> None:
     """A PLC that became an operator by it could trigger no more; what became of the role is said."""
     users, said = tmp_path / "users", []

@@ -7,11 +7,6 @@ import pytest
 from tests.support.cli import CommandLine
 
 
-@pytest.fixture
-def cangate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
-    return CommandLine(monkeypatch, capsys)
-
-
 def test_each_word_that_no_drill_has_is_refused(cangate: CommandLine) -> None:
     """Beside one that fits, a mistyped word would be passed over, and its drill believed to be played."""
     refusal = cangate("selftest", "--only", "journal", "--only", "jurnal").one_line_error()

@@ -188,3 +188,9 @@ def test_disk_that_fails_is_nobodys_arguments(tmp_path: Path, number: int, is_us
     with pytest.raises(CangateError, match=f"^cannot write {target}: ") as told, naming(target):
         raise OSError(number, os.strerror(number))
     assert isinstance(told.value, UsageError) == is_usage
+
+
+def test_dash_is_no_file() -> None:
+    """Whoever means standard output by it would look for the file."""
+    with pytest.raises(UsageError, match=r"^cannot write -: "), whole_file(Path("-")):
+        pass
