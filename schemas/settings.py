@@ -88,7 +88,8 @@ class DeadlineSettings(Value):
     start: DeadlineStart = DeadlineStart.CAPTURED_AT
     margin_ms: NonNegative | Literal["auto"] = Field(
         default="auto",
-        description="a missed deadline is declared this much before it passes; auto: learned from publish times",
+        description="a missed deadline is declared this much before it passes, at most a quarter of the time an event "
+        "allows; auto: learned from publish times",
     )
 
 
