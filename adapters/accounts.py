@@ -16,8 +16,9 @@ import argon2
 import structlog
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from adapters.secret_files import reason, warn_where_others_read
+from adapters.secret_files import reason, warn_where_others_read, write_private
 from service.errors import UsageError
+from service.files import locked, read_regular, real_path
 
 log = structlog.get_logger(__name__)
 
@@ -52,11 +53,36 @@ def read_users(path: Path, key: str = "opcua.server.users_file") -> dict[str, Ac
         UsageError: the file, named by the setting `key`, cannot be read, or a line cannot be used; it is named.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = read_regular(path).decode()
     except (OSError, UnicodeDecodeError) as exc:
         raise UsageError(f"{key}: cannot read {path}: {reason(exc)}") from exc
+    return _accounts_of(path, text)
+
+
+def enter_user(path: Path, name: str, password_hash: str, role: Role | None) -> tuple[Role, Role | None]:
+    """Write a user into a users_file, in place of a line that he has there; the file is made where there is none.
+
+    role: None leaves a user's role as it is, and a new one is an operator.
+
+    Returns the role that the user has now, and that of before. Raises UsageError where the file holds anything but
+    users, OSError or UnicodeDecodeError where it cannot be read or written; then it is left as it is.
+    """
+    with locked(real_path(path).parent):  # else of two who add users at once one is lost
+        try:
+            text = read_regular(path).decode()
+        except FileNotFoundError:
+            text = ""
+        before = _accounts_of(path, text).get(name)
+        role = role or (Role.OPERATOR if before is None else before.role)
+        kept = [line for line in text.splitlines() if line.strip().partition(":")[0] != name]
+        # complete or not at all: a service that runs reads it at the next login
+        write_private(path, "".join(f"{line}\n" for line in (*kept, f"{name}:{role}:{password_hash}")).encode())
+    return role, None if before is None else before.role
+
+
+def _accounts_of(path: Path, text: str) -> dict[str, Account]:
     accounts: dict[str, Account] = {}
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.startswith("#"):
             continue
         try:

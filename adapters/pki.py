@@ -30,6 +30,8 @@ from service.errors import UsageError
 
 _KEY_BITS = 2048  # what every OPC UA policy takes
 _NAME = re.compile(r"(?!(ca|crl)\Z)[A-Za-z0-9_.-]{1,64}")
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST = re.compile(rf"(?=.{{1,253}}\Z)(?:\*\.)?{_LABEL}(?:\.{_LABEL})*\.?")
 _SKEW = timedelta(days=1)
 """A certificate is valid from a day ago: the clocks of PLCs are wrong."""
 
@@ -194,11 +196,10 @@ def alternative_names(hosts: Sequence[str], uri: str) -> x509.SubjectAlternative
     for host in dict.fromkeys(hosts):
         try:
             names.append(x509.IPAddress(ipaddress.ip_address(host)))
-        except ValueError:
-            try:
-                names.append(x509.DNSName(host))
-            except ValueError as exc:
+        except ValueError as exc:
+            if not _HOST.fullmatch(host):
                 raise UsageError(f"{host!r} is neither a host name nor an address") from exc
+            names.append(x509.DNSName(host))
     return x509.SubjectAlternativeName(names)
 
 

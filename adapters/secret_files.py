@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -57,9 +58,9 @@ def write_private(path: Path, content: bytes) -> None:
     Raises OSError, also where it belongs to somebody else and we may not leave it so.
     """
     real = Path(os.path.realpath(path))
-    new = real.with_name(f"{real.name}.new")
-    new.unlink(missing_ok=True)
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    # a name of its own: who writes at the same time must not take it away
+    descriptor, name = tempfile.mkstemp(prefix=f"{real.name}.", suffix=".new", dir=real.parent)
+    new = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
             with suppress(FileNotFoundError):

@@ -88,7 +88,8 @@ class DeadlineSettings(Value):
     start: DeadlineStart = DeadlineStart.CAPTURED_AT
     margin_ms: NonNegative | Literal["auto"] = Field(
         default="auto",
-        description="a missed deadline is declared this much before it passes; auto: learned from publish times",
+        description="a missed deadline is declared this much before it passes, at most a quarter of the time an event "
+        "allows; auto: learned from publish times",
     )
 
 
@@ -393,14 +394,20 @@ class Settings(BaseSettings):
 
     @classmethod
     def _strangers(cls) -> dict[str, Any]:
-        """Return what the environment says of sections that there are not, which pydantic would pass over."""
+        """Return what the environment says of sections that there are not, which pydantic would pass over.
+
+        That of one underscore too few as well: `CANGATE_MQTT_PASSWORD` is no password.
+        """
         prefix, between = cls.model_config["env_prefix"], cls.model_config["env_nested_delimiter"] or ""
+
+        def is_strange(name: str) -> bool:
+            section, nested, _ = name[len(prefix) :].lower().partition(between)
+            if nested:
+                return section not in cls.model_fields
+            return any(section.startswith(f"{known}_") for known in cls.model_fields)
+
         return {
-            name: value
-            for name, value in os.environ.items()
-            if name.upper().startswith(prefix)
-            and between in name
-            and name[len(prefix) :].partition(between)[0].lower() not in cls.model_fields
+            name: value for name, value in os.environ.items() if name.upper().startswith(prefix) and is_strange(name)
         }
 
 

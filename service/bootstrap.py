@@ -42,6 +42,8 @@ from service.refusals import journal_file, refuse_clashes, refuse_open_doors
 from service.runner import Runner
 from service.station import Station
 
+log = structlog.get_logger(__name__)
+
 _GIVE_UP_S = 60.0
 """Judging that has failed for longer is left to a new process, where systemd watches over this one."""
 
@@ -248,6 +250,7 @@ async def serve(
             await asyncio.to_thread(service.pictures.close)
             if service.recorder is not None:
                 await asyncio.to_thread(service.recorder.close, _RECORDER_PATIENCE_S)
+    log.info("station_stopped")
 
 
 async def serve_all(

@@ -15,7 +15,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from service.errors import UsageError
+from service.errors import CangateError, UsageError
+
+_DISK_FAILS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
+"""Nobody's arguments are to blame for these."""
 
 _RANDOM = re.compile(r"[a-z0-9_]{8}")
 """What `tempfile` puts behind a prefix."""
@@ -38,7 +41,7 @@ def draft_folder(parent: Path, prefix: str) -> Iterator[Path]:
             _remove_orphans(parent, prefix)
             draft, lock = _locked_draft(parent, prefix)
         except OSError as exc:
-            raise UsageError(f"cannot write {exc.filename or parent}: {exc.strerror}") from exc
+            raise unwritable(exc.filename or parent, exc) from exc
         try:
             yield draft
         finally:
@@ -57,7 +60,7 @@ def made_folder(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
-        raise UsageError(f"cannot write {exc.filename or folder}: {exc.strerror}") from exc
+        raise unwritable(exc.filename or folder, exc) from exc
     try:
         yield
     finally:
@@ -76,6 +79,8 @@ def whole_file(target: Path) -> Iterator[Path]:
     Raises UsageError where `target` cannot be written or lies in a model package, before the block is entered if that
     can be known.
     """
+    if target == Path("-"):
+        raise UsageError("cannot write -: it is no name of a file, and results do not go to standard output")
     with naming(target):
         special = _is_special(target)
         real = real_path(target)
@@ -106,7 +111,16 @@ def naming(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        raise UsageError(f"cannot write {target}: {exc.strerror}") from exc
+        raise unwritable(target, exc) from exc
+
+
+def unwritable(target: object, error: OSError) -> CangateError:
+    """Return what to raise where `target` could not be written: a disk that is full or fails is a run that failed.
+
+    All else is a UsageError.
+    """
+    kind = CangateError if error.errno in _DISK_FAILS else UsageError
+    return kind(f"cannot write {target}: {error.strerror}")
 
 
 def real_path(path: Path) -> Path:

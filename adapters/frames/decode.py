@@ -25,14 +25,16 @@ _MAX_HEADER_READS = 50_000
 _MAX_SCANS = 40
 """A progressive JPEG decodes the whole frame once a scan. Encoders write about ten; 380 kB can ask for minutes."""
 
-_PNG, _PNG_SIZE = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", struct.Struct(">16xII")
-"""How a PNG begins, and where it then says its size: Pillow tells that of a PNG with something behind it only."""
+_PNG, _PNG_SIZE = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", struct.Struct(">16xIIB")
+"""How a PNG begins, and where it then says its size and bits: Pillow tells of a PNG with something behind it only."""
 
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 _ORIENTATION = 274
 _BITS, _SAMPLE_FORMAT = 258, 339
 _FLOATS = 3
 _DEEPEST_BITS = 16
+_LOW_BITS = 4096
+"""What 10 or 12 bits at the bottom of a file of 16 never reach: all of it is black."""
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit is checked on the header, before anything is decoded
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # a broken frame is a verdict, not a page of C++
@@ -46,6 +48,7 @@ class _Header:
     height: int
     is_jpeg: bool
     orientation: int
+    bits: int
 
 
 def decode_image(data: bytes, *, max_pixels: int) -> BgrImage:
@@ -60,7 +63,8 @@ def decode_image(data: bytes, *, max_pixels: int) -> BgrImage:
 
     Raises:
         FrameCorrupt: no image, or not a whole one.
-        FrameRefused: the header declares more than `max_pixels`, or work out of proportion; nothing was decoded.
+        FrameRefused: the header declares more than `max_pixels`, or work out of proportion, and nothing was decoded; or
+            16 bits of which only the lower 12 are used.
     """
     if not data:
         raise FrameCorrupt("the image has no bytes")
@@ -89,6 +93,11 @@ def _decode_other(data: bytes, header: _Header) -> BgrImage:
     height, width = bgr.shape[:2]
     if (header.width, header.height) not in {(width, height), (height, width)}:  # turned upright
         raise FrameCorrupt("the image's header and content disagree about its size")
+    if header.bits > 8 and bgr.max() <= _LOW_BITS >> 8:  # some readers round
+        deep = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+        if deep is not None and deep.max() < _LOW_BITS:
+            used = f"16 bits of which only the lower 12 are used (largest {deep.max()} of 65535)"
+            raise FrameRefused(f"{used}: deliver the bits at the top")
     return np.ascontiguousarray(bgr, dtype=np.uint8)
 
 
@@ -104,9 +113,9 @@ def _upright(bgr: BgrImage, orientation: int) -> BgrImage:
 
 def _check_header(data: bytes, max_pixels: int) -> _Header:
     """Return what the file declares. Raises FrameCorrupt or FrameRefused."""
-    is_jpeg, orientation = False, 1
+    is_jpeg, orientation, bits = False, 1, 8
     if data.startswith(_PNG) and len(data) >= _PNG_SIZE.size:
-        width, height = _PNG_SIZE.unpack_from(data)
+        width, height, bits = _PNG_SIZE.unpack_from(data)
         _check_area("an image", width, height, max_pixels)
     try:
         with Image.open(_CountedReads(data), formats=FORMATS) as header:
@@ -116,7 +125,7 @@ def _check_header(data: bytes, max_pixels: int) -> _Header:
                 # the decoder makes room for a whole tile, however small the image that it is cut to
                 tile_width, tile_length = (header.tag_v2.get(tag, 0) for tag in (_TILE_WIDTH, _TILE_LENGTH))
                 _check_area("tiles", tile_width, tile_length, max_pixels)
-                _check_depth(header.tag_v2)
+                bits = _checked_depth(header.tag_v2)
             elif isinstance(header, JpegImagePlugin.JpegImageFile):
                 _check_scans(data)
                 is_jpeg, orientation = True, _orientation(header)
@@ -128,7 +137,7 @@ def _check_header(data: bytes, max_pixels: int) -> _Header:
         raise FrameCorrupt("not a readable image: no JPEG, PNG, BMP or TIFF") from exc
     except Exception as exc:  # Pillow's readers raise whatever they trip over, and bad bytes are no defect of ours
         raise FrameCorrupt(f"not a readable image: {one_line(exc)}") from exc
-    return _Header(width, height, is_jpeg, orientation)
+    return _Header(width, height, is_jpeg, orientation, bits)
 
 
 def _check_area(what: str, width: int, height: int, max_pixels: int) -> None:
@@ -136,11 +145,15 @@ def _check_area(what: str, width: int, height: int, max_pixels: int) -> None:
         raise FrameRefused(f"{what} of {width} x {height} pixels, {max_pixels} are allowed")
 
 
-def _check_depth(tags: TiffImagePlugin.ImageFileDirectory_v2) -> None:
-    """Raise FrameRefused for numbers that say nothing of black and white: floats, and whole ones of 32 bits."""
+def _checked_depth(tags: TiffImagePlugin.ImageFileDirectory_v2) -> int:
+    """Return the bits of a channel.
+
+    Raises FrameRefused for numbers that say nothing of black and white: floats, and whole ones of 32 bits.
+    """
     bits, formats = (tags.get(tag, (1,)) for tag in (_BITS, _SAMPLE_FORMAT))
     if max(bits) > _DEEPEST_BITS or _FLOATS in formats:
         raise FrameRefused(f"unsupported depth: a TIFF of {max(bits)} bits, whole numbers of up to 16 are read")
+    return int(max(bits))
 
 
 def _check_tiff_depth(data: bytes) -> None:
@@ -152,7 +165,7 @@ def _check_tiff_depth(data: bytes) -> None:
         tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
         file.seek(tags.next)
         tags.load(file)
-        _check_depth(tags)
+        _checked_depth(tags)
     except FrameError:
         raise
     except Exception:  # noqa: BLE001 - as in _check_header: then it is no image

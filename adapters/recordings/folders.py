@@ -78,7 +78,7 @@ def parts_of_folder(
         try:
             event = RecordedEvent(
                 event_id=file.name,
-                part_id=row.get("part_id") or file.path.stem,
+                part_id=row.get("part_id") or Path(file.name).stem,
                 trigger_id=int(row.get("trigger_id") or number + 1),
                 captured_at=datetime.fromtimestamp(at_ns / 1e9, UTC),
                 source="folder",

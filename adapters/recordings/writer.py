@@ -23,7 +23,7 @@ from schemas.base import Message
 from schemas.messages import Verdict
 from schemas.recordings import RecordedEvent, RecordedLabel, SessionInfo, Track
 from service.errors import UsageError
-from service.files import open_regular
+from service.files import open_regular, unwritable
 from service.replay.parts import RecordedPart, unix_ns
 
 SUFFIX: Final = ".mcap"
@@ -76,7 +76,7 @@ class SessionWriter:
             if any(folder.iterdir()):
                 raise UsageError(f"{folder} is not empty: a session is written into a folder of its own")
         except OSError as exc:
-            raise UsageError(f"cannot write {folder}: {exc.strerror}") from exc
+            raise unwritable(folder, exc) from exc
         return cls(folder, info, file_bytes=file_bytes)
 
     def __enter__(self) -> Self:

@@ -18,12 +18,14 @@ from service.cli.common import (
     StoreOption,
     console,
     load_settings,
+    same_store,
     say,
     stage_bars,
     tell_active,
 )
 from service.cli.frame_folders import listed_frames, tell_ignored
 from service.cli.from_settings import frame_decoder, registry_of
+from service.cli.report_folder import refuse_within
 from service.device import compute_device
 from service.errors import UsageError
 from service.evaluation.threshold_picture import threshold_picture
@@ -82,6 +84,7 @@ def calibrate(
     target = _target(target_recall, target_precision, false_reject)
     if target and damaged is None:
         raise UsageError(f"--target-{target.measure} needs --damaged")
+    refuse_within(out, ok, damaged)
     settings = load_settings(config)
     registry = registry_of(settings, store)
     package = read_package(registry.resolve(model))
@@ -127,7 +130,7 @@ def calibrate(
     if path is None:
         console.print("dry run: no version was written")
     else:
-        tell_active(registry, path, named=store is not None)
+        tell_active(registry, path, same_store(store, config))
 
 
 def _target(recall: float | None, precision: float | None, false_reject: float | None) -> Target | None:

@@ -14,7 +14,9 @@ from service.cli.common import console, error_console, say
 from service.cli.tables import result_table
 
 app = typer.Typer(
-    help="Certificates for MQTT over TLS and OPC UA from an authority of the plant's own.", no_args_is_help=True
+    help="Certificates for MQTT over TLS and OPC UA from an authority of the plant's own.",
+    no_args_is_help=True,
+    add_completion=False,
 )
 
 Folder = Annotated[Path, typer.Argument(help="Folder of the authority. Its ca.key belongs on one machine only.")]

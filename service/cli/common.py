@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import tomllib
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +21,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from schemas.messages import StationId
 from schemas.recipe import PRESETS, EmbedRecipe, Recipe
 from schemas.settings import ENVIRONMENT_PREFIX, Settings
-from service.errors import UsageError
+from service.errors import UsageError, one_line
+from service.files import open_regular
 from service.text import without_controls
 
 if TYPE_CHECKING:  # numpy behind it takes a while that `--help` need not spend
@@ -63,9 +65,11 @@ def load_settings(path: Path | None) -> Settings:
     """Read settings from `path` and the environment. Raises UsageError, naming file and key."""
     where = "environment" if path is None else str(path)
     try:
+        if path is not None:
+            open_regular(path).close()  # a pipe would be waited for
         return Settings.load(path)
     except OSError as exc:
-        raise UsageError(f"configuration file not readable: {where}") from exc
+        raise UsageError(f"configuration file not readable: {where}: {one_line(exc)}") from exc
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise UsageError(f"{where}: not TOML: {' '.join(str(exc).split())}") from exc
     except ValidationError as exc:
@@ -168,14 +172,19 @@ def tell_troubles(troubles: Iterable[str]) -> None:
         console.print(without_controls(trouble), style="yellow", markup=False, soft_wrap=True)
 
 
-def tell_active(registry: ModelRegistry, path: Path, *, named: bool) -> None:
-    """Say whether the new version in `path` is active, and what makes it so. named: the store was, by an option."""
+def same_store(store: Path | None, config: Path | None) -> str:
+    """Return the options that lead a command to the store that this one used, to end its line."""
+    option, file = ("--store", store) if store is not None else ("-c", config)
+    return "" if file is None else f" {option} {shlex.quote(str(file))}"
+
+
+def tell_active(registry: ModelRegistry, path: Path, again: str) -> None:
+    """Say whether the new version in `path` is active, and what makes it so. again: see `same_store`."""
     name, version = path.parts[-2:]
     active = registry.active(name)
     if active == version:
         console.print(f"{name}@{version} is active: its golden frames reproduce")
         return
-    again = f" --store {registry.store}" if named else ""
     still = "no version is active" if active is None else f"active is still {name}@{active}"
     say(f"{still}; to change that: cangate models activate {name} {version}{again}")
 

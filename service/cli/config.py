@@ -11,13 +11,15 @@ import argon2
 import tomli_w
 import typer
 
-from adapters.accounts import Role
-from adapters.secret_files import read_password, reason, write_private
+from adapters.accounts import Role, enter_user
+from adapters.secret_files import read_password, reason
 from service.cli.common import ConfigOption, ConfigsOption, console, error_console, load_settings, load_stations
 from service.errors import UsageError
 
 app = typer.Typer(
-    help="Check or show the configuration; add users of the OPC UA server and the page.", no_args_is_help=True
+    help="Check or show the configuration; add users of the OPC UA server and the page.",
+    no_args_is_help=True,
+    add_completion=False,
 )
 
 _NAME = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
@@ -56,7 +58,9 @@ def show(config: ConfigOption = None) -> None:
 def add_user(
     file: Annotated[Path, typer.Argument(help="users_file to add to; made where it does not exist.")],
     name: Annotated[str, typer.Argument(help="User name.")],
-    role: Annotated[Role, typer.Option(help="What the user may do.")] = Role.OPERATOR,
+    role: Annotated[
+        Role | None, typer.Option(help="What the user may do.", show_default="the user's own; of a new one operator")
+    ] = None,
     password: Annotated[
         str, typer.Option(help="Asked for where not given; other users of this machine see what is given here.")
     ] = "",
@@ -65,6 +69,8 @@ def add_user(
     ] = None,
 ) -> None:
     """Add a user to a users_file, or give one a new password: one line `name:role:argon2-hash`.
+
+    A user who is there keeps the role unless --role names another.
 
     Example: cangate config add-user users.txt plc --role plc
     """
@@ -77,11 +83,8 @@ def add_user(
             raise UsageError("no terminal to ask for the password on: give --password-file")
         password = typer.prompt("Password", hide_input=True, confirmation_prompt=True)
     try:
-        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-        kept = [line for line in lines if not line.startswith(f"{name}:")]
-        line = f"{name}:{role}:{argon2.PasswordHasher().hash(password)}"
-        # complete or not at all: a service that runs reads it at the next login
-        write_private(file, "".join(f"{each}\n" for each in (*kept, line)).encode())
+        now, before = enter_user(file, name, argon2.PasswordHasher().hash(password), role)
     except (OSError, UnicodeDecodeError) as exc:
         raise UsageError(f"{file}: {reason(exc)}") from exc
-    console.print(f"{name} may now log in as {role}")
+    changed = "" if before is None else ", as before" if before is now else f", no longer as {before}"
+    console.print(f"{name} may now log in as {now}{changed}")

@@ -13,7 +13,7 @@ from service.cli.common import ConfigOption, StoreOption, console, load_settings
 from service.cli.evaluate_several import compare_models
 from service.cli.frame_folders import listed_frames, tell_ignored
 from service.cli.from_settings import frame_decoder, registry_of
-from service.cli.report_folder import report_folder, writing
+from service.cli.report_folder import refuse_within, report_folder, writing
 from service.errors import UsageError
 from service.evaluation.comparison_report import COMPARISON_PAGE
 from service.evaluation.metrics import Evaluation, Label
@@ -63,6 +63,7 @@ def evaluate(
     """
     settings = load_settings(config)
     given = {Label.OK: ok, Label.DAMAGED: damaged, Label.UNKNOWN: frames}
+    refuse_within(report, ok, damaged, masks, frames)
     folders = {label: listed_frames(folder) for label, folder in given.items() if folder is not None}
     if not folders:
         raise UsageError("nothing to judge: give --ok, --damaged or --frames")

@@ -19,7 +19,7 @@ from service.cli.reference import render_reference
 from service.errors import UsageError
 from service.files import made_folder, naming, whole_file
 
-app = typer.Typer(help="Write what integrators load into their own tools.", no_args_is_help=True)
+app = typer.Typer(help="Write what integrators load into their own tools.", no_args_is_help=True, add_completion=False)
 
 
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="File to write.", dir_okay=False)]

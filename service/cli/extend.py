@@ -16,6 +16,7 @@ from service.cli.common import (
     console,
     error_console,
     load_settings,
+    same_store,
     say,
     stage_bars,
     tell_active,
@@ -85,7 +86,7 @@ def extend(
             tell_ignored(*found)
             _report(extension)
         say(f"model {reference} in {path}, id {read_package(path).id}")
-    tell_active(registry, path, named=store is not None)
+    tell_active(registry, path, same_store(store, config))
 
 
 def _report(extension: Extension) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from schemas.settings import LogSettings
 from service.cli.common import console, error_console
 from service.cli.ending import INTERRUPTED, Ending, terminated_like_interrupted
 from service.errors import CangateError, UsageError
@@ -38,7 +39,7 @@ _COMMANDS = {
     "models": "List, show, verify, activate, roll back, extend, export and import models.",
     "benchmark": "Tell whether this computer keeps up with the line: time of each stage, parts a second.",
     "selftest": "Break a line on this machine on purpose and see whether the promise is kept.",
-    "config": "Check or show the configuration; add users of the OPC UA server.",
+    "config": "Check or show the configuration; add users of the OPC UA server and the page.",
     "certs": "Certificates for MQTT over TLS and OPC UA from an authority of the plant's own.",
     "export": "Write what integrators load into their own tools.",
 }
@@ -55,6 +56,7 @@ class _LazyGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # noqa: ANN401 - as above
         if args and args[0] in _COMMANDS:
             self.commands[args[0]] = _imported(args[0])
+            _log_warnings()
             if args[0] in _ENDLESS or (args[0] == "replay" and "--loop" in args):
                 _end_with_reader()
         return super().resolve_command(ctx, args)
@@ -75,6 +77,14 @@ def _imported(name: str) -> Any:  # noqa: ANN401 - as above
     alone = typer.Typer(add_completion=False)
     alone.command(name)(getattr(module, name))
     return typer.main.get_command(alone)
+
+
+def _log_warnings() -> None:
+    """Send what is logged to standard error, until the command says otherwise: standard output is for results."""
+    # a while that `--help` need not spend
+    from service.logs import configure_logging  # noqa: PLC0415
+
+    configure_logging(LogSettings(level="warning"))
 
 
 app = typer.Typer(

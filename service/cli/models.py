@@ -18,6 +18,7 @@ from service.cli.common import (
     StoreOption,
     console,
     load_settings,
+    same_store,
     say,
     with_embedder,
 )
@@ -38,7 +39,9 @@ UNIT_TOLERANCE = 0.01
 """How far from 1 the length of a vector may be that was rounded to half precision."""
 
 app = typer.Typer(
-    help="List, look at, verify, activate, extend, export and import model packages.", no_args_is_help=True
+    help="List, look at, verify, activate, extend, export and import model packages.",
+    no_args_is_help=True,
+    add_completion=False,
 )
 app.command()(extend)
 
@@ -211,8 +214,7 @@ def import_pickle(
         )
     if is_first:
         console.print(f"{name}@{path.name} is active, though unproven: it has no golden frames")
-    again = f" --store {registry.store}" if store else ""
-    say(f"next: cangate calibrate {name}@{path.name} --ok FOLDER{again}")
+    say(f"next: cangate calibrate {name}@{path.name} --ok FOLDER{same_store(store, config)}")
 
 
 @app.command("export")
@@ -248,8 +250,9 @@ def import_model(
     _refuse_special(file)
     package = read_package(import_package(file, registry, name))
     say(f"model {package.ref.reference} in {package.path}, id {package.id}")
-    again = f" --store {registry.store}" if store else ""
-    say(f"to judge with it: cangate models activate {package.ref.name} {package.ref.version}{again}")
+    say(
+        f"to judge with it: cangate models activate {package.ref.name} {package.ref.version}{same_store(store, config)}"
+    )
 
 
 def _refuse_special(file: Path) -> None:

@@ -71,6 +71,8 @@ def look_at(settings: Settings) -> Iterator[str]:
     compute_device(settings.compute)
     if not (settings.mqtt.enabled or settings.opcua.server.enabled or settings.opcua.client.endpoint):
         yield "neither mqtt nor opcua is on: no event can come"
+    if not (settings.images.roots or settings.images.http_hosts):
+        yield "images.roots and images.http_hosts are empty: only frames that come inside messages are judged"
     yield from _look_at_model(settings.model)
 
 

@@ -103,6 +103,7 @@ def render_reference() -> str:
             "",
             "At `http.host`:`http.port`; where `http.anonymous` is false with an HTTP Basic login, `/healthz` apart.",
             "An event id in an address is percent-encoded, slashes included. HEAD is answered like GET.",
+            "`/openapi.json` describes it for programs (OpenAPI).",
             "",
             *_table(("GET", "answer"), ((f"`{path}`", answer) for path, answer in HTTP.items())),
             "",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from service.errors import UsageError
-from service.files import draft_folder, read_regular, real_path
+from service.files import draft_folder, read_regular, real_path, unwritable
 
 _DRAFT: Final = ".cangate-report-"
 _MARK: Final = b"<!-- files of this report, by SHA-256\n"
@@ -39,10 +39,11 @@ def report_folder(report: Path, *names: str) -> Iterator[Path]:
             _move_into(report, draft)
 
 
-def refuse_within(target: Path, read: Path) -> None:
-    """Raise UsageError where `target` is or lies in the folder `read`: what is read from is not written into."""
-    if real_path(target).is_relative_to(real_path(read)):
-        raise UsageError(f"cannot write {target}: it lies in {read}, which is read; name another folder")
+def refuse_within(target: Path | None, *folders: Path | None) -> None:
+    """Raise UsageError where `target` is or lies in one of the folders: what is read from is not written into."""
+    for read in folders:
+        if target is not None and read is not None and real_path(target).is_relative_to(real_path(read)):
+            raise UsageError(f"cannot write {target}: it lies in {read}, which is read; name another folder")
 
 
 def refuse_session(report: Path, session: Path) -> None:
@@ -58,7 +59,7 @@ def writing(report: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        raise UsageError(f"cannot write {_place(report, exc.filename)}: {exc.strerror}") from exc
+        raise unwritable(_place(report, exc.filename), exc) from exc
 
 
 def _move_into(report: Path, draft: Path) -> None:

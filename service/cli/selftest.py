@@ -14,6 +14,7 @@ import typer
 from adapters.drill.line import drill_line
 from adapters.drill.model import drill_model
 from adapters.drill.scenarios import SCENARIOS, Outcome, play
+from adapters.simulation.broker import find_mosquitto
 from schemas.settings import LogSettings
 from service.cli.common import error_console, say
 from service.errors import UsageError
@@ -36,9 +37,13 @@ def selftest(
     """
     configure_logging(LogSettings(level="error"))
     wanted = tuple(only or [""])
-    if not any(word in scenario.name for scenario in SCENARIOS for word in wanted):
-        names = ", ".join(scenario.name for scenario in SCENARIOS)
-        raise UsageError(f"--only: no drill has that in its name; there are: {names}")
+    for word in wanted:
+        if not any(word in scenario.name for scenario in SCENARIOS):
+            names = ", ".join(scenario.name for scenario in SCENARIOS)
+            raise UsageError(f"--only: no drill has {word!r} in its name; there are: {names}")
+    chosen = [scenario for scenario in SCENARIOS if any(word in scenario.name for word in wanted)]
+    if all(scenario.needs_mosquitto for scenario in chosen) and find_mosquitto() is None:
+        raise UsageError("nothing to play: mosquitto is not installed")
     outcomes = asyncio.run(_watch(wanted))
     last = outcomes[-1].findings
     failed = [outcome.name for outcome in outcomes if outcome.wrong]

@@ -30,7 +30,9 @@ from service.text import without_controls
 _NAMED = 5
 """So many event ids are named, and the others counted."""
 
-app = typer.Typer(help="List, look at, import and export recorded sessions.", no_args_is_help=True)
+app = typer.Typer(
+    help="List, look at, import and export recorded sessions.", no_args_is_help=True, add_completion=False
+)
 
 SessionArgument = Annotated[
     Path, typer.Argument(metavar="SESSION", help="Folder of a recorded session, or one of its MCAP files.")

@@ -17,6 +17,7 @@ from service.cli.common import (
     StoreOption,
     console,
     load_settings,
+    same_store,
     say,
     stage_bars,
     tell_active,
@@ -103,7 +104,7 @@ def train(
     finally:
         _report(package.manifest, found)
         say(f"model {name}@{path.name} in {path}, id {package.id}")
-    tell_active(registry, path, named=store is not None)
+    tell_active(registry, path, same_store(store, config))
 
 
 def _with_roi(recipe: Recipe, roi: RoiMethod | None) -> Recipe:

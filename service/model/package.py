@@ -32,7 +32,8 @@ from safetensors.torch import save_file as save_weights
 
 from schemas.messages import ModelRef
 from service.device import present_device
-from service.errors import FrameError, PackageNotFound, PackageRefused, UsageError
+from service.errors import CangateError, FrameError, PackageNotFound, PackageRefused, UsageError
+from service.files import unwritable
 from service.model.manifest import PIPELINE_VERSION, GoldenFrame, ModelManifest
 from service.pipeline.embed import build_embedder
 from service.pipeline.memory_bank import MemoryBank
@@ -218,7 +219,7 @@ def write_package(
     vectors: (M, D) float32. golden: a picture, or the bytes of its PNG, for each file that `manifest.golden` names.
     backbone: the weights to carry, or the file of another package that holds them.
 
-    Raises UsageError: the disk takes no more.
+    Raises CangateError: the disk takes no more.
     """
     with _writing(directory):
         weights = directory / BACKBONE
@@ -242,9 +243,9 @@ def _writing(directory: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:  # the second name is that of a copy; a full disk, found while bytes go out, names none
-        raise UsageError(f"cannot write {exc.filename2 or exc.filename or directory}: {exc.strerror}") from exc
+        raise unwritable(exc.filename2 or exc.filename or directory, exc) from exc
     except safetensors.SafetensorError as exc:
-        raise UsageError(f"cannot write {directory / BACKBONE}: {exc}") from exc
+        raise CangateError(f"cannot write {directory / BACKBONE}: {exc}") from exc
 
 
 def _link_or_copy(file: Path, target: Path) -> None:
@@ -258,7 +259,7 @@ def _link_or_copy(file: Path, target: Path) -> None:
 def seal(directory: Path, manifest: ModelManifest) -> None:
     """Write manifest and digests, and have everything on the disk before the directory gets its name.
 
-    Raises UsageError: the disk takes no more.
+    Raises CangateError: the disk takes no more.
     """
     with _writing(directory):
         (directory / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")

@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from service.errors import TrainingError
+from service.errors import CangateError
 from service.pipeline.types import FloatArray
 
 
@@ -43,7 +43,7 @@ class PatchStore:
         return len(self._ends) - 1
 
     def append(self, vectors: FloatArray) -> None:
-        """Add the patches of the next frame: vectors (N, D) float32. Raises TrainingError where the disk is full."""
+        """Add the patches of the next frame: vectors (N, D) float32. Raises CangateError where the disk is full."""
         if vectors.ndim != 2 or vectors.shape[1] != self._dim:
             raise ValueError(f"vectors are (N, {self._dim}), not {vectors.shape}")
         with _disk_errors():
@@ -82,6 +82,6 @@ def _disk_errors() -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        raise TrainingError(
+        raise CangateError(
             f"patches do not fit into {tempfile.gettempdir()} ({exc.strerror}); set TMPDIR to a folder with more room"
         ) from exc

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from schemas.base import Value
 from schemas.messages import ModelRef, Sha256
 from service.errors import PackageError, PackageNotFound, PackageRefused, UsageError
-from service.files import draft_folder, locked
+from service.files import draft_folder, locked, unwritable
 from service.model.manifest import ModelManifest, ModelName, ModelVersion
 from service.model.package import ModelPackage, package_id, read_package, seal, write_package
 
@@ -157,7 +157,7 @@ class ModelRegistry:
             except OSError as exc:
                 if exc.errno in (errno.EEXIST, errno.ENOTEMPTY):
                     continue  # somebody else was faster: take the next number
-                raise UsageError(f"cannot write {target}: {exc.strerror}") from exc
+                raise unwritable(target, exc) from exc
             _sync(target.parent)
             return target
 
@@ -266,7 +266,7 @@ class ModelRegistry:
         except OSError as exc:
             with contextlib.suppress(OSError):  # it was never made, or its disk takes nothing any more
                 draft.unlink()
-            raise UsageError(f"cannot write {folder / POINTER}: {exc.strerror}") from exc
+            raise unwritable(folder / POINTER, exc) from exc
         _sync(folder)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from adapters.simulation.broker import free_port
 from schemas.settings import Settings
@@ -91,8 +92,10 @@ async def test_serve_starts_without_broker_and_model_and_ends_when_told(tmp_path
         reasons.extend(service.runner._station.not_ready())
         stop.set()
 
-    async with asyncio.timeout(30):
-        await serve(settings(tmp_path), stop, on_started=look)
+    with capture_logs() as logged:
+        async with asyncio.timeout(30):
+            await serve(settings(tmp_path), stop, on_started=look)
+    assert logged[-1]["event"] == "station_stopped"
     assert any(reason.startswith("mqtt: ") for reason in reasons)
     assert any(reason.startswith("model: ") for reason in reasons)
 

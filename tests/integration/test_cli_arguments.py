@@ -32,3 +32,10 @@ def test_unusable_arguments_are_one_line_and_exit_2(
     monkeypatch.chdir(tmp_path)
     assert cangate(*arguments).one_line_error().startswith("cangate: ")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("group", ["config", "certs", "models", "sessions", "export"])
+def test_group_of_commands_offers_no_completion_of_its_own(cangate: CommandLine, group: str) -> None:
+    """It completes nothing: that of the whole command line is `cangate --install-completion`."""
+    done = cangate(group, "--help")
+    assert (done.status, "completion" in done.stdout) == (0, False)

@@ -302,7 +302,7 @@ def test_imported_bank_is_calibrated_into_a_whole_package(
     assert (outcome.status, outcome.stderr) == (0, "")
     assert "active, though unproven" in outcome.stdout
     assert "another embedder" not in outcome.stdout
-    assert outcome.stdout.endswith("next: cangate calibrate study@1 --ok FOLDER\n")
+    assert outcome.stdout.endswith(f"next: cangate calibrate study@1 --ok FOLDER -c {config}\n")
     elsewhere = cangate("models", "import-pickle", file, "--name", "study", "-c", config, "--store", tmp_path / "other")
     assert elsewhere.stdout.endswith(f"next: cangate calibrate study@1 --ok FOLDER --store {tmp_path / 'other'}\n")
     registry = ModelRegistry(tmp_path / "models")
@@ -351,3 +351,26 @@ def test_import_pickle_refuses_what_does_not_fit(
     line = cangate("models", "import-pickle", file, "--name", "study", "-c", config, *arguments).one_line_error()
     assert words in line
     assert not (tmp_path / "models").exists()
+
+
+def test_command_that_comes_next_names_the_store_as_it_was_named(
+    cangate: CommandLine, registry: ModelRegistry, tmp_path: Path
+) -> None:
+    """By the option or the configuration, quoted for a shell: else it fails, or finds another store."""
+    folder = tmp_path / "a plant"
+    folder.mkdir()
+    store = registry.store.rename(folder / "models")
+    config = folder / "config.toml"
+    config.write_text(f"model.store = '{store}'")
+    for option, file in (("--store", store), ("-c", config)):
+        said = cangate("calibrate", "bars", option, file).stdout
+        assert f"to change that: cangate models activate bars {ModelRegistry(store).versions('bars')[-1]} " in said
+        assert said.endswith(f" {option} '{file}'\n")
+
+
+def test_calibrate_draws_nothing_into_frames_that_it_reads(
+    cangate: CommandLine, registry: ModelRegistry, frames: Path
+) -> None:
+    """The picture would be a frame to the next command."""
+    told = cangate("calibrate", "bars", "--ok", frames / "other", "-o", frames / "other", "--store", registry.store)
+    assert "which is read; name another folder" in told.one_line_error()

@@ -205,3 +205,13 @@ def test_evaluate_takes_a_name_that_is_no_utf8(cangate: CommandLine, store: Path
     (folder / os.fsdecode(b"\xff\xe9.png")).write_bytes(next(ok.iterdir()).read_bytes())
     assert cangate("evaluate", "bars", "--ok", folder, "-o", tmp_path / "report", "--store", store).status == 0
     assert [row["filename"] for row in rows_of(tmp_path / "report")] == [r"\xff\xe9.png"]
+
+
+@pytest.mark.parametrize("option", ["--ok", "--frames"])
+def test_report_is_not_written_into_what_is_judged(cangate: CommandLine, store: Path, ok: Path, option: str) -> None:
+    """The next command would complain of its files."""
+    before = sorted(ok.rglob("*"))
+    for report in (ok, ok / "report"):
+        refused = cangate("evaluate", "bars", option, ok, "-o", report, "--store", store).one_line_error()
+        assert refused == f"cangate: cannot write {report}: it lies in {ok}, which is read; name another folder"
+    assert sorted(ok.rglob("*")) == before

@@ -138,7 +138,7 @@ def test_inspect_leaves_no_half_a_picture(
 
     monkeypatch.setattr(Path, "write_bytes", full)
     out = tmp_path / "out"
-    line = cangate("inspect", "bars", images[0], "--store", store, "-o", out).one_line_error()
+    line = cangate("inspect", "bars", images[0], "--store", store, "-o", out).one_line_error(1)
     assert line == f"cangate: cannot write {out / 'good_roi.png'}: No space left on device"
     assert not out.exists()
 
@@ -196,7 +196,7 @@ def test_inspect_writes_into_links_and_devices(
     link, target, device = tmp_path / "link.csv", tmp_path / "target.csv", tmp_path / "device.json"
     link.symlink_to(target)
     device.symlink_to("/dev/full")
-    line = cangate("inspect", "bars", *images, "--store", store, "--csv", link, "--json", device).one_line_error()
+    line = cangate("inspect", "bars", *images, "--store", store, "--csv", link, "--json", device).one_line_error(1)
     assert line == f"cangate: cannot write {device}: No space left on device"
     assert device.is_char_device()
     assert cangate("inspect", "bars", *images, "--store", store, "--csv", link).status == 0

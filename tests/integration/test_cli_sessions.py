@@ -226,7 +226,7 @@ def test_export_that_cannot_be_moved_out_leaves_nothing(
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", fails_at_last)
-    line = cangate("sessions", "export", session, out).one_line_error()
+    line = cangate("sessions", "export", session, out).one_line_error(1)
     assert line == f"cangate: cannot write {out}: Input/output error"
     assert list(out.iterdir()) == []
 
@@ -390,3 +390,12 @@ def test_replay_refuses_what_it_cannot_do(
 def test_replay_refuses_what_is_no_session(cangate: CommandLine, tmp_path: Path) -> None:
     """A folder without recordings is named."""
     assert "no .mcap file" in cangate("replay", tmp_path).one_line_error()
+
+
+def test_import_takes_names_that_are_no_utf8(cangate: CommandLine, tmp_path: Path) -> None:
+    """Spelled out, as every other command has them."""
+    pictures = write_parts(tmp_path / "pictures", 1)
+    (pictures / "part1.png").rename(pictures / os.fsdecode(b"caf\xe9.png"))
+    assert cangate("sessions", "import", pictures, tmp_path / "s").status == 0
+    (part,) = Session.open(tmp_path / "s").parts()
+    assert (part.event.event_id, part.event.part_id) == (r"caf\xe9.png", r"caf\xe9")

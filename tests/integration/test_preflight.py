@@ -121,3 +121,11 @@ def test_embedder_that_is_none_is_told_which_there_are(config: Path) -> None:
     config.write_text("recipe.embed.embedder = 'resnet'")
     with pytest.raises(UsageError, match="must be starter, filters, timm:BACKBONE, dinov2-vitb14 or dinov2-vits14"):
         load_settings(config)
+
+
+def test_station_that_may_read_no_frame_is_told_so(config: Path) -> None:
+    """Cameras that send their frames inside messages want neither roots nor hosts, all others do."""
+    config.write_text("images.roots = []")
+    assert "only frames that come inside messages are judged" in next(look_at(Settings.load(config)))
+    config.write_text("images.roots = []\nimages.http_hosts = ['cam1.plant']")
+    assert "model.name is empty" in next(look_at(Settings.load(config)))

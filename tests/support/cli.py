@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from dataclasses import dataclass
 
 import pytest
 
 from service.cli.main import main
+from service.logs import StandardError
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +20,9 @@ class Outcome:
     stdout: str
     stderr: str
 
-    def one_line_error(self) -> str:
-        """Return the one line that a refusal is: exit status 2 and nothing else on standard error."""
-        assert self.status == 2, self
+    def one_line_error(self, status: int = 2) -> str:
+        """Return the one line that a refusal is: this exit status and nothing else on standard error."""
+        assert self.status == status, self
         lines = self.stderr.splitlines()
         assert len(lines) == 1, self
         return lines[0]
@@ -39,6 +41,11 @@ class CommandLine:
         self._capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             main()
+        for handler in logging.root.handlers[:]:
+            if isinstance(handler, StandardError):  # ends its thread
+                handler.flush()
+                logging.root.removeHandler(handler)
+                handler.close()
         captured = self._capsys.readouterr()
         status = ended.value.code
         assert status is None or isinstance(status, int)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from service.errors import UsageError
-from service.files import draft_folder, locked, made_folder, read_regular, whole_file
+from service.errors import CangateError, UsageError
+from service.files import draft_folder, locked, made_folder, naming, read_regular, whole_file
 
 LEASE = """
 import fcntl, os, signal, sys
@@ -80,7 +80,7 @@ def test_device_that_is_full_is_named(tmp_path: Path) -> None:
     """It is written into, through a link as well."""
     device = tmp_path / "device"
     device.symlink_to("/dev/full")
-    with pytest.raises(UsageError, match=r"^cannot write .*/device: No space left on device$"):
+    with pytest.raises(CangateError, match=r"^cannot write .*/device: No space left on device$"):
         write(device, "new")
     assert device.is_char_device()
 
@@ -176,3 +176,21 @@ def test_file_in_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     """Before anything is done for it."""
     with pytest.raises(UsageError, match=r"nowhere/results\.csv"), whole_file(tmp_path / "nowhere" / "results.csv"):
         pytest.fail("nothing is lent")
+
+
+@pytest.mark.parametrize(
+    ("number", "is_usage"),
+    [(errno.ENOSPC, False), (errno.EDQUOT, False), (errno.EIO, False), (errno.EACCES, True), (errno.EROFS, True)],
+)
+def test_disk_that_fails_is_nobodys_arguments(tmp_path: Path, number: int, is_usage: bool) -> None:
+    """A run that failed has an exit status of its own."""
+    target = tmp_path / "file"
+    with pytest.raises(CangateError, match=f"^cannot write {target}: ") as told, naming(target):
+        raise OSError(number, os.strerror(number))
+    assert isinstance(told.value, UsageError) == is_usage
+
+
+def test_dash_is_no_file() -> None:
+    """Whoever means standard output by it would look for the file."""
+    with pytest.raises(UsageError, match=r"^cannot write -: "), whole_file(Path("-")):
+        pass

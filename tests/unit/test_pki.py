@@ -10,7 +10,7 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from adapters.pki import PlantAuthority
+from adapters.pki import PlantAuthority, alternative_names
 from service.errors import UsageError
 
 
@@ -109,3 +109,16 @@ def test_a_file_that_is_no_certificate_does_not_hide_the_others(tmp_path: Path) 
     found, unreadable = authority.issued()
     assert [issued.name for issued in found] == ["ca"]
     assert unreadable == [f"{tmp_path / 'junk.pem'} is no certificate"]
+
+
+@pytest.mark.parametrize("host", ["bad host", "", "-x", "a..b", "x" * 64, "http://broker", "a,b"])
+def test_host_that_nobody_can_have_is_refused(pki: Path, host: str) -> None:
+    """A certificate for it would fit nothing."""
+    with pytest.raises(UsageError, match="neither a host name nor an address"):
+        PlantAuthority.load(pki).issue("x", hosts=[host], uri="urn:x", days=1)
+
+
+@pytest.mark.parametrize("host", ["broker.plant", "10.0.7.5", "fe80::1", "*.plant", "cam_1", "broker."])
+def test_host_that_there_may_be_is_taken(host: str) -> None:
+    """Names, addresses, wildcards."""
+    assert len(list(alternative_names([host], "urn:x"))) == 2

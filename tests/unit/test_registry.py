@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from schemas.recipe import ScoreStatistic
-from service.errors import PackageNotFound, PackageRefused, UsageError
+from service.errors import CangateError, PackageNotFound, PackageRefused, UsageError
 from service.files import locked
 from service.model.package import read_package, seal
 from service.model.registry import ModelRegistry
@@ -294,7 +294,7 @@ def test_a_full_disk_is_named_and_leaves_no_half_a_package(
 def test_weights_that_the_disk_does_not_take_are_named(registry: ModelRegistry, trained: TrainedModel) -> None:
     """The library that writes them has errors of its own."""
     heavy = TrainedModel(trained.manifest, trained.vectors, trained.golden, {"weight": torch.zeros(10_000)})
-    with files_of_at_most(5_000), pytest.raises(UsageError, match=r"^cannot write .*/backbone\.safetensors: "):
+    with files_of_at_most(5_000), pytest.raises(CangateError, match=r"^cannot write .*/backbone\.safetensors: "):
         heavy.publish(registry)
     assert registry.names() == []
 

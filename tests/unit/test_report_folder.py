@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from service.cli.report_folder import report_folder, writing
-from service.errors import UsageError
+from service.errors import CangateError, UsageError
 
 
 def report(folder: Path, text: str, *names: str) -> None:
@@ -129,5 +129,5 @@ def test_error_names_the_place_of_a_file_in_the_report(tmp_path: Path) -> None:
         (None, tmp_path),
         ("/elsewhere", "/elsewhere"),
     ):
-        with pytest.raises(UsageError, match=rf"^cannot write {named}: No space left"), writing(tmp_path):
+        with pytest.raises(CangateError, match=rf"^cannot write {named}: No space left"), writing(tmp_path):
             raise OSError(errno.ENOSPC, "No space left", name)

@@ -89,7 +89,7 @@ def test_load_sam_names_a_missing_checkpoint(tmp_path: Path) -> None:
     """A path that is not there, or none at all, is one clear line."""
     with pytest.raises(UsageError, match=r"absent\.pth"):
         build_roi_finder(RoiRecipe(method=RoiMethod.SAM, sam_checkpoint=str(tmp_path / "absent.pth")))
-    with pytest.raises(UsageError, match="empty"):
+    with pytest.raises(UsageError, match=r"^roi method sam: recipe\.roi\.sam_checkpoint is empty"):
         build_roi_finder(RoiRecipe(method=RoiMethod.SAM))
 
 

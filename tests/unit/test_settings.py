@@ -184,7 +184,9 @@ def test_url_of_a_database_is_shown_without_its_password(url: str, shown: str) -
     assert without_password(url) == shown
 
 
-@pytest.mark.parametrize("name", ["CANGATE_MQT__PORT", "cangate_deadlin__default_ms", "CANGATE___PORT"])
+@pytest.mark.parametrize(
+    "name", ["CANGATE_MQT__PORT", "cangate_deadlin__default_ms", "CANGATE___PORT", "CANGATE_MQTT_PASSWORD"]
+)
 def test_a_section_that_there_is_not_is_refused_in_the_environment_too(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

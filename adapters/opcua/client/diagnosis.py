@@ -115,5 +115,7 @@ def diagnose_connect(error: Exception) -> Diagnosis:
         return Diagnosis(PlcFault.CONNECTION_LOST, "the server closed the connection")
     if isinstance(error, OSError):
         return Diagnosis(PlcFault.UNREACHABLE, one_line(error))
-    no_endpoint = "No matching endpoints" in str(error)  # asyncua has no class for it
-    return Diagnosis(PlcFault.SECURITY_REFUSED if no_endpoint else PlcFault.SERVER_REFUSED, one_line(error))
+    fault, text = PlcFault.SERVER_REFUSED, one_line(error)
+    if "No matching endpoints" in text:  # asyncua has no class for it, and names the mode by its number
+        fault, text = PlcFault.SECURITY_REFUSED, "the server offers no endpoint with this policy and mode"
+    return Diagnosis(fault, text)

@@ -33,8 +33,10 @@ def load_sam(recipe: RoiRecipe, device: torch.device) -> Sam:
         PackageRefused: its SHA-256 is not `sam_sha256`.
     """
     path = Path(recipe.sam_checkpoint)
+    if not recipe.sam_checkpoint:
+        raise UsageError("roi method sam: recipe.roi.sam_checkpoint is empty: it must name the checkpoint")
     if not path.is_file():
-        raise UsageError(f"roi method sam: no checkpoint at {recipe.sam_checkpoint or '(sam_checkpoint is empty)'}")
+        raise UsageError(f"roi method sam: no checkpoint at {path}")
     if recipe.sam_sha256:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
