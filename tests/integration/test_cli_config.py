@@ -50,7 +50,7 @@ def test_endpoint_with_a_password_is_shown_nowhere(cangate: CommandLine, command
 
 
 def test_config_add_user_writes_a_hash(cangate: CommandLine) -> None:
-    """One line `name:role:argon2-hash`; the same name again is replaced."""
+    """One line `name:role:argon2-hash`; the same name again is replaced and keeps its role."""
     users = Path("users")
     for password in ("first", "second"):
         assert cangate("config", "add-user", users, "plc1", "--role", "plc", "--password", password).status == 0
@@ -63,7 +63,7 @@ def test_config_add_user_writes_a_hash(cangate: CommandLine) -> None:
     (line,) = users.read_text().splitlines()
     name, role, hashed = line.split(":")
     assert argon2.PasswordHasher().verify(hashed, "third")
-    assert (role, users.stat().st_mode & 0o777) == ("operator", 0o600)
+    assert (role, users.stat().st_mode & 0o777) == ("plc", 0o600)
 
 
 def test_certs_are_made_listed_and_revoked(cangate: CommandLine) -> None:
