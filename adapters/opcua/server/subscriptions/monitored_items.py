@@ -10,7 +10,7 @@ from asyncua.server.address_space import AddressSpace
 from asyncua.server.internal_subscription import InternalSubscription
 from asyncua.server.monitored_item_service import MonitoredItemData, MonitoredItemService, MonitoredItemValues
 
-from adapters.opcua.server.excerpts import NEVER, asks_for_excerpt, excerpt, with_stamps
+from adapters.opcua.server.excerpts import NEVER, as_written, asks_for_excerpt, excerpt, with_stamps
 from adapters.opcua.server.notifications import FieldKey, WrittenValue, encode_event, field_key
 from adapters.opcua.server.subscriptions.filters import (
     StationWhereClause,
@@ -35,6 +35,8 @@ class MonitoredItems(MonitoredItemService):
         self._selected: dict[int, list[tuple[FieldKey, ua.SimpleAttributeOperand]]] = {}
         self._stamps: dict[int, ua.TimestampsToReturn] = {}
         self._asked_stamps = ua.TimestampsToReturn.Both  # of the request that is being answered
+        self._foreign = ua.DataValue()  # the last that asyncua wrote, and what the items share in its place
+        self._shared = as_written(self._foreign)
 
     async def create_monitored_items(
         self, params: ua.CreateMonitoredItemsParameters
@@ -158,19 +160,24 @@ class MonitoredItems(MonitoredItemService):
             return
         if item.read_value_id is not None and asks_for_excerpt(item.read_value_id):
             value = excerpt(value, item.read_value_id)
-        before = item.mvalue.current_dvalue
-        if isinstance(value, WrittenValue) and wants_changes(item.filter):
-            passes = value.is_news_after(before)
-        else:
-            passes = is_news(item.filter, before, value)
+        written, before = self._as_written(value), item.mvalue.current_dvalue
+        passes = written.is_news_after(before) if wants_changes(item.filter) else is_news(item.filter, before, written)
         if passes:
-            item.mvalue.set_current_datavalue(value)
-            shown = with_stamps(value, self._stamps[item_id])
+            item.mvalue.current_dvalue = written  # as it is: asyncua would copy it for each item
+            shown = with_stamps(written, self._stamps[item_id])
             told = ua.MonitoredItemNotification(ua.UInt32(item.client_handle or 0), shown)
             if item.mode == ua.MonitoringMode.Sampling:  # looked at, and not told of (OPC 10000-4, 5.12.1.3)
                 self._news.keep_sampled(item_id, told)
             else:
                 self._news.add_change(item_id, told, item.queue_size)
+
+    def _as_written(self, value: ua.DataValue) -> WrittenValue:
+        """Return a value that the items share; of one that asyncua wrote for many of them, the same to each."""
+        if isinstance(value, WrittenValue):
+            return value
+        if value is not self._foreign:
+            self._foreign, self._shared = value, as_written(value)
+        return self._shared
 
 
 def _status(code: int) -> ua.StatusCode:
