@@ -75,6 +75,25 @@ async def test_queue_size_is_bounded_when_made_and_when_changed(
     assert unknown.StatusCode.name == "BadMonitoredItemIdInvalid"
 
 
+async def test_item_is_told_of_under_the_handle_it_was_given_last(station: ServedStation, flooder: Client) -> None:
+    """A change of an item may give it another, and with another client it would be told of under nobody's."""
+    made = await subscribe(flooder, 60_000.0)
+    (created,) = await create(flooder, made.SubscriptionId, item(station.node(Tag.ResultSeq).nodeid, queue=10))
+    change = ua.MonitoredItemModifyRequest(
+        MonitoredItemId=created.MonitoredItemId,
+        RequestedParameters=ua.MonitoringParameters(
+            ClientHandle=ua.UInt32(7), SamplingInterval=ua.Duration(math.nan), QueueSize=ua.UInt32(10)
+        ),
+    )
+    wish = ua.ModifyMonitoredItemsParameters(SubscriptionId=made.SubscriptionId, ItemsToModify=[change])
+    await flooder.uaclient.modify_monitored_items(wish)
+    await station.adapter.publish(answer(verdict(1)))
+    status, body = await ask(flooder, "Publish", struct.pack("<i", 0))
+    assert status == "Good"
+    (part,) = struct_from_binary(ua.PublishResult, body).NotificationMessage.NotificationData
+    assert [(one.ClientHandle, one.Value.Value.Value) for one in part.MonitoredItems] == [(1, 0), (7, 1)]
+
+
 async def test_items_of_all_subscriptions_are_bounded(station: ServedStation, flooder: Client) -> None:
     """Each is told within the write of its tag; whoever deletes his makes room."""
     node_id = station.node(Tag.TriggerImageUri).nodeid
@@ -86,6 +105,11 @@ async def test_items_of_all_subscriptions_are_bounded(station: ServedStation, fl
     await flooder.uaclient.delete_subscriptions([made[1].SubscriptionId])
     (created,) = await create(flooder, made[0].SubscriptionId, item(node_id))
     assert created.StatusCode.is_good()
+    gone = ua.DeleteMonitoredItemsParameters(
+        SubscriptionId=made[0].SubscriptionId, MonitoredItemIds=[created.MonitoredItemId] * 2
+    )
+    results = await flooder.uaclient.delete_monitored_items(gone)
+    assert [result.name for result in results] == ["Good", "BadMonitoredItemIdInvalid"]
 
 
 async def test_value_that_asyncua_writes_is_shared_by_all_items(station: ServedStation, flooder: Client) -> None:

@@ -95,6 +95,7 @@ class MonitoredItems(MonitoredItemService):
             if isinstance(wanted.Filter, ua.EventFilter):
                 self._choose_events(item, wanted.Filter)
         self._stamps[params.MonitoredItemId] = self._asked_stamps
+        item.client_handle = wanted.ClientHandle
         is_data = item.where_clause_evaluator is None
         revise = self._revise_queue_size if is_data else self._revise_event_queue_size
         item.queue_size = revise(wanted.QueueSize)
@@ -136,7 +137,13 @@ class MonitoredItems(MonitoredItemService):
         self._selected.pop(mid, None)
         self._stamps.pop(mid, None)
         self._news.forget(mid)
-        return super()._delete_monitored_items(mid)
+        item = self._monitored_items.get(mid)
+        if item is None or item.callback_handle is None:  # an event's, of which there are few
+            return super()._delete_monitored_items(mid)
+        # by its handle, for which asyncua looks through all items
+        self.aspace.delete_datachange_callback(item.callback_handle)
+        del self._monitored_datachange[item.callback_handle], self._monitored_items[mid]
+        return ua.StatusCode()
 
     async def _trigger_event(self, event: Event, mid: int) -> None:
         """Queue an event for its subscriber, encoded."""
