@@ -165,6 +165,23 @@ async def test_owner_may_do_everything_with_his_subscription(station: ServedStat
     assert await _status(_delete, station.client, subscription, item_id) == REFUSED
 
 
+async def test_subscription_lives_on_where_its_session_asks_anything_of_it(station: ServedStation) -> None:
+    """OPC 10000-4, 5.13.1.1: not a Publish alone shows that somebody is there."""
+    subscription, item_id = await watch(station.client, station.namespace, 3_600_000.0)
+    one = server_of(station.adapter).iserver.subscription_service.subscriptions[subscription]
+    for service in SERVICES[:-1]:
+        one._publish_cycles_count = 1000
+        assert await _status(service, station.client, subscription, item_id) == "Good"
+        assert one._publish_cycles_count < 1000, service
+
+
+async def test_subscription_that_nobody_could_take_over_ends_with_its_session(station: ServedStation) -> None:
+    """Whatever is asked: it took a place that nobody could free."""
+    await watch(station.client, station.namespace)
+    assert (await ask(station.client, "CloseSession", b"\0"))[0] == "Good"
+    assert not server_of(station.adapter).iserver.subscription_service.subscriptions
+
+
 async def test_one_call_may_name_own_and_other_subscriptions(station: ServedStation) -> None:
     """Each has a result of its own, in the order asked."""
     theirs, _ = await watch(station.client, station.namespace)

@@ -24,7 +24,7 @@ SCHEMA = ua.NodeId(ua.Int32(8252))  # 340 KB of XML, the largest value of the st
 
 @pytest.mark.parametrize(
     ("requested", "revised"),
-    [(0.0, 10.0), (-5.0, 10.0), (math.nan, 10.0), (-math.inf, 10.0), (10.0, 10.0), (math.inf, 3.6e6), (1e12, 3.6e6)],
+    [(0.0, 10.0), (-5.0, 10.0), (math.nan, 10.0), (-math.inf, 10.0), (10.0, 10.0), (math.inf, 2e5), (1e12, 2e5)],
 )
 async def test_publishing_interval_is_one_that_can_be_kept(flooder: Client, requested: float, revised: float) -> None:
     """When made and when changed."""

@@ -83,8 +83,11 @@ class StationSession(OwnerSession):
         return self.iserver.user_manager.are_same(self.user, holder.user)
 
     async def close_session(self, delete_subs: bool = True) -> None:
-        """End the session, by whomever; requests that wait in it are told so."""
-        await super().close_session(delete_subs)
+        """End the session, by whomever; requests that wait in it are told so.
+
+        Its subscriptions stay where that is asked for and its user may take them over. Else nobody could end them.
+        """
+        await super().close_session(delete_subs or not self.may_take_over(self))
         if self.channel is not None:
             self.channel.lose_session(self)
 

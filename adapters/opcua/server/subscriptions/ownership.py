@@ -129,8 +129,10 @@ class OwnerSession(InternalSession):
         return [one if self._owns(one) else _NOBODYS for one in ids]
 
     def _refuse_strange(self, subscription_id: int) -> None:
+        """Raise ServiceError for a subscription of another; one's own lives on, whatever is asked of it."""
         if not self._owns(subscription_id):
             raise ServiceError(ua.StatusCodes.BadSubscriptionIdInvalid)
+        self.subscription_service.touch(subscription_id)
 
 
 def _status(code: int) -> ua.StatusCode:

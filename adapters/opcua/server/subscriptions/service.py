@@ -20,7 +20,8 @@ from adapters.opcua.server.notifications import FieldKey
 from adapters.opcua.server.subscriptions.subscription import Subscription
 
 _MIN_INTERVAL_MS: Final = 10.0
-_MAX_INTERVAL_MS: Final = 3_600_000.0
+_MAX_LIFETIME_MS: Final = 600_000.0  # as long as a session may be silent: nobody else may end a subscription
+_MAX_INTERVAL_MS: Final = _MAX_LIFETIME_MS / 3  # a life has three keep-alives at least (OPC 10000-4, 5.13.2.2)
 _MAX_ITEMS: Final = 5_000
 """Of all subscriptions together: every tag for a hundred clients and more; a change told to all of them costs 20 ms."""
 
@@ -42,10 +43,10 @@ class StationSubscriptions(SubscriptionService):
         if len(self.subscriptions) >= self.iserver.max_subscriptions:
             raise ServiceError(ua.StatusCodes.BadTooManySubscriptions)
         self._sub_id_counter += 1
-        lifetime, keep_alive = self._revised_counts(params)
+        interval_ms, lifetime, keep_alive = self._revised(params)
         made = ua.CreateSubscriptionResult(
             SubscriptionId=ua.UInt32(self._sub_id_counter),
-            RevisedPublishingInterval=_revised_interval(params.RequestedPublishingInterval),
+            RevisedPublishingInterval=interval_ms,
             RevisedLifetimeCount=lifetime,
             RevisedMaxKeepAliveCount=keep_alive,
         )
@@ -70,7 +71,7 @@ class StationSubscriptions(SubscriptionService):
         one = self.subscriptions.get(params.SubscriptionId)
         if not isinstance(one, Subscription):
             raise ServiceError(ua.StatusCodes.BadSubscriptionIdInvalid)
-        one.revise(_revised_interval(params.RequestedPublishingInterval), *self._revised_counts(params))
+        one.revise(*self._revised(params))
         one.most_told = params.MaxNotificationsPerPublish or sys.maxsize
         return ua.ModifySubscriptionResult(
             RevisedPublishingInterval=one.data.RevisedPublishingInterval,
@@ -122,6 +123,12 @@ class StationSubscriptions(SubscriptionService):
             one.refuse_requests()  # those that wait where it was
         one.change_hands(session)
 
+    def touch(self, subscription_id: int) -> None:
+        """Let a subscription's life begin anew: its session has asked something of it (OPC 10000-4, 5.13.1.1)."""
+        one = self.subscriptions.get(subscription_id)
+        if isinstance(one, Subscription):
+            one.touch()
+
     def holder(self, subscription_id: int) -> InternalSession | None:
         """Return the session that a subscription belongs to, which may be closed; None: to the server itself."""
         one = self.subscriptions.get(subscription_id)
@@ -149,13 +156,15 @@ class StationSubscriptions(SubscriptionService):
         elif ended.has_client:
             ended.refuse_requests()
 
-    def _revised_counts(
+    def _revised(
         self, params: ua.CreateSubscriptionParameters | ua.ModifySubscriptionParameters
-    ) -> tuple[ua.UInt32, ua.UInt32]:
-        """Return for how many intervals a subscription lives unheard, and is silent: three times that at least."""
-        keep_alive = self._clamp_keep_alive_count(params.RequestedMaxKeepAliveCount)
-        lifetime = max(self._clamp_lifetime_count(params.RequestedLifetimeCount), 3 * keep_alive)
-        return ua.UInt32(lifetime), ua.UInt32(keep_alive)
+    ) -> tuple[ua.Duration, ua.UInt32, ua.UInt32]:
+        """Return how often a subscription publishes, for how many intervals it lives unheard, and may be silent."""
+        interval_ms = _revised_interval(params.RequestedPublishingInterval)
+        most = int(_MAX_LIFETIME_MS / interval_ms)
+        keep_alive = min(self._clamp_keep_alive_count(params.RequestedMaxKeepAliveCount), most // 3)
+        lifetime = min(max(self._clamp_lifetime_count(params.RequestedLifetimeCount), 3 * keep_alive), most)
+        return interval_ms, ua.UInt32(lifetime), ua.UInt32(keep_alive)
 
 
 def _revised_interval(requested_ms: float) -> ua.Duration:

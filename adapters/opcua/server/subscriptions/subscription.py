@@ -56,11 +56,15 @@ class Subscription(InternalSubscription):
         self._left_to_tell = 0  # of those, in the one that is being made
         self._ends: deque[tuple[ua.UInt32, ua.UInt32]] = deque(maxlen=_MAX_ENDS)
 
+    def touch(self) -> None:
+        """Begin life anew."""
+        self._publish_cycles_count = 0
+
     def change_hands(self, session: InternalSession) -> None:
         """Belong to another session; life begins anew."""
         self.holder = session
         self.session_id = session.session_id
-        self._publish_cycles_count = 0  # OPC 10000-4, 5.13.7.1: else it might run out before it is asked
+        self.touch()  # OPC 10000-4, 5.13.7.1: else it might run out before it is asked
         self.news.came.set()
 
     def revise(self, interval_ms: ua.Duration, lifetime: ua.UInt32, keep_alive: ua.UInt32) -> None:
@@ -68,7 +72,6 @@ class Subscription(InternalSubscription):
         self.data.RevisedPublishingInterval = interval_ms
         self.data.RevisedLifetimeCount = lifetime
         self.data.RevisedMaxKeepAliveCount = keep_alive
-        self._publish_cycles_count = 0
         if self._task is not None:
             self._task.cancel()
             self._task = asyncio.create_task(self._subscription_loop())
@@ -124,6 +127,7 @@ class Subscription(InternalSubscription):
     async def set_publishing_mode(self, enabled: bool) -> None:
         """Tell, or only collect."""
         await super().set_publishing_mode(enabled)
+        self.touch()
         self.news.came.set()
 
     async def enqueue_statuschange(self, code: ua.StatusCode) -> None:
