@@ -141,6 +141,19 @@ async def test_session_is_told_of_a_subscription_that_has_expired(station: Serve
     assert (alive.SubscriptionId, alive.NotificationMessage.NotificationData) == (other.SubscriptionId, [])
 
 
+async def test_request_that_finds_the_last_subscription_over_is_answered(
+    station: ServedStation, flooder: Client
+) -> None:
+    """Its client would wait for ever for news of what is not there (OPC 10000-4, 5.13.5)."""
+    server = station.adapter._server
+    assert server is not None
+    subscriptions = server.iserver.subscription_service.subscriptions
+    made = await subscribe(flooder, AN_HOUR)
+    subscriptions[made.SubscriptionId]._publish_cycles_count = made.RevisedLifetimeCount + 1
+    assert await asyncio.gather(*waiting(flooder, 2)) == ["BadNoSubscription"] * 2
+    assert made.SubscriptionId not in subscriptions
+
+
 async def test_no_more_ends_are_kept_to_be_told_than_there_can_be(
     station: ServedStation, flooder: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
