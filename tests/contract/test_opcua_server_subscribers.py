@@ -397,3 +397,21 @@ async def test_what_is_never_acknowledged_is_not_kept_for_ever(station: ServedSt
     )
     assert 1 <= len(kept) < 8
     assert size < 4 * 1024 * 1024
+
+
+@pytest.mark.parametrize("are_waiting", [False, True])
+async def test_rest_of_a_notification_waits_for_a_request_and_no_interval(
+    station: ServedStation, flooder: Client, *, are_waiting: bool
+) -> None:
+    """OPC 10000-4, 5.13.1.2 and 3: else a result that is more than fits would take as many intervals as messages."""
+    tags = [Tag.Verdict, Tag.Reject, Tag.ResultValid, Tag.Reason, Tag.ResultEventId, Tag.ResultTriggerId, Tag.ResultSeq]
+    made = await subscribe(flooder, 60_000.0, most=3)
+    await create(flooder, made.SubscriptionId, *[item(station.node(tag).nodeid) for tag in tags])
+    if are_waiting:
+        answers = await asyncio.gather(*[ask(flooder, "Publish", struct.pack("<i", 0)) for _ in range(3)])
+    else:
+        answers = [await ask(flooder, "Publish", struct.pack("<i", 0)) for _ in range(3)]
+    results = [struct_from_binary(ua.PublishResult, body) for _, body in answers]
+    told = [len(part.MonitoredItems) for one in results for part in one.NotificationMessage.NotificationData]
+    assert told == [3, 3, 1]
+    assert [one.MoreNotifications for one in results] == [True, True, False]

@@ -59,7 +59,6 @@ class News:
                 parts.append(queue.pop(0))
                 room -= len(parts[-1])
             if queue:
-                self.came.set()
                 break
             del self.events[item_id]
         self._event_bytes -= sum(map(len, parts))

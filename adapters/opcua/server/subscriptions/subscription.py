@@ -99,15 +99,28 @@ class Subscription(InternalSubscription):
         asker.refuse_waiting(self.holder, ua.StatusCodes.BadNoSubscription)
 
     async def publish_results(self, requestdata: PublishRequestData | None = None) -> bool:
-        """Publish what is to be told, ends of other subscriptions first; tell whether a request was answered."""
+        """Publish what is to be told, ends of other subscriptions first, in as many messages as there are requests for.
+
+        What is left waits for the next request and for nothing else (OPC 10000-4, 5.13.1.3, ReturnNotifications).
+        Returns whether a request was answered.
+        """
         answered = False
         while self._ends and self.pub_request_callback is not None:
-            request = requestdata or self.pub_request_callback(self.data.SubscriptionId)
+            request = self.pub_request_callback(self.data.SubscriptionId)
             if request is None:
                 break
             await self.pub_result_callback(_last_words(*self._ends.popleft()), request)
+            answered = True
+        while await super().publish_results(requestdata):
+            if not self._has_news:
+                return True
             requestdata, answered = None, True
-        return await super().publish_results(requestdata) or answered
+            await asyncio.sleep(0)  # there may be a message for each of many changes
+            if self._closing:
+                return True
+        if answered and self._has_news:
+            self.news.came.set()  # for want of a request its life may run out now
+        return answered
 
     @property
     def has_client(self) -> bool:
@@ -168,10 +181,12 @@ class Subscription(InternalSubscription):
             await asyncio.sleep(max(0.0, earliest - loop.time()))
 
     @property
+    def _has_news(self) -> bool:
+        return self._publishing_enabled and bool(self._triggered_datachanges or self._triggered_events)
+
+    @property
     def _is_waiting(self) -> bool:
-        told = self._triggered_datachanges or self._triggered_events
-        is_due = self._startup or self._keep_alive_count >= self.data.RevisedMaxKeepAliveCount
-        return bool(is_due or (self._publishing_enabled and told))
+        return self._startup or self._keep_alive_count >= self.data.RevisedMaxKeepAliveCount or self._has_news
 
     async def _wait_for_news(self, keep_alive_s: float) -> None:
         try:
@@ -186,8 +201,7 @@ class Subscription(InternalSubscription):
         kept = self._not_acknowledged_results
         while len(kept) > 1 and sum(map(size_of, kept.values())) > _MAX_KEPT:
             del kept[next(iter(kept))]
-        told = self._triggered_datachanges or self._triggered_events
-        result.MoreNotifications = self._publishing_enabled and bool(told)
+        result.MoreNotifications = self._has_news
         return result
 
     def _pop_triggered_datachanges(self, result: ua.PublishResult) -> None:
@@ -198,8 +212,6 @@ class Subscription(InternalSubscription):
             waiting = len(changes)
             result.NotificationMessage.NotificationData.append(changes.take(self.most_told))
             self._left_to_tell -= waiting - len(changes)
-            if changes:
-                self.news.came.set()
 
     def _pop_triggered_events(self, result: ua.PublishResult) -> None:
         if self.pub_request_callback is None:  # as above
