@@ -171,12 +171,23 @@ class MonitoredItems(MonitoredItemService):
         passes = written.is_news_after(before) if wants_changes(item.filter) else is_news(item.filter, before, written)
         if passes:
             item.mvalue.current_dvalue = written  # as it is: asyncua would copy it for each item
-            shown = with_stamps(written, self._stamps[item_id])
-            told = ua.MonitoredItemNotification(ua.UInt32(item.client_handle or 0), shown)
+            told = self._notification(item_id, item, written)
             if item.mode == ua.MonitoringMode.Sampling:  # looked at, and not told of (OPC 10000-4, 5.12.1.3)
                 self._news.keep_sampled(item_id, told)
             else:
                 self._news.add_change(item_id, told, item.queue_size)
+
+    def repeat_values(self) -> None:
+        """Tell the last value of each item once more, unless a newer one waits (OPC 10000-4, 5.13.7.2)."""
+        reporting = {mid: one for mid, one in self._monitored_items.items() if one.mode == ua.MonitoringMode.Reporting}
+        last = {mid: one.mvalue.current_dvalue for mid, one in reporting.items()}
+        self._news.repeat(
+            (mid, self._notification(mid, reporting[mid], value)) for mid, value in last.items() if value is not None
+        )
+
+    def _notification(self, item_id: int, item: MonitoredItemData, value: ua.DataValue) -> ua.MonitoredItemNotification:
+        shown = with_stamps(value, self._stamps[item_id])
+        return ua.MonitoredItemNotification(ua.UInt32(item.client_handle or 0), shown)
 
     def _as_written(self, value: ua.DataValue) -> WrittenValue:
         """Return a value that the items share; of one that asyncua wrote for many of them, the same to each."""

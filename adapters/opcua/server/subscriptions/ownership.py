@@ -52,6 +52,8 @@ class OwnerSession(InternalSession):
             (result,) = await super().transfer_subscriptions(one, callback)
             if result.StatusCode.is_good():
                 self.subscription_service.give(subscription_id, self)
+                if params.SendInitialValues:
+                    self.subscription_service.repeat_values(subscription_id)
             results.append(result)
         return results
 

@@ -123,6 +123,12 @@ class StationSubscriptions(SubscriptionService):
             one.refuse_requests()  # those that wait where it was
         one.change_hands(session)
 
+    def repeat_values(self, subscription_id: int) -> None:
+        """Tell the values of a subscription's items once more."""
+        one = self.subscriptions[subscription_id]
+        assert isinstance(one, Subscription)
+        one.monitored_item_srv.repeat_values()
+
     def touch(self, subscription_id: int) -> None:
         """Let a subscription's life begin anew: its session has asked something of it (OPC 10000-4, 5.13.1.1)."""
         one = self.subscriptions.get(subscription_id)
