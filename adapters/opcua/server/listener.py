@@ -23,7 +23,7 @@ from asyncua.common.utils import Buffer
 from asyncua.server.binary_server_asyncio import BinaryServer, OPCUAProtocol
 from asyncua.ua.ua_binary import uatcp_to_binary
 
-from adapters.opcua.server.channels import UnfitGreeting
+from adapters.opcua.server.channels import Unfit
 from adapters.opcua.server.continuation import MAX_CONTINUATION_POINTS
 from adapters.opcua.server.limits import MAX_BROWSE_PATHS, MAX_OPERATIONS
 from adapters.opcua.server.requests import StationProcessor, peer_host
@@ -184,8 +184,8 @@ class _Connection(OPCUAProtocol):
         self._is_at_work = True
         try:
             goes_on = await super()._process_one_msg(header, buf)
-        except UnfitGreeting as exc:
-            self._end(exc.reason, exc.code)
+        except Unfit as exc:
+            self._end(exc.reason, exc.code, exc.__cause__)
             return False
         except Exception as exc:  # noqa: BLE001 - a stranger's bytes make asyncua trip over anything: no defect
             self._end(f"a message that cannot be read: {brief(exc)}")
@@ -232,11 +232,12 @@ class _Connection(OPCUAProtocol):
             await asyncio.sleep(_LOOKED_AT_EVERY_S)  # cancelled where the connection has ended by then
         self.transport.abort()
 
-    def _end(self, fault: str, code: int | None = None) -> None:
-        """End a connection that cannot go on; where there is a status for it, the other side is told."""
+    def _end(self, fault: str, code: int | None = None, cause: BaseException | None = None) -> None:
+        """End a connection that cannot go on; where there is a status for it, the other side is told, but not why."""
         if self.transport is None or self.transport.is_closing():
             return
-        log.warning("opcua_connection_refused", peer=peer_host(self.peer_name), reason=fault)
+        why = {} if cause is None else {"error": brief(cause)}
+        log.warning("opcua_connection_refused", peer=peer_host(self.peer_name), reason=fault, **why)
         if code is None:
             self.transport.abort()
             return
