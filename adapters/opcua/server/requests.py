@@ -33,7 +33,7 @@ from service.errors import brief
 log = structlog.get_logger(__name__)
 
 _MAX_ANSWER: Final = 4 * 1024 * 1024
-_MAX_SESSIONS: Final = 300  # one for each connection, and for each subscription that has lost its own
+MAX_SESSIONS: Final = 300  # one for each connection, and for each subscription that has lost its own
 _DECODER: Final = struct_from_binary.__code__.co_filename
 _PUBLISH: Final = request_type("Publish")
 _CREATE: Final = request_type("CreateSession")
@@ -294,7 +294,7 @@ class StationProcessor(UaProcessor):
         if math.isnan(struct_from_binary(ua.CreateSessionParameters, body).RequestedSessionTimeout):
             raise ServiceError(ua.StatusCodes.BadInvalidArgument)
         await self._end_unless_kept(self.session)
-        if len(self.iserver.sessions) >= _MAX_SESSIONS:
+        if len(self.iserver.sessions) >= MAX_SESSIONS:
             raise ServiceError(ua.StatusCodes.BadTooManySessions)
         if self.session is not None:
             self.lose_session(self.session)

@@ -19,10 +19,10 @@ from asyncua.server.subscription_service import SubscriptionService
 from adapters.opcua.server.notifications import FieldKey
 from adapters.opcua.server.subscriptions.subscription import Subscription
 
-_MIN_INTERVAL_MS: Final = 10.0
+MIN_INTERVAL_MS: Final = 10.0
 _MAX_LIFETIME_MS: Final = 600_000.0  # as long as a session may be silent: nobody else may end a subscription
 _MAX_INTERVAL_MS: Final = _MAX_LIFETIME_MS / 3  # a life has three keep-alives at least (OPC 10000-4, 5.13.2.2)
-_MAX_ITEMS: Final = 5_000
+MAX_ITEMS: Final = 5_000
 """Of all subscriptions together: every tag for a hundred clients and more; a change told to all of them costs 20 ms."""
 
 _MAX_EVENT_ITEMS: Final = 100  # the same for events, each of which is put together for each of them
@@ -97,7 +97,7 @@ class StationSubscriptions(SubscriptionService):
     ) -> list[ua.MonitoredItemCreateResult]:
         """Create items. Raises ServiceError where that would be too many."""
         there = sum(one.item_count for one in self.subscriptions.values() if isinstance(one, Subscription))
-        if there + len(params.ItemsToCreate) > _MAX_ITEMS:
+        if there + len(params.ItemsToCreate) > MAX_ITEMS:
             raise ServiceError(ua.StatusCodes.BadTooManyMonitoredItems)
         one = self.subscriptions.get(params.SubscriptionId)
         if isinstance(one, Subscription):
@@ -175,4 +175,4 @@ class StationSubscriptions(SubscriptionService):
 
 def _revised_interval(requested_ms: float) -> ua.Duration:
     """Return an interval that can be kept. Below the floor are all that are negative or no number."""
-    return ua.Duration(min(requested_ms, _MAX_INTERVAL_MS) if requested_ms >= _MIN_INTERVAL_MS else _MIN_INTERVAL_MS)
+    return ua.Duration(min(requested_ms, _MAX_INTERVAL_MS) if requested_ms >= MIN_INTERVAL_MS else MIN_INTERVAL_MS)
