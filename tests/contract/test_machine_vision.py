@@ -368,7 +368,10 @@ async def test_the_folder_shows_the_last_eight_results(line: tuple[ScriptedStati
 
 
 async def test_users_may_do_what_their_role_allows(tmp_path: Path) -> None:
-    """An operator looks, a PLC controls, an engineer chooses the model; nobody writes the state."""
+    """An operator looks, a PLC controls, an engineer chooses the model; nobody writes the state.
+
+    What a method says of it (UserExecutable) is true; an object says nothing of it.
+    """
     assert set(RIGHTS) == {declared.name for declared in METHODS}
     secret = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash("secret")
     users = tmp_path / "users"
@@ -380,7 +383,7 @@ async def test_users_may_do_what_their_role_allows(tmp_path: Path) -> None:
         Right.CONTROL: (AUTOMATIC, "SimulationMode", (ua.Variant(True), *CAUSE)),
         Right.CHOOSE_MODEL: (RECIPES, "PrepareRecipe", prepare),
     }
-    allowed = {}
+    allowed, told = {}, {}
     async with served_vision(settings, tmp_path) as station:
         assert station.adapter is not None
         for role in ("operator", "plc", "engineer"):
@@ -388,14 +391,21 @@ async def test_users_may_do_what_their_role_allows(tmp_path: Path) -> None:
             client.set_user(role)
             client.set_password("secret")
             async with client:
-                scada, may = Scada(client), set()
+                scada, may, says = Scada(client), set(), set()
                 for right, (owner, method, arguments) in calls.items():
+                    owned = client.get_node(f"ns={OWN};s=line1.VisionSystem.{owner}")
+                    called = await owned.get_child(f"{STANDARD}:{method}")
+                    executable = (await called.read_attribute(ua.AttributeIds.UserExecutable)).Value
+                    if executable is not None and executable.Value:
+                        says.add(right)
                     try:
                         await scada.call(owner, method, *arguments)
                         may.add(right)
                     except ua.uaerrors.BadUserAccessDenied:
                         pass
-                allowed[role] = may
+                allowed[role], told[role] = may, says
+                with pytest.raises(ua.uaerrors.BadAttributeIdInvalid):
+                    await client.nodes.objects.read_attribute(ua.AttributeIds.UserAccessLevel)
                 state = client.get_node(f"ns={OWN};s=line1.VisionSystem.{MACHINE}.CurrentState")
                 with pytest.raises(ua.UaError):
                     await state.write_value(ua.Variant(ua.LocalizedText("Halted")))
@@ -404,6 +414,7 @@ async def test_users_may_do_what_their_role_allows(tmp_path: Path) -> None:
         "plc": {Right.READ, Right.CONTROL},
         "engineer": {Right.READ, Right.CONTROL, Right.CHOOSE_MODEL},
     }
+    assert told == allowed
 
 
 async def test_without_the_setting_there_is_nothing_but_the_tags(tmp_path: Path) -> None:

@@ -30,11 +30,31 @@ from tests.support.opcua_requests import ask, create, item, send, subscribe
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures("without_traceback")]
+ACKNOWLEDGED = 28  # bytes of the answer to Hello
 SCHEMA = ua.NodeId(ua.Int32(8252))  # 340 KB
 
 
-def hello(*, receives: int = 65_535, sends: int = 65_535) -> bytes:
-    return b"HELF" + struct.pack("<IIIIIIi", 32, 0, receives, sends, 0, 0, -1)
+def hello(*, receives: int = 65_535, sends: int = 65_535, url: str = "") -> bytes:
+    return chunk(b"HEL", struct.pack("<IIIIIi", 0, receives, sends, 0, 0, len(url)) + url.encode())
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return kind + b"F" + struct.pack("<I", 8 + len(body)) + body
+
+
+def opening(policy: str = "None", mode: ua.MessageSecurityMode = ua.MessageSecurityMode.None_) -> bytes:
+    """Return the first message of a channel, number 1 of its connection."""
+    wish = ua.OpenSecureChannelRequest()
+    wish.Parameters.SecurityMode = mode
+    uri = f"http://opcfoundation.org/UA/SecurityPolicy#{policy}".encode()
+    head = struct.pack("<Ii", 0, len(uri)) + uri + struct.pack("<iiII", -1, -1, 1, 1)
+    return chunk(b"OPN", head + struct_to_binary(wish))
+
+
+def asking(number: int = 2, channel: int = 0, token: int = 0) -> bytes:
+    """Return a request that needs no session."""
+    asked = struct_to_binary(ua.GetEndpointsRequest())
+    return chunk(b"MSG", struct.pack("<IIII", channel, token, number, number) + asked)
 
 
 async def answers(station: ServedStation, sent: bytes) -> bytes:
@@ -58,7 +78,7 @@ def refusal(message: bytes) -> tuple[bytes, str]:
 async def test_buffer_that_is_too_small_is_refused(station: ServedStation, buffer: str, size: int) -> None:
     """An answer in chunks of a byte would hold up the event loop for a minute (OPC 10000-6, 7.1.2.3)."""
     with capture_logs() as logged:
-        said = await answers(station, hello(**{buffer: size}))
+        said = await answers(station, hello(receives=size) if buffer == "receives" else hello(sends=size))
     assert refusal(said) == (b"ERRF", "BadConnectionRejected")
     assert [line["reason"] for line in logged] == [f"a buffer of {size} bytes, 8192 are the least"]
 
@@ -73,6 +93,52 @@ async def test_connection_begins_with_one_hello(station: ServedStation, chunk: i
     assert (
         refusal(await answers(station, b"OPNF" + struct.pack("<I", 100) + bytes(92)))[1] == "BadTcpMessageTypeInvalid"
     )
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (asking(1), "BadTcpSecureChannelUnknown"),
+        (chunk(b"CLO", bytes(16)), "BadTcpSecureChannelUnknown"),
+        (opening("Basic256"), "BadSecurityPolicyRejected"),
+        (opening(mode=ua.MessageSecurityMode.Sign), "BadSecurityModeRejected"),
+        (chunk(b"OPN", b"rubbish"), "BadSecurityChecksFailed"),
+        (hello(url="x" * 4097), "BadTcpEndpointUrlInvalid"),
+    ],
+    ids=["no channel", "nothing to close", "policy", "mode", "rubbish", "long address"],
+)
+async def test_connection_that_opens_no_channel_is_told_why(station: ServedStation, sent: bytes, status: str) -> None:
+    """Before it ends (OPC 10000-6, 7.1.5): without a channel nothing is asked, nor said to be asked elsewhere."""
+    is_greeted = not sent.startswith(b"HEL")
+    with capture_logs() as logged:
+        said = await answers(station, hello() + sent if is_greeted else sent)
+    assert refusal(said[ACKNOWLEDGED:] if is_greeted else said) == (b"ERRF", status)
+    assert [line["event"] for line in logged] == ["opcua_connection_refused"]
+
+
+@pytest.mark.parametrize(
+    ("number", "channel_off", "token_off", "status"),
+    [
+        (2, 1, 0, "BadTcpSecureChannelUnknown"),
+        (2, 0, 1, "BadSecurityChecksFailed"),
+        (1, 0, 0, "BadSecurityChecksFailed"),
+        (9, 0, 0, "BadSecurityChecksFailed"),
+    ],
+)
+async def test_channel_that_is_not_kept_to_ends_with_a_status(
+    station: ServedStation, number: int, channel_off: int, token_off: int, status: str
+) -> None:
+    """What is wrong stands in the log: another channel's number, another token, a message again or lost."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", station.adapter._settings.port)
+    async with asyncio.timeout(10):
+        writer.write(hello() + opening())
+        await reader.readexactly(ACKNOWLEDGED)
+        head = await reader.readexactly(8)
+        opened = await reader.readexactly(int.from_bytes(head[4:], "little") - 8)
+        (channel_id,) = struct.unpack_from("<I", opened)
+        writer.write(asking(number, channel_id + channel_off, 13 + token_off))
+        assert refusal(await reader.read()) == (b"ERRF", status)
+    writer.close()
 
 
 @pytest.mark.parametrize(("longest", "chunks"), [(20_000, 0), (0, 3)])

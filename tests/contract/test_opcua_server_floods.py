@@ -57,6 +57,26 @@ async def test_no_operations_at_all_are_no_defect(flooder: Client, kind: str, co
     assert status == "BadNothingToDo"
 
 
+async def test_server_says_what_it_has_room_for_and_what_it_does_not_do(flooder: Client) -> None:
+    """Clients ask at connect, and took null for no limit or for a fault."""
+    shown = {
+        "ServerCapabilities_MaxSessions": 300,
+        "ServerCapabilities_MaxSubscriptions": 200,
+        "ServerCapabilities_MaxMonitoredItems": 5000,
+        "ServerCapabilities_MaxMonitoredItemsQueueSize": 500,
+        "ServerCapabilities_MinSupportedSampleRate": 10.0,
+        "ServerCapabilities_ServerProfileArray": [],
+        "ServerCapabilities_LocaleIdArray": [],
+        "ServerDiagnostics_EnabledFlag": False,
+        "ServerRedundancy_RedundancySupport": 0,
+        "Auditing": False,
+    }
+    ids = [ua.NodeId(ua.Int32(getattr(ua.ObjectIds, f"Server_{name}"))) for name in shown]
+    read = await flooder.read_attributes([flooder.get_node(one) for one in ids])
+    assert [value.Value.Value for value in read if value.Value is not None] == list(shown.values())
+    assert all(value.SourceTimestamp for value in read)
+
+
 async def test_as_many_operations_as_the_server_shows_are_carried_out(station: ServedStation, flooder: Client) -> None:
     """Honest clients read the limit and split their calls."""
     shown = dict.fromkeys(("Read", "Write", "MethodCall", "Browse", "RegisterNodes"), LIMIT)

@@ -40,15 +40,27 @@ async def modify(client: Client, wish: ua.ModifySubscriptionParameters) -> ua.Mo
 
 
 @pytest.mark.parametrize(
-    ("lifetime", "keep_alive", "revised"),
-    [(2, 50, (150, 50)), (150, 50, (150, 50)), (151, 50, (151, 50)), (0, 0, (15_000, 5000)), (1, MOST, (15_000, 5000))],
+    ("interval_ms", "lifetime", "keep_alive", "revised"),
+    [
+        (1000.0, 2, 50, (150, 50)),
+        (1000.0, 150, 50, (150, 50)),
+        (1000.0, 151, 50, (151, 50)),
+        (1000.0, 0, 0, (600, 200)),
+        (1000.0, 1, MOST, (600, 200)),
+        (1000.0, MOST, 1, (600, 1)),
+        (10.0, 0, 0, (15_000, 5000)),
+        (AN_HOUR, MOST, MOST, (3, 1)),
+    ],
 )
-async def test_subscription_lives_for_three_keep_alives_at_least(
-    flooder: Client, lifetime: int, keep_alive: int, revised: tuple[int, int]
+async def test_subscription_lives_for_three_keep_alives_at_least_and_ten_minutes_at_most(
+    flooder: Client, interval_ms: float, lifetime: int, keep_alive: int, revised: tuple[int, int]
 ) -> None:
-    """OPC 10000-4, 5.13.2.2, when made and when changed: else it would be dead before it says that it is alive."""
+    """OPC 10000-4, 5.13.2.2, when made and when changed: else it would be dead before it says that it is alive.
+
+    One that nobody asks for took a place and items for 625 days.
+    """
     wish = ua.CreateSubscriptionParameters(
-        RequestedPublishingInterval=ua.Duration(AN_HOUR),
+        RequestedPublishingInterval=ua.Duration(interval_ms),
         RequestedLifetimeCount=ua.UInt32(lifetime),
         RequestedMaxKeepAliveCount=ua.UInt32(keep_alive),
     )
@@ -57,7 +69,7 @@ async def test_subscription_lives_for_three_keep_alives_at_least(
     made = struct_from_binary(ua.CreateSubscriptionResult, body)
     change = ua.ModifySubscriptionParameters(
         SubscriptionId=made.SubscriptionId,
-        RequestedPublishingInterval=ua.Duration(AN_HOUR),
+        RequestedPublishingInterval=ua.Duration(interval_ms),
         RequestedLifetimeCount=ua.UInt32(lifetime),
         RequestedMaxKeepAliveCount=ua.UInt32(keep_alive),
     )
@@ -127,6 +139,19 @@ async def test_session_is_told_of_a_subscription_that_has_expired(station: Serve
     assert isinstance(part, ua.StatusChangeNotification)
     assert part.Status.name == "BadTimeout"
     assert (alive.SubscriptionId, alive.NotificationMessage.NotificationData) == (other.SubscriptionId, [])
+
+
+async def test_request_that_finds_the_last_subscription_over_is_answered(
+    station: ServedStation, flooder: Client
+) -> None:
+    """Its client would wait for ever for news of what is not there (OPC 10000-4, 5.13.5)."""
+    server = station.adapter._server
+    assert server is not None
+    subscriptions = server.iserver.subscription_service.subscriptions
+    made = await subscribe(flooder, AN_HOUR)
+    subscriptions[made.SubscriptionId]._publish_cycles_count = made.RevisedLifetimeCount + 1
+    assert await asyncio.gather(*waiting(flooder, 2)) == ["BadNoSubscription"] * 2
+    assert made.SubscriptionId not in subscriptions
 
 
 async def test_no_more_ends_are_kept_to_be_told_than_there_can_be(

@@ -71,8 +71,11 @@ def told(message: ua.NotificationMessage) -> list[Any]:
     return [one.Value.Value.Value for part in message.NotificationData for one in part.MonitoredItems]
 
 
-async def transfer(client: Client, *subscriptions: int) -> list[str]:
-    parameters = ua.TransferSubscriptionsParameters(SubscriptionIds=[ua.UInt32(one) for one in subscriptions])
+async def transfer(client: Client, *subscriptions: int, with_values: bool = False) -> list[str]:
+    parameters = ua.TransferSubscriptionsParameters(
+        SubscriptionIds=[ua.UInt32(one) for one in subscriptions],
+        SendInitialValues=with_values,
+    )
     return [result.StatusCode.name for result in await client.uaclient.transfer_subscriptions(parameters)]
 
 
@@ -163,6 +166,23 @@ async def test_owner_may_do_everything_with_his_subscription(station: ServedStat
     subscription, item_id = await watch(station.client, station.namespace)
     assert [await _status(service, station.client, subscription, item_id) for service in SERVICES] == ["Good"] * 7
     assert await _status(_delete, station.client, subscription, item_id) == REFUSED
+
+
+async def test_subscription_lives_on_where_its_session_asks_anything_of_it(station: ServedStation) -> None:
+    """OPC 10000-4, 5.13.1.1: not a Publish alone shows that somebody is there."""
+    subscription, item_id = await watch(station.client, station.namespace, 3_600_000.0)
+    one = server_of(station.adapter).iserver.subscription_service.subscriptions[subscription]
+    for service in SERVICES[:-1]:
+        one._publish_cycles_count = 1000
+        assert await _status(service, station.client, subscription, item_id) == "Good"
+        assert one._publish_cycles_count < 1000, service
+
+
+async def test_subscription_that_nobody_could_take_over_ends_with_its_session(station: ServedStation) -> None:
+    """Whatever is asked: it took a place that nobody could free."""
+    await watch(station.client, station.namespace)
+    assert (await ask(station.client, "CloseSession", b"\0"))[0] == "Good"
+    assert not server_of(station.adapter).iserver.subscription_service.subscriptions
 
 
 async def test_one_call_may_name_own_and_other_subscriptions(station: ServedStation) -> None:
@@ -263,6 +283,26 @@ async def test_news_that_waited_for_the_new_session_are_told_at_once(tmp_path: P
         async with named_client(adapter, "plc") as after:
             assert await transfer(after, subscription) == ["Good"]
             assert told((await publish(after)).NotificationMessage) == [1]
+
+
+@pytest.mark.parametrize("with_values", [False, True])
+async def test_session_that_takes_over_is_told_all_values_where_it_asks(tmp_path: Path, *, with_values: bool) -> None:
+    """OPC 10000-4, 5.13.7.2: of items that report, once, and what waits of the others as it would have been."""
+    async with (
+        users_station(tmp_path) as adapter,
+        named_client(adapter, "plc") as before,
+        named_client(adapter, "plc") as after,
+    ):
+        namespace = await before.get_namespace_index(NAMESPACE_URI)
+        subscription, _ = await watch(before, namespace)
+        tags = [tag_node(before, namespace, tag).nodeid for tag in (Tag.TriggerAck, Tag.Heartbeat)]
+        silent, _ = await create(before, subscription, *map(item, tags))
+        await _disable_item(before, subscription, silent.MonitoredItemId)
+        first = told((await publish(before)).NotificationMessage)
+        assert first[0] == 0
+        await adapter.publish(answer(verdict(1)))
+        assert await transfer(after, subscription, with_values=with_values) == ["Good"]
+        assert told((await publish(after)).NotificationMessage) == ([first[-1], 1] if with_values else [1])
 
 
 async def test_session_that_gave_its_subscription_away_has_it_no_more(tmp_path: Path) -> None:

@@ -11,12 +11,16 @@ import argon2
 import pytest
 from asyncua import Client, Node, ua
 from asyncua.client.client import UaClientState
+from asyncua.common.utils import ServiceError
+from asyncua.crypto import cert_gen
 from asyncua.crypto import security_policies as policies
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from adapters.accounts import Role, read_users
 from adapters.clock import SystemClock
 from adapters.opcua.server.adapter import OpcUaServerAdapter
-from adapters.opcua.server.security import security_policies
+from adapters.opcua.server.security import ServerSecurity, security_policies
 from adapters.simulation.broker import free_port
 from schemas.settings import OpcUaServerSettings
 from schemas.tags import NAMESPACE_URI, Tag
@@ -207,6 +211,31 @@ async def test_generated_certificate_is_kept_and_its_key_is_private(tmp_path: Pa
     assert len(seen) == 1
     key = tmp_path / "pki" / "opcua-server-key.pem"
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    ("purposes", "status"),
+    [
+        ([ExtendedKeyUsageOID.SERVER_AUTH], "BadCertificateUseNotAllowed"),
+        ([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH], "Good"),
+        ([ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE], "Good"),
+        ([], "Good"),
+    ],
+)
+async def test_certificate_of_a_client_may_be_one(
+    tmp_path: Path, purposes: list[x509.ObjectIdentifier], status: str
+) -> None:
+    """OPC 10000-4, 6.1.3: a stolen certificate of a server opens nothing; one that is for nothing in particular may."""
+    names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(NAMESPACE_URI)]
+    key = cert_gen.generate_private_key()
+    made = cert_gen.generate_self_signed_app_certificate(key, "client", {}, names, purposes, days=1)
+    security = ServerSecurity.load(secure_settings(tmp_path), tmp_path / "pki")
+    said = "Good"
+    try:
+        await security.validate_client(made, ua.ApplicationDescription(ApplicationUri=ua.String(NAMESPACE_URI)))
+    except ServiceError as refusal:
+        said = ua.StatusCode(ua.UInt32(refusal.code)).name
+    assert said == status
 
 
 def test_security_policies_are_refused_by_name() -> None:

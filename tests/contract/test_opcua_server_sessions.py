@@ -100,7 +100,7 @@ async def test_session_that_another_followed_on_its_channel_leaves_alone(one: Cl
 async def test_news_of_a_session_are_not_told_to_the_next_on_its_channel(
     station: ServedStation, one: Client, *, how: str
 ) -> None:
-    """Its subscription stays for whoever takes it over; its own requests are answered."""
+    """Its subscription stays with a session that goes on; its own requests are answered."""
     await log_in(one)
     left = (await subscribe(one, 10.0, 100_000)).SubscriptionId
     await ask(one, "Publish", PUBLISH)
@@ -110,8 +110,10 @@ async def test_news_of_a_session_are_not_told_to_the_next_on_its_channel(
     await log_in(one)
     assert await status_of(waiting) == "BadSessionClosed"
     own = (await subscribe(one, 10.0, 100_000)).SubscriptionId
-    for subscription in (left, own):
-        server_of(station).iserver.subscription_service.subscriptions[subscription]._keep_alive_count = 100
+    subscriptions = server_of(station).iserver.subscription_service.subscriptions
+    assert (left in subscriptions) is (how == "followed")
+    for subscription in {left, own} & set(subscriptions):
+        subscriptions[subscription]._keep_alive_count = 100
     told = [struct_from_binary(ua.PublishResult, (await ask(one, "Publish", PUBLISH))[1]) for _ in range(2)]
     assert {result.SubscriptionId for result in told} == {own}
     assert (await ask(one, "CloseSession", b"\x01"))[0] == "Good"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Final, cast
+from typing import Final, TypeVar, cast
 
 from asyncua import ua
 from asyncua.common.utils import Buffer, ServiceError
@@ -16,6 +16,8 @@ from asyncua.ua.ua_binary import to_binary
 from adapters.opcua.server.limits import request_type
 from adapters.opcua.server.notifications import WrittenValue
 from adapters.opcua.server.ranges import parse_range, part_of
+
+_Value = TypeVar("_Value", bound=ua.DataValue)
 
 _BOTH: Final = ua.TimestampsToReturn.Both
 _WITH_SOURCE: Final = (ua.TimestampsToReturn.Source, _BOTH)
@@ -30,9 +32,6 @@ _STAMPS_AT: Final = {
 }
 """Where in a request's body its TimestampsToReturn stand (OPC 10000-4, 5)."""
 
-_SOURCE_BIT: Final = 0x04  # of a DataValue's first byte (OPC 10000-6, 5.2.2.17)
-_SERVER_BIT: Final = 0x08
-_STAMP_BITS: Final = 0x3C  # with the picoseconds of either
 _ENCODINGS: Final = frozenset({"Default Binary", "Default XML", "Default JSON"})
 _OURS: Final = "Default Binary"
 _NO_ATTRIBUTE: Final = frozenset({ua.StatusCodes.BadNodeIdUnknown, ua.StatusCodes.BadAttributeIdInvalid})
@@ -76,35 +75,38 @@ def excerpt(value: ua.DataValue, wanted: ua.ReadValueId) -> ua.DataValue:
 
 def encoded(value: ua.DataValue, stamps: ua.TimestampsToReturn) -> bytes:
     """Return a value with these timestamps as it is on the wire."""
-    if not isinstance(value, WrittenValue):
-        return to_binary(ua.DataValue, with_stamps(value, stamps))
-    whole = value.encoded
-    if stamps is _BOTH:
-        return whole
-    assert whole[0] & _STAMP_BITS == _SOURCE_BIT | _SERVER_BIT  # TagSpace writes both, and no picoseconds
-    first = whole[0] & ~_STAMP_BITS
-    if stamps is ua.TimestampsToReturn.Source:
-        return bytes((first | _SOURCE_BIT,)) + whole[1:-8]
-    if stamps is ua.TimestampsToReturn.Server:
-        return bytes((first | _SERVER_BIT,)) + whole[1:-16] + whole[-8:]
-    return bytes((first,)) + whole[1:-16]
+    shown = with_stamps(value, stamps)
+    return shown.encoded if isinstance(shown, WrittenValue) else to_binary(ua.DataValue, shown)
 
 
 def with_stamps(value: ua.DataValue, stamps: ua.TimestampsToReturn) -> ua.DataValue:
     """Return a value with these timestamps; who asks for the server's gets one (OPC 10000-4, 7.11.4)."""
     if stamps is _BOTH and value.ServerTimestamp is not None:
         return value
+    if not isinstance(value, WrittenValue):
+        return _stamped(value, stamps)
+    if stamps not in value.stamped:  # not anew for each subscriber
+        value.stamped[stamps] = _stamped(value, stamps)
+    return value.stamped[stamps]
+
+
+def as_written(value: ua.DataValue) -> WrittenValue:
+    """Return a value of asyncua's as one that can be shared: it writes another, and changes none that is written."""
+    if isinstance(value, WrittenValue):
+        return value
+    source, server = value.SourceTimestamp, value.ServerTimestamp
+    return WrittenValue(value.Value, value.StatusCode, source, server, value.SourcePicoseconds, value.ServerPicoseconds)
+
+
+def _stamped(value: _Value, stamps: ua.TimestampsToReturn) -> _Value:
     has_source, has_server = stamps in _WITH_SOURCE, stamps in _WITH_SERVER
-    shown = replace(
+    return replace(
         value,
         SourceTimestamp=value.SourceTimestamp if has_source else None,
         SourcePicoseconds=value.SourcePicoseconds if has_source else None,
         ServerTimestamp=(value.ServerTimestamp or cast("ua.DateTime", datetime.now(UTC))) if has_server else None,
         ServerPicoseconds=value.ServerPicoseconds if has_server else None,
     )
-    if isinstance(value, WrittenValue) and isinstance(shown, WrittenValue):
-        shown.encoded = encoded(value, stamps)  # not anew for each subscriber
-    return shown
 
 
 def _fault(wanted: ua.ReadValueId, ranges: tuple[slice, ...] | None) -> int | None:

@@ -23,11 +23,12 @@ from asyncua.common.utils import Buffer
 from asyncua.server.binary_server_asyncio import BinaryServer, OPCUAProtocol
 from asyncua.ua.ua_binary import uatcp_to_binary
 
-from adapters.opcua.server.channels import UnfitGreeting
+from adapters.opcua.server.channels import Unfit
 from adapters.opcua.server.continuation import MAX_CONTINUATION_POINTS
 from adapters.opcua.server.limits import MAX_BROWSE_PATHS, MAX_OPERATIONS
-from adapters.opcua.server.requests import StationProcessor, peer_host
+from adapters.opcua.server.requests import MAX_SESSIONS, StationProcessor, peer_host
 from adapters.opcua.server.sessions import StationInternalServer
+from adapters.opcua.server.subscriptions.service import MAX_ITEMS, MIN_INTERVAL_MS
 from adapters.opcua.server.views import StationViews
 from service.errors import brief
 
@@ -51,20 +52,34 @@ _KEEPALIVE: Final = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 """Seconds, seconds and tries until a host that is gone is noticed; the system's own measure is two hours."""
 
 _REVOKED_WITHIN_S: Final = 2.0
-_SHOWN_LIMITS: Final = {
-    **dict.fromkeys(
-        (
+_SHOWN: Final = {
+    **{
+        f"ServerCapabilities_OperationLimits_{name}": ua.Variant(MAX_OPERATIONS, ua.VariantType.UInt32)
+        for name in (
             "MaxNodesPerRead",
             "MaxNodesPerWrite",
             "MaxNodesPerMethodCall",
             "MaxNodesPerBrowse",
             "MaxNodesPerRegisterNodes",
             "MaxMonitoredItemsPerCall",
-        ),
-        MAX_OPERATIONS,
+        )
+    },
+    "ServerCapabilities_OperationLimits_MaxNodesPerTranslateBrowsePathsToNodeIds": ua.Variant(
+        MAX_BROWSE_PATHS, ua.VariantType.UInt32
     ),
-    "MaxNodesPerTranslateBrowsePathsToNodeIds": MAX_BROWSE_PATHS,
+    "ServerCapabilities_MaxBrowseContinuationPoints": ua.Variant(MAX_CONTINUATION_POINTS, ua.VariantType.UInt16),
+    "ServerCapabilities_MaxSessions": ua.Variant(MAX_SESSIONS, ua.VariantType.UInt32),
+    "ServerCapabilities_MaxSubscriptions": ua.Variant(_MAX_SUBSCRIPTIONS, ua.VariantType.UInt32),
+    "ServerCapabilities_MaxMonitoredItems": ua.Variant(MAX_ITEMS, ua.VariantType.UInt32),
+    "ServerCapabilities_MaxMonitoredItemsQueueSize": ua.Variant(_MAX_QUEUE, ua.VariantType.UInt32),
+    "ServerCapabilities_MinSupportedSampleRate": ua.Variant(MIN_INTERVAL_MS, ua.VariantType.Double),
+    "ServerCapabilities_ServerProfileArray": ua.Variant([], ua.VariantType.String, is_array=True),
+    "ServerCapabilities_LocaleIdArray": ua.Variant([], ua.VariantType.String, is_array=True),
+    "ServerDiagnostics_EnabledFlag": ua.Variant(False, ua.VariantType.Boolean),
+    "ServerRedundancy_RedundancySupport": ua.Variant(ua.RedundancySupport.None_, ua.VariantType.Int32),
+    "Auditing": ua.Variant(False, ua.VariantType.Boolean),
 }
+"""What the Server object says of itself, which asyncua leaves null, though it must be there (OPC 10000-5, 6.3)."""
 
 
 class StationServer(Server):
@@ -107,13 +122,10 @@ class StationServer(Server):
 
     async def _show_limits(self) -> None:
         now = cast("ua.DateTime", datetime.now(UTC))
-        for name, limit in _SHOWN_LIMITS.items():
-            shown = ua.DataValue(ua.Variant(limit, ua.VariantType.UInt32), SourceTimestamp=now)
-            node = getattr(ua.ObjectIds, f"Server_ServerCapabilities_OperationLimits_{name}")
-            await self.iserver.write_attribute_value(ua.NodeId(ua.Int32(node)), shown)
-        points = ua.DataValue(ua.Variant(MAX_CONTINUATION_POINTS, ua.VariantType.UInt16), SourceTimestamp=now)
-        node = ua.NodeId(ua.Int32(ua.ObjectIds.Server_ServerCapabilities_MaxBrowseContinuationPoints))
-        await self.iserver.write_attribute_value(node, points)
+        for name, shown in _SHOWN.items():
+            node = ua.NodeId(ua.Int32(getattr(ua.ObjectIds, f"Server_{name}")))
+            value = ua.DataValue(shown, SourceTimestamp=now)
+            (await self.iserver.aspace.write_attribute_value(node, ua.AttributeIds.Value, value)).check()
 
     async def end_revoked_sessions(self) -> None:
         """End, soon after it changed, the sessions of those who would not be let in again; until cancelled.
@@ -184,8 +196,8 @@ class _Connection(OPCUAProtocol):
         self._is_at_work = True
         try:
             goes_on = await super()._process_one_msg(header, buf)
-        except UnfitGreeting as exc:
-            self._end(exc.reason, exc.code)
+        except Unfit as exc:
+            self._end(exc.reason, exc.code, exc.__cause__)
             return False
         except Exception as exc:  # noqa: BLE001 - a stranger's bytes make asyncua trip over anything: no defect
             self._end(f"a message that cannot be read: {brief(exc)}")
@@ -232,11 +244,12 @@ class _Connection(OPCUAProtocol):
             await asyncio.sleep(_LOOKED_AT_EVERY_S)  # cancelled where the connection has ended by then
         self.transport.abort()
 
-    def _end(self, fault: str, code: int | None = None) -> None:
-        """End a connection that cannot go on; where there is a status for it, the other side is told."""
+    def _end(self, fault: str, code: int | None = None, cause: BaseException | None = None) -> None:
+        """End a connection that cannot go on; where there is a status for it, the other side is told, but not why."""
         if self.transport is None or self.transport.is_closing():
             return
-        log.warning("opcua_connection_refused", peer=peer_host(self.peer_name), reason=fault)
+        why = {} if cause is None else {"error": brief(cause)}
+        log.warning("opcua_connection_refused", peer=peer_host(self.peer_name), reason=fault, **why)
         if code is None:
             self.transport.abort()
             return

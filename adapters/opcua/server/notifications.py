@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import Final, Self, TypeAlias
+from typing import Final, TypeAlias
 
 from asyncua import ua
 from asyncua.common.events import Event
@@ -31,8 +31,10 @@ FieldKey: TypeAlias = tuple[tuple[tuple[int, str | None], ...], int]
 class WrittenValue(ua.DataValue):
     """A value that nobody changes once it is written: subscriptions share it, and its encoding."""
 
-    def __deepcopy__(self, memo: dict[int, object]) -> Self:
-        return self
+    @cached_property
+    def stamped(self) -> dict[ua.TimestampsToReturn, WrittenValue]:
+        """Return what is kept of it with the timestamps that subscribers and readers have asked for."""
+        return {}
 
     @cached_property
     def encoded(self) -> bytes:

@@ -33,7 +33,7 @@ from service.errors import brief
 log = structlog.get_logger(__name__)
 
 _MAX_ANSWER: Final = 4 * 1024 * 1024
-_MAX_SESSIONS: Final = 300  # one for each connection, and for each subscription that has lost its own
+MAX_SESSIONS: Final = 300  # one for each connection, and for each subscription that has lost its own
 _DECODER: Final = struct_from_binary.__code__.co_filename
 _PUBLISH: Final = request_type("Publish")
 _CREATE: Final = request_type("CreateSession")
@@ -261,18 +261,16 @@ class StationProcessor(UaProcessor):
         self.session.touch()
         parameters = struct_from_binary(ua.PublishParameters, body)
         subscriptions, results = self.session.publish(parameters.SubscriptionAcknowledgements)
-        request = PublishRequestData(requesthdr=requesthdr, seqhdr=seqhdr, results=results)
-        while self._publish_results_subs:
-            subscription_id = next(iter(self._publish_results_subs))
-            del self._publish_results_subs[subscription_id]
-            waiting = self.session.subscription_service.subscriptions.get(subscription_id)
-            if waiting is None or not self._serves(waiting):
-                continue  # gone, or transferred: its messages are another connection's
-            if await waiting.publish_results(request):
-                return
         if len(self._publish_requests) >= self.publish_request_limit(subscriptions):
             self._evict_publish_request()
-        self._publish_requests.append(request)
+        # now, for the session's last subscription may be found to be over: all its requests are told so
+        self._publish_requests.append(PublishRequestData(requesthdr=requesthdr, seqhdr=seqhdr, results=results))
+        while self._publish_results_subs and self._publish_requests:
+            subscription_id = next(iter(self._publish_results_subs))
+            del self._publish_results_subs[subscription_id]
+            waiting = self.iserver.subscription_service.subscriptions.get(subscription_id)
+            if waiting is not None and self._serves(waiting):  # else gone, or another connection's
+                await waiting.publish_results()
 
     def _serve_what_came(self) -> None:
         """Let subscriptions that came over be asked for news here, and at once; asyncua leaves that where it was."""
@@ -296,7 +294,7 @@ class StationProcessor(UaProcessor):
         if math.isnan(struct_from_binary(ua.CreateSessionParameters, body).RequestedSessionTimeout):
             raise ServiceError(ua.StatusCodes.BadInvalidArgument)
         await self._end_unless_kept(self.session)
-        if len(self.iserver.sessions) >= _MAX_SESSIONS:
+        if len(self.iserver.sessions) >= MAX_SESSIONS:
             raise ServiceError(ua.StatusCodes.BadTooManySessions)
         if self.session is not None:
             self.lose_session(self.session)

@@ -6,11 +6,13 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from asyncua import ua
 from asyncua.common.utils import ServiceError
 from asyncua.crypto.validator import CertificateValidator, CertificateValidatorOptions
 from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from adapters.accounts import PasswordBook
 from adapters.opcua.own_certificate import make_pair
@@ -20,6 +22,8 @@ from adapters.opcua.trust import TrustedCertificates
 from adapters.secret_files import warn_where_others_read
 from schemas.settings import OpcUaServerSettings
 from service.errors import UsageError
+
+_FOR_CLIENTS: Final = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE)
 
 
 def security_policies(names: Iterable[str]) -> list[ua.SecurityPolicyType]:
@@ -67,6 +71,8 @@ class ServerSecurity:
         """Refuse a client's certificate with the status that says why, and keep it. Raises ServiceError."""
         options = CertificateValidatorOptions.BASIC_VALIDATION | CertificateValidatorOptions.PEER_CLIENT
         await CertificateValidator(options).validate(certificate, application)
+        if not _is_for_clients(certificate):
+            raise ServiceError(ua.StatusCodes.BadCertificateUseNotAllowed)
         if self.trusted is None:
             return
         await asyncio.to_thread(self.trusted.refresh)
@@ -75,6 +81,18 @@ class ServerSecurity:
             await asyncio.to_thread(self.trusted.keep_rejected, certificate)
         if objection is not None:
             raise ServiceError(objection)
+
+
+def _is_for_clients(certificate: x509.Certificate) -> bool:
+    """Tell whether a certificate may be a client's; one that says nothing of its purpose may be anybody's.
+
+    asyncua would want one that says so, and every key usage of OPC 10000-6, 6.2.2: older clients' have not.
+    """
+    try:
+        purposes = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        return True
+    return any(purpose in purposes for purpose in _FOR_CLIENTS)
 
 
 def _own_pair(settings: OpcUaServerSettings, pki: Path) -> tuple[Path, Path]:

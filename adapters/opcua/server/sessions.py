@@ -34,6 +34,8 @@ _DECRYPT: Final[dict[str, Callable[..., bytes]]] = {
     "http://opcfoundation.org/UA/security/rsa-oaep-sha2-256": uacrypto.decrypt_rsa_oaep_sha256,
 }
 
+_OF_THE_USER: Final = (ua.AttributeIds.UserAccessLevel, ua.AttributeIds.UserExecutable)
+
 CALLER: ContextVar[User | None] = ContextVar("CALLER", default=None)
 """Whose session calls a method: asyncua's method service is not told."""
 
@@ -83,21 +85,31 @@ class StationSession(OwnerSession):
         return self.iserver.user_manager.are_same(self.user, holder.user)
 
     async def close_session(self, delete_subs: bool = True) -> None:
-        """End the session, by whomever; requests that wait in it are told so."""
-        await super().close_session(delete_subs)
+        """End the session, by whomever; requests that wait in it are told so.
+
+        Its subscriptions stay where that is asked for and its user may take them over. Else nobody could end them.
+        """
+        await super().close_session(delete_subs or not self.may_take_over(self))
         if self.channel is not None:
             self.channel.lose_session(self)
 
     async def read(self, params: ua.ReadParameters) -> list[ua.DataValue]:
-        """Read attributes. To a user who may not write no node says that he may (OPC 10000-3, 5.6.2)."""
+        """Read attributes. Of what its user may not do no node says that he may (OPC 10000-3, 5.6.2 and 5.7)."""
         values = await super().read(params)
-        if isinstance(self.user, StationUser) and not self.user.writes:
-            for index, item in enumerate(params.NodesToRead):
-                level = values[index].Value
-                if item.AttributeId == ua.AttributeIds.UserAccessLevel and level is not None:
-                    readable = ua.Variant(level.Value & ~ua.AccessLevel.CurrentWrite.mask, level.VariantType)
-                    values[index] = replace(values[index], Value=readable)
+        for index, item in enumerate(params.NodesToRead):
+            if item.AttributeId in _OF_THE_USER:
+                values[index] = self._as_allowed(item, values[index])
         return values
+
+    def _as_allowed(self, item: ua.ReadValueId, value: ua.DataValue) -> ua.DataValue:
+        shown = value.Value
+        if shown is None or shown.Value is None or not isinstance(self.user, StationUser):
+            return value
+        if item.AttributeId == ua.AttributeIds.UserExecutable:
+            allowed = shown.Value and self.iserver.method_service.may_call(self.user, item.NodeId)
+        else:
+            allowed = shown.Value if self.user.writes else shown.Value & ~ua.AccessLevel.CurrentWrite.mask
+        return replace(value, Value=ua.Variant(allowed, shown.VariantType))
 
     async def browse(self, params: ua.BrowseParameters) -> list[ua.BrowseResult]:
         """Return references, as many of each node as are wanted at once."""
@@ -134,6 +146,7 @@ class StationInternalServer(InternalServer):
     """
 
     user_manager: StationUsers
+    method_service: StationMethods
 
     def __init__(self, user_manager: StationUsers) -> None:
         super().__init__(user_manager)

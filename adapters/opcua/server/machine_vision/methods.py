@@ -122,6 +122,11 @@ class VisionMethods(StationMethods):
         super().__init__(aspace)
         self._methods = methods
 
+    def may_call(self, user: object, method: ua.NodeId) -> bool:
+        """Tell whether a user has the right that a method needs."""
+        ours = self._methods.get(method)
+        return ours is None or ours.right.held_by(user)
+
     async def call(self, methods: list[ua.CallMethodRequest]) -> list[ua.CallMethodResult]:
         """Carry out the calls of one request, one after another and others' work in between.
 

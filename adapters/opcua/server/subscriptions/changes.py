@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -46,6 +47,19 @@ class ChangeQueue(dict[int, list[ua.MonitoredItemNotification]]):
             if max_count > 1:
                 self._behind_gaps.add(behind)
         self._append(numbers, told)
+
+    def repeat(self, told: Iterable[tuple[int, ua.MonitoredItemNotification]]) -> None:
+        """Queue what was told before once more, ahead of all others, for items of which nothing waits."""
+        again = sorted(
+            (one for one in told if one[0] not in self._numbers), key=lambda one: isinstance(one[1].Value, ResultEnd)
+        )
+        waiting = dict(self)
+        first = min([*self._torn[:1], next(iter(waiting), self._last + 1)]) - len(again)
+        self.clear()
+        for number, (item_id, change) in enumerate(again, first):
+            self[number] = [change]
+            self._numbers[item_id] = [number]
+        self.update(waiting)
 
     def forget(self, item_id: int) -> None:
         """Drop the changes of an item."""

@@ -10,7 +10,7 @@ from asyncua.server.address_space import AddressSpace
 from asyncua.server.internal_subscription import InternalSubscription
 from asyncua.server.monitored_item_service import MonitoredItemData, MonitoredItemService, MonitoredItemValues
 
-from adapters.opcua.server.excerpts import NEVER, asks_for_excerpt, excerpt, with_stamps
+from adapters.opcua.server.excerpts import NEVER, as_written, asks_for_excerpt, excerpt, with_stamps
 from adapters.opcua.server.notifications import FieldKey, WrittenValue, encode_event, field_key
 from adapters.opcua.server.subscriptions.filters import (
     StationWhereClause,
@@ -35,6 +35,8 @@ class MonitoredItems(MonitoredItemService):
         self._selected: dict[int, list[tuple[FieldKey, ua.SimpleAttributeOperand]]] = {}
         self._stamps: dict[int, ua.TimestampsToReturn] = {}
         self._asked_stamps = ua.TimestampsToReturn.Both  # of the request that is being answered
+        self._foreign = ua.DataValue()  # the last that asyncua wrote, and what the items share in its place
+        self._shared = as_written(self._foreign)
 
     async def create_monitored_items(
         self, params: ua.CreateMonitoredItemsParameters
@@ -93,6 +95,7 @@ class MonitoredItems(MonitoredItemService):
             if isinstance(wanted.Filter, ua.EventFilter):
                 self._choose_events(item, wanted.Filter)
         self._stamps[params.MonitoredItemId] = self._asked_stamps
+        item.client_handle = wanted.ClientHandle
         is_data = item.where_clause_evaluator is None
         revise = self._revise_queue_size if is_data else self._revise_event_queue_size
         item.queue_size = revise(wanted.QueueSize)
@@ -134,7 +137,13 @@ class MonitoredItems(MonitoredItemService):
         self._selected.pop(mid, None)
         self._stamps.pop(mid, None)
         self._news.forget(mid)
-        return super()._delete_monitored_items(mid)
+        item = self._monitored_items.get(mid)
+        if item is None or item.callback_handle is None:  # an event's, of which there are few
+            return super()._delete_monitored_items(mid)
+        # by its handle, for which asyncua looks through all items
+        self.aspace.delete_datachange_callback(item.callback_handle)
+        del self._monitored_datachange[item.callback_handle], self._monitored_items[mid]
+        return ua.StatusCode()
 
     async def _trigger_event(self, event: Event, mid: int) -> None:
         """Queue an event for its subscriber, encoded."""
@@ -158,19 +167,35 @@ class MonitoredItems(MonitoredItemService):
             return
         if item.read_value_id is not None and asks_for_excerpt(item.read_value_id):
             value = excerpt(value, item.read_value_id)
-        before = item.mvalue.current_dvalue
-        if isinstance(value, WrittenValue) and wants_changes(item.filter):
-            passes = value.is_news_after(before)
-        else:
-            passes = is_news(item.filter, before, value)
+        written, before = self._as_written(value), item.mvalue.current_dvalue
+        passes = written.is_news_after(before) if wants_changes(item.filter) else is_news(item.filter, before, written)
         if passes:
-            item.mvalue.set_current_datavalue(value)
-            shown = with_stamps(value, self._stamps[item_id])
-            told = ua.MonitoredItemNotification(ua.UInt32(item.client_handle or 0), shown)
+            item.mvalue.current_dvalue = written  # as it is: asyncua would copy it for each item
+            told = self._notification(item_id, item, written)
             if item.mode == ua.MonitoringMode.Sampling:  # looked at, and not told of (OPC 10000-4, 5.12.1.3)
                 self._news.keep_sampled(item_id, told)
             else:
                 self._news.add_change(item_id, told, item.queue_size)
+
+    def repeat_values(self) -> None:
+        """Tell the last value of each item once more, unless a newer one waits (OPC 10000-4, 5.13.7.2)."""
+        reporting = {mid: one for mid, one in self._monitored_items.items() if one.mode == ua.MonitoringMode.Reporting}
+        last = {mid: one.mvalue.current_dvalue for mid, one in reporting.items()}
+        self._news.repeat(
+            (mid, self._notification(mid, reporting[mid], value)) for mid, value in last.items() if value is not None
+        )
+
+    def _notification(self, item_id: int, item: MonitoredItemData, value: ua.DataValue) -> ua.MonitoredItemNotification:
+        shown = with_stamps(value, self._stamps[item_id])
+        return ua.MonitoredItemNotification(ua.UInt32(item.client_handle or 0), shown)
+
+    def _as_written(self, value: ua.DataValue) -> WrittenValue:
+        """Return a value that the items share; of one that asyncua wrote for many of them, the same to each."""
+        if isinstance(value, WrittenValue):
+            return value
+        if value is not self._foreign:
+            self._foreign, self._shared = value, as_written(value)
+        return self._shared
 
 
 def _status(code: int) -> ua.StatusCode:

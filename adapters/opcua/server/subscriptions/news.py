@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Final
 
 from asyncua import ua
@@ -25,6 +26,11 @@ class News:
     def add_change(self, item_id: int, told: ua.MonitoredItemNotification, max_count: int) -> None:
         """Queue a change; others of its item make room."""
         self.changes.add(item_id, told, max_count)
+        self.came.set()
+
+    def repeat(self, told: Iterable[tuple[int, ua.MonitoredItemNotification]]) -> None:
+        """Queue what was told before once more, ahead of all others, for items of which nothing waits."""
+        self.changes.repeat(told)
         self.came.set()
 
     def keep_sampled(self, item_id: int, told: ua.MonitoredItemNotification) -> None:
@@ -59,7 +65,6 @@ class News:
                 parts.append(queue.pop(0))
                 room -= len(parts[-1])
             if queue:
-                self.came.set()
                 break
             del self.events[item_id]
         self._event_bytes -= sum(map(len, parts))

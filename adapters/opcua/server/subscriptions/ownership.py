@@ -52,6 +52,8 @@ class OwnerSession(InternalSession):
             (result,) = await super().transfer_subscriptions(one, callback)
             if result.StatusCode.is_good():
                 self.subscription_service.give(subscription_id, self)
+                if params.SendInitialValues:
+                    self.subscription_service.repeat_values(subscription_id)
             results.append(result)
         return results
 
@@ -129,8 +131,10 @@ class OwnerSession(InternalSession):
         return [one if self._owns(one) else _NOBODYS for one in ids]
 
     def _refuse_strange(self, subscription_id: int) -> None:
+        """Raise ServiceError for a subscription of another; one's own lives on, whatever is asked of it."""
         if not self._owns(subscription_id):
             raise ServiceError(ua.StatusCodes.BadSubscriptionIdInvalid)
+        self.subscription_service.touch(subscription_id)
 
 
 def _status(code: int) -> ua.StatusCode:

@@ -19,9 +19,10 @@ from asyncua.server.subscription_service import SubscriptionService
 from adapters.opcua.server.notifications import FieldKey
 from adapters.opcua.server.subscriptions.subscription import Subscription
 
-_MIN_INTERVAL_MS: Final = 10.0
-_MAX_INTERVAL_MS: Final = 3_600_000.0
-_MAX_ITEMS: Final = 5_000
+MIN_INTERVAL_MS: Final = 10.0
+_MAX_LIFETIME_MS: Final = 600_000.0  # as long as a session may be silent: nobody else may end a subscription
+_MAX_INTERVAL_MS: Final = _MAX_LIFETIME_MS / 3  # a life has three keep-alives at least (OPC 10000-4, 5.13.2.2)
+MAX_ITEMS: Final = 5_000
 """Of all subscriptions together: every tag for a hundred clients and more; a change told to all of them costs 20 ms."""
 
 _MAX_EVENT_ITEMS: Final = 100  # the same for events, each of which is put together for each of them
@@ -42,10 +43,10 @@ class StationSubscriptions(SubscriptionService):
         if len(self.subscriptions) >= self.iserver.max_subscriptions:
             raise ServiceError(ua.StatusCodes.BadTooManySubscriptions)
         self._sub_id_counter += 1
-        lifetime, keep_alive = self._revised_counts(params)
+        interval_ms, lifetime, keep_alive = self._revised(params)
         made = ua.CreateSubscriptionResult(
             SubscriptionId=ua.UInt32(self._sub_id_counter),
-            RevisedPublishingInterval=_revised_interval(params.RequestedPublishingInterval),
+            RevisedPublishingInterval=interval_ms,
             RevisedLifetimeCount=lifetime,
             RevisedMaxKeepAliveCount=keep_alive,
         )
@@ -70,7 +71,7 @@ class StationSubscriptions(SubscriptionService):
         one = self.subscriptions.get(params.SubscriptionId)
         if not isinstance(one, Subscription):
             raise ServiceError(ua.StatusCodes.BadSubscriptionIdInvalid)
-        one.revise(_revised_interval(params.RequestedPublishingInterval), *self._revised_counts(params))
+        one.revise(*self._revised(params))
         one.most_told = params.MaxNotificationsPerPublish or sys.maxsize
         return ua.ModifySubscriptionResult(
             RevisedPublishingInterval=one.data.RevisedPublishingInterval,
@@ -96,7 +97,7 @@ class StationSubscriptions(SubscriptionService):
     ) -> list[ua.MonitoredItemCreateResult]:
         """Create items. Raises ServiceError where that would be too many."""
         there = sum(one.item_count for one in self.subscriptions.values() if isinstance(one, Subscription))
-        if there + len(params.ItemsToCreate) > _MAX_ITEMS:
+        if there + len(params.ItemsToCreate) > MAX_ITEMS:
             raise ServiceError(ua.StatusCodes.BadTooManyMonitoredItems)
         one = self.subscriptions.get(params.SubscriptionId)
         if isinstance(one, Subscription):
@@ -121,6 +122,18 @@ class StationSubscriptions(SubscriptionService):
         if one.holder is not None and not self._has_any(one.holder.session_id):
             one.refuse_requests()  # those that wait where it was
         one.change_hands(session)
+
+    def repeat_values(self, subscription_id: int) -> None:
+        """Tell the values of a subscription's items once more."""
+        one = self.subscriptions[subscription_id]
+        assert isinstance(one, Subscription)
+        one.monitored_item_srv.repeat_values()
+
+    def touch(self, subscription_id: int) -> None:
+        """Let a subscription's life begin anew: its session has asked something of it (OPC 10000-4, 5.13.1.1)."""
+        one = self.subscriptions.get(subscription_id)
+        if isinstance(one, Subscription):
+            one.touch()
 
     def holder(self, subscription_id: int) -> InternalSession | None:
         """Return the session that a subscription belongs to, which may be closed; None: to the server itself."""
@@ -149,15 +162,17 @@ class StationSubscriptions(SubscriptionService):
         elif ended.has_client:
             ended.refuse_requests()
 
-    def _revised_counts(
+    def _revised(
         self, params: ua.CreateSubscriptionParameters | ua.ModifySubscriptionParameters
-    ) -> tuple[ua.UInt32, ua.UInt32]:
-        """Return for how many intervals a subscription lives unheard, and is silent: three times that at least."""
-        keep_alive = self._clamp_keep_alive_count(params.RequestedMaxKeepAliveCount)
-        lifetime = max(self._clamp_lifetime_count(params.RequestedLifetimeCount), 3 * keep_alive)
-        return ua.UInt32(lifetime), ua.UInt32(keep_alive)
+    ) -> tuple[ua.Duration, ua.UInt32, ua.UInt32]:
+        """Return how often a subscription publishes, for how many intervals it lives unheard, and may be silent."""
+        interval_ms = _revised_interval(params.RequestedPublishingInterval)
+        most = int(_MAX_LIFETIME_MS / interval_ms)
+        keep_alive = min(self._clamp_keep_alive_count(params.RequestedMaxKeepAliveCount), most // 3)
+        lifetime = min(max(self._clamp_lifetime_count(params.RequestedLifetimeCount), 3 * keep_alive), most)
+        return interval_ms, ua.UInt32(lifetime), ua.UInt32(keep_alive)
 
 
 def _revised_interval(requested_ms: float) -> ua.Duration:
     """Return an interval that can be kept. Below the floor are all that are negative or no number."""
-    return ua.Duration(min(requested_ms, _MAX_INTERVAL_MS) if requested_ms >= _MIN_INTERVAL_MS else _MIN_INTERVAL_MS)
+    return ua.Duration(min(requested_ms, _MAX_INTERVAL_MS) if requested_ms >= MIN_INTERVAL_MS else MIN_INTERVAL_MS)

@@ -56,11 +56,15 @@ class Subscription(InternalSubscription):
         self._left_to_tell = 0  # of those, in the one that is being made
         self._ends: deque[tuple[ua.UInt32, ua.UInt32]] = deque(maxlen=_MAX_ENDS)
 
+    def touch(self) -> None:
+        """Begin life anew."""
+        self._publish_cycles_count = 0
+
     def change_hands(self, session: InternalSession) -> None:
         """Belong to another session; life begins anew."""
         self.holder = session
         self.session_id = session.session_id
-        self._publish_cycles_count = 0  # OPC 10000-4, 5.13.7.1: else it might run out before it is asked
+        self.touch()  # OPC 10000-4, 5.13.7.1: else it might run out before it is asked
         self.news.came.set()
 
     def revise(self, interval_ms: ua.Duration, lifetime: ua.UInt32, keep_alive: ua.UInt32) -> None:
@@ -68,7 +72,6 @@ class Subscription(InternalSubscription):
         self.data.RevisedPublishingInterval = interval_ms
         self.data.RevisedLifetimeCount = lifetime
         self.data.RevisedMaxKeepAliveCount = keep_alive
-        self._publish_cycles_count = 0
         if self._task is not None:
             self._task.cancel()
             self._task = asyncio.create_task(self._subscription_loop())
@@ -96,15 +99,28 @@ class Subscription(InternalSubscription):
         asker.refuse_waiting(self.holder, ua.StatusCodes.BadNoSubscription)
 
     async def publish_results(self, requestdata: PublishRequestData | None = None) -> bool:
-        """Publish what is to be told, ends of other subscriptions first; tell whether a request was answered."""
+        """Publish what is to be told, ends of other subscriptions first, in as many messages as there are requests for.
+
+        What is left waits for the next request and for nothing else (OPC 10000-4, 5.13.1.3, ReturnNotifications).
+        Returns whether a request was answered.
+        """
         answered = False
         while self._ends and self.pub_request_callback is not None:
-            request = requestdata or self.pub_request_callback(self.data.SubscriptionId)
+            request = self.pub_request_callback(self.data.SubscriptionId)
             if request is None:
                 break
             await self.pub_result_callback(_last_words(*self._ends.popleft()), request)
+            answered = True
+        while await super().publish_results(requestdata):
+            if not self._has_news:
+                return True
             requestdata, answered = None, True
-        return await super().publish_results(requestdata) or answered
+            await asyncio.sleep(0)  # there may be a message for each of many changes
+            if self._closing:
+                return True
+        if answered and self._has_news:
+            self.news.came.set()  # for want of a request its life may run out now
+        return answered
 
     @property
     def has_client(self) -> bool:
@@ -124,6 +140,7 @@ class Subscription(InternalSubscription):
     async def set_publishing_mode(self, enabled: bool) -> None:
         """Tell, or only collect."""
         await super().set_publishing_mode(enabled)
+        self.touch()
         self.news.came.set()
 
     async def enqueue_statuschange(self, code: ua.StatusCode) -> None:
@@ -164,10 +181,12 @@ class Subscription(InternalSubscription):
             await asyncio.sleep(max(0.0, earliest - loop.time()))
 
     @property
+    def _has_news(self) -> bool:
+        return self._publishing_enabled and bool(self._triggered_datachanges or self._triggered_events)
+
+    @property
     def _is_waiting(self) -> bool:
-        told = self._triggered_datachanges or self._triggered_events
-        is_due = self._startup or self._keep_alive_count >= self.data.RevisedMaxKeepAliveCount
-        return bool(is_due or (self._publishing_enabled and told))
+        return self._startup or self._keep_alive_count >= self.data.RevisedMaxKeepAliveCount or self._has_news
 
     async def _wait_for_news(self, keep_alive_s: float) -> None:
         try:
@@ -182,8 +201,7 @@ class Subscription(InternalSubscription):
         kept = self._not_acknowledged_results
         while len(kept) > 1 and sum(map(size_of, kept.values())) > _MAX_KEPT:
             del kept[next(iter(kept))]
-        told = self._triggered_datachanges or self._triggered_events
-        result.MoreNotifications = self._publishing_enabled and bool(told)
+        result.MoreNotifications = self._has_news
         return result
 
     def _pop_triggered_datachanges(self, result: ua.PublishResult) -> None:
@@ -194,8 +212,6 @@ class Subscription(InternalSubscription):
             waiting = len(changes)
             result.NotificationMessage.NotificationData.append(changes.take(self.most_told))
             self._left_to_tell -= waiting - len(changes)
-            if changes:
-                self.news.came.set()
 
     def _pop_triggered_events(self, result: ua.PublishResult) -> None:
         if self.pub_request_callback is None:  # as above
