@@ -32,8 +32,7 @@ from schemas.settings import (
     StationSettings,
 )
 from service.bootstrap import Service, serve
-from service.cli.from_settings import frame_decoder
-from service.device import compute_device
+from service.cli.from_settings import device_of, frame_decoder
 from service.errors import CangateError, UsageError
 from service.files import naming
 from service.model.dataset import FrameFile, list_frames, printable
@@ -160,7 +159,7 @@ class DemoLine:
             settings.recipe,
             TrainingOptions(mixed=self.frames is not None),
             decode=frame_decoder(settings),
-            device=compute_device(settings.compute),
+            device=device_of(settings),
             progress=self.progress,
         )
         registry = ModelRegistry(self.folder / "models")

@@ -21,9 +21,8 @@ from rich.table import Table
 
 from schemas.messages import Decision, ModelRef
 from service.cli.common import ConfigOption, ModelArgument, StoreOption, console, error_console, load_settings
-from service.cli.from_settings import frame_decoder, registry_of
+from service.cli.from_settings import device_of, frame_decoder, registry_of
 from service.cli.tables import COLOURS, result_table
-from service.device import compute_device
 from service.errors import FrameError, UsageError
 from service.evaluation.pictures import comparison_picture, mask_picture
 from service.files import made_folder, naming, real_path, whole_file
@@ -95,7 +94,7 @@ def inspect(
     _refuse_inputs(images, outputs)
     settings = load_settings(config)
     package = read_package(registry_of(settings, store).resolve(model))
-    pipeline = package.build_pipeline(compute_device(settings.compute))
+    pipeline = package.build_pipeline(device_of(settings))
     decode = frame_decoder(settings)
     rows = []
     pictures = nullcontext() if out is None else made_folder(out)

@@ -13,9 +13,8 @@ from adapters.frames import AllowListedFrames
 from adapters.recordings.reader import Session
 from schemas.messages import Decision
 from schemas.settings import IntakeSettings, Settings
-from service.cli.from_settings import registry_of
+from service.cli.from_settings import device_of, registry_of
 from service.compute import Compute, LoadedModel
-from service.device import compute_device
 from service.errors import UsageError
 from service.model.package import read_package
 from service.replay.direct import DirectStation
@@ -89,7 +88,7 @@ def direct_station(settings: Settings, store: Path | None, model: str | None) ->
     if not (model or settings.model.name):
         raise UsageError("nothing to judge with: give --model, or model.name in the configuration")
     package = read_package(registry_of(settings, store).resolve(reference))
-    device = compute_device(settings.compute)
+    device = device_of(settings)
     pipeline = package.build_pipeline(device)
     clock = SystemClock()
     # nothing has a deadline here: whatever is played waits for its turn
