@@ -66,12 +66,8 @@ def compare(
     folder = report or REPORTS / f"{report_name(recorded)}-compared"
     refuse_session(folder, session)
     device = device_of(settings)
-    comparer = Comparer(
-        packages,
-        [package.build_pipeline(device) for package in packages],
-        decode=frame_decoder(settings),
-        labels=known,
-    )
+    pipelines = [package.build_pipeline(device) for package in packages]
+    comparer = Comparer(pipelines, decode=frame_decoder(settings), labels=known)
     total = recorded.count() or 0
     with report_folder(folder, PARTS, COMPARISON, PAGE) as draft:
         with stage_bars() as progress:
