@@ -32,8 +32,9 @@ from schemas.settings import (
     StationSettings,
 )
 from service.bootstrap import Service, serve
+from service.cli.frame_folders import listed_frames
 from service.cli.from_settings import device_of, frame_decoder
-from service.errors import CangateError, UsageError
+from service.errors import CangateError
 from service.files import naming
 from service.model.dataset import FrameFile, list_frames, printable
 from service.model.registry import ModelRegistry
@@ -146,12 +147,7 @@ class DemoLine:
 
     def train(self) -> None:
         """Make and activate the model of the line."""
-        if self.frames is None:
-            files = self._render_training_parts()
-        else:
-            files = list_frames(self.frames).frames
-            if not files:
-                raise UsageError(f"no pictures in {self.frames}")
+        files = self._render_training_parts() if self.frames is None else listed_frames(self.frames).frames
         settings = Settings()
         trained = train(
             NAME,
