@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from adapters.simulation.renderer import RenderedFrame, random_damage, render_canister
+from adapters.simulation.damage import random_damage
+from adapters.simulation.renderer import RenderedFrame, render_canister
 from benchmarks.models import rendered_model
 from schemas.recipe import EmbedRecipe, Recipe, ScoreStatistic
 from schemas.settings import ComputeSettings

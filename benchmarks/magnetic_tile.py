@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from functools import partial
 from pathlib import Path
 
-from adapters.frames import decode_image
+from benchmarks.models import DECODE, trained_on
 from schemas.recipe import EmbedRecipe, Recipe, RoiMethod, RoiRecipe
 from schemas.settings import ComputeSettings
 from service.device import compute_device
@@ -23,9 +22,8 @@ from service.evaluation.evaluator import Evaluator
 from service.evaluation.metrics import Label
 from service.evaluation.report import write_report
 from service.evaluation.truth import MaskFolder
-from service.model.dataset import Decode, list_frames
+from service.model.dataset import list_frames
 from service.model.package import read_package
-from service.model.training import TrainingOptions, train
 
 
 def main() -> None:
@@ -47,24 +45,15 @@ def main() -> None:
         pool=arguments.pool,
     )
     recipe = Recipe(roi=RoiRecipe(method=RoiMethod.NONE), embed=embed)
-    decode = Decode(partial(decode_image, max_pixels=64_000_000))
-    device = compute_device(ComputeSettings())
-    trained = train(
-        "magnetic_tile",
-        list_frames(arguments.folder / "train_ok").frames,
-        recipe,
-        TrainingOptions(),
-        decode=decode,
-        device=device,
-        progress=lambda _stage, _done, _total: None,
-    )
+    trained = trained_on(list_frames(arguments.folder / "train_ok").frames, recipe)
     with tempfile.TemporaryDirectory(prefix="cangate-bench-") as directory:
         trained.write(Path(directory))
         package = read_package(Path(directory))
     folders = {Label.OK: "test_ok", Label.DAMAGED: "test_damaged"}
     frames = {label: list_frames(arguments.folder / name).frames for label, name in folders.items()}
     masks = MaskFolder.open(arguments.folder / "masks", frames[Label.DAMAGED])
-    evaluator = Evaluator(package, package.build_pipeline(device), decode=decode, masks=masks)
+    pipeline = package.build_pipeline(compute_device(ComputeSettings()))
+    evaluator = Evaluator(package, pipeline, decode=DECODE, masks=masks)
     for label, files in frames.items():
         evaluator.judge_all(files, label, lambda _done, _total: None)
     summary = evaluator.summary()

@@ -10,21 +10,21 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from adapters.frames import decode_image
-from adapters.simulation.renderer import random_damage, render_canister
+from adapters.simulation.damage import random_damage
+from adapters.simulation.renderer import render_canister
 from benchmarks.accuracy_rendered import auroc
+from benchmarks.models import trained_on
 from schemas.recipe import Recipe
 from schemas.settings import ComputeSettings
 from service.device import compute_device
 from service.errors import FrameError
-from service.model.dataset import Decode, list_frames
-from service.model.training import TrainedModel, TrainingOptions, train
+from service.model.dataset import list_frames
+from service.model.training import TrainedModel
 from service.pipeline.embed import build_embedder
 from service.pipeline.memory_bank import MemoryBank
 from service.pipeline.normalize import normalize
@@ -42,20 +42,12 @@ def rendered(seed: int, station: int, *, damaged: bool) -> BgrImage:
     return render_canister(seed, damage=damage, station_seed=station).bgr
 
 
-def trained_on(frames: list[BgrImage], recipe: Recipe, *, mixed: bool) -> TrainedModel:
-    """Return the model that `cangate train` makes of these frames."""
+def trained_on_pictures(frames: list[BgrImage], recipe: Recipe, *, mixed: bool) -> TrainedModel:
+    """Return the model of these frames, which are written for it."""
     with tempfile.TemporaryDirectory(prefix="cangate-bench-") as directory:
         for number, frame in enumerate(frames):
             cv2.imwrite(str(Path(directory, f"{number:05d}.png")), frame)
-        return train(
-            "mixed",
-            list_frames(Path(directory)).frames,
-            recipe,
-            TrainingOptions(mixed=mixed),
-            decode=Decode(partial(decode_image, max_pixels=64_000_000)),
-            device=compute_device(ComputeSettings()),
-            progress=lambda _stage, _done, _total: None,
-        )
+        return trained_on(list_frames(Path(directory)).frames, recipe, mixed=mixed)
 
 
 def embedded(frames: list[BgrImage], recipe: Recipe) -> list[PatchGrid]:
@@ -89,7 +81,7 @@ def main() -> None:
     for count in arguments.damaged:
         for mixed in (False, True):
             frames = clean[: arguments.train - count] + intruders[:count]
-            trained = trained_on(frames, recipe, mixed=mixed)
+            trained = trained_on_pictures(frames, recipe, mixed=mixed)
             bank, tau = MemoryBank(trained.vectors), trained.manifest.tau
 
             def score(grid: PatchGrid, bank: MemoryBank = bank, rim: Rim = trained.manifest.rim) -> float:

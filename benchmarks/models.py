@@ -18,13 +18,14 @@ from adapters.simulation.scene import REFERENCE_WH
 from schemas.recipe import EmbedRecipe, MemoryRecipe, NormalizeRecipe, Recipe, RoiMethod, RoiRecipe
 from schemas.settings import ComputeSettings
 from service.device import compute_device
-from service.model.dataset import Decode, list_frames
+from service.model.dataset import Decode, FrameFile, list_frames
 from service.model.registry import ModelRegistry
-from service.model.training import TrainingOptions, train
+from service.model.training import TrainedModel, TrainingOptions, train
 from service.pipeline.types import BgrImage
 
 FIRST_SEED = 1_000_000
 NAME = "rendered"
+DECODE = Decode(partial(decode_image, max_pixels=64_000_000))
 
 
 @cache
@@ -69,15 +70,19 @@ def model_of(pictures: Sequence[BgrImage], recipe: Recipe) -> tuple[Path, str]:
     folder.mkdir()
     for number, picture in enumerate(pictures):
         cv2.imwrite(str(folder / f"{number:04d}.png"), picture)
-    trained = train(
+    registry = ModelRegistry(store)
+    registry.activate(NAME, trained_on(list_frames(folder).frames, recipe).publish(registry).name)
+    return store, NAME
+
+
+def trained_on(frames: Sequence[FrameFile], recipe: Recipe, *, mixed: bool = False) -> TrainedModel:
+    """Return the model that `cangate train` makes of these frames."""
+    return train(
         NAME,
-        list_frames(folder).frames,
+        frames,
         recipe,
-        TrainingOptions(),
-        decode=Decode(partial(decode_image, max_pixels=64_000_000)),
+        TrainingOptions(mixed=mixed),
+        decode=DECODE,
         device=compute_device(ComputeSettings()),
         progress=lambda _stage, _done, _total: None,
     )
-    registry = ModelRegistry(store)
-    registry.activate(NAME, trained.publish(registry).name)
-    return store, NAME

@@ -26,7 +26,7 @@ from typing import Any
 import cv2
 
 from adapters.simulation.broker import free_port
-from adapters.simulation.plc_server import NAMESPACE_URI, TYPES
+from adapters.simulation.plc_server import node_addresses
 from benchmarks.models import quick_frame, quick_model
 from benchmarks.running import pipeline_ms, running_service, show
 from schemas.tags import VerdictCode
@@ -94,9 +94,8 @@ class Plc:
 
 def client_settings(server: str, port: int) -> dict[str, Any]:
     """Return `[opcua.client]` for a PLC at `port`."""
-    mapping = {word: f"nsu={NAMESPACE_URI};s=line1.{word}" for word in TYPES}
     endpoint = f"opc.tcp://127.0.0.1:{port}{PATHS[server]}"
-    return {"endpoint": endpoint, "request_timeout_ms": 1000, **mapping}
+    return {"endpoint": endpoint, "request_timeout_ms": 1000, **node_addresses("line1")}
 
 
 def write_frames(folder: Path, count: int = 8) -> list[str]:

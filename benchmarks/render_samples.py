@@ -14,7 +14,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from adapters.simulation.renderer import CameraStyle, random_damage, render_canister
+from adapters.simulation.damage import random_damage
+from adapters.simulation.renderer import CameraStyle, render_canister
 from service.pipeline.types import BgrImage
 
 _COLUMNS = 4

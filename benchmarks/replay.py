@@ -36,7 +36,7 @@ from adapters.recordings.reader import Session
 from adapters.recordings.writer import SessionWriter
 from adapters.simulation.broker import LOOPBACK, MosquittoBroker, find_mosquitto, free_port
 from adapters.simulation.damage import random_damage
-from adapters.simulation.plc_server import NAMESPACE_URI, TYPES
+from adapters.simulation.plc_server import node_addresses
 from adapters.simulation.renderer import render_canister
 from benchmarks.line import Seen, connect
 from benchmarks.models import rendered_model
@@ -166,8 +166,8 @@ async def ways(parts: int, rate_hz: float, only: str | None, keep: Path | None, 
             other = folder / "client"
             other.mkdir()
             port = free_port()
-            client = {"endpoint": f"opc.tcp://{LOOPBACK}:{port}/plc/", "request_timeout_ms": 2000}
-            client |= {word: f"nsu={NAMESPACE_URI};s={STATION}.{word}" for word in TYPES}
+            endpoint = f"opc.tcp://{LOOPBACK}:{port}/plc/"
+            client = {"endpoint": endpoint, "request_timeout_ms": 2000, **node_addresses(STATION)}
             # the replay is the PLC, and comes later
             async with a_service(other, model, away="opcua-client", opcua={"client": client}):
                 good &= await both_speeds(session, other, "opcua-client")

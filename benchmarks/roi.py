@@ -20,7 +20,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from adapters.simulation.renderer import CameraStyle, random_damage, render_canister
+from adapters.simulation.damage import random_damage
+from adapters.simulation.renderer import CameraStyle, render_canister
 from schemas.recipe import NormalizeRecipe, RoiRecipe
 from service.errors import RoiNotFound
 from service.pipeline.normalize import NEUTRAL, normalize, normalize_colours

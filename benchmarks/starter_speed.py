@@ -24,9 +24,9 @@ import cv2
 import numpy as np
 import torch
 
-from adapters.frames import decode_image
 from adapters.simulation.renderer import render_canister
 from benchmarks.distance import best_ms
+from benchmarks.models import DECODE
 from schemas.recipe import BoxRecipe, EmbedRecipe, MemoryRecipe, Recipe, RoiMethod, RoiRecipe
 from service.pipeline import scoring
 from service.pipeline.boxes import find_boxes
@@ -41,7 +41,6 @@ CPU = torch.device("cpu")
 FRAME_WH, SQUARE_WH = (1920, 1440), (1440, 1440)
 BANK, RIVAL_BANK, RIVAL_SIDE = 2_000, 4_096, 256
 FRAMES = 12
-MAX_PIXELS = 64_000_000
 RIM = (1.1,) * RINGS
 TAU = 0.5
 
@@ -86,7 +85,7 @@ def judged(pipeline: Pipeline, grid: PatchGrid, roi: NormalizedRoi, frame_wh: tu
 
 def whole(pipeline: Pipeline, jpeg: bytes) -> object:
     """Go from an encoded frame to its inspection."""
-    return pipeline.inspect([Frame(decode_image(jpeg, max_pixels=MAX_PIXELS))])
+    return pipeline.inspect([Frame(DECODE(jpeg))])
 
 
 def rival(jpeg: bytes) -> Callable[[], object] | None:

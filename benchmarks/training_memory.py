@@ -14,20 +14,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 
 import cv2
 import torch
 
-from adapters.frames import decode_image
 from adapters.simulation.renderer import render_canister
 from benchmarks.distance import peak_kib
+from benchmarks.models import trained_on
 from schemas.recipe import Recipe
-from schemas.settings import ComputeSettings
-from service.device import compute_device
-from service.model.dataset import Decode, list_frames
-from service.model.training import TrainingOptions, train
+from service.model.dataset import list_frames
 
 WARM_UP = 4
 """Frames that pay for loading libraries and filters, in the printed baseline."""
@@ -46,18 +42,9 @@ def train_and_report(folder: Path, count: int) -> None:
     cv2.setNumThreads(1)
     files = list_frames(folder).frames
     began = time.monotonic()
-    run = partial(
-        train,
-        "memory",
-        recipe=Recipe(),
-        options=TrainingOptions(),
-        decode=Decode(partial(decode_image, max_pixels=64_000_000)),
-        device=compute_device(ComputeSettings()),
-        progress=lambda _stage, _done, _total: None,
-    )
-    run(files[:WARM_UP])
+    trained_on(files[:WARM_UP], Recipe())
     few = peak_kib() / 1024
-    record = run(files[:count]).manifest
+    record = trained_on(files[:count], Recipe()).manifest
     peak = peak_kib() / 1024
     patches = record.training.patches
     print(

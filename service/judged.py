@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Self
 
 from schemas.base import Value
 from schemas.messages import Box, Decision, Reason, StagesMs
+from service.errors import FrameError
+from service.model.dataset import FrameFile, printable
 from service.pipeline.types import DamageBox, Inspection
 
 
@@ -24,6 +27,38 @@ class JudgedPicture(Value):
     height: int | None = None
     roi: str = ""
     stages_ms: StagesMs = StagesMs()
+
+    @classmethod
+    def of(cls, file: FrameFile, inspection: Inspection, load_ms: float, **more: object) -> Self:
+        """Return the result of a picture that was judged; more: fields that a subclass adds."""
+        frame = inspection.prepared.frame
+        decision, reason = decision_of(inspection)
+        known = {
+            "filename": file.name,
+            "path": printable(str(file.path)),
+            "s": inspection.score,
+            "decision": decision,
+            "reason": reason,
+            "uncertain": inspection.uncertain,
+            "boxes": boxes_of(inspection),
+            "width": frame.width,
+            "height": frame.height,
+            "roi": inspection.prepared.roi.path,
+            "stages_ms": stages_of(inspection, load_ms),
+        }
+        return cls.model_validate(known | more)
+
+    @classmethod
+    def unjudged(cls, file: FrameFile, why: FrameError, **more: object) -> Self:
+        """Return the result of a picture that cannot be judged; more: as above."""
+        known = {
+            "filename": file.name,
+            "path": printable(str(file.path)),
+            "decision": Decision.ERROR,
+            "reason": why.reason,
+            "detail": str(why),
+        }
+        return cls.model_validate(known | more)
 
 
 def decision_of(inspection: Inspection) -> tuple[Decision, Reason]:

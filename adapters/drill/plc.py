@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 
 from adapters.simulation.broker import LOOPBACK, free_port
-from adapters.simulation.plc_server import NAMESPACE_URI, TYPES, PlcServer
+from adapters.simulation.plc_server import PlcServer, node_addresses
 from schemas.messages import Gate
 
 _START_S = 60.0
@@ -41,10 +41,7 @@ class DrilledPlc:
     @property
     def section(self) -> dict[str, str]:
         """Return `[opcua.client]` for it."""
-        return {
-            "endpoint": f"opc.tcp://{LOOPBACK}:{self.port}/plc/",
-            **{word: f"nsu={NAMESPACE_URI};s={self._station}.{word}" for word in TYPES},
-        }
+        return {"endpoint": f"opc.tcp://{LOOPBACK}:{self.port}/plc/", **node_addresses(self._station)}
 
     async def start(self) -> None:
         """Start it, and return when it listens."""

@@ -12,7 +12,7 @@ import argparse
 import asyncio
 import gc
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType, TracebackType
 from typing import Final, Self
@@ -128,10 +128,7 @@ class PlcServer:
 
     def mapping(self, station: str = "line1") -> dict[str, str]:
         """Return the keys of `[opcua.client]` for a station of this PLC, the endpoint included."""
-        return {
-            "endpoint": self.endpoint,
-            **{word: f"nsu={NAMESPACE_URI};s={station}.{word}" for word in self._types},
-        }
+        return {"endpoint": self.endpoint, **node_addresses(station, self._types)}
 
     def node(self, word: str, station: str = "line1") -> Node:
         """Return the node of a word."""
@@ -206,6 +203,11 @@ class PlcServer:
                 self._results[station].put_nowait(result)
 
         aspace.add_datachange_callback(ids[-1], ua.AttributeIds.Value, on_sequence)
+
+
+def node_addresses(station: str, words: Iterable[str] = TYPES) -> dict[str, str]:
+    """Return the nodes of a station, by word, as `[opcua.client]` names them."""
+    return {word: f"nsu={NAMESPACE_URI};s={station}.{word}" for word in words}
 
 
 def _node_id(text: str, namespace: int) -> ua.NodeId:

@@ -23,23 +23,12 @@ from adapters.simulation.damage import (
     crushed_rim,
     dent,
     place,
-    random_damage,
     scratch,
     stain,
 )
 from adapters.simulation.detail import DETAIL_COLS, DETAIL_ROWS, DetailMap, detail_map
 from adapters.simulation.light import Environment, shade
 from service.pipeline.types import BgrImage, FloatArray, Mask
-
-__all__ = [
-    "SIDES_PX",
-    "CameraStyle",
-    "DamageKind",
-    "DamageRequest",
-    "RenderedFrame",
-    "random_damage",
-    "render_canister",
-]
 
 SIDES_PX = (160, 8192)
 """Smallest and largest side of a frame that is worth waiting for."""
@@ -50,7 +39,6 @@ _CHANGED_LEVELS = 8
 _CHANGED_SHARE = 0.0005
 """Share of the canister that must change; a damage that shows less is pressed harder, up to the last of `_TRIES`."""
 _TRIES = (1.0, 1.6, 2.5, 4.0)
-_SMALLEST_SIDE = 160
 _SURFACE_ROWS, _SURFACE_COLS = 600, 449
 _PART_STREAM, _STATION_STREAM, _DAMAGE_STREAM = 1, 2, 3
 
@@ -200,8 +188,8 @@ def render_canister(
     Raises:
         ValueError: a side of `resolution_wh` is below 160 pixels.
     """
-    if min(resolution_wh) < _SMALLEST_SIDE:
-        raise ValueError(f"a frame has at least {_SMALLEST_SIDE} pixels a side, not {resolution_wh}")
+    if min(resolution_wh) < SIDES_PX[0]:
+        raise ValueError(f"a frame has at least {SIDES_PX[0]} pixels a side, not {resolution_wh}")
     request = DamageRequest(damage) if isinstance(damage, DamageKind) else damage
     rng = np.random.default_rng([seed, _PART_STREAM])
     if style is CameraStyle.STATION:

@@ -12,7 +12,7 @@ from adapters.frames import decode_image
 from adapters.simulation.damage import random_damage
 from adapters.simulation.renderer import render_canister
 from schemas.settings import Settings
-from service.device import compute_device
+from service.cli.from_settings import device_of
 from service.model.dataset import Decode, FrameFile, list_frames
 from service.model.package import ModelPackage, read_package
 from service.model.registry import ModelRegistry
@@ -44,7 +44,7 @@ def rendered_model(folder: Path, size_wh: tuple[int, int], settings: Settings, p
         settings.recipe,
         TrainingOptions(workers=settings.compute.prepare_workers),
         decode=Decode(partial(decode_image, max_pixels=size_wh[0] * size_wh[1])),
-        device=compute_device(settings.compute),
+        device=device_of(settings),
         progress=progress,
     )
     return read_package(trained.publish(ModelRegistry(folder / "models")))

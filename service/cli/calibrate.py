@@ -24,9 +24,8 @@ from service.cli.common import (
     tell_active,
 )
 from service.cli.frame_folders import listed_frames, tell_ignored
-from service.cli.from_settings import frame_decoder, registry_of
+from service.cli.from_settings import device_of, frame_decoder, registry_of
 from service.cli.report_folder import refuse_within
-from service.device import compute_device
 from service.errors import UsageError
 from service.evaluation.threshold_picture import threshold_picture
 from service.files import made_folder, naming, whole_file
@@ -91,7 +90,7 @@ def calibrate(
     calibration = package.manifest.calibration
     if ok is None and not calibration.held_back:
         raise UsageError(f"{package.ref.reference} holds no scores of OK frames: give --ok")
-    device = compute_device(settings.compute)
+    device = device_of(settings)
     pipeline = package.build_pipeline(device)
     package.check_golden(pipeline)  # a threshold taken where the scores are others would be worth nothing
     decode = frame_decoder(settings)

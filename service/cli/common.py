@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 import tomllib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -28,6 +28,9 @@ from service.text import without_controls
 if TYPE_CHECKING:  # numpy behind it takes a while that `--help` need not spend
     from service.model.registry import ModelRegistry
     from service.pipeline.types import StageProgress
+
+_NAMED = 5
+"""So many of many are named, and the others counted."""
 
 console = Console(highlight=False, width=None if sys.stdout and sys.stdout.isatty() else 1000)
 """Standard output, for results; what is no terminal has no width that names and paths would have to fit."""
@@ -159,6 +162,12 @@ def parsed_size(text: str, sides_px: tuple[int, int]) -> tuple[int, int]:
 def say(text: str) -> None:
     """Print one line: names and paths are neither wrapped nor read as markup nor obeyed by the terminal."""
     console.print(without_controls(text), markup=False, soft_wrap=True)
+
+
+def some(names: Sequence[str]) -> str:
+    """Return the first few of `names`, and how many more there are."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 def tell_report(path: Path) -> None:

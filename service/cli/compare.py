@@ -20,12 +20,11 @@ from service.cli.common import (
     tell_report,
     tell_troubles,
 )
-from service.cli.from_settings import frame_decoder, registry_of
+from service.cli.from_settings import device_of, frame_decoder, registry_of
 from service.cli.playback import known_labels
 from service.cli.report_folder import refuse_session, report_folder, writing
 from service.cli.sessions import SessionArgument
 from service.cli.tables import result_table
-from service.device import compute_device
 from service.errors import UsageError
 from service.model.package import read_package
 from service.replay.comparison import Comparer, SessionComparison
@@ -66,13 +65,9 @@ def compare(
         console.print("[yellow]given twice, judged once: the same package by another name[/]")
     folder = report or REPORTS / f"{report_name(recorded)}-compared"
     refuse_session(folder, session)
-    device = compute_device(settings.compute)
-    comparer = Comparer(
-        packages,
-        [package.build_pipeline(device) for package in packages],
-        decode=frame_decoder(settings),
-        labels=known,
-    )
+    device = device_of(settings)
+    pipelines = [package.build_pipeline(device) for package in packages]
+    comparer = Comparer(pipelines, decode=frame_decoder(settings), labels=known)
     total = recorded.count() or 0
     with report_folder(folder, PARTS, COMPARISON, PAGE) as draft:
         with stage_bars() as progress:

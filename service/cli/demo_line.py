@@ -32,9 +32,9 @@ from schemas.settings import (
     StationSettings,
 )
 from service.bootstrap import Service, serve
-from service.cli.from_settings import frame_decoder
-from service.device import compute_device
-from service.errors import CangateError, UsageError
+from service.cli.frame_folders import listed_frames
+from service.cli.from_settings import device_of, frame_decoder
+from service.errors import CangateError
 from service.files import naming
 from service.model.dataset import FrameFile, list_frames, printable
 from service.model.registry import ModelRegistry
@@ -147,12 +147,7 @@ class DemoLine:
 
     def train(self) -> None:
         """Make and activate the model of the line."""
-        if self.frames is None:
-            files = self._render_training_parts()
-        else:
-            files = list_frames(self.frames).frames
-            if not files:
-                raise UsageError(f"no pictures in {self.frames}")
+        files = self._render_training_parts() if self.frames is None else listed_frames(self.frames).frames
         settings = Settings()
         trained = train(
             NAME,
@@ -160,7 +155,7 @@ class DemoLine:
             settings.recipe,
             TrainingOptions(mixed=self.frames is not None),
             decode=frame_decoder(settings),
-            device=compute_device(settings.compute),
+            device=device_of(settings),
             progress=self.progress,
         )
         registry = ModelRegistry(self.folder / "models")

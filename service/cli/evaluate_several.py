@@ -7,7 +7,6 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-import torch
 from rich.markup import escape
 from rich.table import Table
 
@@ -32,8 +31,6 @@ from service.evaluation.trial import FrameKey, Trial, TrialResult, draw_evidence
 from service.files import read_regular
 from service.model.package import ModelPackage
 
-CPU = torch.device("cpu")
-
 
 def compare_models(packages: Sequence[ModelPackage], trials: Sequence[Trial], report: Path) -> list[Evaluation]:
     """Judge, compare, write and print; return the evaluation of each model. trials: of the packages, in their order.
@@ -49,7 +46,7 @@ def compare_models(packages: Sequence[ModelPackage], trials: Sequence[Trial], re
     references = unique_references([packages[place].ref for place in places])
     for place in places:
         # what cannot be had here is refused before the first model is judged, which may take an hour
-        packages[place].build_pipeline(CPU)
+        packages[place].build_pipeline("cpu")
     contenders = {reference: trials[place] for reference, place in zip(references, places, strict=True)}
     if len(places) < len(packages):
         console.print("[yellow]given twice, judged once: the same package by another name[/]")

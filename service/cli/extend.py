@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -22,12 +22,12 @@ from service.cli.common import (
     tell_active,
 )
 from service.cli.frame_folders import listed_frames, tell_ignored
-from service.cli.from_settings import frame_decoder, registry_of
-from service.device import compute_device
+from service.cli.from_settings import device_of, frame_decoder, registry_of
 from service.errors import CangateError, UsageError
-from service.model.extension import Effect, Extension
-from service.model.extension import extend as extend_model
 from service.model.package import read_package
+
+if TYPE_CHECKING:
+    from service.model.extension import Effect, Extension
 
 
 def extend(
@@ -51,10 +51,13 @@ def extend(
 
     Example: cangate models extend canister frames/ok-new --damaged frames/damaged
     """
+    # as in `device_of`
+    from service.model.extension import extend as extend_model  # noqa: PLC0415
+
     settings = load_settings(config)
     registry = registry_of(settings, store)
     package = read_package(registry.resolve(model))
-    device = compute_device(settings.compute)
+    device = device_of(settings)
     pipeline = package.build_pipeline(device)
     package.check_golden(pipeline)  # scores recorded where others come out could not be mixed with new ones
     found = [listed_frames(folder) for folder in (ok_dir, damaged) if folder is not None]

@@ -21,13 +21,12 @@ from rich.table import Table
 
 from schemas.messages import Decision, ModelRef
 from service.cli.common import ConfigOption, ModelArgument, StoreOption, console, error_console, load_settings
-from service.cli.from_settings import frame_decoder, registry_of
+from service.cli.from_settings import device_of, frame_decoder, registry_of
 from service.cli.tables import COLOURS, result_table
-from service.device import compute_device
 from service.errors import FrameError, UsageError
 from service.evaluation.pictures import comparison_picture, mask_picture
 from service.files import made_folder, naming, real_path, whole_file
-from service.judged import JudgedPicture, boxes_of, boxes_text, decision_of, stages_of
+from service.judged import JudgedPicture, boxes_text
 from service.model.dataset import Decode, FrameFile, printable, read_frame
 from service.model.package import read_package
 from service.pipeline.pipeline import Pipeline
@@ -95,7 +94,7 @@ def inspect(
     _refuse_inputs(images, outputs)
     settings = load_settings(config)
     package = read_package(registry_of(settings, store).resolve(model))
-    pipeline = package.build_pipeline(compute_device(settings.compute))
+    pipeline = package.build_pipeline(device_of(settings))
     decode = frame_decoder(settings)
     rows = []
     pictures = nullcontext() if out is None else made_folder(out)
@@ -123,40 +122,15 @@ def inspect(
 def _inspect_one(
     path: Path, pipeline: Pipeline, model: ModelRef, decode: Decode
 ) -> tuple[InspectedImage, Inspection | None]:
+    file = FrameFile(path, printable(path.name))
     began = time.perf_counter()
-    name = printable(str(path))
     try:
-        frame = read_frame(FrameFile(path, name), decode).frame
+        frame = read_frame(file, decode).frame
         load_ms = (time.perf_counter() - began) * 1000
-        inspection = pipeline.inspect([frame])[0]
+        (inspection,) = pipeline.inspect([frame])
     except FrameError as exc:
-        row = InspectedImage(
-            filename=printable(path.name),
-            path=name,
-            tau=pipeline.tau,
-            decision=Decision.ERROR,
-            reason=exc.reason,
-            detail=str(exc),
-            model=model,
-        )
-        return row, None
-    decision, reason = decision_of(inspection)
-    row = InspectedImage(
-        filename=printable(path.name),
-        path=name,
-        s=inspection.score,
-        tau=inspection.threshold,
-        decision=decision,
-        reason=reason,
-        uncertain=inspection.uncertain,
-        boxes=boxes_of(inspection),
-        width=frame.width,
-        height=frame.height,
-        roi=inspection.prepared.roi.path,
-        stages_ms=stages_of(inspection, load_ms),
-        model=model,
-    )
-    return row, inspection
+        return InspectedImage.unjudged(file, exc, tau=pipeline.tau, model=model), None
+    return InspectedImage.of(file, inspection, load_ms, tau=inspection.threshold, model=model), inspection
 
 
 @contextmanager

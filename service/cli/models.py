@@ -23,16 +23,13 @@ from service.cli.common import (
     with_embedder,
 )
 from service.cli.extend import extend
-from service.cli.from_settings import registry_of
+from service.cli.from_settings import device_of, registry_of
 from service.cli.tables import result_table
-from service.device import compute_device
 from service.errors import PackageRefused, UsageError
 from service.model.archive import export_package, import_package
 from service.model.package import read_package, write_package
 from service.model.pickles import imported_manifest, read_pickled_bank
 from service.model.registry import check_model_name
-from service.model.training import frozen_recipe
-from service.pipeline.embed import build_embedder
 from service.replay.acceptance import Expectation
 
 UNIT_TOLERANCE = 0.01
@@ -113,7 +110,7 @@ def verify(model: ModelArgument, store: StoreOption = None, config: ConfigOption
     """
     settings = load_settings(config)
     package = read_package(registry_of(settings, store).resolve(model))
-    worst = package.check_golden(package.build_pipeline(compute_device(settings.compute)))
+    worst = package.check_golden(package.build_pipeline(device_of(settings)))
     say(
         f"{package.ref.reference} is intact, id {package.id}; "
         f"{len(package.manifest.golden)} golden frames reproduce within {worst:.1e}"
@@ -151,7 +148,7 @@ def activate(
     if require_replay is not None:
         expect = expect or Expectation.RECORDED
         refuse_unless_accepted(settings, require_replay, store, f"{name}@{version}", expect, labels)
-    registry.activate(name, version, device=compute_device(settings.compute))
+    registry.activate(name, version, device=device_of(settings))
     console.print(f"{name}@{version} is active")
 
 
@@ -163,7 +160,7 @@ def rollback(name: NameArgument, store: StoreOption = None, config: ConfigOption
     """
     settings = load_settings(config)
     registry = registry_of(settings, store)
-    version = registry.rollback(name, device=compute_device(settings.compute))
+    version = registry.rollback(name, device=device_of(settings))
     console.print(f"{name}@{version} is active again")
 
 
@@ -190,6 +187,10 @@ def import_pickle(
 
     Example: cangate models import-pickle patchcore_memory.pkl --name study --embedder timm:resnet18
     """
+    # as in `device_of`
+    from service.model.training import frozen_recipe  # noqa: PLC0415
+    from service.pipeline.embed import build_embedder  # noqa: PLC0415
+
     settings = load_settings(config)
     recipe = frozen_recipe(with_embedder(settings.recipe, embedder, weights))
     recipe = recipe.model_copy(update={"score": recipe.score.model_copy(update={"statistic": statistic})})
@@ -197,7 +198,7 @@ def import_pickle(
     check_model_name(name)
     _refuse_special(file)
     bank = read_pickled_bank(file)
-    device = compute_device(settings.compute)
+    device = device_of(settings)
     manifest = imported_manifest(name, bank, tau, recipe, build_embedder(recipe.embed, device))
     with registry.draft(name) as directory:
         write_package(directory, manifest, bank.vectors, {})

@@ -13,9 +13,9 @@ from adapters.frames import AllowListedFrames
 from adapters.recordings.reader import Session
 from schemas.messages import Decision
 from schemas.settings import IntakeSettings, Settings
-from service.cli.from_settings import registry_of
+from service.cli.common import some
+from service.cli.from_settings import device_of, registry_of
 from service.compute import Compute, LoadedModel
-from service.device import compute_device
 from service.errors import UsageError
 from service.model.package import read_package
 from service.replay.direct import DirectStation
@@ -23,9 +23,6 @@ from service.replay.labels import Labels, read_labels
 from service.replay.parts import RecordedPart
 from service.replay.player import Pace, Played, ReplayTarget, play
 from service.replay.tally import Tally
-
-_NAMED = 5
-"""So many labels of parts that are not there are named, and the others counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +55,7 @@ def known_labels(session: Session, path: Path | None) -> Labels:
     whole = Session.open(session.path)  # looked at apart: what counts of a replay is what is read for it
     strangers = labels.strangers(whole.parts())
     if strangers and not whole.troubles:  # they may be the parts that cannot be read
-        more = f" and {len(strangers) - _NAMED} more" if len(strangers) > _NAMED else ""
-        raise UsageError(f"{path}: no part of {session.name} is {', '.join(strangers[:_NAMED])}{more}")
+        raise UsageError(f"{path}: no part of {session.name} is {some(strangers)}")
     return labels
 
 
@@ -89,7 +85,7 @@ def direct_station(settings: Settings, store: Path | None, model: str | None) ->
     if not (model or settings.model.name):
         raise UsageError("nothing to judge with: give --model, or model.name in the configuration")
     package = read_package(registry_of(settings, store).resolve(reference))
-    device = compute_device(settings.compute)
+    device = device_of(settings)
     pipeline = package.build_pipeline(device)
     clock = SystemClock()
     # nothing has a deadline here: whatever is played waits for its turn

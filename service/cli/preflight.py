@@ -16,8 +16,10 @@ from adapters.mqtt.access import read_access as read_broker_access
 from adapters.opcua.client.access import read_access as read_plc_access
 from adapters.opcua.client.nodes import read_mapping, written_nodes
 from adapters.opcua.server.security import ServerSecurity
-from schemas.settings import ModelSettings, Settings
+from schemas.settings import Settings
+from service.cli.from_settings import device_of, registry_of
 from service.errors import PackageError, UsageError
+from service.model.package import read_package
 from service.refusals import refuse_clashes, refuse_open_doors
 
 
@@ -65,15 +67,12 @@ def look_at(settings: Settings) -> Iterator[str]:
     if settings.http.enabled:
         password_book(settings.http)
         tls_context(settings.http)
-    # torch takes seconds that a mistake above must not wait for
-    from service.device import compute_device  # noqa: PLC0415
-
-    compute_device(settings.compute)
+    device_of(settings)  # behind what is looked at in no time
     if not (settings.mqtt.enabled or settings.opcua.server.enabled or settings.opcua.client.endpoint):
         yield "neither mqtt nor opcua is on: no event can come"
     if not (settings.images.roots or settings.images.http_hosts):
         yield "images.roots and images.http_hosts are empty: only frames that come inside messages are judged"
-    yield from _look_at_model(settings.model)
+    yield from _look_at_model(settings)
 
 
 def _refuse_unwritable(key: str, folder: Path | None) -> None:
@@ -85,15 +84,11 @@ def _refuse_unwritable(key: str, folder: Path | None) -> None:
         raise UsageError(f"{key}: cannot write {folder}: {there} is no folder that {getpass.getuser()} may write to")
 
 
-def _look_at_model(settings: ModelSettings) -> Iterator[str]:
-    if not settings.name:
+def _look_at_model(settings: Settings) -> Iterator[str]:
+    if not settings.model.name:
         yield "model.name is empty: every event is answered ERROR/model_unavailable until a model is activated"
         return
-    # as above
-    from service.model.package import read_package  # noqa: PLC0415
-    from service.model.registry import ModelRegistry  # noqa: PLC0415
-
     try:
-        read_package(ModelRegistry(settings.store).resolve(settings.reference))
+        read_package(registry_of(settings, None).resolve(settings.model.reference))
     except PackageError as exc:
         yield f"model: {exc}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -19,16 +18,21 @@ from adapters.recordings.folders import PARTS_CSV, export_to_folder, parts_of_fo
 from adapters.recordings.reader import Session
 from schemas.base import rfc3339
 from schemas.recordings import SessionInfo
-from service.cli.common import ConfigOption, checked_station, console, load_settings, say, stage_bars, tell_troubles
+from service.cli.common import (
+    ConfigOption,
+    checked_station,
+    console,
+    load_settings,
+    say,
+    some,
+    stage_bars,
+    tell_troubles,
+)
 from service.cli.frame_folders import listed_frames, tell_ignored
 from service.cli.report_folder import refuse_within
 from service.cli.tables import result_table
 from service.errors import UsageError
 from service.model.dataset import FrameFile
-from service.text import without_controls
-
-_NAMED = 5
-"""So many event ids are named, and the others counted."""
 
 app = typer.Typer(
     help="List, look at, import and export recorded sessions.", no_args_is_help=True, add_completion=False
@@ -175,13 +179,8 @@ def export_session(
         exported = export_to_folder(recorded, folder, partial(progress, "parts"))
     say(f"{exported.frames} frames are in {folder}, see {folder / PARTS_CSV}")
     if exported.contradicting:
-        what = f"labelled differently under one event id: {_some(exported.contradicting)}"
+        what = f"labelled differently under one event id: {some(exported.contradicting)}"
         tell_troubles([f"{what}; {PARTS_CSV} serves an import, but no --labels of this session"])
     tell_troubles([*recorded.remarks, *recorded.troubles])
     if recorded.troubles:
         raise typer.Exit(1)
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return without_controls(", ".join(names[:_NAMED])) + more

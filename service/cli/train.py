@@ -24,8 +24,7 @@ from service.cli.common import (
     with_embedder,
 )
 from service.cli.frame_folders import listed_frames, tell_ignored
-from service.cli.from_settings import frame_decoder, registry_of
-from service.device import compute_device
+from service.cli.from_settings import device_of, frame_decoder, registry_of
 from service.model.calibration import LimitMethod
 from service.model.dataset import FrameSet
 from service.model.manifest import ModelManifest
@@ -84,7 +83,7 @@ def train(
     registry = registry_of(settings, store)
     check_model_name(name)
     found = listed_frames(ok_dir)
-    device = compute_device(settings.compute)
+    device = device_of(settings)
     with registry.draft(name) as directory:  # before the training: a store that cannot be written is told now
         with stage_bars() as progress:
             trained = train_model(

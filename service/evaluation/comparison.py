@@ -11,7 +11,7 @@ from pydantic import Field
 
 from schemas.base import UtcDatetime, Value
 from schemas.messages import Decision, ModelRef
-from service.evaluation.metrics import EvaluatedFrame, Evaluation, Label
+from service.evaluation.metrics import EvaluatedFrame, Evaluation, Label, scores_of
 from service.evaluation.trial import Cost, TrialResult
 from service.evaluation.uncertainty import auroc_difference
 
@@ -31,13 +31,15 @@ class Beater(Value):
     """The model that is at least as accurate and as fast as another.
 
     lead: by how much its AUROC is larger, over the frames that both could judge, with the 95% interval; null where the
-    models are not ranked by AUROC, or there are too few frames to say.
+    models are not ranked by AUROC, or there are too few frames to say. quicker_on: on which share of
+    these frames it took less time; null where there are none.
     """
 
     reference: str
     lead: float | None = None
     lead_low: float | None = None
     lead_high: float | None = None
+    quicker_on: float | None = None
 
 
 class ComparedModel(Value):
@@ -92,7 +94,6 @@ def compare(results: Mapping[str, TrialResult]) -> Comparison:
     models = []
     for place, (reference, result) in enumerate(results.items()):
         beater = None if place in front else _most_accurate_beater(points, front, place)
-        lead = {} if beater is None or ranked_by is not Accuracy.AUROC else _lead(results[references[beater]], result)
         models.append(
             ComparedModel(
                 reference=reference,
@@ -100,7 +101,9 @@ def compare(results: Mapping[str, TrialResult]) -> Comparison:
                 cost=result.cost,
                 accuracy=points[place][1],
                 pareto=place in front,
-                beaten_by=None if beater is None else Beater(reference=references[beater], **lead),
+                beaten_by=None
+                if beater is None
+                else _beater(references[beater], results[references[beater]], result, ranked_by),
             )
         )
     return Comparison(
@@ -198,16 +201,21 @@ def _most_accurate_beater(points: Sequence[Point], front: set[int], place: int) 
     return max(beaters, key=lambda each: (points[each][1] or 0.0, -each), default=None)
 
 
-def _lead(better: TrialResult, other: TrialResult) -> dict[str, float]:
-    """Return the fields of `Beater` on the difference in AUROC."""
-    pairs = [
-        (frame.label, frame.s, twin.s)
-        for frame, twin in zip(better.frames, other.frames, strict=True)
+def _beater(reference: str, better: TrialResult, beaten: TrialResult, by: Accuracy | None) -> Beater:
+    """Return by how much one model beats another, over the frames that both could judge."""
+    judged = [
+        (frame, twin)
+        for frame, twin in zip(better.frames, beaten.frames, strict=True)
         if frame.s is not None and twin.s is not None
     ]
-    scores = [[(one, two) for label, one, two in pairs if label is wanted] for wanted in (Label.OK, Label.DAMAGED)]
-    if min(map(len, scores)) < 2:
-        return {}
-    first, second = (tuple([pair[model] for pair in members] for members in scores) for model in (0, 1))
-    lead, (low, high) = auroc_difference((first[0], first[1]), (second[0], second[1]))
-    return {"lead": lead, "lead_low": low, "lead_high": high}
+    if not judged:
+        return Beater(reference=reference)
+    quicker = sum(frame.stages_ms.total() < twin.stages_ms.total() for frame, twin in judged)
+    beater = Beater(reference=reference, quicker_on=quicker / len(judged))
+    first, second = (
+        (scores_of(frames, Label.OK), scores_of(frames, Label.DAMAGED)) for frames in zip(*judged, strict=True)
+    )
+    if by is not Accuracy.AUROC or min(map(len, first)) < 2:
+        return beater
+    lead, (low, high) = auroc_difference(first, second)
+    return beater.model_copy(update={"lead": lead, "lead_low": low, "lead_high": high})

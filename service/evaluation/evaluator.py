@@ -26,8 +26,8 @@ from service.evaluation.metrics import (
 )
 from service.evaluation.pixels import PixelStatistics, frame_scores
 from service.evaluation.truth import MaskFolder, MaskRefused, box_union, match_boxes, read_mask
-from service.judged import boxes_of, decision_of, stages_of
-from service.model.dataset import Decode, FrameFile, ReadFrame, printable, read_frame
+from service.judged import boxes_of
+from service.model.dataset import Decode, FrameFile, ReadFrame, read_frame
 from service.model.package import ModelPackage
 from service.pipeline.pipeline import Pipeline
 from service.pipeline.types import Inspection, Mask, Progress
@@ -115,21 +115,24 @@ class Evaluator:
         try:
             read, inspection, load_ms = self._inspect(file)
         except FrameError as exc:
-            return _unjudged(file, label, exc)
+            return EvaluatedFrame.unjudged(file, exc, label=label)
         mask_file = self._mask_of(file, label)
         truth, refused = self._truth(mask_file, inspection) if mask_file else (None, "")
         name = f"{label}/{file.name}"
         first = self._seen.setdefault(read.sha256, name)
-        frame = _row(file, label, inspection, load_ms).model_copy(
-            update={
-                "trained_on": read.sha256 in self._trained_on,
-                "copy_of": "" if first == name else first,
-                "mask": mask_file.name if mask_file else "",
-                "mask_refused": refused,
-            }
+        boxes = boxes_of(inspection)
+        frame = EvaluatedFrame.of(
+            file,
+            inspection,
+            load_ms,
+            label=label,
+            box_area=float(box_union(boxes, (read.frame.width, read.frame.height)).mean()) if boxes else 0.0,
+            trained_on=read.sha256 in self._trained_on,
+            copy_of="" if first == name else first,
+            mask=mask_file.name if mask_file else "",
+            mask_refused=refused,
+            match=None if truth is None else match_boxes(boxes, truth),
         )
-        if truth is not None:
-            frame = frame.model_copy(update={"match": match_boxes(frame.boxes, truth)})
         self._count_pixels(inspection, label, truth)
         tau = self._pipeline.patch_tau
         self.galleries.offer(frame, inspection.score, lambda: evidence_jpeg(inspection, truth, patch_tau=tau))
@@ -160,34 +163,3 @@ class Evaluator:
             return
         scores = frame_scores(inspection, self._pipeline.recipe.boxes.blur_sigma)
         self._pixels.add(scores, np.zeros(scores.shape, bool) if truth is None else truth)
-
-
-def _unjudged(file: FrameFile, label: Label, exc: FrameError) -> EvaluatedFrame:
-    return EvaluatedFrame(
-        filename=file.name,
-        path=printable(str(file.path)),
-        label=label,
-        decision=Decision.ERROR,
-        reason=exc.reason,
-        detail=str(exc),
-    )
-
-
-def _row(file: FrameFile, label: Label, inspection: Inspection, load_ms: float) -> EvaluatedFrame:
-    frame, boxes = inspection.prepared.frame, boxes_of(inspection)
-    decision, reason = decision_of(inspection)
-    return EvaluatedFrame(
-        filename=file.name,
-        path=printable(str(file.path)),
-        label=label,
-        s=inspection.score,
-        decision=decision,
-        reason=reason,
-        uncertain=inspection.uncertain,
-        boxes=boxes,
-        box_area=float(box_union(boxes, (frame.width, frame.height)).mean()) if boxes else 0.0,
-        width=frame.width,
-        height=frame.height,
-        roi=inspection.prepared.roi.path,
-        stages_ms=stages_of(inspection, load_ms),
-    )

@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from pydantic import Field
 
 from schemas.base import Value
 from schemas.messages import Decision
 from schemas.recipe import Recipe, RoiMethod
 from schemas.settings import ComputeSettings
-from service.device import compute_device
 from service.errors import FrameError
 from service.evaluation.evaluator import Evaluator, Galleries
 from service.evaluation.fresh_process import peak_memory_bytes
@@ -27,6 +26,9 @@ from service.model.dataset import Decode, FrameFile
 from service.model.package import read_package
 from service.pipeline.pipeline import Pipeline
 from service.pipeline.types import StageProgress
+
+if TYPE_CHECKING:
+    import torch
 
 FrameKey = tuple[Label, str]
 """A frame of a trial: its label and its name."""
@@ -72,6 +74,8 @@ class TrialResult:
 
 def run_trial(trial: Trial, progress: StageProgress) -> TrialResult:
     """Judge every frame; the memory is the model's own where the process is fresh. Raises PackageError, UsageError."""
+    import torch  # noqa: PLC0415 - it takes seconds that whoever plans a trial need not spend
+
     _import_libraries(trial.recipe)
     libraries = peak_memory_bytes()
     evaluator, pipeline, device = _evaluator(trial)
@@ -112,6 +116,8 @@ def median_frame_ms(frames: Sequence[EvaluatedFrame]) -> float | None:
 
 
 def _evaluator(trial: Trial) -> tuple[Evaluator, Pipeline, torch.device]:
+    from service.device import compute_device  # noqa: PLC0415 - as above
+
     device = compute_device(trial.compute)
     package = read_package(trial.package)
     pipeline = package.build_pipeline(device)
@@ -120,6 +126,8 @@ def _evaluator(trial: Trial) -> tuple[Evaluator, Pipeline, torch.device]:
 
 def _import_libraries(recipe: Recipe) -> None:
     """Import what the pipeline of `recipe` imports when it is built, so that no library is charged to the model."""
+    for part in ("embed", "memory_bank", "roi"):
+        import_module(f"service.pipeline.{part}")
     if recipe.embed.embedder.startswith("timm:"):
         import_module("service.pipeline.embed.timm_backbone")
     if recipe.roi.method is RoiMethod.SAM:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +17,16 @@ from service.model.calibration import HeldBackFrame, fold_of_frames
 from service.model.dataset import Decode, FrameFile, read_frame
 from service.model.manifest import Duplicate, TrainingFrame
 from service.model.patches import PatchStore
-from service.pipeline.embed import Embedder
-from service.pipeline.memory_bank import MemoryBank
 from service.pipeline.normalize import normalize
 from service.pipeline.patch_scores import Rim, patch_scores
-from service.pipeline.roi import RoiFinder
 from service.pipeline.scoring import all_statistics
 from service.pipeline.types import FloatArray, Mask, NormalizedRoi, StageProgress
 from service.prefetch import prefetched
+
+if TYPE_CHECKING:
+    from service.pipeline.embed import Embedder
+    from service.pipeline.memory_bank import MemoryBank
+    from service.pipeline.roi import RoiFinder
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,26 +20,24 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import safetensors
-import torch
 from pydantic import ValidationError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
-from safetensors.torch import save_file as save_weights
 
 from schemas.messages import ModelRef
-from service.device import present_device
 from service.errors import CangateError, FrameError, PackageNotFound, PackageRefused, UsageError
 from service.files import unwritable
 from service.model.manifest import PIPELINE_VERSION, GoldenFrame, ModelManifest
-from service.pipeline.embed import build_embedder
-from service.pipeline.memory_bank import MemoryBank
 from service.pipeline.pipeline import Pipeline
-from service.pipeline.roi import build_roi_finder
 from service.pipeline.types import BgrImage, FloatArray, Frame
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = [
     "GOLDEN_TOLERANCE",
@@ -82,20 +80,29 @@ class ModelPackage:
         """The file with the weights of the backbone, where the package carries them."""
         return self.path / BACKBONE if self.manifest.recipe.embed.pack_weights else None
 
-    def build_pipeline(self, device: torch.device) -> InspectionPipeline:
-        """Return the pipeline of this model.
+    def build_pipeline(self, device: torch.device | str) -> InspectionPipeline:
+        """Return the pipeline of this model on `device`.
 
-        Raises PackageRefused: made for another version of the preprocessing, another backbone or other weights, or
-        those cannot be had here.
+        Raises:
+            UsageError: the device is not there.
+            PackageRefused: made for another version of the preprocessing, another backbone or other weights, or those
+                cannot be had here.
         """
+        # torch takes seconds that a look at a package need not spend
+        from service.device import present_device  # noqa: PLC0415
+        from service.pipeline.embed import build_embedder  # noqa: PLC0415
+        from service.pipeline.memory_bank import MemoryBank  # noqa: PLC0415
+        from service.pipeline.roi import build_roi_finder  # noqa: PLC0415
+
+        here = present_device(device)
         manifest = self.manifest
         if manifest.pipeline_version != PIPELINE_VERSION:
             raise self._refused(
                 f"made for version {manifest.pipeline_version} of the preprocessing, running is {PIPELINE_VERSION}"
             )
         try:
-            roi_finder = build_roi_finder(manifest.recipe.roi, device)
-            embedder = build_embedder(manifest.recipe.embed, device, self.backbone)
+            roi_finder = build_roi_finder(manifest.recipe.roi, here)
+            embedder = build_embedder(manifest.recipe.embed, here, self.backbone)
         except UsageError as exc:
             raise self._refused(str(exc)) from exc
         if (embedder.digest, embedder.dim) != (manifest.embedder.digest, manifest.embedder.dim):
@@ -107,7 +114,7 @@ class ModelPackage:
             recipe=manifest.recipe,
             roi_finder=roi_finder,
             embedder=embedder,
-            bank=MemoryBank(self.vectors, device),
+            bank=MemoryBank(self.vectors, here),
             tau=manifest.tau,
             patch_tau=manifest.patch_tau,
             rim=manifest.rim,
@@ -156,9 +163,8 @@ class InspectionPipeline(Pipeline):
             PackageRefused: it was tampered with, its backbone or its preprocessing is not the one running here, or its
                 golden frames score otherwise than where it was trained.
         """
-        here = present_device(device)
         package = read_package(Path(path))
-        pipeline = package.build_pipeline(here)
+        pipeline = package.build_pipeline(device)
         package.check_golden(pipeline)
         return pipeline
 
@@ -228,7 +234,9 @@ def write_package(
         elif backbone:
             weights.touch()
             mode = weights.stat().st_mode
-            save_weights(dict(backbone), weights)
+            from safetensors.torch import save_file  # noqa: PLC0415 - as above
+
+            save_file(dict(backbone), weights)
             weights.chmod(mode)  # safetensors lets none but its owner read it; the service is another user
         (directory / BANK).write_bytes(save_tensors({"vectors": np.ascontiguousarray(vectors, np.float32)}))
         for file, picture in golden.items():

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +26,10 @@ from schemas.recipe import Recipe
 from service.errors import PackageNotFound, PackageRefused, UsageError
 from service.model.calibration import Calibration, LimitMethod
 from service.model.manifest import EmbedderRecord, Metrics, ModelManifest, TrainingRecord, library_versions
-from service.pipeline.embed import Embedder
 from service.pipeline.types import FloatArray
+
+if TYPE_CHECKING:
+    from service.pipeline.embed import Embedder
 
 LARGEST_FILE = 1 << 30
 """Bytes; a bank of 200,000 vectors of 1,024 numbers takes 0.8 GB."""

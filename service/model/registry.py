@@ -10,8 +10,8 @@ import secrets
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from pydantic import TypeAdapter, ValidationError
 
 from schemas.base import Value
@@ -21,7 +21,9 @@ from service.files import draft_folder, locked, unwritable
 from service.model.manifest import ModelManifest, ModelName, ModelVersion
 from service.model.package import ModelPackage, package_id, read_package, seal, write_package
 
-CPU = torch.device("cpu")
+if TYPE_CHECKING:
+    import torch
+
 POINTER = "active.json"
 _NAME: TypeAdapter[str] = TypeAdapter(ModelName)
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
@@ -96,7 +98,7 @@ class ModelRegistry:
         return package
 
     def activate(
-        self, name: str, version: str, *, device: torch.device = CPU, instead_of: ModelRef | None = None
+        self, name: str, version: str, *, device: torch.device | str = "cpu", instead_of: ModelRef | None = None
     ) -> None:
         """Make `version` the active one, if its golden frames reproduce on `device`. Raises PackageError.
 
@@ -106,7 +108,7 @@ class ModelRegistry:
         with locked(self.store / name):
             self._activate(package, instead_of)
 
-    def activate_first(self, name: str, version: str, *, device: torch.device = CPU) -> bool:
+    def activate_first(self, name: str, version: str, *, device: torch.device | str = "cpu") -> bool:
         """Do as `activate` where no version is active, and tell whether that was so. Raises PackageError."""
         if self.active(name) is not None:
             return False
@@ -122,7 +124,7 @@ class ModelRegistry:
         pointer = self._pointer(name)
         return pointer is not None and _is_of(pointer.rolled_back, judging)
 
-    def rollback(self, name: str, *, device: torch.device = CPU, judging: ModelRef | None = None) -> str:
+    def rollback(self, name: str, *, device: torch.device | str = "cpu", judging: ModelRef | None = None) -> str:
         """Activate the version that was active before, under the same condition; return it.
 
         judging: what is given up. Where another worker of the same store has just gone back from it, that is done.
@@ -226,7 +228,7 @@ class ModelRegistry:
         active = Activation(version=version, sha256=package.id)
         self._point(name, ActivePointer(active=active, previous=tuple(previous)))
 
-    def _proven(self, name: str, version: str, device: torch.device) -> ModelPackage:
+    def _proven(self, name: str, version: str, device: torch.device | str) -> ModelPackage:
         package = self.read(name, version)
         package.check_golden(package.build_pipeline(device))
         return package

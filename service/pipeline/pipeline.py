@@ -5,17 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from schemas.recipe import Recipe
 from service.pipeline import scoring
 from service.pipeline.boxes import find_boxes
-from service.pipeline.embed import Embedder
-from service.pipeline.memory_bank import MemoryBank
 from service.pipeline.normalize import normalize
 from service.pipeline.patch_scores import Rim, patch_scores
-from service.pipeline.roi import RoiFinder
 from service.pipeline.types import FloatArray, Frame, Inspection, PatchGrid, Prepared, StageTimes
+
+if TYPE_CHECKING:  # torch behind them takes seconds that a look at a package need not spend
+    from service.pipeline.embed import Embedder
+    from service.pipeline.memory_bank import MemoryBank
+    from service.pipeline.roi import RoiFinder
 
 T = TypeVar("T")
 

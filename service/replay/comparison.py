@@ -18,8 +18,7 @@ from service.evaluation.gallery import Gallery
 from service.evaluation.metrics import Label, image_metrics
 from service.judged import boxes_of, decision_of
 from service.model.dataset import Decode
-from service.model.package import ModelPackage
-from service.pipeline.pipeline import Pipeline
+from service.model.package import InspectionPipeline
 from service.pipeline.types import BgrImage, Frame
 from service.replay.acceptance import Percentiles
 from service.replay.evidence import side_by_side
@@ -103,8 +102,7 @@ class Comparer:
     decode: turns an image file into pixels. labels: what parts really were, where the session does not say it.
     """
 
-    packages: Sequence[ModelPackage]
-    pipelines: Sequence[Pipeline]
+    pipelines: Sequence[InspectionPipeline]
     decode: Decode
     labels: Labels
     rows: list[ComparedFrame] = field(default_factory=list)
@@ -146,43 +144,43 @@ class Comparer:
             troubles=tuple(troubles),
             labelled_ok=labels.count(Decision.OK),
             labelled_damaged=labels.count(Decision.DAMAGED),
-            models=tuple(self._figures(index, package) for index, package in enumerate(self.packages)),
-            pairs=tuple(_pair(self.rows, pair) for pair in combinations(range(len(self.packages)), 2)),
+            models=tuple(self._figures(index, pipeline) for index, pipeline in enumerate(self.pipelines)),
+            pairs=tuple(_pair(self.rows, pair) for pair in combinations(range(len(self.pipelines)), 2)),
         )
 
     def scores(self, index: int, label: Label) -> list[float]:
         """Return the scores of one model on the parts of a label."""
         return [s for row in self.rows if Label.of(row.label) is label and (s := row.by[index].s) is not None]
 
-    def _figures(self, index: int, package: ModelPackage) -> ModelFigures:
+    def _figures(self, index: int, pipeline: InspectionPipeline) -> ModelFigures:
         said = [row.by[index].decision for row in self.rows]
         known = any(row.label is not None for row in self.rows)
         wrong = [(row.label, row.by[index].decision) for row in self.rows]
         ok, damaged = self.scores(index, Label.OK), self.scores(index, Label.DAMAGED)
         return ModelFigures(
-            model=package.ref,
-            embedder=package.manifest.embedder.name,
-            tau=package.manifest.tau,
+            model=pipeline.ref,
+            embedder=pipeline.embedder.name,
+            tau=pipeline.tau,
             ok=said.count(Decision.OK),
             damaged=said.count(Decision.DAMAGED),
             error=said.count(Decision.ERROR),
             escapes=wrong.count((Decision.DAMAGED, Decision.OK)) if known else None,
             over_rejects=wrong.count((Decision.OK, Decision.DAMAGED)) if known else None,
-            auroc=image_metrics(ok, damaged, package.manifest.tau).auroc,
+            auroc=image_metrics(ok, damaged, pipeline.tau).auroc,
             cost_ms=Percentiles.of(row.by[index].cost_ms for row in self.rows if row.by[index].s is not None),
         )
 
     def _distance(self, row: ComparedFrame) -> float:
         """Return how far the scores lie apart, each in units of its model's tau."""
         shares = [
-            judgement.s / package.manifest.tau
-            for judgement, package in zip(row.by, self.packages, strict=True)
-            if judgement.s is not None and package.manifest.tau
+            judgement.s / pipeline.tau
+            for judgement, pipeline in zip(row.by, self.pipelines, strict=True)
+            if judgement.s is not None and pipeline.tau
         ]
         return max(shares) - min(shares) if shares else 0.0
 
 
-def _judge(pipeline: Pipeline, frame: Frame | FrameError) -> Judgement:
+def _judge(pipeline: InspectionPipeline, frame: Frame | FrameError) -> Judgement:
     if isinstance(frame, FrameError):
         return Judgement(decision=Decision.ERROR, reason=f"{frame.reason}: {frame}")
     began = time.perf_counter()

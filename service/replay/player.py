@@ -101,13 +101,12 @@ class Pace:
 class Played:
     """A part that was played; `verdict` is None where none came.
 
-    behind_ms: how much later than due it was shown. spacing_error_ms: distance to the part before it, less what it
-    should have been. Both None at full speed, the second also for the first part. round_trip_ms: shown to answered.
+    spacing_error_ms: distance to the part before it, less what it should have been; None for the first part and at
+    full speed. round_trip_ms: shown to answered.
     """
 
     part: RecordedPart
     verdict: Verdict | None
-    behind_ms: float | None
     spacing_error_ms: float | None
     round_trip_ms: float | None
 
@@ -190,11 +189,9 @@ class _Playing:
             raise self.broken.result()
         verdict = in_flight.answer.result() if answered else None
         self._finish(in_flight)
-        timed = self._pace.speed is not None
         return Played(
             part=in_flight.part,
             verdict=verdict,
-            behind_ms=(in_flight.shown - in_flight.due) * 1000 if timed else None,
             spacing_error_ms=self._gaps.pop(in_flight.event_id, None),
             round_trip_ms=(in_flight.answered - in_flight.shown) * 1000 if answered else None,
         )

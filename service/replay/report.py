@@ -38,7 +38,7 @@ def write_report(
     directory: Path,
     acceptance: Acceptance,
     rows: Sequence[ComparedPart],
-    galleries: Mapping[Change, Gallery[ComparedPart]],
+    galleries: Galleries,
 ) -> None:
     """Write the three files into a directory. Raises OSError."""
     (directory / PARTS).write_text(as_csv(rows), encoding="utf-8", newline="")

@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from adapters.opcua.client import OpcUaClientAdapter
 from adapters.opcua.client.diagnosis import Diagnosis, PlcFault
 from adapters.simulation.broker import free_port
-from adapters.simulation.plc_server import NAMESPACE_URI, TYPES
+from adapters.simulation.plc_server import node_addresses
 from schemas.messages import Decision
 from tests.support.fakes import RecordingIntake
 from tests.support.opcua import plain_client
@@ -33,7 +33,7 @@ pytestmark = [
         reason="node-opcua-server is not installed: npm install --prefix tests/contract/node",
     ),
 ]
-MAPPING = {word: f"nsu={NAMESPACE_URI};s=line1.{word}" for word in TYPES}
+MAPPING = node_addresses("line1")
 
 
 class NodePlc:

@@ -18,7 +18,7 @@ from asyncua.server.address_space import AttributeService
 from adapters.clock import SystemClock
 from adapters.opcua.client import OpcUaClientAdapter
 from adapters.opcua.client.sessions import PlcSessions
-from adapters.simulation.plc_server import NAMESPACE_URI, TYPES, PlcServer
+from adapters.simulation.plc_server import NAMESPACE_URI, PlcServer, node_addresses
 from schemas.messages import Decision
 from schemas.settings import OpcUaClientSettings
 from service.errors import SinkRefused, SinkUnavailable
@@ -201,7 +201,7 @@ class PlcProcess:
     @property
     def mapping(self) -> dict[str, str]:
         """Return the keys of `[opcua.client]` for this PLC."""
-        return {"endpoint": self.endpoint} | {word: f"nsu={NAMESPACE_URI};s={STATION}.{word}" for word in TYPES}
+        return {"endpoint": self.endpoint, **node_addresses(STATION)}
 
     async def start(self, *namespaces: str) -> None:
         """Start with every node at its start value; `namespaces` come before the PLC's own."""

@@ -44,7 +44,6 @@ def row(
     played = Played(
         part=replace(part, verdict=before),
         verdict=None if replayed is None else said(replayed, score=score),
-        behind_ms=None,
         spacing_error_ms=None,
         round_trip_ms=12.0,
     )
@@ -194,7 +193,7 @@ def test_boxes_overlap_as_unions() -> None:
 def test_csv_has_a_row_a_part() -> None:
     """Also for parts with nothing but a reason."""
     failed = said(ERROR).model_copy(update={"score": None, "reason": Reason.FRAME_MISSING, "gate": Gate.REJECT})
-    played = Played(recorded_part(3), failed, None, None, None)
+    played = Played(recorded_part(3), failed, None, None)
     lost = compare_part(played, 2, BEGIN, expect=Expectation.RECORDED, label=None, deadline=DeadlineSettings())
     header, first, second = as_csv([row(OK, OK), lost]).splitlines()
     assert header.startswith("number,event_id,part_id,arrived_at,expected,change")

@@ -190,6 +190,24 @@ def test_comparison_says_what_beats_a_model_and_whether_that_is_chance() -> None
     assert list(remarks(comparison)) == ["<poor>@1 could not judge 1 of 6 frames; they are in none of its figures"]
 
 
+@pytest.mark.parametrize(
+    ("spent_ms", "said"),
+    [
+        ([9.8, 9.9, 9.9, 10.4], "as accurate and faster"),
+        ([9.7, 9.8, 10.1, 10.4], "as accurate and as fast"),
+    ],
+)
+def test_model_is_called_faster_only_beyond_the_noise(spent_ms: list[float], said: str) -> None:
+    """Medians of the same model differ from one run to the next; what is faster takes less time on most frames."""
+    scores = (0.1, 0.2, 0.7, 0.8)
+    steady = [frame for score in scores for frame in frames_of(Label.DAMAGED, [score], ms=10.0)]
+    varying = [
+        frame for score, ms in zip(scores, spent_ms, strict=True) for frame in frames_of(Label.DAMAGED, [score], ms=ms)
+    ]
+    sentences = in_words(compare({"a@1": result_of(varying), "b@1": result_of(steady)}))
+    assert sentences[1] == f"b@1: a@1 is {said}"
+
+
 def test_csv_has_every_figure_of_every_model() -> None:
     """One row a model; what cannot be had is an empty cell."""
     rows = list(csv.DictReader(io.StringIO(as_csv(three_models()))))

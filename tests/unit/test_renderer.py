@@ -9,14 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapters.simulation.renderer import (
-    CameraStyle,
-    DamageKind,
-    DamageRequest,
-    RenderedFrame,
-    random_damage,
-    render_canister,
-)
+from adapters.simulation.damage import DamageKind, DamageRequest, random_damage
+from adapters.simulation.renderer import CameraStyle, RenderedFrame, render_canister
 
 WH = (480, 360)
 kinds = pytest.mark.parametrize("kind", list(DamageKind))

@@ -20,7 +20,7 @@ from tests.support.recordings import recorded_part
 def differing(number: int) -> Played:
     """Return a part that was OK and is called damaged."""
     said = verdict(f"e{number}", seq=number + 1, gate=Gate.REJECT)
-    return Played(recorded_part(number), said, behind_ms=0.0, spacing_error_ms=1.0, round_trip_ms=10.0)
+    return Played(recorded_part(number), said, spacing_error_ms=1.0, round_trip_ms=10.0)
 
 
 def test_view_keeps_the_parts_that_it_shows() -> None:

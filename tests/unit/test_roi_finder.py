@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from adapters.simulation.renderer import CameraStyle, DamageKind, random_damage, render_canister
+from adapters.simulation.damage import DamageKind, random_damage
+from adapters.simulation.renderer import CameraStyle, render_canister
 from benchmarks.roi import found_iou, mask_iou, read_mask, read_photo, variations
 from schemas.recipe import RoiMethod, RoiRecipe
 from service.errors import RoiNotFound, UsageError
