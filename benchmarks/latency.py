@@ -12,15 +12,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import tempfile
-import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from adapters.simulation.broker import MosquittoBroker, find_mosquitto, free_port
 from benchmarks.clients import MqttCamera, TagClient, tag_client
 from benchmarks.models import quick_model
 from benchmarks.plc import Plc, client_settings, write_frames
-from benchmarks.running import pipeline_ms, running_service, show
+from benchmarks.running import paced, pipeline_ms, running_service, show
 
 SAMPLING_MS = 5.0
 
@@ -62,13 +61,10 @@ async def measure(parts: int, rate_hz: float) -> None:
 
 async def _by_tags(tags: TagClient, images: Sequence[str], parts: int, rate_hz: float) -> dict[str, float]:
     seen: dict[str, float] = {}
-
-    async def one(number: int) -> None:
+    async for number in paced(range(parts), rate_hz):
         part = f"T-{number}"
         began = await tags.trigger(part, images[number % len(images)])
         seen[part] = (await tags.result() - began) * 1000
-
-    await _steadily(one, parts, rate_hz)
     return seen
 
 
@@ -78,27 +74,15 @@ async def _by_mqtt(
     tag_ms: dict[str, float] = {}
     gate_ms: dict[str, float] = {}
     camera = MqttCamera(port)
-
-    async def one(number: int) -> None:
-        part = f"M-{number}"
-        told = asyncio.create_task(tags.result())
-        began, gate = await camera.ask(part, images[number % len(images)])
-        gate_ms[part], tag_ms[part] = (gate - began) * 1000, (await told - began) * 1000
-
     try:
-        await _steadily(one, parts, rate_hz)
+        async for number in paced(range(parts), rate_hz):
+            part = f"M-{number}"
+            told = asyncio.create_task(tags.result())
+            began, gate = await camera.ask(part, images[number % len(images)])
+            gate_ms[part], tag_ms[part] = (gate - began) * 1000, (await told - began) * 1000
     finally:
         camera.close()
     return tag_ms, gate_ms
-
-
-async def _steadily(one: Callable[[int], Awaitable[None]], parts: int, rate_hz: float) -> None:
-    """Call `one` at a rate, or slower where it takes longer."""
-    due = time.perf_counter()
-    for number in range(parts):
-        await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        due = max(due + 1 / rate_hz, time.perf_counter())
-        await one(number)
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ from adapters.simulation.broker import LOOPBACK, MosquittoBroker, find_mosquitto
 from adapters.simulation.damage import random_damage
 from adapters.simulation.renderer import render_canister
 from benchmarks.models import rendered_model
-from benchmarks.running import STATION, running_service, without_delay
+from benchmarks.running import STATION, paced, running_service, without_delay
 
 FRAMES = 12
 
@@ -116,10 +116,7 @@ async def measure(events: int, rate_hz: float) -> Seen:
             watching.start()
             client = connect(broker.port, seen, events)
             await asyncio.to_thread(steps.get, timeout=60)
-            due = time.perf_counter()
-            for number in range(events):
-                await asyncio.sleep(max(0.0, due - time.perf_counter()))
-                due += 1 / rate_hz
+            async for number in paced(range(events), rate_hz):
                 event_id = f"e{number}"
                 payload = {
                     "schema": "cangate/image-ready/1",

@@ -19,24 +19,9 @@ from asyncua import Client, ua
 from adapters.clock import SystemClock
 from adapters.opcua.server.adapter import OpcUaServerAdapter
 from adapters.simulation.broker import free_port
-from schemas.messages import Decision, Gate, JudgedImage, ModelRef, Reason, StagesMs, Verdict
 from schemas.settings import OpcUaServerSettings
-from service.ports import Answer, Arrival, Asker
-
-
-class Nobody:
-    """Takes no events and carries out no commands."""
-
-    ready = True
-    left_open = ()
-
-    def submit(self, arrival: Arrival) -> None:
-        """Nobody triggers here."""
-        raise AssertionError(arrival)
-
-    async def handle(self, command: object, source: str) -> object:
-        """Nobody commands here."""
-        raise AssertionError((command, source))
+from tests.support.fakes import RecordingIntake
+from tests.support.opcua import NoCommands, answer, verdict
 
 
 class Ear:
@@ -50,33 +35,6 @@ class Ear:
         self.heard += 1
 
 
-def answer(seq: int) -> Answer:
-    """Return an OK verdict on its way out."""
-    clock = SystemClock()
-    now = clock.now()
-    verdict = Verdict(
-        station="line1",
-        event_id=f"e{seq}",
-        part_id=f"C-{seq}",
-        trigger_id=seq,
-        seq=seq,
-        decision=Decision.OK,
-        gate=Gate.PASS,
-        reason=Reason.SCORE_BELOW_THRESHOLD,
-        uncertain=False,
-        score=0.5,
-        threshold=0.75,
-        image=JudgedImage(width=1280, height=960),
-        model=ModelRef(name="canister", version="1", sha256="ab" * 32),
-        captured_at=now,
-        received_at=now,
-        decided_at=now,
-        latency_ms=40.0,
-        stages_ms=StagesMs(load=6.0, embed=15.0),
-    )
-    return Answer(verdict, verdict.to_json(), clock.monotonic() + 10, Asker("opcua"))
-
-
 async def measure(parts: int, *, machine_vision: bool, listening: bool) -> tuple[float, float, float]:
     """Return CPU milliseconds: to open, of one publish, and of one result altogether."""
     settings = OpcUaServerSettings(port=free_port(), machine_vision=machine_vision)
@@ -85,8 +43,7 @@ async def measure(parts: int, *, machine_vision: bool, listening: bool) -> tuple
         began = time.process_time()
         await adapter.open()
         opened = time.process_time() - began
-        nobody = Nobody()
-        running = asyncio.create_task(adapter.run(nobody, nobody))  # type: ignore[arg-type] # it is never asked
+        running = asyncio.create_task(adapter.run(RecordingIntake(), NoCommands()))
         client = Client(adapter.endpoint)
         ear = Ear()
         if listening:
@@ -95,7 +52,7 @@ async def measure(parts: int, *, machine_vision: bool, listening: bool) -> tuple
             standard = await client.get_namespace_index("http://opcfoundation.org/UA/MachineVision")
             types = [client.get_node(ua.NodeId(ua.Int32(one), ua.Int16(standard))) for one in (1018, 1024)]
             await subscription.subscribe_events(client.nodes.server, types)
-        answers = [answer(seq) for seq in range(1, parts + 1)]
+        answers = [answer(verdict(seq)) for seq in range(1, parts + 1)]
         published = []
         whole = time.process_time()
         for one in answers:

@@ -31,7 +31,7 @@ from adapters.simulation.broker import LOOPBACK
 from adapters.simulation.scene import REFERENCE_WH
 from benchmarks.models import rendered_model
 from benchmarks.replay import QUICK, SIZE_WH, a_service, render
-from benchmarks.running import STATION, without_delay
+from benchmarks.running import STATION, paced, without_delay
 
 FRAMES = 16
 
@@ -70,12 +70,9 @@ class Gate:
         """Publish `events` more at a rate, and wait until all are answered."""
         first, self.expected = len(self.published), len(self.published) + events
         self.done.clear()
-        due = time.perf_counter()
-        for number in range(first, self.expected):
+        async for number in paced(range(first, self.expected), rate_hz):
             event, uri = f"e{number}", paths[number % len(paths)].as_uri()
             payload = {"event_id": event, "part_id": event, "trigger_id": number + 1, "image": {"uri": uri}}
-            await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            due = max(due + 1 / rate_hz, time.perf_counter())
             self.published[event] = time.perf_counter()
             client.publish(f"cangate/{STATION}/image-ready", json.dumps(payload), qos=1)
         await asyncio.to_thread(self.done.wait, 30)

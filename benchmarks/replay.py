@@ -29,7 +29,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from adapters.recordings.reader import Session
@@ -37,10 +36,10 @@ from adapters.recordings.writer import SessionWriter
 from adapters.simulation.broker import LOOPBACK, MosquittoBroker, find_mosquitto, free_port
 from adapters.simulation.damage import random_damage
 from adapters.simulation.plc_server import node_addresses
-from adapters.simulation.renderer import render_canister
+from adapters.simulation.renderer import fast_png, render_canister
 from benchmarks.line import Seen, connect
 from benchmarks.models import rendered_model
-from benchmarks.running import STATION, running_service
+from benchmarks.running import STATION, paced, running_service
 from schemas.recipe import NormalizeRecipe, Recipe, RoiMethod, RoiRecipe
 from schemas.recordings import RecordedEvent, SessionInfo
 from service.replay.parts import RecordedPart, unix_ns
@@ -62,16 +61,14 @@ _SCORE_TOLERANCE = 1e-5
 def render(number: int, size_wh: tuple[int, int] = SIZE_WH) -> bytes:
     """Return a part as a PNG file; every third is damaged."""
     damage = random_damage(np.random.default_rng(number)) if number % 3 == 0 else None
-    bgr = render_canister(number, damage=damage, resolution_wh=size_wh).bgr
-    return cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
+    return fast_png(render_canister(number, damage=damage, resolution_wh=size_wh).bgr)
 
 
 async def record(folder: Path, broker_port: int, parts: int, rate_hz: float) -> None:
     """Show `parts` to the running service, half of them inside their message, and wait for their verdicts."""
     seen = Seen()
     client = connect(broker_port, seen, parts)
-    due = time.perf_counter()
-    for number in range(parts):
+    async for number in paced(range(parts), rate_hz):
         encoded = await asyncio.to_thread(render, number)
         path = folder / f"{number % 64}.png"  # as a camera's ring of files
         path.write_bytes(encoded)
@@ -83,8 +80,6 @@ async def record(folder: Path, broker_port: int, parts: int, rate_hz: float) -> 
             "captured_at": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "image": {"uri": path.as_uri()},
         }
-        await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        due = max(due + 1 / rate_hz, time.perf_counter())
         client.publish(f"cangate/{STATION}/image-ready", json.dumps(event), qos=1)
     await asyncio.to_thread(seen.done.wait, 60)
     await asyncio.sleep(1)  # for the recorder

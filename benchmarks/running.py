@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -68,6 +69,15 @@ async def pipeline_ms(url: str) -> dict[str, float]:
                 return found
             found |= {verdict.part_id or "": verdict.stages_ms.total() for verdict in page}
             before = page[-1].seq
+
+
+async def paced(numbers: Iterable[int], rate_hz: float) -> AsyncIterator[int]:
+    """Yield numbers at a rate, or slower where something takes longer with each."""
+    due = time.perf_counter()
+    for number in numbers:
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        due = max(due + 1 / rate_hz, time.perf_counter())
+        yield number
 
 
 def show(name: str, milliseconds: Iterable[float]) -> float:

@@ -16,7 +16,6 @@ import asyncio
 import multiprocessing
 import os
 import tempfile
-import time
 from collections import defaultdict
 from contextlib import AsyncExitStack
 from multiprocessing.synchronize import Event
@@ -26,7 +25,7 @@ from adapters.simulation.broker import MosquittoBroker, find_mosquitto, free_por
 from benchmarks.clients import MqttCamera, tag_client
 from benchmarks.models import quick_model
 from benchmarks.plc import write_frames
-from benchmarks.running import pipeline_ms, running_service, show
+from benchmarks.running import paced, pipeline_ms, running_service, show
 from schemas.tags import Tag
 
 SAMPLING_MS = 10.0
@@ -96,10 +95,7 @@ async def measure(subscribers: int, rounds: int, parts: int, rate_hz: float) -> 
 
 async def _ask(camera: MqttCamera, name: str, images: list[str], parts: int, rate_hz: float) -> dict[str, float]:
     seen: dict[str, float] = {}
-    due = time.perf_counter()
-    for number in range(parts):
-        await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        due = max(due + 1 / rate_hz, time.perf_counter())
+    async for number in paced(range(parts), rate_hz):
         part = f"{name}-{number}"
         published, gate = await camera.ask(part, images[number % len(images)])
         seen[part] = (gate - published) * 1000

@@ -11,10 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import cv2
-
 from adapters.clock import SystemClock
 from adapters.mqtt.plant import HeardVerdict, PlantConnection
+from adapters.simulation.renderer import fast_png
 from schemas.base import whole_ms
 from schemas.messages import ImageEvent, ImageRef, Verdict
 from schemas.settings import MqttSettings
@@ -23,8 +22,6 @@ from service.pipeline.types import BgrImage
 
 _PATIENCE_S = 5.0
 """How long after its deadline a verdict is still waited for."""
-
-_FAST_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +111,7 @@ class SimulatedCamera:
     async def _show(self, part_id: str, frame: BgrImage) -> _Shown:
         self._triggers += 1
         event_id = secrets.token_hex(8)
-        encoded = await asyncio.to_thread(_encode, frame)
+        encoded = await asyncio.to_thread(fast_png, frame)
         verdict = self._plant.expect(event_id)
         image = None
         if self._folder is not None:
@@ -146,12 +143,6 @@ class SimulatedCamera:
             return Shot(shown.event, None, None)
         heard = shown.verdict.result()
         return Shot(shown.event, heard.verdict, (heard.arrived_monotonic - shown.published_monotonic) * 1000)
-
-
-def _encode(frame: BgrImage) -> bytes:
-    written, encoded = cv2.imencode(".png", frame, _FAST_PNG)
-    assert written, "OpenCV writes every (H, W, 3) uint8"
-    return encoded.tobytes()
 
 
 def _put(path: Path, encoded: bytes) -> Path:

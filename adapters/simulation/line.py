@@ -10,14 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-import cv2
 import numpy as np
 
 from adapters.clock import SystemClock
 from adapters.mqtt.plant import PlantConnection
 from adapters.simulation.damage import random_damage
 from adapters.simulation.line_plan import Belt, Fault, LineRates, PlannedPart, plan_line
-from adapters.simulation.renderer import render_canister
+from adapters.simulation.renderer import fast_png, render_canister
 from schemas.base import whole_ms
 from schemas.messages import Decision, Gate, ImageEvent, ImageRef, Verdict
 from schemas.settings import MqttSettings
@@ -32,8 +31,6 @@ _MARGIN: Final = 0.9
 
 _POOL: Final = 12
 """Pictures of good parts, and as many of damaged ones."""
-
-_FAST_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +48,10 @@ class PicturePool:
         for number in range(2 * _POOL):
             damage = random_damage(np.random.default_rng([seed, number])) if number >= _POOL else None
             picture = render_canister(seed * 1000 + number, damage=damage, resolution_wh=size_wh).bgr
-            pictures.append(cv2.imencode(".png", picture, _FAST_PNG)[1].tobytes())
+            pictures.append(fast_png(picture))
             progress(number + 1, 2 * _POOL)
         nothing = np.full((size_wh[1], size_wh[0], 3), 128, np.uint8)
-        return cls(pictures[:_POOL], pictures[_POOL:], cv2.imencode(".png", nothing, _FAST_PNG)[1].tobytes())
+        return cls(pictures[:_POOL], pictures[_POOL:], fast_png(nothing))
 
     def of(self, part: PlannedPart) -> bytes | None:
         """Return what the camera sends of a part, None where its frame never comes."""

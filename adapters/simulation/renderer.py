@@ -173,6 +173,13 @@ def _bounds(difference: FloatArray, box: Box) -> npt.NDArray[np.int32]:
     return np.array([(x + cols[0], y + rows[0], x + cols[-1] + 1, y + rows[-1] + 1)], np.int32)
 
 
+def fast_png(bgr: BgrImage) -> bytes:
+    """Return a frame as a PNG file that is written quickly, if not small."""
+    written, encoded = cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    assert written, "OpenCV writes every (H, W, 3) uint8"
+    return encoded.tobytes()
+
+
 def render_canister(
     seed: int,
     *,

@@ -22,7 +22,8 @@ from service.cli.frame_folders import listed_frames, tell_ignored
 from service.cli.from_settings import registry_of
 from service.errors import UsageError
 from service.evaluation.fresh_process import in_fresh_process
-from service.evaluation.speed import STAGES, Load, Speed, SpeedTrial, measure_speed
+from service.evaluation.load import Load
+from service.evaluation.speed import STAGES, Speed, SpeedTrial, measure_speed
 from service.files import made_folder, naming, whole_file
 from service.model.dataset import FrameFile
 from service.model.package import ModelPackage, read_package

@@ -5,12 +5,11 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from adapters.frames import decode_image
 from adapters.simulation.damage import random_damage
-from adapters.simulation.renderer import render_canister
+from adapters.simulation.renderer import fast_png, render_canister
 from schemas.settings import Settings
 from service.cli.from_settings import device_of
 from service.model.dataset import Decode, FrameFile, list_frames
@@ -24,7 +23,6 @@ TRAINING_PARTS = 24
 SHOWN_PARTS = 24
 _TRAINING_SEED = 1_000_000
 _DAMAGED_EVERY = 3
-_FAST_PNG = (cv2.IMWRITE_PNG_COMPRESSION, 1)
 
 
 def rendered_frames(folder: Path, size_wh: tuple[int, int], progress: Progress) -> tuple[FrameFile, ...]:
@@ -59,6 +57,6 @@ def _rendered(
         is_damaged = damaged_every > 0 and number % damaged_every == damaged_every - 1
         damage = random_damage(np.random.default_rng(seed)) if is_damaged else None
         picture = render_canister(seed, damage=damage, resolution_wh=size_wh).bgr
-        (folder / f"{number:03d}.png").write_bytes(cv2.imencode(".png", picture, _FAST_PNG)[1].tobytes())
+        (folder / f"{number:03d}.png").write_bytes(fast_png(picture))
         progress(number + 1, parts)
     return list_frames(folder).frames

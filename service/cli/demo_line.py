@@ -10,7 +10,6 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from adapters.frames import decode_image
@@ -18,7 +17,7 @@ from adapters.simulation.broker import RunningBroker, free_port, start_broker
 from adapters.simulation.camera import Shot, SimulatedCamera
 from adapters.simulation.damage import random_damage
 from adapters.simulation.plc import GateAction, PlcGate
-from adapters.simulation.renderer import render_canister
+from adapters.simulation.renderer import fast_png, render_canister
 from schemas.settings import (
     DeadlineSettings,
     HttpSettings,
@@ -171,9 +170,9 @@ class DemoLine:
 
         def render(number: int) -> None:
             path = folder / f"{number:03d}.png"
-            picture = render_canister(_TRAINING_SEED + number).bgr
-            with naming(path):  # imwrite would fail in silence
-                path.write_bytes(cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes())
+            picture = fast_png(render_canister(_TRAINING_SEED + number).bgr)
+            with naming(path):
+                path.write_bytes(picture)
 
         for number, rendered in prefetched(render, range(_TRAINING_PARTS), os.cpu_count() or 1):
             rendered.result()

@@ -13,7 +13,6 @@ from pydantic import Field
 from schemas.base import UtcDatetime, Value
 from schemas.messages import Decision, ModelRef, StagesMs
 from schemas.recipe import ScoreStatistic
-from service.evaluation.uncertainty import auroc_interval
 from service.judged import JudgedPicture
 
 FALSE_REJECT = 0.01
@@ -143,8 +142,10 @@ def scores_of(frames: Sequence[EvaluatedFrame], label: Label) -> list[float]:
 
 def image_metrics(ok: Sequence[float], damaged: Sequence[float], tau: float) -> ImageMetrics:
     """Return what the scores of OK and damaged frames say; either may be empty."""
-    # a second that only what has labels need spend
+    # seconds that only what has labels need spend
     from sklearn.metrics import average_precision_score, roc_auc_score  # noqa: PLC0415
+
+    from service.evaluation.uncertainty import auroc_interval  # noqa: PLC0415
 
     both = bool(ok) and bool(damaged)
     truth, scores = [0] * len(ok) + [1] * len(damaged), [*ok, *damaged]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from service.evaluation.speed import Load, Spread, in_time_per_s
+from service.evaluation.load import Load, Spread
+from service.evaluation.speed import in_time_per_s
 
 
 def load(at_a_time: int, parts_per_s: float, p99_ms: float) -> Load:
