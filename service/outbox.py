@@ -104,7 +104,7 @@ class Outbox:
         self._unread: deque[range] = deque()  # what was passed over because the journal could not tell it
         self._begun = True  # where the first of them begins is known
         self._late: deque[_Delivery] = deque()  # what was read of them since
-        self._failures = 0
+        self._pause_s = _RETRY_S[0]  # before what failed is tried again
 
     @property
     def waiting(self) -> int:
@@ -220,7 +220,7 @@ class Outbox:
             # a defect stops one and not those behind it, which must not be followed by it
             delivery.refused |= delivery.crashes > 0 and delivery.seq < self._highest
             if task.result() or delivery.refused:
-                self._failures = 0
+                self._pause_s = _RETRY_S[0]
             elif not delivery.answer.repeated:
                 failed.append(delivery)
                 continue
@@ -350,10 +350,8 @@ class Outbox:
         )
 
     async def _back_off(self) -> None:
-        first, longest = _RETRY_S
-        delay = min(longest, first * 2**self._failures)
-        self._failures += 1
-        give_up = self._clock.monotonic() + delay
+        give_up = self._clock.monotonic() + self._pause_s
+        self._pause_s = min(_RETRY_S[1], 2 * self._pause_s)
         while self._clock.monotonic() < give_up or self.sink.fault is not None:  # noqa: ASYNC110 - a sink has no event
             await asyncio.sleep(0.02)
 

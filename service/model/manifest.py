@@ -14,7 +14,7 @@ from schemas.recipe import MemoryRecipe, Recipe
 from service.model.calibration import Calibration
 from service.pipeline.patch_scores import RINGS, Rim
 
-PIPELINE_VERSION = 4
+PIPELINE_VERSION = 5
 """Rises with every change of the ROI, normalisation or scoring code that moves a score: older packages are refused."""
 
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]

@@ -98,6 +98,21 @@ async def test_repetition_after_another_result_is_a_change_as_it_is(plc: PlcServ
     assert [step[:2] for step in program.steps] == [[5, 1], [6, 2], [5, 3]]
 
 
+async def test_trigger_that_is_told_again_and_is_none_keeps_no_part_from_passing(
+    plc: PlcServer, program: Program
+) -> None:
+    """Its node was Bad for a while, and holds the number that was judged: that is still the part's own."""
+    adapter, node = plc_client(plc.mapping()), plc.node("trigger")
+    async with serving(adapter, RecordingIntake()) as intake:
+        asked = await ask(plc, intake, SAID)
+        held = await node.read_data_value()
+        for value in (ua.DataValue(ua.Variant(), ua.StatusCode(ua.UInt32(ua.StatusCodes.BadNoCommunication))), held):
+            await node.write_value(value)
+        await ask(plc, intake, verdict(6, event_id="e2", part_id="C-2", trigger_id=2))  # by now it was told
+        await adapter.publish(answer(SAID, asked))
+    assert program.steps == [[5, 1, 1, False, "C-1"]]
+
+
 async def test_repetition_that_comes_too_late_says_reject(plc: PlcServer, program: Program) -> None:
     """The part was due when it was first asked for."""
     adapter = plc_client(plc.mapping())

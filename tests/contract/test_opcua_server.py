@@ -132,6 +132,17 @@ async def test_trigger_and_texts_may_come_in_one_request(station: ServedStation)
         assert (arrival.event.part_id, arrival.image and arrival.image.uri) == (f"C-{place}", uri)
 
 
+async def test_triggers_of_one_request_belong_to_the_texts_before_them(station: ServedStation) -> None:
+    """With more than one of them its order is all that tells which text is whose."""
+    nodes, values = [], []
+    for number in (1, 2):
+        nodes += [station.node(Tag.TriggerPartId), station.node(Tag.Trigger)]
+        values += [ua.Variant(f"C-{number}", ua.VariantType.String), ua.Variant(number, ua.VariantType.UInt32)]
+    await station.client.write_values(nodes, values)
+    given = [(await station.arrival()).event for _ in range(2)]
+    assert [(event.trigger_id, event.part_id) for event in given] == [(1, "C-1"), (2, "C-2")]
+
+
 async def test_triggers_in_quick_succession_are_all_taken(station: ServedStation) -> None:
     """No trigger is lost between samples: several in one request, and many in flight at once."""
     node = station.node(Tag.Trigger)

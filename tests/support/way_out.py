@@ -10,7 +10,7 @@ from service.deadline import Margin
 from service.dispatch import Dispatcher
 from service.journal_health import JournalHealth
 from service.outbox import Outbox
-from service.ports import Journal, VerdictSink
+from service.ports import Clock, Journal, VerdictSink
 from tests.support.line import CLOCK, RecordingSink, arrival
 from tests.support.memory_journal import MemoryJournal
 from tests.support.verdicts import failed_answer
@@ -33,13 +33,13 @@ async def delivering(sink: VerdictSink, journal: Journal | None = None) -> Async
 class Out:
     """A dispatcher with one sink."""
 
-    def __init__(self, journal: MemoryJournal, sink: RecordingSink) -> None:
+    def __init__(self, journal: MemoryJournal, sink: RecordingSink, clock: Clock) -> None:
         self.journal = journal
         self.sink = sink
-        margin = Margin(25, clock=CLOCK)
-        self.outbox = Outbox(self.sink, journal=journal, clock=CLOCK, margin=margin)
+        margin = Margin(25, clock=clock)
+        self.outbox = Outbox(self.sink, journal=journal, clock=clock, margin=margin)
         self.health = JournalHealth()
-        self.dispatcher = Dispatcher(journal, [self.outbox], clock=CLOCK, margin=margin, health=self.health)
+        self.dispatcher = Dispatcher(journal, [self.outbox], clock=clock, margin=margin, health=self.health)
         self.acknowledged: list[str] = []
 
     async def send(self, seq: int, *, repeated: bool = False) -> None:
@@ -54,8 +54,10 @@ class Out:
 
 
 @asynccontextmanager
-async def an_exit(journal: MemoryJournal | None = None, sink: RecordingSink | None = None) -> AsyncIterator[Out]:
-    out = Out(journal or MemoryJournal(), sink or RecordingSink())
+async def an_exit(
+    journal: MemoryJournal | None = None, sink: RecordingSink | None = None, *, clock: Clock = CLOCK
+) -> AsyncIterator[Out]:
+    out = Out(journal or MemoryJournal(), sink or RecordingSink(), clock)
     failing, out.journal.failing = out.journal.failing, False
     await out.outbox.recover(await out.journal.last_seq())
     out.journal.failing = failing

@@ -145,6 +145,16 @@ async def test_threshold_is_not_set_on_a_package_that_was_exchanged(registry: Mo
     assert models.current.ref.version == "1"
 
 
+async def test_rollback_to_a_package_that_was_exchanged_is_refused(registry: ModelRegistry) -> None:
+    """Its golden frames may reproduce all the same: the threshold is another one."""
+    path = registry.store / "bars" / "1"
+    seal(path, read_package(path).manifest.model_copy(update={"tau": 9.0}))
+    models = await _loaded(registry, "active")
+    with pytest.raises(PackageRefused, match="bars@1 is not the package that was activated"):
+        await models.rollback(None)
+    assert (registry.active("bars"), models.current and models.current.ref.version) == ("2", "2")
+
+
 async def test_model_that_a_device_kept_from_being_loaded_is_tried_again(
     registry: ModelRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,18 +229,36 @@ async def test_model_that_was_unloaded_is_not_looked_for(
     monkeypatch.setattr(active, "_RETRY_S", (0.0, 0.0))
     away = registry.store.rename(registry.store.with_name("away"))
     models = await _loaded(registry, "active")
-    await models.unload()
-    away.rename(registry.store)
-    monkeypatch.setattr(ModelRegistry, "resolve", _not_to_be_asked)
+    looked, unloaded = list[str](), list[bool]()
+
+    async def look(name: str) -> None:
+        looked.append(name)
+
+    monkeypatch.setattr(models, "_load", look)
     looking = asyncio.create_task(models.keep_looking())
+    await eventually(lambda: "bars" in looked)
+    models.on_unloaded = lambda: unloaded.append(True)
+    await models.unload()
+    assert unloaded == [True]
+    looked.clear()
+    away.rename(registry.store)
     await loop_turns(100)  # each is a look
     assert not looking.done()
     looking.cancel()
-    assert (models.current, models.fault) == (None, "the model was unloaded")
+    assert (looked, models.current, models.fault) == ([], None, "the model was unloaded")
 
 
-def _not_to_be_asked(*_: object) -> Path:
-    raise AssertionError("somebody wanted no model")
+async def test_model_that_was_unloaded_does_not_come_back_by_itself(
+    registry: ModelRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though a device had kept it from being loaded, and whoever tries on does so once more."""
+    models = ActiveModel(ModelSettings(name="bars", store=registry.store), device=CPU)
+    with monkeypatch.context() as patched:
+        patched.setattr(ModelPackage, "build_pipeline", _no_memory)
+        await models.load()
+    await models.unload()
+    await models.reload()
+    assert (models.current, models.fault, models.proofs()) == (None, "the model was unloaded", [])
 
 
 def _no_memory(*_: object) -> None:

@@ -65,6 +65,18 @@ async def test_admission_takes_no_inspection_for_slow_because_the_process_stood_
     assert door.inside == ["d", "e"]
 
 
+async def test_admission_takes_an_inspection_for_as_slow_as_it_was_since_the_process_stood_still() -> None:
+    """A standstill that was over when it began is no part of it."""
+    door = Door(IntakeOrder.OLDEST)
+    door.admission.stood_still(2.5)
+    door.clock.seconds += 1.0
+    await door.come("slow")
+    await door.leave(after_s=1.0)
+    await door.come("inside")
+    await door.come("hopeless", decide_by=door.clock.seconds + 1.5)
+    assert door.turned_away == ["hopeless"]
+
+
 async def test_admission_oldest_first_turns_the_newest_away() -> None:
     """Parts go in as they came; one too many is told at once."""
     door = Door(IntakeOrder.OLDEST)
@@ -101,6 +113,29 @@ async def test_admission_turns_away_who_cannot_make_it(order: IntakeOrder) -> No
     assert door.turned_away == ["hopeless"]
     await door.leave(after_s=1.0)
     assert door.inside == ["patient"]
+
+
+async def test_admission_lets_in_who_just_makes_it() -> None:
+    """Nobody is waited for any more where the place is free."""
+    door = Door(IntakeOrder.OLDEST)
+    await door.come("first")
+    await door.leave(after_s=1.0)
+    await door.come("inside")
+    await door.come("just", decide_by=door.clock.seconds + 2.11)
+    await door.leave(after_s=1.0)
+    assert (door.inside, door.turned_away) == (["just"], [])
+
+
+async def test_admission_counts_on_inspections_side_by_side() -> None:
+    """With two places a queue moves on twice as fast."""
+    door = Door(IntakeOrder.OLDEST, places=2)
+    for name in "ab":
+        await door.come(name)
+    await door.leave(after_s=1.0)
+    await door.leave()
+    for name in "cdef":
+        await door.come(name, decide_by=door.clock.seconds + 2.11)
+    assert (door.inside, door.turned_away) == (["c", "d"], [])
 
 
 async def test_admission_newest_first_gives_up_who_is_pushed_back_too_far() -> None:
@@ -140,6 +175,17 @@ async def test_admission_keeps_a_queue_short_enough_to_be_done_early() -> None:
     assert (door.inside, door.turned_away) == (["just"], ["too close"])
 
 
+async def test_admission_wants_less_time_to_spare_of_a_short_deadline() -> None:
+    """A quarter of what is left, where that is less than for a long one."""
+    door = Door(IntakeOrder.OLDEST)
+    await door.come("first")
+    await door.leave(after_s=0.05)
+    await door.come("inside")
+    await door.come("too close", decide_by=door.clock.seconds + 0.13)
+    await door.come("in good time", decide_by=door.clock.seconds + 0.14)
+    assert door.turned_away == ["too close"]
+
+
 @pytest.mark.parametrize("order", IntakeOrder)
 async def test_admission_keeps_its_promise(order: IntakeOrder) -> None:
     """A trigger that was given while Ready was shown goes in, however full it is by then."""
@@ -148,6 +194,7 @@ async def test_admission_keeps_its_promise(order: IntakeOrder) -> None:
     await door.come("b")
     await door.come("promised", decide_by=0.0, promised=True)
     await door.come("c")
+    await door.come("d")  # by now it is the oldest that waits
     while door.inside:
         if door.inside == ["promised"]:
             break
@@ -174,6 +221,19 @@ async def test_admission_lets_fewer_in_where_they_make_each_other_late() -> None
     assert len(door.inside) >= 2
 
 
+async def test_admission_lets_one_more_in_after_ten_good_ones_in_a_row() -> None:
+    """One that is late begins the count anew, and so does each place that was won."""
+    door = Door(IntakeOrder.OLDEST, capacity=100, places=3)
+    for number in range(100):
+        await door.come(str(number))
+    for _ in range(2):
+        await door.leave(in_time=False)
+    for in_time, count, places in [(True, 9, 1), (False, 1, 1), (True, 9, 1), (True, 1, 2), (True, 9, 2), (True, 1, 3)]:
+        for _ in range(count):
+            await door.leave(in_time=in_time)
+        assert len(door.inside) == places
+
+
 async def test_admission_gives_away_the_place_of_who_is_gone() -> None:
     """A waiting event whose task is cancelled leaves no gap and no ghost."""
     door = Door(IntakeOrder.OLDEST)
@@ -181,10 +241,23 @@ async def test_admission_gives_away_the_place_of_who_is_gone() -> None:
     await door.come("gone")
     await door.come("b")
     door._tasks[1].cancel()
+    await settle()
+    assert door.admission.in_work == 2
     await door.leave()
     assert door.inside == ["b"]
     await door.leave()
     assert door.admission.in_work == 0
+
+
+async def test_admission_gives_away_the_place_of_who_was_let_in_and_is_gone() -> None:
+    """Cancelled between the two: the place is the next one's, or it would be nobody's for ever."""
+    door = Door(IntakeOrder.OLDEST)
+    for name in ("a", "gone", "b"):
+        await door.come(name)
+    door.admission.leave(door._entered.pop(door.inside.pop()), in_time=True)
+    door._tasks[1].cancel()
+    await settle()
+    assert door.inside == ["b"]
 
 
 @given(

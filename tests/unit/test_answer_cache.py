@@ -81,6 +81,9 @@ async def test_long_event_ids_make_room_sooner() -> None:
     cache.begin("b" * 60).write(any_answer(), stored(is_so=True))
     assert (cache.find("a" * 60), cache.earlier("a" * 60)) == (None, Earlier.JOURNALED)
     assert cache.find("b" * 60) is not None
+    cache.begin("c" * 30).write(any_answer(), stored(is_so=True))
+    cache.begin("d" * 90).write(any_answer(), stored(is_so=True))
+    assert (cache.find("b" * 60), cache.find("c" * 30)) == (None, None)
 
 
 async def test_the_oldest_numbers_are_forgotten_first() -> None:
@@ -91,6 +94,14 @@ async def test_the_oldest_numbers_are_forgotten_first() -> None:
     cache.take_up(f"old{number}" for number in range(4))
     known = [name for name in ("old0", "old1", "old2", "old3", "e0", "e1") if cache.earlier(name)]
     assert known == ["old1", "old2", "old3", "e0", "e1"]
+
+
+async def test_numbers_of_this_run_are_bounded_too() -> None:
+    """A service runs for months: of twelve answers three are kept in full, and five more by number."""
+    cache = AnswerCache()
+    for number in range(12):
+        cache.begin(f"e{number}").write(any_answer(), stored(is_so=True))
+    assert [number for number in range(12) if cache.earlier(f"e{number}")] == [4, 5, 6, 7, 8]
 
 
 async def test_what_the_first_asker_sent_along_is_not_kept() -> None:

@@ -100,10 +100,14 @@ def test_limit_needs_two_finite_scores(values: list[float]) -> None:
         limit_of(values, 0.01)
 
 
-@pytest.mark.parametrize(("rate", "needed"), [(0.5, 1), (0.1, 9), (0.01, 99), (0.001, 999)])
+@pytest.mark.parametrize(("rate", "needed"), [(0.5, 1), (0.1, 9), (1 / 49, 48), (0.01, 99), (0.001, 999)])
 def test_frames_needed_is_the_smallest_conformal_sample(rate: float, needed: int) -> None:
     """As many frames as make 1 / (n + 1) the wanted rate."""
     assert frames_needed(rate) == needed
+    if needed > 1:
+        scores = [float(score) for score in range(needed)]
+        # the largest of them, and no extrapolation, however a float rounds (49 * (1 / 49) < 1)
+        assert limit_of(scores, rate) == math.nextafter(scores[-1], math.inf)
 
 
 def test_folds_are_contiguous_and_nearly_equal() -> None:
@@ -130,6 +134,7 @@ def test_calibration_keeps_every_statistic_side_by_side() -> None:
         )
         for index in range(5)
     ]
+    assert calibrate(held_back[:3], 0.25).method is LimitMethod.CONFORMAL  # as many as it takes
     calibration = calibrate(held_back, 0.25)
     assert calibration.method is LimitMethod.CONFORMAL
     assert calibration.folds == 5

@@ -16,15 +16,17 @@ from service.errors import JournalError
 from tests.support.inspecting import PATIENT, a_line
 from tests.support.journals import answered, opened, run_beside
 from tests.support.line import arrival
+from tests.support.waiting import eventually
 
 
 async def test_inspector_repeats_the_first_verdict_byte_for_byte() -> None:
     """The same event id again gets the same bytes and costs no inference."""
     async with a_line() as line:
-        first = await line.ask(arrival("same"))
-        again = await line.ask(arrival("same"))
+        first = await line.ask(arrival("same", trigger_id=7))
+        again = await line.ask(arrival("same", trigger_id=8))
     assert again.verdict_json == first.verdict_json
     assert (first.repeated, again.repeated) == (False, True)
+    assert (first.asker.trigger_id, again.asker.trigger_id) == (7, 8)
     assert line.pipeline.judged == 1
 
 
@@ -57,10 +59,51 @@ async def test_a_repetition_does_not_renew_the_deadline(due_in_s: float, gate: G
     assert again.gate_at(time.monotonic()) is gate
 
 
+async def test_a_repetition_that_is_due_sooner_lets_nothing_pass_later() -> None:
+    """Whoever asks again may have less time than the first: a PASS would come when their part has gone."""
+    async with a_line() as line:
+        first = await line.ask(arrival("same"))
+        await line.journal.store([(first, arrival("same"))])
+        async with a_line(journal=line.journal) as restarted:
+            await restarted.inspector.recover()
+            again = await restarted.ask(arrival("same", deadline_ms=100, age_ms=5000))
+    assert again.verdict_json == first.verdict_json
+    assert (first.gate_at(time.monotonic()), again.gate_at(time.monotonic())) == (Gate.PASS, None)
+
+
+async def test_inspector_judges_nothing_that_only_the_journal_knows() -> None:
+    """Too long ago for memory: the frame is made ready while the journal is asked, and costs no inference."""
+    async with a_line() as line:
+        first = await line.ask(arrival("same"))
+        await line.journal.store([(first, arrival("same"))])
+        async with a_line(journal=line.journal) as restarted:  # and none that recovers
+            assert (await restarted.ask(arrival("same"))).verdict_json == first.verdict_json
+            await eventually(lambda: restarted.compute.in_work == 0)
+            assert (restarted.loader.loads, restarted.pipeline.judged) == (1, 0)
+
+
+async def test_inspector_forgets_the_oldest_of_earlier_runs_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a source is likely to ask for again was answered last."""
+    monkeypatch.setattr("service.answer_cache._REMEMBERED", 1)
+    monkeypatch.setattr("service.answer_cache.EARLIER", 3)
+    async with a_line() as line:
+        for number in range(3):
+            answer = await line.ask(arrival(f"old{number}"))
+            await line.journal.store([(answer, arrival(f"old{number}"))])
+        async with a_line(journal=line.journal) as restarted:
+            await restarted.inspector.take_up_numbering()
+            await restarted.inspector.recover()
+            for number in range(2):
+                await restarted.ask(arrival(f"new{number}"))
+            line.journal.failing = True
+            verdict = (await restarted.ask(arrival("old2"))).verdict
+    assert (verdict.reason, verdict.gate) == (Reason.INTERNAL_ERROR, Gate.REJECT)
+
+
 async def test_inspector_rejects_what_it_answered_and_nobody_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     """A journal that was away too long to catch up: the event is not decided anew, which might end otherwise."""
     monkeypatch.setattr("service.answer_cache._REMEMBERED", 3)
-    async with a_line() as line:
+    async with a_line(Settings(deadline=PATIENT, gate=GateSettings(on_error=Gate.PASS))) as line:
         line.stored = False
         assert (await line.ask(arrival("same"))).verdict.gate is Gate.PASS
         for number in range(5):
@@ -144,6 +187,22 @@ async def test_answer_that_cannot_be_read_any_more_is_not_contradicted(
             await line.inspector.recover()
         verdict = (await line.ask(arrival("same"))).verdict
         assert (verdict.reason, verdict.gate) == (reason, Gate.REJECT)
+        await eventually(lambda: line.compute.in_work == 0)
+        assert line.pipeline.judged == 0
+
+
+async def test_pass_of_a_damaged_record_is_told_too_late_to_open_a_gate(tmp_path: Path) -> None:
+    """What is left of it is the verdict; by when the gate had to be told nobody knows any more."""
+    path = tmp_path / "journal.sqlite"
+    async with a_line() as line:
+        first = await line.ask(arrival("same"))
+    async with opened(path) as journal:
+        await journal.store([(first, arrival("same"))])
+    run_beside(JournalSettings(url=f"sqlite:///{path}"), "UPDATE events SET event = x'7b22'")
+    async with opened(path) as journal, a_line(journal=journal) as line:
+        again = await line.ask(arrival("same"))
+    assert again.verdict_json == first.verdict_json
+    assert (first.gate_at(time.monotonic()), again.gate_at(time.monotonic())) == (Gate.PASS, None)
 
 
 async def test_inspector_knows_how_old_an_event_is_after_a_restart_of_the_machine() -> None:
@@ -213,3 +272,4 @@ async def test_inspector_answers_what_was_left_open_with_its_correlation_data() 
         (left_open,) = await line.inspector.recover()
         answer = await line.ask(left_open)
     assert (answer.verdict.event_id, answer.asker.correlation_data) == ("old", b"\x00\xff")
+    assert answer.deadline_monotonic == pytest.approx(old.received_monotonic + 60)

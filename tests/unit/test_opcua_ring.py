@@ -26,3 +26,16 @@ def test_verdict_of_an_earlier_run_is_timed_when_it_is_told_and_not_when_it_is_r
     assert [ring.show(told, now).deadline_missed, ring.show(repeated, now).deadline_missed] == [True, True]
     shown = ResultRing().show(replace(told, decided_monotonic=now - 0.5), now)
     assert shown.latency_ms == said.latency_ms + 500.0
+
+
+def test_ring_keeps_the_last_eight_by_their_number() -> None:
+    """One that comes late, or is said again when it has left the ring, is no newer for that."""
+    ring = ResultRing()
+    said = {seq: verdict(seq) for seq in range(1, 12)}
+    for seq in (2, 1, *range(3, 10)):
+        ring.show(answer(said[seq]), 0.0)
+    assert ring.texts == tuple(said[seq].to_json().decode() for seq in range(9, 1, -1))
+    ring.show(answer(said[1], repeated=True), 0.0)
+    for seq in (10, 11):
+        ring.show(answer(said[seq]), 0.0)
+    assert ring.texts == tuple(said[seq].to_json().decode() for seq in range(11, 3, -1))

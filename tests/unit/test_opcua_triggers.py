@@ -159,6 +159,9 @@ def test_restarted_plc_means_nothing_that_was_asked_before() -> None:
     assert [numbers.mean(answer(own, asked)), numbers.mean(answer(late_own, asked))] == [False, False]
     assert not numbers.mean(answer(by_camera))
     assert numbers.mean(answer(later.model_copy(update={"received_at": at})))
+    without_number = verdict(4)
+    assert not numbers.mean(answer(without_number))
+    assert numbers.mean(answer(without_number.model_copy(update={"received_at": at})))
     numbers.give(1, asked.event, MORNING)
     assert numbers.mean(answer(own, asked))
 

@@ -9,13 +9,15 @@ from dataclasses import replace
 import pytest
 from structlog.testing import capture_logs
 
-from service.errors import JournalError, SinkRefused
+from schemas.messages import Gate
+from service.deadline import Margin
+from service.errors import JournalError, SinkRefused, SinkUnavailable
 from service.outbox import Outbox
 from service.ports import Answer, JournalEntry
 from tests.support.line import CLOCK, RecordingSink, arrival
 from tests.support.memory_journal import MemoryJournal, SlowJournal
 from tests.support.verdicts import failed_answer
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, loop_turns
 from tests.support.way_out import an_exit, seqs
 
 
@@ -32,6 +34,72 @@ async def test_outbox_delivers_in_order_after_the_sink_comes_back() -> None:
         await out.idle()
     assert seqs(out) == [1, 2, 3, 4, 5, 6]
     assert out.journal.confirmations == {"recorder": 6}
+
+
+class StubbornSink(RecordingSink):
+    """Takes each verdict only after so many tries, and knows of nothing that is wrong with itself."""
+
+    def __init__(self, tries: int) -> None:
+        super().__init__()
+        self.tries = self.left = tries
+
+    async def publish(self, answer: Answer) -> None:
+        if self.left:
+            self.left -= 1
+            raise SinkUnavailable("no acknowledgement")
+        self.left = self.tries
+        await super().publish(answer)
+
+
+async def test_outbox_tries_for_as_long_as_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through a weekend, too: pauses grow up to a bound, and how often it has failed is no number that overflows."""
+    monkeypatch.setattr("service.outbox._RETRY_S", (0.0, 0.0))
+    async with an_exit(sink=StubbornSink(1100)) as out:
+        await out.send(1)
+        await out.sink.wait_for(1)
+
+
+async def test_outbox_tries_again_soon_after_a_success(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it had to wait before: a broker that was away for a day may only hiccup now."""
+    monkeypatch.setattr("service.outbox._RETRY_S", (1e-9, 3600.0))
+    async with an_exit(sink=StubbornSink(25)) as out:
+        for seq in (1, 2):
+            await out.send(seq)
+            await out.sink.wait_for(seq)
+
+
+class FlappingSink(RecordingSink):
+    """Fails at once at the first verdict, and at the second one as soon as it is told to; once each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fail = asyncio.Event()
+        self.tried: set[int] = set()
+
+    async def publish(self, answer: Answer) -> None:
+        seq = answer.verdict.seq
+        if seq <= 2 and seq not in self.tried:
+            self.tried.add(seq)
+            if seq == 2:
+                await self.fail.wait()
+            raise SinkUnavailable("connection lost")
+        await super().publish(answer)
+
+
+async def test_outbox_lets_nothing_past_what_may_still_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was on its way beside a verdict that failed is waited for before anything is tried again."""
+    monkeypatch.setattr("service.outbox._RETRY_S", (0.0, 0.0))
+    sink = FlappingSink()
+    async with an_exit(sink=sink) as out:
+        for seq in (1, 2):
+            await out.send(seq)
+        await eventually(lambda: sink.tried == {1, 2})
+        await out.send(3)
+        await eventually(lambda: out.acknowledged == ["e1", "e2", "e3"])
+        await loop_turns(100)
+        sink.fail.set()
+        await sink.wait_for(3)
+    assert seqs(out) == [1, 2, 3]
 
 
 async def test_outbox_leaves_to_the_journal_what_is_stored() -> None:
@@ -95,20 +163,28 @@ async def test_outbox_passes_over_what_is_refused() -> None:
     assert (seqs(out), sink.refused) == ([1, 3], 1)
 
 
-class ForgetfulJournal(MemoryJournal):
-    """Never finishes noting what a sink has confirmed."""
+class SlowNotes(MemoryJournal):
+    """Finishes noting what a sink has confirmed when it may."""
 
-    async def confirm(self, sink: str, seq: int) -> None:  # noqa: ARG002 - the port's
-        await asyncio.get_running_loop().create_future()
+    def __init__(self) -> None:
+        super().__init__()
+        self.may = asyncio.Event()
+
+    async def confirm(self, sink: str, seq: int) -> None:
+        await self.may.wait()
+        await super().confirm(sink, seq)
 
 
 async def test_outbox_delivers_though_confirmations_are_noted_late() -> None:
-    """The next verdict does not wait for the record of the one before."""
-    async with an_exit(ForgetfulJournal()) as out:
+    """The next verdict does not wait for the record of the one before; what was confirmed meanwhile is noted next."""
+    journal = SlowNotes()
+    async with an_exit(journal) as out:
         for seq in (1, 2, 3):
             await out.send(seq)
             await out.sink.wait_for(seq)
-    assert seqs(out) == [1, 2, 3]
+        assert (seqs(out), journal.confirmations) == ([1, 2, 3], {})
+        journal.may.set()
+        await eventually(lambda: journal.confirmations == {"recorder": 3})
 
 
 async def test_outbox_takes_up_what_the_last_run_left_unconfirmed() -> None:
@@ -270,6 +346,7 @@ async def test_a_verdict_alone_is_tried_again_after_a_defect(times: int) -> None
         await sink.wait_for(2 if times == 1 else 1)
         await out.idle()
     assert seqs(out) == ([1, 2] if times == 1 else [2])
+    assert sink.times == (0 if times == 1 else 998)  # the gate commands behind it must not wait for a third try
 
 
 async def test_repeats_do_not_pile_up_before_a_sink_that_is_away() -> None:
@@ -306,6 +383,39 @@ async def test_outbox_delivers_what_lies_behind_damaged_records() -> None:
         await out.send(2501)
         await eventually(lambda: journal.confirmations == {"recorder": 2501})
     assert seqs(out) == [*range(1001, 1500), *range(1501, 2502)]
+
+
+@pytest.mark.parametrize(
+    ("left_s", "replayed", "gate"),
+    [(60.0, False, Gate.PASS), (-1.0, False, None), (None, False, None), (60.0, True, None)],
+)
+async def test_outbox_lets_nothing_pass_that_an_earlier_run_left_too_long(
+    left_s: float | None, gate: Gate | None, *, replayed: bool
+) -> None:
+    """A PASS leaves before it was due, by this start of the machine, and never on a part that was only replayed."""
+    journal = MemoryJournal()
+    event = arrival(replayed=replayed)
+    answer = failed_answer(event, 1)
+    passed = answer.verdict.model_copy(update={"gate": Gate.PASS})
+    await journal.store([(replace(answer, verdict=passed, verdict_json=passed.to_json()), event)])
+    await journal.confirm("recorder", 0)
+    row = journal.rows["e1"]
+    row.entry = replace(row.entry, deadline_monotonic=None if left_s is None else CLOCK.monotonic() + left_s)
+    async with an_exit(journal) as out:
+        (left,) = await out.sink.wait_for(1)
+    assert left.gate_at(CLOCK.monotonic()) is gate
+
+
+async def test_outbox_leaves_in_the_journal_what_is_too_long_ago(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sink that comes back after a year gets the last verdicts: no gate and no screen waits for the others."""
+    monkeypatch.setattr("service.outbox._REDELIVERED", 3)
+    journal = MemoryJournal()
+    await stored(journal, *range(1, 9))
+    await journal.confirm("recorder", 1)
+    async with an_exit(journal) as out:
+        await out.sink.wait_for(3)
+        await eventually(lambda: journal.confirmations == {"recorder": 8})
+    assert seqs(out) == [6, 7, 8]
 
 
 class MuteJournal(MemoryJournal):
@@ -409,12 +519,28 @@ async def test_outbox_reads_late_only_what_memory_did_not_hold() -> None:
     assert seqs(out)[:1000] == list(range(1, 1001))
 
 
+class BusySink(RecordingSink):
+    """Takes a moment for each; knows how many of an earlier run were on their way side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.late, self.most_late = 0, 0
+
+    async def publish(self, answer: Answer) -> None:
+        is_late = answer.verdict.seq <= 300
+        self.late += is_late
+        self.most_late = max(self.most_late, self.late)
+        await loop_turns(10)
+        await super().publish(answer)
+        self.late -= is_late
+
+
 async def test_what_comes_late_lets_what_is_new_pass() -> None:
     """One at a time of a long backlog is in the way."""
-    journal = MuteJournal()
+    journal, sink = MuteJournal(), BusySink()
     await stored(journal, *range(1, 301))
     await journal.confirm("recorder", 0)
-    async with an_exit(journal) as out:
+    async with an_exit(journal, sink) as out:
         await out.send(301)
         await out.sink.wait_for(1)
         journal.heard.set()
@@ -423,6 +549,40 @@ async def test_what_comes_late_lets_what_is_new_pass() -> None:
         await out.sink.wait_for(302)
     assert seqs(out).index(302) < 100
     assert [seq for seq in seqs(out) if seq <= 300] == list(range(1, 301))
+    assert sink.most_late == 1
+
+
+class HoldingSink(RecordingSink):
+    """Does not confirm one verdict until it may."""
+
+    def __init__(self, seq: int) -> None:
+        super().__init__()
+        self.seq, self.may = seq, asyncio.Event()
+        self.asked = asyncio.Event()
+
+    async def publish(self, answer: Answer) -> None:
+        if answer.verdict.seq == self.seq:
+            self.asked.set()
+            await self.may.wait()
+        await super().publish(answer)
+
+
+async def test_what_comes_late_is_noted_only_as_far_as_it_came() -> None:
+    """A crash in the middle of it: the next run delivers the rest, though what is new was confirmed before."""
+    journal, sink = MuteJournal(), HoldingSink(3)
+    journal.mute = {"answered"}
+    await stored(journal, 1, 2, 3)
+    await journal.confirm("recorder", 1)
+    async with an_exit(journal, sink) as out:
+        await out.send(4)
+        await sink.wait_for(1)
+        journal.heard.set()
+        await sink.asked.wait()
+        await eventually(lambda: journal.confirmations != {"recorder": 1})
+        assert (seqs(out), journal.confirmations) == ([4, 2], {"recorder": 2})
+        sink.may.set()
+        await eventually(lambda: journal.confirmations == {"recorder": 4})
+    assert seqs(out) == [4, 2, 3]
 
 
 async def test_number_that_was_never_used_holds_up_no_confirmation() -> None:
@@ -432,3 +592,41 @@ async def test_number_that_was_never_used_holds_up_no_confirmation() -> None:
             await out.send(seq)
         await eventually(lambda: out.journal.confirmations == {"recorder": 7})
     assert seqs(out) == [1, 3, 7]
+
+
+class NotingMargin(Margin):
+    """Notes how often there was something to learn."""
+
+    def __init__(self) -> None:
+        super().__init__("auto", clock=CLOCK)
+        self.learned = 0
+
+    def observe(self, *, waited_s: float, transit_s: float) -> None:  # noqa: ARG002 - as the parent's
+        self.learned += 1
+
+
+async def test_margin_learns_from_what_left_at_once_and_from_nothing_else() -> None:
+    """What waited for a sink that was away, what is only repeated, or what an earlier run decided tells nothing."""
+    sink, margin = RecordingSink(), NotingMargin()
+    outbox = Outbox(sink, journal=None, clock=CLOCK, margin=margin)
+    await outbox.recover(0)
+    running = asyncio.create_task(outbox.run())
+    is_stored: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    is_stored.set_result(True)
+    new, waits, repeated, earlier = (
+        replace(failed_answer(arrival(f"e{seq}"), seq, left_s=60), decided_monotonic=CLOCK.monotonic())
+        for seq in range(1, 5)
+    )
+    outbox.put(new, stored=is_stored)
+    await sink.wait_for(1)
+    sink.down = True
+    outbox.put(waits, stored=is_stored)
+    await eventually(lambda: sink.attempts == 2)
+    sink.down = False
+    await sink.wait_for(2)
+    outbox.put(replace(repeated, repeated=True), stored=is_stored)
+    outbox.put(replace(earlier, decided_monotonic=None), stored=is_stored)
+    await sink.wait_for(4)
+    await eventually(lambda: not outbox.waiting)
+    running.cancel()
+    assert margin.learned == 1

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import cast
 
 from schemas.settings import ComputeSettings, IntakeSettings
@@ -13,9 +14,11 @@ from service.admission import Admission
 from service.compute import Compute
 from service.errors import PackageRefused
 from service.model.active import ActiveModel
+from service.ports import Clock
 from service.recovery import Recovery
+from tests.support.clock import HandClock
 from tests.support.line import CLOCK, OneFrame
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, loop_turns
 
 
 class Device:
@@ -36,6 +39,9 @@ class Device:
         if self.broken or self.gone:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
+    def was_loaded(self, times: int) -> bool:
+        return self.loads == times
+
     async def reload(self) -> None:
         self.loads += 1
         if self.gone:
@@ -44,10 +50,10 @@ class Device:
 
 
 @asynccontextmanager
-async def a_recovery(device: Device) -> AsyncIterator[Recovery]:
-    admission = Admission(IntakeSettings(), clock=CLOCK, places=1)
+async def a_recovery(device: Device, clock: Clock = CLOCK) -> AsyncIterator[Recovery]:
+    admission = Admission(IntakeSettings(), clock=clock, places=1)
     compute = Compute(OneFrame(), admission=admission, settings=ComputeSettings(), max_batch=1)
-    recovery = Recovery(compute, cast("ActiveModel", device), clock=CLOCK)
+    recovery = Recovery(compute, cast("ActiveModel", device), clock=clock)
     running = asyncio.create_task(recovery.run())
     try:
         yield recovery
@@ -120,6 +126,22 @@ async def test_recovery_says_that_a_device_is_gone_and_tries_on() -> None:
         recovery.retry()
         await eventually(lambda: recovery.fault is None)
         assert not recovery.given_up(0.0)
+
+
+async def test_recovery_is_given_up_by_when_it_began_to_fail() -> None:
+    """Each try in vain is no fresh start: systemd must hear some day that only a new process helps."""
+    device, clock = Device(), HandClock()
+    clock.seconds = 1.0
+    device.gone = True
+    async with a_recovery(device, clock) as recovery:
+        recovery.report("RuntimeError: CUDA error")
+        for tries in range(1, 4):
+            await eventually(partial(device.was_loaded, tries))
+            await loop_turns(10)
+            clock.seconds += 10
+            recovery.retry()
+        assert recovery.given_up(29.0)
+        assert not recovery.given_up(30.0)
 
 
 async def test_recovery_tries_again_by_itself() -> None:

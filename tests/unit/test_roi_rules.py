@@ -66,6 +66,12 @@ def test_clear_border_leaves_a_crop_inside_the_frame_alone() -> None:
     assert rules.clear_border(full, (-50, -50, 400, 300), 0.002).all()
 
 
+def test_clear_border_takes_one_pixel_at_least() -> None:
+    """Of a frame so small that its share of the border is none: letterbox bars would join the part."""
+    cleared = rules.clear_border(np.ones(SIZE, np.bool_), SCENE.frame, 0.002)
+    np.testing.assert_array_equal(cleared, mask_of((1, 1, 159, 119)))
+
+
 def test_bridge_joins_pieces_across_a_small_vertical_gap() -> None:
     """Neck and body that came apart at a bright ring are one part."""
     split = mask_of((64, 20, 96, 40), (60, 46, 100, 105))
@@ -79,6 +85,16 @@ def test_bridge_leaves_a_large_gap_and_a_waist_alone() -> None:
     split = mask_of((64, 20, 96, 40), (60, 60, 100, 105))
     np.testing.assert_array_equal(rules.bridge_vertically(split, 8), split)
     np.testing.assert_array_equal(rules.bridge_vertically(canister(), 12), canister())
+
+
+def test_bridge_fills_no_notch_of_one_piece_beside_another() -> None:
+    """What is bridged are the pieces, and a gap of just as many pixels as the knob says."""
+    notched = mask_of((60, 20, 70, 60), (70, 20, 100, 34), (70, 40, 100, 60))
+    below = mask_of((60, 66, 100, 105))
+    assert not rules.bridge_vertically(notched | below, 5)[60:66].any()
+    bridged = rules.bridge_vertically(notched | below, 6)
+    assert bridged[60:66, 60:100].all()
+    assert not bridged[34:40, 70:100].any()
 
 
 def test_central_pieces_unites_what_crosses_both_bands() -> None:
@@ -146,6 +162,13 @@ def test_cut_spurs_removes_the_table_edge_and_keeps_the_stem() -> None:
     """A spur is low; a stem is narrow."""
     table_edge = mask_of((40, 60, 60, 62), (100, 60, 130, 62))
     np.testing.assert_array_equal(rules.cut_spurs(canister() | table_edge, 3), canister())
+
+
+@pytest.mark.parametrize("thickness", range(2, 8))
+def test_cut_spurs_cuts_what_is_thinner_than_the_knob_and_moves_nothing(thickness: int) -> None:
+    """An even number has no middle row: what stays, stays where it is all the same."""
+    thin, thick = (20, 20, 60, 20 + thickness - 1), (20, 60, 60, 60 + thickness)
+    np.testing.assert_array_equal(rules.cut_spurs(mask_of(thin, thick), thickness), mask_of(thick))
 
 
 def test_bounds_of_an_empty_mask_is_none() -> None:

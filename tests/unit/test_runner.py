@@ -14,7 +14,7 @@ from service.errors import JournalError
 from service.ports import Arrival
 from service.runner import Runner
 from tests.support.line import arrival
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, loop_turns
 
 
 class Inspecting:
@@ -166,3 +166,149 @@ async def test_a_command_that_ends_judging_is_shown_at_once(monkeypatch: pytest.
         runner.submit(arrival("in work"))
         await runner.handle(Command(command=CommandName.PAUSE), "test")
         await eventually(lambda: shown.ready == [True, False])
+
+
+class Diary(Inspecting):
+    """Stands for everything that the runner brings up and down, and keeps in which order it did."""
+
+    name = "adapter"
+    last_seq = 41
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sink = self
+        self.idle = False
+        self.entries: list[str] = []
+        self.left_open = [arrival("left open")]
+
+    async def open(self) -> None:
+        self.entries.append("adapter opened")
+
+    async def take_up_numbering(self) -> None:
+        self.entries.append("numbering taken up")
+
+    async def recover(self, last_seq: int | None = None) -> Any:
+        self.entries.append("events recovered" if last_seq is None else f"outbox recovered from {last_seq}")
+        return self.left_open if last_seq is None else None
+
+    async def ready(self) -> None:
+        self.entries.append("made ready")
+
+    def started(self) -> None:
+        self.entries.append("started")
+
+    async def run(self, *heard: object) -> None:
+        if heard:
+            self.entries.append("adapter runs")
+        await asyncio.Event().wait()
+
+    async def inspect(self, event: Arrival) -> None:
+        self.entries.append(f"{event.event.event_id} in work")
+        await self.done.wait()
+        self.entries.append(f"{event.event.event_id} answered")
+
+    async def publish_status(self, status: object, *, ready: bool) -> None:
+        pass
+
+    def stopping(self) -> None:
+        self.entries.append("stopping")
+
+    def keep_now(self) -> None:
+        self.entries.append("kept")
+
+    async def close(self) -> None:
+        self.entries.append("closed")
+
+
+class Failing:
+    """An adapter that cannot say good-bye."""
+
+    name = "failing"
+
+    async def open(self) -> None:
+        pass
+
+    async def run(self, *_: object) -> None:
+        await asyncio.Event().wait()
+
+    async def close(self) -> None:
+        raise OSError("gone")
+
+
+async def test_runner_brings_up_and_down_in_order() -> None:
+    """What was left open is in work before a broker gives it again; the last verdict is out before anything closes."""
+    diary = Diary()
+    anything = cast("Any", diary)
+    runner = Runner(
+        station=anything,
+        inspector=anything,
+        dispatcher=anything,
+        outboxes=[anything],
+        adapters=[cast("Any", Failing()), anything],
+        tasks=(),
+        commands=anything,
+        capacity=10,
+        watchdog=anything,
+        before_ready=diary.ready,
+    )
+    stop = asyncio.Event()
+    task = asyncio.create_task(runner.run(stop))
+    await eventually(lambda: "adapter runs" in diary.entries)
+    assert [each.event.event_id for each in runner.left_open] == ["left open"]
+    stop.set()
+    await eventually(lambda: "stopping" in diary.entries)
+    await loop_turns(20)
+    assert "kept" not in diary.entries  # a part is in work
+    diary.done.set()
+    await eventually(lambda: "left open answered" in diary.entries)
+    await loop_turns(20)
+    assert "kept" not in diary.entries  # its verdict is not out
+    diary.idle = True
+    await asyncio.wait_for(task, 20)
+    assert diary.entries == [
+        "adapter opened",
+        "numbering taken up",
+        "outbox recovered from 41",
+        "made ready",
+        "events recovered",
+        "started",
+        "left open in work",
+        "adapter runs",
+        "stopping",
+        "left open answered",
+        "kept",
+        "closed",
+    ]
+
+
+async def test_runner_tells_its_watchdog_only_that_it_can_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told of a station whose heartbeat stands still, systemd would leave it so."""
+    monkeypatch.setattr("service.runner._HEARTBEAT_S", 0.001)
+    told: list[object] = []
+
+    class Beating(Inspecting):
+        beats = 0
+
+        def beat(self) -> bool:
+            self.beats += 1
+            return self.beats % 2 == 0
+
+        def status(self) -> Any:
+            return self.beats
+
+    monkeypatch.setattr(Asleep, "alive", lambda _, status: told.append(status), raising=False)
+    async with running(Beating()):
+        await eventually(lambda: len(told) >= 3)
+    assert told[:3] == [2, 4, 6]
+
+
+async def test_runner_has_no_room_where_the_inspector_has_none_or_nothing_can_be_judged() -> None:
+    """Whichever of the two it is: a trigger that is written then is missed, and must not be invited."""
+    inspecting = Inspecting()
+    async with running(inspecting) as (runner, _):
+        seen = [runner.ready]
+        for what in ("has_room", "can_judge"):
+            setattr(inspecting, what, False)
+            seen.append(runner.ready)
+            setattr(inspecting, what, True)
+        assert seen == [True, False, False]

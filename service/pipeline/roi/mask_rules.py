@@ -156,7 +156,9 @@ def cut_spurs(mask: Mask, thickness: int) -> Mask:
         return mask
     kernel = np.ones((thickness, 1), np.uint8)
     # Opening would take the border rows of the mask for thin ones if what lies beyond counted as outside.
-    return cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, kernel).astype(np.bool_)
+    thick = cv2.erode(mask.astype(np.uint8), kernel)
+    # OpenCV mirrors no kernel: with an even one the two steps look the same way, and the mask comes out a row too low
+    return cv2.dilate(thick, kernel, anchor=(0, (thickness - 1) // 2)).astype(np.bool_)
 
 
 def bounds(mask: Mask) -> IntBox | None:
