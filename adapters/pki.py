@@ -27,6 +27,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from adapters.secret_files import write_private
 from service.errors import UsageError
+from service.files import unwritable
 
 _KEY_BITS = 2048  # what every OPC UA policy takes
 _NAME = re.compile(r"(?!(ca|crl)\Z)[A-Za-z0-9_.-]{1,64}")
@@ -74,7 +75,7 @@ class PlantAuthority:
             (folder / "ca.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
             authority._write_revoked(())
         except OSError as exc:
-            raise UsageError(f"{folder}: {exc.strerror}") from exc
+            raise unwritable(folder, exc) from exc
         return authority
 
     @classmethod
@@ -126,7 +127,7 @@ class PlantAuthority:
             write_private(self.folder / f"{name}.key", _pem(key))
             path.write_bytes(certificate.public_bytes(Encoding.PEM))
         except OSError as exc:
-            raise UsageError(f"{path}: {exc.strerror}") from exc
+            raise unwritable(path, exc) from exc
         return path
 
     def revoke(self, name: str) -> Path:

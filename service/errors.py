@@ -70,7 +70,7 @@ class FrameCorrupt(FrameError):
 
 
 class FrameRefused(FrameError):
-    """The frame lies outside the allowed roots, is too large, or has the wrong hash."""
+    """The frame lies outside the allowed roots, is too large, has the wrong hash, or bits where none can be seen."""
 
     reason = Reason.FRAME_REFUSED
 

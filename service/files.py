@@ -34,7 +34,7 @@ def draft_folder(parent: Path, prefix: str) -> Iterator[Path]:
     A draft is locked while it is lent: those of the same prefix that nobody holds are what killed processes left
     behind, and are removed.
 
-    Raises UsageError where nothing can be written.
+    Raises CangateError where nothing can be written.
     """
     with made_folder(parent):
         try:
@@ -53,7 +53,7 @@ def draft_folder(parent: Path, prefix: str) -> Iterator[Path]:
 def made_folder(folder: Path) -> Iterator[None]:
     """Make a folder where there is none; it is gone again if nothing came of it.
 
-    Raises UsageError where it cannot be made, or is or lies in a model package.
+    Raises CangateError where it cannot be made, or is or lies in a model package.
     """
     _refuse_package(folder, folder)
     made = [each for each in (folder, *folder.parents) if not each.exists()]
@@ -76,7 +76,7 @@ def whole_file(target: Path) -> Iterator[Path]:
     A link stays one: the file that it names is replaced. What is there and no regular file, a device or a pipe, is
     never replaced: the bytes are written into it.
 
-    Raises UsageError where `target` cannot be written or lies in a model package, before the block is entered if that
+    Raises CangateError where `target` cannot be written or lies in a model package, before the block is entered if that
     can be known.
     """
     if target == Path("-"):
@@ -115,9 +115,9 @@ def naming(target: Path) -> Iterator[None]:
 
 
 def unwritable(target: object, error: OSError) -> CangateError:
-    """Return what to raise where `target` could not be written: a disk that is full or fails is a run that failed.
+    """Return what to raise where `target` could not be written.
 
-    All else is a UsageError.
+    A CangateError where its disk is full or fails, which is a run that failed; else a UsageError, which is one, too.
     """
     kind = CangateError if error.errno in _DISK_FAILS else UsageError
     return kind(f"cannot write {target}: {error.strerror}")

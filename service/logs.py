@@ -22,6 +22,10 @@ _LOGGED_MAX = 500
 _WAITING_MAX: Final = 1 << 20
 """Characters that may wait for standard error: some thousand lines."""
 
+LONGEST_SILENCE_S: Final = 15.0
+"""What is worth a warning at a start is held for so long: where it is refused, one line says why. What takes longer is
+something to look at."""
+
 _PATIENCE_S: Final = 1.0
 """How long the end of the process waits for lines that are not out yet."""
 

@@ -33,8 +33,9 @@ _ORIENTATION = 274
 _BITS, _SAMPLE_FORMAT = 258, 339
 _FLOATS = 3
 _DEEPEST_BITS = 16
-_LOW_BITS = 4096
-"""What 10 or 12 bits at the bottom of a file of 16 never reach: all of it is black."""
+_BLACK, _LOW_BITS = 256, 4096
+"""Between them lies a picture of 10 or 12 bits at the bottom of a file of 16: nearly all of it would be black. What is
+darker still is as dark as it looks: a lamp that failed, a cap on the lens."""
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit is checked on the header, before anything is decoded
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # a broken frame is a verdict, not a page of C++
@@ -95,7 +96,7 @@ def _decode_other(data: bytes, header: _Header) -> BgrImage:
         raise FrameCorrupt("the image's header and content disagree about its size")
     if header.bits > 8 and bgr.max() <= _LOW_BITS >> 8:  # some readers round
         deep = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
-        if deep is not None and deep.max() < _LOW_BITS:
+        if deep is not None and _BLACK <= deep.max() < _LOW_BITS:
             used = f"16 bits of which only the lower 12 are used (largest {deep.max()} of 65535)"
             raise FrameRefused(f"{used}: deliver the bits at the top")
     return np.ascontiguousarray(bgr, dtype=np.uint8)

@@ -74,6 +74,10 @@ class TrustedCertificates:
         """Tell whether `certificate` is trusted and valid now."""
         return self.objection(certificate) is None
 
+    def holds(self, certificate: x509.Certificate) -> bool:
+        """Tell whether `certificate` itself lies in the folder, not only who issued it."""
+        return certificate in self._read.certificates
+
     def objection(self, certificate: x509.Certificate) -> int | None:
         """Return the status code that says why `certificate` is not accepted, None where it is."""
         now, found = datetime.now(UTC), self._read

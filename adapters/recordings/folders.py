@@ -94,7 +94,7 @@ def parts_of_folder(
 def whole_session(folder: Path, info: SessionInfo) -> Iterator[SessionWriter]:
     """Lend a writer of the session `folder`, which is there once the block ends well; half a session looks whole.
 
-    Raises UsageError where `folder` is not empty or cannot be written.
+    Raises CangateError where `folder` is not empty or cannot be written.
     """
     with _whole_folder(folder, ".cangate-session-") as draft, SessionWriter.create(draft, info) as writer:
         yield writer
@@ -119,7 +119,7 @@ def export_to_folder(session: Session, folder: Path, progress: Progress) -> Expo
     it is there: half an export looks whole.
 
     Raises:
-        UsageError: the folder is not empty or cannot be written.
+        CangateError: the folder is not empty or cannot be written.
     """
     total, written = session.count() or 0, 0
     truths: dict[str, Truth] = {}

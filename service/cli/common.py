@@ -22,7 +22,6 @@ from schemas.messages import StationId
 from schemas.recipe import PRESETS, EmbedRecipe, Recipe
 from schemas.settings import ENVIRONMENT_PREFIX, Settings
 from service.errors import UsageError, one_line
-from service.files import open_regular
 from service.text import without_controls
 
 if TYPE_CHECKING:  # numpy behind it takes a while that `--help` need not spend
@@ -68,8 +67,6 @@ def load_settings(path: Path | None) -> Settings:
     """Read settings from `path` and the environment. Raises UsageError, naming file and key."""
     where = "environment" if path is None else str(path)
     try:
-        if path is not None:
-            open_regular(path).close()  # a pipe would be waited for
         return Settings.load(path)
     except OSError as exc:
         raise UsageError(f"configuration file not readable: {where}: {one_line(exc)}") from exc

@@ -15,6 +15,7 @@ from adapters.accounts import Role, enter_user
 from adapters.secret_files import read_password, reason
 from service.cli.common import ConfigOption, ConfigsOption, console, error_console, load_settings, load_stations
 from service.errors import UsageError
+from service.files import unwritable
 
 app = typer.Typer(
     help="Check or show the configuration; add users of the OPC UA server and the page.",
@@ -84,7 +85,9 @@ def add_user(
         password = typer.prompt("Password", hide_input=True, confirmation_prompt=True)
     try:
         now, before = enter_user(file, name, argon2.PasswordHasher().hash(password), role)
-    except (OSError, UnicodeDecodeError) as exc:
+    except UnicodeDecodeError as exc:
         raise UsageError(f"{file}: {reason(exc)}") from exc
+    except OSError as exc:
+        raise unwritable(file, exc) from exc
     changed = "" if before is None else ", as before" if before is now else f", no longer as {before}"
     console.print(f"{name} may now log in as {now}{changed}")

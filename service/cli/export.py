@@ -102,7 +102,7 @@ def json_schema(
 
 
 def _write(out: Path, text: str, config: Path | None = None) -> None:
-    """Write a file whole or not at all. Raises UsageError, also where it is the configuration that was read."""
+    """Write a file whole or not at all. Raises CangateError, also where it is the configuration that was read."""
     if config is not None and os.path.realpath(out) == os.path.realpath(config):
         raise UsageError(f"cannot write {out}: it is the configuration file")
     with whole_file(out) as draft, naming(out):

@@ -82,9 +82,18 @@ def _imported(name: str) -> Any:  # noqa: ANN401 - as above
 def _log_warnings() -> None:
     """Send what is logged to standard error, until the command says otherwise: standard output is for results."""
     # a while that `--help` need not spend
-    from service.logs import configure_logging  # noqa: PLC0415
+    from service.logs import LONGEST_SILENCE_S, configure_logging  # noqa: PLC0415
 
-    configure_logging(LogSettings(level="warning"))
+    configure_logging(LogSettings(level="warning"), held_s=LONGEST_SILENCE_S)
+
+
+def _forget_warnings() -> None:
+    """Forget what a command was warned of before it was refused, which has one line to say."""
+    from service.logs import StandardError  # noqa: PLC0415 - as above
+
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, StandardError):
+            handler.forget_held()
 
 
 app = typer.Typer(
@@ -180,9 +189,11 @@ def _run(ending: Ending) -> int:
         sys.stdout.flush()
     except typer.TyperException as exc:
         # the bare command prints its help this way
+        _forget_warnings()
         _complain(exc.format_message() or "name one of the commands above")
         return 2
     except UsageError as exc:
+        _forget_warnings()
         _complain(str(exc))
         return 2
     except CangateError as exc:

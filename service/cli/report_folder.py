@@ -25,7 +25,7 @@ def report_folder(report: Path, *names: str) -> Iterator[Path]:
     Files of an earlier report are replaced where they are as it left them, others are left alone. Where the block
     fails, `report` is as it was.
 
-    Raises UsageError where nothing can be written, or would take the place of what no report has written: labels that
+    Raises CangateError where nothing can be written, or would take the place of what no report has written: labels that
     somebody filled in are nowhere else. Before the block is entered, if that can be known.
 
     names: files that will be written, as far as that is known before.

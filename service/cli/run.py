@@ -12,16 +12,12 @@ from functools import partial
 import structlog
 
 from service.cli.common import ConfigsOption, load_stations
-from service.errors import UsageError
-from service.logs import StandardError, configure_logging
+from service.logs import LONGEST_SILENCE_S, StandardError, configure_logging
 
 log = structlog.get_logger(__name__)
 
 _LONGEST_STOP_S = 9.0
 """A service is to end within this time, whatever hangs: systemd kills it after 10 s (deploy/cangate.service)."""
-
-_LONGEST_SILENCE_S = 15.0
-"""What a start has to say is held for so long, in case that it fails; what takes longer is something to look at."""
 
 
 def run(
@@ -38,13 +34,8 @@ def run(
     # seconds that a mistake must not wait for; not in a coroutine, where a signal would wait for them
     from service.bootstrap import serve_all  # noqa: PLC0415
 
-    # a start that fails has one line to say
-    lines = configure_logging(stations[0].log, held_s=_LONGEST_SILENCE_S)
-    try:
-        asyncio.run(_until_signal(partial(serve_all, stations, on_started=lines.let_out), lines))
-    except UsageError:
-        lines.forget_held()
-        raise
+    lines = configure_logging(stations[0].log, held_s=LONGEST_SILENCE_S)
+    asyncio.run(_until_signal(partial(serve_all, stations, on_started=lines.let_out), lines))
 
 
 async def _until_signal(serve: Callable[[asyncio.Event], Awaitable[None]], lines: StandardError) -> None:

@@ -108,7 +108,7 @@ def _advantage(better: ComparedModel, model: ComparedModel, beater: Beater) -> s
             chance = ", so it may be chance" if beater.lead_low <= 0 else ""
             accuracy += f" by {beater.lead:.3f} (95%: {beater.lead_low:.3f} to {beater.lead_high:.3f}{chance})"
     is_faster = beater.quicker_on is not None and beater.quicker_on >= FASTER_ON
-    return f"{accuracy} and {'faster' if is_faster else 'as fast'}"
+    return f"{accuracy} and {'faster' if is_faster else 'faster by no more than the noise'}"
 
 
 def _about(comparison: Comparison) -> str:

@@ -77,7 +77,7 @@ class ActiveModel:
                     pause_s = min(longest_s, 2 * pause_s)
 
     async def activate(self, name: str, version: str) -> LoadedModel:
-        """Activate a version in the store and judge with it from now on. Raises PackageError; the old one stays."""
+        """Activate a version in the store and judge with it from now on. Raises CangateError; the old one stays."""
         async with self._exchange:
             return await self._activate(name, version)
 
@@ -129,7 +129,7 @@ class ActiveModel:
             return await self._take(name)
 
     async def set_threshold(self, tau: float) -> LoadedModel:
-        """Make the next version of the model that judges with another tau, and judge with it. Raises UsageError."""
+        """Make the next version of the model that judges with another tau, and judge with it. Raises CangateError."""
         async with self._exchange:
             name, judging = self._name(), None if self.current is None else self.current.ref
             version = await asyncio.to_thread(self._registry.add_with_threshold, name, tau, judging=judging)

@@ -22,7 +22,7 @@ _MEMBER = re.compile(rf"{'|'.join(map(re.escape, (MANIFEST, BANK, BACKBONE, SUMS
 def export_package(package: ModelPackage, file: Path, *, replace: bool = False) -> None:
     """Write the files of `package` into the ZIP `file`, at once or not at all; the same package gives the same bytes.
 
-    Raises UsageError where it cannot be written, would lie inside a package: that holds what was packed, no more; or
+    Raises CangateError where it cannot be written, would lie inside a package: that holds what was packed, no more; or
     would take the place of a file that is not empty, unless told to `replace` it.
     """
     around = next((folder for folder in real_path(file).parents if is_package(folder)), None)
@@ -47,7 +47,7 @@ def import_package(file: Path, registry: ModelRegistry, name: str | None = None)
         PackageNotFound: there is no such file.
         PackageRefused: no ZIP, damaged, larger than `LARGEST_PACKAGE`, or a member that is not part of a package; or it
             cannot be read.
-        UsageError: the store cannot be written.
+        CangateError: the store cannot be written.
     """
     with draft_folder(registry.store, ".draft-") as directory:
         try:

@@ -71,7 +71,7 @@ class Extension:
         return len(self.added.before)
 
     def publish(self, registry: ModelRegistry) -> Path:
-        """Publish it as the next version of its name; return that. Raises UsageError."""
+        """Publish it as the next version of its name; return that. Raises CangateError."""
         with registry.draft(self.manifest.name) as directory:
             write_package(directory, self.manifest, self.vectors, self.golden, self.package.backbone)
             return registry.publish(directory, self.manifest)

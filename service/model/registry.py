@@ -100,7 +100,7 @@ class ModelRegistry:
     def activate(
         self, name: str, version: str, *, device: torch.device | str = "cpu", instead_of: ModelRef | None = None
     ) -> None:
-        """Make `version` the active one, if its golden frames reproduce on `device`. Raises PackageError.
+        """Make `version` the active one, if its golden frames reproduce on `device`. Raises CangateError.
 
         instead_of: the version of `name` that judged until now, which need not be the active one: rollback goes to it.
         """
@@ -109,7 +109,7 @@ class ModelRegistry:
             self._activate(package, instead_of)
 
     def activate_first(self, name: str, version: str, *, device: torch.device | str = "cpu") -> bool:
-        """Do as `activate` where no version is active, and tell whether that was so. Raises PackageError."""
+        """Do as `activate` where no version is active, and tell whether that was so. Raises CangateError."""
         if self.active(name) is not None:
             return False
         package = self._proven(name, version, device)
@@ -129,7 +129,7 @@ class ModelRegistry:
 
         judging: what is given up. Where another worker of the same store has just gone back from it, that is done.
 
-        Raises PackageError, also where another version was activated meanwhile: what came before that is another one.
+        Raises CangateError, also where another version was activated meanwhile: what came before that is another one.
         """
         pointer = self._pointer(name)
         if pointer is not None and judging is not None and _is_of(pointer.rolled_back, judging):
@@ -169,7 +169,7 @@ class ModelRegistry:
 
         So are the drafts of trainings that were killed.
 
-        Raises UsageError: the name cannot be one, or the store cannot be written.
+        Raises CangateError: the name cannot be one, or the store cannot be written.
         """
         folder = self.store / check_model_name(name)
         try:
@@ -180,7 +180,7 @@ class ModelRegistry:
                 folder.rmdir()
 
     def add_with_threshold(self, name: str, tau: float, *, judging: ModelRef | None = None) -> str:
-        """Publish a copy with another `tau`; return its version. Raises UsageError.
+        """Publish a copy with another `tau`; return its version. Raises CangateError.
 
         judging: which version of `name` to copy, for it need not be the active one; None copies that. Where another
         worker of the same store has just made that copy, it is the one.

@@ -72,7 +72,7 @@ class TrainedModel:
         write_package(directory, self.manifest, self.vectors, self.golden, self.backbone)
 
     def publish(self, registry: ModelRegistry) -> Path:
-        """Add the package to a store as the next version of its name; return its path. Raises UsageError."""
+        """Add the package to a store as the next version of its name; return its path. Raises CangateError."""
         with registry.draft(self.manifest.name) as directory:
             self.write(directory)
             return registry.publish(directory, self.manifest)

@@ -15,12 +15,15 @@ from asyncua.common.utils import ServiceError
 from asyncua.crypto import cert_gen
 from asyncua.crypto import security_policies as policies
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from adapters.accounts import Role, read_users
 from adapters.clock import SystemClock
 from adapters.opcua.server.adapter import OpcUaServerAdapter
 from adapters.opcua.server.security import ServerSecurity, security_policies
+from adapters.pki import PlantAuthority
 from adapters.simulation.broker import free_port
 from schemas.settings import OpcUaServerSettings
 from schemas.tags import NAMESPACE_URI, Tag
@@ -213,29 +216,40 @@ async def test_generated_certificate_is_kept_and_its_key_is_private(tmp_path: Pa
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
 
 
+@pytest.mark.parametrize("is_listed", [False, True])
 @pytest.mark.parametrize(
-    ("purposes", "status"),
+    ("purposes", "is_for_clients"),
     [
-        ([ExtendedKeyUsageOID.SERVER_AUTH], "BadCertificateUseNotAllowed"),
-        ([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH], "Good"),
-        ([ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE], "Good"),
-        ([], "Good"),
+        ([ExtendedKeyUsageOID.SERVER_AUTH], False),
+        ([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH], True),
+        ([ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE], True),
     ],
 )
 async def test_certificate_of_a_client_may_be_one(
-    tmp_path: Path, purposes: list[x509.ObjectIdentifier], status: str
+    tmp_path: Path, purposes: list[x509.ObjectIdentifier], is_for_clients: bool, is_listed: bool
 ) -> None:
-    """OPC 10000-4, 6.1.3: a stolen certificate of a server opens nothing; one that is for nothing in particular may."""
+    """OPC 10000-4, 6.1.3: a server's, stolen, opens nothing by its authority's word; one put into the folder does."""
+    PlantAuthority.create(tmp_path / "pki", name="plant", days=5)
+    trusted = tmp_path / "trusted"
+    trusted.mkdir()
+    shutil.copy(tmp_path / "pki" / "ca.pem", trusted)
+    authority = x509.load_pem_x509_certificate((tmp_path / "pki" / "ca.pem").read_bytes())
+    own_key = load_pem_private_key((tmp_path / "pki" / "ca.key").read_bytes(), password=None)
     names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(NAMESPACE_URI)]
-    key = cert_gen.generate_private_key()
-    made = cert_gen.generate_self_signed_app_certificate(key, "client", {}, names, purposes, days=1)
-    security = ServerSecurity.load(secure_settings(tmp_path), tmp_path / "pki")
+    request = cert_gen.generate_app_certificate_signing_request(
+        cert_gen.generate_private_key(), "client", {}, names, purposes
+    )
+    assert isinstance(own_key, RSAPrivateKey)
+    made = cert_gen.sign_certificate_request(request, authority, own_key, days=1)
+    if is_listed:
+        (trusted / "plc.der").write_bytes(made.public_bytes(Encoding.DER))
+    security = ServerSecurity.load(secure_settings(tmp_path, trusted), tmp_path / "own")
     said = "Good"
     try:
         await security.validate_client(made, ua.ApplicationDescription(ApplicationUri=ua.String(NAMESPACE_URI)))
     except ServiceError as refusal:
         said = ua.StatusCode(ua.UInt32(refusal.code)).name
-    assert said == status
+    assert said == ("Good" if is_for_clients or is_listed else "BadCertificateUseNotAllowed")
 
 
 def test_security_policies_are_refused_by_name() -> None:

@@ -16,9 +16,9 @@ _FIRST_DAMAGED = 400
 
 
 @pytest.fixture
-def cangate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
-    """The command line."""
-    return CommandLine(monkeypatch, capsys)
+def cangate(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> CommandLine:
+    """The command line; what is logged counts as written, too."""
+    return CommandLine(monkeypatch, capfd)
 
 
 @pytest.fixture(scope="module")

@@ -41,14 +41,12 @@ def test_file_that_holds_no_users_is_left_as_it_is(cangate: CommandLine, tmp_pat
     assert file.read_bytes() == content
 
 
-@pytest.mark.parametrize("arguments", [("add-user", "pipe", "anna", "--password", "x"), ("check", "-c", "pipe")])
-def test_pipe_is_refused_and_not_waited_for(
-    cangate: CommandLine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: tuple[str, ...]
-) -> None:
+def test_pipe_is_refused_and_not_waited_for(cangate: CommandLine, tmp_path: Path) -> None:
     """Nobody may ever write into it."""
-    monkeypatch.chdir(tmp_path)
-    os.mkfifo("pipe")
-    assert cangate("config", *arguments).one_line_error().endswith("pipe: no regular file")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    refused = cangate("config", "add-user", pipe, "anna", "--password", "x")
+    assert refused.one_line_error().endswith("pipe: no regular file")
 
 
 def test_users_that_are_added_at_once_are_all_there(tmp_path: Path) -> None:
@@ -81,3 +79,15 @@ def test_warning_goes_to_standard_error(
     )
     assert done.stdout == "anna may now log in as operator\n"
     assert "secret_open_to_others" in done.stderr
+
+
+def test_refusal_is_one_line_whatever_there_was_to_warn_of(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """That others may read the password is no news of a user who was not added."""
+    password, users = tmp_path / "password", tmp_path / "users"
+    password.write_text("x\n")
+    password.chmod(0o644)
+    users.write_text("nobody\n")
+    refused = CommandLine(monkeypatch, capfd)("config", "add-user", users, "anna", "--password-file", password)
+    assert "line 1: expected name:role:argon2-hash" in refused.one_line_error()

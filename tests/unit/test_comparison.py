@@ -194,7 +194,7 @@ def test_comparison_says_what_beats_a_model_and_whether_that_is_chance() -> None
     ("spent_ms", "said"),
     [
         ([9.8, 9.9, 9.9, 10.4], "as accurate and faster"),
-        ([9.7, 9.8, 10.1, 10.4], "as accurate and as fast"),
+        ([9.7, 9.8, 10.1, 10.4], "as accurate and faster by no more than the noise"),
     ],
 )
 def test_model_is_called_faster_only_beyond_the_noise(spent_ms: list[float], said: str) -> None:

@@ -18,6 +18,10 @@ from cryptography.exceptions import InvalidSignature
 
 _MIN_CHUNK: Final = 8192  # bytes (OPC 10000-6, 7.1.2.3)
 _MAX_URL: Final = 4096  # bytes (the same)
+_KINDS: Final = (
+    *(ua.MessageType.Hello, ua.MessageType.Error),
+    *(ua.MessageType.SecureOpen, ua.MessageType.SecureMessage, ua.MessageType.SecureClose),
+)
 _OF_A_CHANNEL: Final = (ua.MessageType.SecureMessage, ua.MessageType.SecureClose)
 _MIN_LIFETIME_MS: Final = 10_000
 _MAX_LIFETIME_MS: Final = 3_600_000
@@ -45,6 +49,8 @@ class StationChannel(SecureConnection):
     def receive_from_header_and_body(self, header: ua.Header, body: Buffer) -> object:
         """Return the message that is whole now. Raises Unfit where it must not be believed."""
         kind = cast("bytes", header.MessageType)
+        if kind not in _KINDS:
+            raise Unfit(ua.StatusCodes.BadTcpMessageTypeInvalid, "no message of a client begins so")
         if (kind == ua.MessageType.Hello) == self._is_greeted:
             raise Unfit(ua.StatusCodes.BadTcpMessageTypeInvalid, "a connection begins with one Hello")
         if kind in _OF_A_CHANNEL and not (self.is_open() and header.ChannelId == self.security_token.ChannelId):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import structlog
 from asyncua import ua
 from asyncua.common.utils import ServiceError
 from asyncua.crypto.validator import CertificateValidator, CertificateValidatorOptions
@@ -22,6 +23,8 @@ from adapters.opcua.trust import TrustedCertificates
 from adapters.secret_files import warn_where_others_read
 from schemas.settings import OpcUaServerSettings
 from service.errors import UsageError
+
+log = structlog.get_logger(__name__)
 
 _FOR_CLIENTS: Final = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE)
 
@@ -71,8 +74,6 @@ class ServerSecurity:
         """Refuse a client's certificate with the status that says why, and keep it. Raises ServiceError."""
         options = CertificateValidatorOptions.BASIC_VALIDATION | CertificateValidatorOptions.PEER_CLIENT
         await CertificateValidator(options).validate(certificate, application)
-        if not _is_for_clients(certificate):
-            raise ServiceError(ua.StatusCodes.BadCertificateUseNotAllowed)
         if self.trusted is None:
             return
         await asyncio.to_thread(self.trusted.refresh)
@@ -81,6 +82,14 @@ class ServerSecurity:
             await asyncio.to_thread(self.trusted.keep_rejected, certificate)
         if objection is not None:
             raise ServiceError(objection)
+        # whoever put this very certificate into the folder meant it, whatever it says
+        if not (_is_for_clients(certificate) or self.trusted.holds(certificate)):
+            log.warning(
+                "certificate_not_for_clients",
+                subject=certificate.subject.rfc4514_string(),
+                remedy="issue it for client authentication, too, or put it itself into opcua.server.trusted_certs",
+            )
+            raise ServiceError(ua.StatusCodes.BadCertificateUseNotAllowed)
 
 
 def _is_for_clients(certificate: x509.Certificate) -> bool:

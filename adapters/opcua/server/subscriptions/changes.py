@@ -31,7 +31,8 @@ class ChangeQueue(dict[int, list[ua.MonitoredItemNotification]]):
     def __init__(self) -> None:
         super().__init__()
         self._last = 0
-        self._numbers: dict[int, list[int]] = {}
+        self._numbers: dict[int, list[int]] = {}  # of each item
+        self._items: dict[int, int] = {}  # of each number
         self._torn = range(0)
         self._behind_gaps: set[int] = set()
         self.keeping_oldest: set[int] = set()
@@ -46,7 +47,7 @@ class ChangeQueue(dict[int, list[ua.MonitoredItemNotification]]):
             behind = self._lose(numbers, len(numbers) - 1 if item_id in self.keeping_oldest else 0)
             if max_count > 1:
                 self._behind_gaps.add(behind)
-        self._append(numbers, told)
+        self._append(item_id, numbers, told)
 
     def repeat(self, told: Iterable[tuple[int, ua.MonitoredItemNotification]]) -> None:
         """Queue what was told before once more, ahead of all others, for items of which nothing waits."""
@@ -59,13 +60,14 @@ class ChangeQueue(dict[int, list[ua.MonitoredItemNotification]]):
         for number, (item_id, change) in enumerate(again, first):
             self[number] = [change]
             self._numbers[item_id] = [number]
+            self._items[number] = item_id
         self.update(waiting)
 
     def forget(self, item_id: int) -> None:
         """Drop the changes of an item."""
         self.keeping_oldest.discard(item_id)
         for number in self._numbers.pop(item_id, ()):
-            del self[number]
+            del self[number], self._items[number]
             self._behind_gaps.discard(number)
 
     def take(self, most: int = sys.maxsize) -> ua.ExtensionObject:
@@ -73,27 +75,31 @@ class ChangeQueue(dict[int, list[ua.MonitoredItemNotification]]):
         if self._torn:
             self._drop_torn_results()
         parts: list[bytes] = []
-        size, taken = 0, 0
+        taken: list[int] = []
+        size = 0
         for number, (item,) in self.items():
-            if size > MAX_NOTIFICATION or len(parts) == 2 * most:
+            if size > MAX_NOTIFICATION or len(taken) == most:
                 break
             value = _behind_gap(item.Value) if number in self._behind_gaps else item.Value
             encoded = value.encoded if isinstance(value, WrittenValue) else to_binary(ua.DataValue, value)
             parts += (struct.pack("<I", item.ClientHandle), encoded)
-            size, taken = size + len(encoded), number
-        self._drop_until(taken)
-        body = ua.ByteString(b"".join((struct.pack("<i", len(parts) // 2), *parts, _NO_DIAGNOSTICS)))
+            size += len(encoded)
+            taken.append(number)
+        self._drop(taken)
+        body = ua.ByteString(b"".join((struct.pack("<i", len(taken)), *parts, _NO_DIAGNOSTICS)))
         return ua.ExtensionObject(_DATA_CHANGES, Body=body)
 
-    def _append(self, numbers: list[int], told: ua.MonitoredItemNotification) -> None:
+    def _append(self, item_id: int, numbers: list[int], told: ua.MonitoredItemNotification) -> None:
         self._last += 1
         self[self._last] = [told]
+        self._items[self._last] = item_id
         numbers.append(self._last)
 
     def _lose(self, numbers: list[int], at: int) -> int:
         """Drop one change of an item; return the number of the one behind it, which may be yet to come."""
         number = numbers.pop(at)
         (lost,) = self.pop(number)
+        del self._items[number]
         self._behind_gaps.discard(number)
         behind = numbers[at] if at < len(numbers) else self._last + 1
         if isinstance(lost.Value, ResultValue):
@@ -120,20 +126,23 @@ class ChangeQueue(dict[int, list[ua.MonitoredItemNotification]]):
     def _move_behind_all(self, numbers: list[int]) -> None:
         number = numbers.pop()
         (last,) = self.pop(number)
-        self._append(numbers, last)
+        self._append(self._items.pop(number), numbers, last)
         if number in self._behind_gaps:
             self._behind_gaps.remove(number)
             self._behind_gaps.add(self._last)
 
-    def _drop_until(self, taken: int) -> None:
-        self._behind_gaps = {number for number in self._behind_gaps if number > taken}
-        if taken == self._last:
-            self.clear()
-            self._numbers.clear()
+    def _drop(self, taken: list[int]) -> None:
+        """Drop the first changes; what is left costs nothing, however much there is for messages however small."""
+        if len(taken) == len(self):
+            for each in (self, self._numbers, self._items, self._behind_gaps):
+                each.clear()
             return
-        for item_id, numbers in list(self._numbers.items()):
-            while numbers and numbers[0] <= taken:
-                del self[numbers.pop(0)]
+        for number in taken:
+            del self[number]
+            self._behind_gaps.discard(number)
+            item_id = self._items.pop(number)
+            numbers = self._numbers[item_id]
+            del numbers[0]
             if not numbers:
                 del self._numbers[item_id]
 

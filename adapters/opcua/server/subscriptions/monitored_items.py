@@ -112,7 +112,9 @@ class MonitoredItems(MonitoredItemService):
             self._news.drop(mid)
             item.mvalue = MonitoredItemValues()  # what was dropped is news again
         elif item is not None and mode == ua.MonitoringMode.Reporting:
-            self._news.report_sampled(mid, item.queue_size)  # before what asyncua may look at now
+            self._news.report_sampled(
+                mid, item.client_handle or 0, item.queue_size
+            )  # before what asyncua may look at now
         return await super()._set_monitoring_mode(mode, mid)
 
     def _objection(self, watched: ua.ReadValueId, chosen: ua.MonitoringFilter | None) -> int | None:
@@ -170,7 +172,8 @@ class MonitoredItems(MonitoredItemService):
         written, before = self._as_written(value), item.mvalue.current_dvalue
         passes = written.is_news_after(before) if wants_changes(item.filter) else is_news(item.filter, before, written)
         if passes:
-            item.mvalue.current_dvalue = written  # as it is: asyncua would copy it for each item
+            # as it is, which asyncua would copy for each item; not as it is told, with what its encoding takes
+            item.mvalue.current_dvalue = value
             told = self._notification(item_id, item, written)
             if item.mode == ua.MonitoringMode.Sampling:  # looked at, and not told of (OPC 10000-4, 5.12.1.3)
                 self._news.keep_sampled(item_id, told)

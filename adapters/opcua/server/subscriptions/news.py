@@ -37,10 +37,11 @@ class News:
         """Keep the change of an item that is looked at and not to be told of, in place of the one before."""
         self._sampled[item_id] = told
 
-    def report_sampled(self, item_id: int, max_count: int) -> None:
+    def report_sampled(self, item_id: int, client_handle: int, max_count: int) -> None:
         """Queue what an item held when it was not to be told of: the latest, whatever its queue has room for."""
         told = self._sampled.pop(item_id, None)
         if told is not None:
+            told.ClientHandle = ua.UInt32(client_handle)  # it may have been given another one meanwhile
             self.add_change(item_id, told, max_count)
 
     def keep_oldest(self, item_id: int, *, kept: bool) -> None:
