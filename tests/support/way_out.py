@@ -71,3 +71,10 @@ async def an_exit(
 
 def seqs(out: Out) -> list[int]:
     return [answer.verdict.seq for answer in out.sink.published]
+
+
+async def stored(journal: MemoryJournal, *numbers: int) -> None:
+    """Have verdicts in the journal, as an earlier run left them."""
+    for seq in numbers:
+        event = arrival(f"e{seq}")
+        await journal.store([(failed_answer(event, seq), event)])
