@@ -27,7 +27,7 @@ def test_direct_station_is_as_wide_as_the_service(
 ) -> None:
     """One frame at a time on a CPU, micro-batches of the configured size on a GPU."""
     package = SimpleNamespace(build_pipeline=lambda _: None, ref=None)
-    monkeypatch.setattr(playback, "compute_device", lambda _: torch.device(device))
+    monkeypatch.setattr(playback, "device_of", lambda _: torch.device(device))
     monkeypatch.setattr(playback, "read_package", lambda _: package)
     monkeypatch.setattr(ModelRegistry, "resolve", lambda *_: tmp_path)
     settings = Settings(compute=ComputeSettings(prepare_workers=3, max_batch=8))
