@@ -41,6 +41,12 @@ class Door:
         self.admission.leave(self._entered.pop(self.inside.pop(0)), in_time=in_time)
         await settle()
 
+    async def be_busy(self) -> None:
+        """Have one part inspected, which takes a second, and the next one inside."""
+        await self.come("first")
+        await self.leave(after_s=1.0)
+        await self.come("inside")
+
 
 async def settle() -> None:
     for _ in range(4):
@@ -105,9 +111,7 @@ async def test_admission_newest_first_pushes_the_oldest_out() -> None:
 async def test_admission_turns_away_who_cannot_make_it(order: IntakeOrder) -> None:
     """Whoever would be judged too late, by what inspections take, does not wait for that in vain."""
     door = Door(order)
-    await door.come("first")
-    await door.leave(after_s=1.0)
-    await door.come("inside")
+    await door.be_busy()
     await door.come("hopeless", decide_by=door.clock.seconds + 1.5)
     await door.come("patient", decide_by=door.clock.seconds + 60)
     assert door.turned_away == ["hopeless"]
@@ -118,9 +122,7 @@ async def test_admission_turns_away_who_cannot_make_it(order: IntakeOrder) -> No
 async def test_admission_lets_in_who_just_makes_it() -> None:
     """Nobody is waited for any more where the place is free."""
     door = Door(IntakeOrder.OLDEST)
-    await door.come("first")
-    await door.leave(after_s=1.0)
-    await door.come("inside")
+    await door.be_busy()
     await door.come("just", decide_by=door.clock.seconds + 2.11)
     await door.leave(after_s=1.0)
     assert (door.inside, door.turned_away) == (["just"], [])
@@ -141,9 +143,7 @@ async def test_admission_counts_on_inspections_side_by_side() -> None:
 async def test_admission_newest_first_gives_up_who_is_pushed_back_too_far() -> None:
     """Newer parts that go first may use up the time of one that waits; it is told then, not at its deadline."""
     door = Door(IntakeOrder.NEWEST)
-    await door.come("first")
-    await door.leave(after_s=1.0)
-    await door.come("inside")
+    await door.be_busy()
     await door.come("old", decide_by=door.clock.seconds + 2.5)
     assert door.turned_away == []
     await door.come("new", decide_by=door.clock.seconds + 2.5)
